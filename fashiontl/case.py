@@ -1,0 +1,239 @@
+"""One cell of the matrix: its identity (`Case`), how it is run (`Settings`), and named presets of the latter."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, get_type_hints
+
+from fashiontl.errors import FashiontlError, unknown_name
+
+DEFAULT_TASK = "fashion4"
+
+
+def default_weights(policy: str, task: str) -> str:
+    """The weights that a case starts from when none are named.
+
+    `fashion6` backbones were trained on the six classes that `fashion4` lacks, so they are a fair source for
+    that task alone; every other task starts from ImageNet. From scratch is from nothing.
+    """
+    if policy == "scratch":
+        return "none"
+    return "fashion6" if task == "fashion4" else "imagenet"
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """What is measured: strings only, so that a case is a pytest id, a record's key and a leaderboard's row.
+
+    Attributes:
+        architecture: a name in `fashiontl.architectures.ARCHITECTURES`.
+        policy: a name in `fashiontl.freezing.POLICIES`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`.
+        task: a name in `fashiontl.data.TASKS`.
+        weights: `none`, `imagenet`, `fashion6`, or the path of a checkpoint; empty takes `default_weights`.
+    """
+
+    architecture: str
+    policy: str
+    device: str = "cpu"
+    task: str = DEFAULT_TASK
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        # A model from scratch has no weights to start from, so the two axes cannot contradict each other.
+        if not self.weights or self.policy == "scratch":
+            object.__setattr__(self, "weights", default_weights(self.policy, self.task))
+
+    @property
+    def id(self) -> str:
+        """The case's name; an axis at its default stays out of it.
+
+        >>> Case("resnet18", "linear_probe").id
+        'resnet18-linear_probe-cpu'
+        >>> Case("resnet18", "full", "cuda:1", task="fashion10", weights="none").id
+        'resnet18-full-cuda:1-fashion10-none'
+        """
+        parts = [self.architecture, self.policy, self.device]
+        if self.task != DEFAULT_TASK:
+            parts.append(self.task)
+        if self.weights != default_weights(self.policy, self.task):
+            parts.append(PurePath(self.weights).name)
+        return "-".join(parts)
+
+    @property
+    def file_name(self) -> str:
+        """The id with everything that a file system or a URL may object to replaced by `_`."""
+        return re.sub(r"[^\w.+-]+", "_", self.id)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a case is run. Every field can be overridden with `--set name=value`.
+
+    Attributes:
+        preset: the preset that these settings started from.
+        data: `embedded` (the set in the package) or `original` (the 70,000 images).
+        data_root: folder of the original images; empty searches the known places.
+        image_size: side of the square that images are padded (to 32 pixels) or resized to.
+        train_per_class: training images a class, drawn with the seed; 0 takes all.
+        test_per_class: test images a class, the first of each; 0 takes all.
+        seeds: how many seeds (0, 1, ...) each case is trained with.
+        epochs: passes over the training images.
+        augment: whether training images are flipped and shifted at random; then a frozen prefix runs at each step.
+        batch_size: images a training step.
+        pretrain_per_class: images of each source class for the `fashion6` backbone; 0 takes all.
+        pretrain_epochs: passes over them.
+        throughput_batch: images a step in the throughput measurements.
+        samples: the most latency samples taken.
+        seconds: time budget of each speed measurement, in seconds.
+        timeout: the longest that one phase of a case may take, in seconds.
+        threads: CPU threads of a worker; 0 takes the cores that this process may use.
+        profile: whether the profiler runs, in a pass of its own.
+    """
+
+    preset: str = "quick"
+    data: str = "embedded"
+    data_root: str = ""
+    image_size: int = 32
+    train_per_class: int = 50
+    test_per_class: int = 200
+    seeds: int = 1
+    epochs: int = 6
+    augment: bool = False
+    batch_size: int = 50
+    pretrain_per_class: int = 300
+    pretrain_epochs: int = 4
+    throughput_batch: int = 32
+    samples: int = 200
+    seconds: float = 1.0
+    timeout: float = 600.0
+    threads: int = 0
+    profile: bool = True
+
+
+PRESETS: dict[str, Settings] = {
+    # Only for tests: every phase runs, nothing is learned.
+    "smoke": Settings(
+        preset="smoke",
+        train_per_class=4,
+        test_per_class=5,
+        epochs=1,
+        batch_size=8,
+        pretrain_per_class=4,
+        pretrain_epochs=1,
+        throughput_batch=2,
+        samples=5,
+        seconds=0.05,
+        timeout=120.0,
+    ),
+    # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
+    # pretraining of 4 backbones fit in 10 minutes on two CPU cores.
+    "quick": Settings(),
+    # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
+    "full": Settings(
+        preset="full",
+        data="original",
+        image_size=128,
+        train_per_class=0,
+        test_per_class=0,
+        seeds=3,
+        epochs=5,
+        augment=True,
+        batch_size=128,
+        pretrain_per_class=0,
+        pretrain_epochs=5,
+        throughput_batch=128,
+        samples=1000,
+        seconds=5.0,
+        timeout=7200.0,
+    ),
+}
+
+
+# The task that a preset runs when none is named.
+PRESET_TASKS = {"smoke": DEFAULT_TASK, "quick": DEFAULT_TASK, "full": "fashion10"}
+
+
+def expand(
+    architectures: Sequence[str],
+    policies: Sequence[str],
+    devices: Sequence[str],
+    tasks: Sequence[str],
+    weights: Sequence[str] = ("",),
+) -> list[Case]:
+    """Every combination of the axes, each once, in the order in which a person reads them.
+
+    Cells of one architecture and task stand together, so that a pretrained backbone is used while it is warm.
+
+    Raises:
+        FashiontlError: two different cases would have one id.
+    """
+    product = itertools.product(devices, tasks, architectures, policies, weights)
+    cases = list(dict.fromkeys(Case(a, p, device, task, w) for device, task, a, p, w in product))
+    by_id: dict[str, Case] = {}
+    for case in cases:
+        if case != by_id.setdefault(case.id, case):
+            raise FashiontlError(
+                f"two cases would be called {case.id}: weights {by_id[case.id].weights!r} and {case.weights!r}; "
+                "rename one of the files"
+            )
+    return cases
+
+
+def override(settings: Settings, assignments: list[str]) -> Settings:
+    """Apply `name=value` texts to settings.
+
+    Raises:
+        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type; all faults
+            are listed together.
+    """
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    faults = []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            faults.append(f"expected name=value, got {assignment!r}")
+        elif name not in types or name == "preset":
+            faults.append(unknown_name("setting", name, set(types) - {"preset"}))
+        else:
+            try:
+                values[name] = _parse(types[name], text)
+            except ValueError as error:
+                faults.append(f"setting {name}: {error}")
+    if not faults:
+        changed = dataclasses.replace(settings, **values)
+        faults = _range_faults(changed)
+    if faults:
+        raise FashiontlError("\n".join(faults))
+    return changed
+
+
+def _parse(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in {"true", "false"}:
+            raise ValueError(f"expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        names = {int: "a whole number", float: "a number"}
+        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {text!r}") from None
+
+
+def _range_faults(settings: Settings) -> list[str]:
+    zero_means_all = {"train_per_class", "test_per_class", "pretrain_per_class", "threads"}
+    faults = []
+    if settings.data not in {"embedded", "original"}:
+        faults.append(f"setting data: expected embedded or original, got {settings.data!r}")
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        least = 0 if field.name in zero_means_all else 1 if isinstance(value, int) else 1e-3
+        if not least <= value < float("inf"):
+            faults.append(f"setting {field.name}: expected at least {least}, got {value}")
+    return faults

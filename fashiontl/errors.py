@@ -1,0 +1,19 @@
+"""The one exception whose message is written for the person at the command line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FashiontlError(Exception):
+    """Bad input or a missing resource; the message says what was expected, what was got, and the next step."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Describe an unknown name and the known ones nearest to it.
+
+    >>> unknown_name("policy", "linear_prob", ["linear_probe", "full"])
+    "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
+    """
+    known = sorted(known)
+    nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+    return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"

@@ -1,0 +1,239 @@
+"""The training loop: a network, a freezing policy and a recipe become weights, predictions and a proof."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fashiontl.architectures.network import Network
+from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
+from fashiontl.freezing.policies import Plan, Policy
+from fashiontl.freezing.proof import PolicyProof, Watch
+from fashiontl.images import Preprocessing, augment
+
+# Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
+FEATURE_BUDGET = 2 * 2**30
+_EVALUATION_BATCH = 200
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are fitted; fixed before any test image is seen.
+
+    AdamW with decoupled decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and 2019), label
+    smoothing (Szegedy et al., CVPR 2016).
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        rate: peak learning rate of the head; a plan's own rates multiply it.
+        decay: weight decay, not applied to one-dimensional parameters.
+        smoothing: label smoothing.
+        warm_up: fraction of all steps in which the rate rises.
+        augment: random flips and shifts.
+    """
+
+    epochs: int
+    batch_size: int
+    rate: float
+    decay: float = 0.05
+    smoothing: float = 0.1
+    warm_up: float = 0.05
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images, uint8 `[n, 28, 28]`, and their labels, int64 `[n]`, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves besides the weights.
+
+    Attributes:
+        seconds: wall time of the loop, synchronised.
+        losses: mean training loss of each epoch.
+        proof: that the policy was kept.
+        reused_stages: the most leading stages whose output was computed once and reused.
+    """
+
+    seconds: float
+    losses: tuple[float, ...]
+    proof: PolicyProof
+    reused_stages: int
+
+
+def fit(
+    network: Network,
+    policy: Policy,
+    examples: Examples,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    synchronize: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda epoch: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Fit:
+    """Train a network in place under a freezing policy.
+
+    Args:
+        network: on the device where it trains.
+        policy: which stages train at each epoch.
+        examples: on the same device.
+        recipe: how.
+        preprocessing: of the images.
+        seed: of the batches' order and the augmentation.
+        synchronize: waits for the device.
+        progress: called with the number of each epoch as it starts.
+        clock: seconds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    watch = Watch(network)
+    optimizer: torch.optim.Optimizer | None = None
+    plan: Plan | None = None
+    losses = []
+    reused = 0
+    synchronize()
+    started = clock()
+    for epoch in range(recipe.epochs):
+        progress(epoch)
+        wanted = policy.plan(network.stage_names, epoch, recipe.epochs)
+        if wanted != plan or optimizer is None:
+            if plan is not None:
+                watch.end()
+            plan = wanted
+            apply(network, plan)
+            watch.begin(plan)
+            optimizer = _optimizer(network, plan, recipe, optimizer)
+            batches = Batches(network, plan, examples.images, recipe, preprocessing, generator)
+            reused = max(reused, batches.first_stage)
+        losses.append(_epoch(network, optimizer, batches, examples.labels, recipe, epoch))
+    synchronize()
+    seconds = clock() - started
+    watch.end()
+    return Fit(seconds, tuple(losses), watch.result(), reused)
+
+
+def _epoch(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    batches: "Batches",
+    labels: Tensor,
+    recipe: Recipe,
+    epoch: int,
+) -> float:
+    """One pass over the training images; the mean loss."""
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    total = torch.zeros((), device=labels.device)
+    for number, (chosen, inputs) in enumerate(batches):
+        factor = rate_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_rate"] * factor
+        optimizer.zero_grad()
+        outputs = network.run(inputs, batches.first_stage, len(network.stage_names))
+        loss = functional.cross_entropy(outputs, labels[chosen], label_smoothing=recipe.smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += loss.detach() * len(chosen)
+    # One read an epoch: reading each step's loss would make the device wait for the host.
+    return total.item() / len(labels)
+
+
+def rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """The learning rate at a step over its peak: linear from 0 in the warm-up, then half a cosine down to 0."""
+    rising = max(1, round(steps * warm_up))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def predict(network: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Logits of all images, in eval mode.
+
+    Args:
+        network: left in eval mode.
+        images: uint8 `[n, 28, 28]` on the network's device.
+        preprocessing: of the images.
+
+    Returns:
+        float32 `[n, classes]` on the CPU.
+    """
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(preprocessing(part)) for part in images.split(_EVALUATION_BATCH)]
+    return torch.cat(parts).float().cpu()
+
+
+class Batches:
+    """Training batches in random order, one pass an iteration.
+
+    The output of a frozen prefix in eval mode is the same at every epoch, so it is computed once, unless images
+    change at random or the outputs would not fit in `FEATURE_BUDGET`.
+
+    Attributes:
+        first_stage: the stage that takes these batches; those before it have been run already.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        images: Tensor,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        generator: torch.Generator,
+    ) -> None:
+        self.first_stage = 0
+        self._images = images
+        self._features: Tensor | None = None
+        self._recipe = recipe
+        self._preprocessing = preprocessing
+        self._generator = generator
+        prefix = frozen_prefix(plan)
+        if prefix and not recipe.augment:
+            self._reuse(network, prefix)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
+        order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
+        for chosen in order.split(self._recipe.batch_size):
+            yield chosen, self._inputs(chosen)
+
+    def _inputs(self, chosen: Tensor) -> Tensor:
+        if self._features is not None:
+            return self._features[chosen]
+        images = self._images[chosen]
+        return self._preprocessing(augment(images, self._generator) if self._recipe.augment else images)
+
+    @torch.no_grad()
+    def _reuse(self, network: Network, prefix: int) -> None:
+        first = network.run(self._preprocessing(self._images[:1]), 0, prefix)
+        if first.nbytes * len(self._images) > FEATURE_BUDGET:
+            return
+        parts = self._images.split(_EVALUATION_BATCH)
+        self._features = torch.cat([network.run(self._preprocessing(part), 0, prefix) for part in parts])
+        self.first_stage = prefix
+
+
+def _optimizer(
+    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
+) -> torch.optim.Optimizer:
+    groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
+    device = next(network.parameters()).device.type
+    optimizer = torch.optim.AdamW(groups, fused=device in {"cpu", "cuda"})
+    for group in optimizer.param_groups:
+        group["peak_rate"] = group["lr"]
+        for parameter in group["params"]:
+            # A thawed parameter starts with fresh state; one that goes on training keeps its own.
+            if previous is not None and parameter in previous.state:
+                optimizer.state[parameter] = previous.state[parameter]
+    return optimizer

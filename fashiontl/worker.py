@@ -1,0 +1,217 @@
+"""One fresh process per case and phase: the caller's side. No torch here; `fashiontl.forkserver` is the other side.
+
+A neighbour's allocator, caches or crash must never touch another cell, and a new interpreter that imports torch
+costs seconds. So a fork server imports torch once, before it has any thread or CUDA context, and every phase is a
+fork of it. The two talk in JSON lines: jobs to the server's standard input, progress and ends from its output.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from fashiontl.errors import FashiontlError
+
+Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
+Progress = Callable[[str], None]
+
+# Set before the interpreter starts, because each is read only once, by a library as it loads.
+_ENVIRONMENT = {
+    # glibc moves its own thresholds as a program runs, which made identical code alternate between two speeds.
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    # torch.use_deterministic_algorithms needs it for cuBLAS (cuBLAS documentation, "Results reproducibility").
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "PYTHONHASHSEED": "0",
+    # numpy's own BLAS would start threads at import, and a process with threads must not be forked.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a phase ended.
+
+    Attributes:
+        status: `ok`, or what went wrong.
+        reason: empty when ok.
+        value: what the phase returned.
+    """
+
+    status: Status
+    reason: str
+    value: dict[str, Any]
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Worker:
+    """A fork server, started at the first job; use it as a context manager.
+
+    Args:
+        threads: CPU threads of each phase; 0 takes all usable cores.
+        phases: module whose public functions are the phases; each takes a job and a progress callback and returns
+            a dictionary that JSON can hold.
+        environment: variables set besides the pinned ones.
+    """
+
+    def __init__(
+        self, threads: int = 0, phases: str = "fashiontl.phases", environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.threads = threads or usable_cores()
+        self._phases = phases
+        self._environment = dict(environment or {})
+        self._server: subprocess.Popen[bytes] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="fashiontl-")
+        self._jobs = 0
+        self._buffer = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(
+        self, phase: str, job: Mapping[str, Any], timeout: float, progress: Progress = lambda text: None
+    ) -> Outcome:
+        """Run one phase in a fresh process and wait for it.
+
+        Args:
+            phase: name of a function in the phases' module.
+            job: its argument; must be JSON.
+            timeout: seconds after which the process is killed.
+            progress: called with each line that the phase reports.
+
+        Raises:
+            FashiontlError: the server itself cannot start.
+        """
+        server = self._start()
+        self._jobs += 1
+        result = Path(self._folder.name) / f"{self._jobs}.json"
+        log = result.with_suffix(".log")
+        request = {
+            "phase": phase,
+            "job": dict(job),
+            "result": str(result),
+            "log": str(log),
+            "threads": self.threads,
+        }
+        assert server.stdin is not None
+        server.stdin.write(json.dumps(request).encode() + b"\n")
+        server.stdin.flush()
+        deadline = time.monotonic() + timeout
+        child = 0
+        timed_out = False
+        try:
+            while True:
+                message = self._read(server, deadline if not timed_out else time.monotonic() + 30)
+                if message is None:
+                    timed_out = True
+                    _kill(child)
+                elif "pid" in message:
+                    child = message["pid"]
+                elif "progress" in message:
+                    progress(message["progress"])
+                else:
+                    break
+        except BaseException:
+            # An interrupt must not leave a process behind that slows what is measured next.
+            _kill(child)
+            self.close()
+            raise
+        if timed_out:
+            return Outcome(
+                "timeout", f"{phase} took longer than {timeout:g} s; raise it with --set timeout=SECONDS", {}
+            )
+        return _outcome(phase, message, result, log)
+
+    def close(self) -> None:
+        """End the server and forget its files."""
+        if self._server is not None:
+            assert self._server.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._server.stdin.close()
+            self._server.kill()
+            self._server.wait()
+            assert self._server.stdout is not None
+            self._server.stdout.close()
+            self._server = None
+        self._folder.cleanup()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._server is not None and self._server.poll() is None:
+            return self._server
+        if not hasattr(os, "fork"):
+            raise FashiontlError("fashiontl needs a system with fork (Linux, macOS); on Windows run it in WSL")
+        self._buffer = b""
+        Path(self._folder.name).mkdir(exist_ok=True)
+        threads = str(self.threads)
+        environment = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "fashiontl.forkserver", self._phases],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._error_log().open("wb"),
+            env={**environment, **self._environment},
+        )
+        if (self._read(self._server, time.monotonic() + 120) or {}).get("ready") is not True:
+            self._server.kill()
+            text = self._error_log().read_text(errors="replace").strip().splitlines()
+            raise FashiontlError("the worker process cannot start: " + (text[-1] if text else "it said nothing"))
+        return self._server
+
+    def _error_log(self) -> Path:
+        return Path(self._folder.name) / "server.log"
+
+    def _read(self, server: "subprocess.Popen[bytes]", deadline: float) -> dict[str, Any] | None:
+        """The server's next message, None at the deadline; blocks in select, so that waiting costs no CPU time."""
+        stream: IO[bytes] | None = server.stdout
+        assert stream is not None
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            chunk = os.read(stream.fileno(), 65536)
+            if not chunk:
+                return {"exit": None}
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def _kill(child: int) -> None:
+    if child:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) -> Outcome:
+    if result.exists():
+        answer = json.loads(result.read_text())
+        result.unlink()
+        return Outcome(answer["status"], answer["reason"], answer["value"])
+    code = message.get("exit")
+    if code is None:
+        return Outcome("crashed", f"{phase}: the worker's server ended", {})
+    ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code == -signal.SIGKILL:
+        ending += " (perhaps the system ran out of memory: see dmesg)"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return Outcome("crashed", f"{phase}: the process ended with {ending}" + (f": {lines[-1]}" if lines else ""), {})
