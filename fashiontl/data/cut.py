@@ -1,0 +1,67 @@
+"""Cut the set in the package from the original one: `python -m fashiontl.data.cut --from FOLDER [--to FOLDER]`."""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fashiontl.data.idx import write_idx
+from fashiontl.data.sources import EMBEDDED_FOLDER, ORIGINAL_MD5, load_images
+from fashiontl.errors import FashiontlError
+
+TRAIN_PER_CLASS = 600
+TEST_PER_CLASS = 200
+
+
+def cut(source: Path, target: Path) -> list[Path]:
+    """Write the first 600 training and 200 test images of each class, in the order of the original.
+
+    The original is shuffled, so the first images of a class are as good a sample as any, and one that can be checked
+    without a generator of random numbers.
+
+    Returns:
+        The four files written.
+
+    Raises:
+        FashiontlError: the source does not hold the original files.
+        OSError: the target cannot be written.
+    """
+    images = load_images("original", str(source))
+    train = _first_of_each_class(images.train_labels.numpy(), TRAIN_PER_CLASS)
+    test = _first_of_each_class(images.test_labels.numpy(), TEST_PER_CLASS)
+    arrays = (
+        images.train_images.numpy()[train],
+        images.train_labels.numpy()[train],
+        images.test_images.numpy()[test],
+        images.test_labels.numpy()[test],
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    paths = [target / f"{file}.gz" for file in ORIGINAL_MD5]
+    for path, array in zip(paths, arrays, strict=True):
+        write_idx(path, array.astype(np.uint8))
+    return paths
+
+
+def _first_of_each_class(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; prints the SHA-256 of each file as `sha256sum` does."""
+    parser = argparse.ArgumentParser(prog="python -m fashiontl.data.cut", description="Cut the set in the package.")
+    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER", help="the original set")
+    parser.add_argument("--to", dest="target", type=Path, default=EMBEDDED_FOLDER, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        paths = cut(options.source, options.target)
+    except FashiontlError as error:
+        sys.exit(f"error: {error}")
+    for path in paths:
+        print(hashlib.sha256(path.read_bytes()).hexdigest(), path.name, sep="  ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Where the images come from, and the proof that they are what they should be."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+from fashiontl.data.idx import parse_idx, read_content
+from fashiontl.data.tasks import CLASS_NAMES
+from fashiontl.errors import FashiontlError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOT_VARIABLE = "FASHIONTL_DATA"
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+TORCHVISION_LAYOUT = Path("FashionMNIST", "raw")
+IMAGE_SIZE = 28
+
+# MD5 of the uncompressed files, so that it does not matter who compressed them how. With the gzip headers of the
+# first publication put back, these contents have the MD5 that Zalando's README and torchvision give for the .gz files.
+ORIGINAL_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+# Of the set that fashiontl.data.cut cuts.
+EMBEDDED_MD5 = {
+    "train-images-idx3-ubyte": "cae7193a8e3dd75966f4b1f38d78ca94",
+    "train-labels-idx1-ubyte": "1641b7f3205a263b146be7f1df295e66",
+    "t10k-images-idx3-ubyte": "4bb4107a89a38933fbbdd67584195c68",
+    "t10k-labels-idx1-ubyte": "84e2038f7beda4c0f4093bde29339f63",
+}
+
+_ADVICE = (
+    f"or name a folder with the four original files (--data-root or {ROOT_VARIABLE}), "
+    "or take the set in the package (--set data=embedded)"
+)
+_DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; without a limit a silent firewall would hang the run
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that may hold Fashion-MNIST.
+
+    Attributes:
+        name: what a record calls it; no path, because records are published.
+        path: the folder of the files, or where they were looked for.
+        available: whether all four files are there (their contents are checked when they are loaded).
+        reason: what is there, or why it cannot be used.
+    """
+
+    name: str
+    path: Path
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """All images of a source.
+
+    Attributes:
+        train_images: uint8 [n, 28, 28], 0 is background.
+        train_labels: int64 [n], from 0 to 9.
+        test_images: uint8 [m, 28, 28].
+        test_labels: int64 [m].
+        source: the name of the source.
+        sha256: of the four uncompressed files, one after another in the order of the fields above.
+    """
+
+    train_images: "Tensor"
+    train_labels: "Tensor"
+    test_images: "Tensor"
+    test_labels: "Tensor"
+    source: str
+    sha256: str
+
+
+def load_images(data: str, root: str | None = None) -> Images:
+    """Load a whole set and verify it.
+
+    Args:
+        data: `embedded` (8,000 images in the package) or `original` (70,000 images, see `candidates`; downloaded
+            into the cache when they are nowhere).
+        root: folder of the original images; empty or None takes the environment variable FASHIONTL_DATA, if set.
+            A folder named either way is used or is an error: no other place is searched.
+
+    Raises:
+        FashiontlError: no such set; no original files where they should be and no download; a file is damaged or is
+            not the one that its checksum tells.
+    """
+    if data == "embedded":
+        return load_folder(data, EMBEDDED_FOLDER, EMBEDDED_MD5, "the installation is damaged: reinstall fashiontl")
+    if data != "original":
+        raise FashiontlError(f"unknown data {data!r}; expected embedded or original")
+    named = _named_root(root)
+    if named and not named.available:
+        raise FashiontlError(
+            f"{named.name} {named.path}: {named.reason}; expected {_file_list(ORIGINAL_MD5)}\n"
+            "name a folder that holds them, or name none to search the known places (fashiontl list shows them)"
+        )
+    for source in [named] if named else _known_places():
+        if source.available:
+            break
+    else:
+        source = _download(_cache())
+    return load_folder(source.name, source.path, ORIGINAL_MD5, f"remove or replace the files named above, {_ADVICE}")
+
+
+def candidates(root: str | None = None) -> list[Source]:
+    """Every place that `load_images` looks at, in its order; the embedded set first."""
+    embedded = Source("embedded", EMBEDDED_FOLDER, True, "8,000 images, part of the package")
+    named = _named_root(root)
+    return [embedded, named] if named else [embedded, *_known_places()]
+
+
+def load_folder(name: str, folder: Path, checksums: Mapping[str, str], advice: str) -> Images:
+    """Read the four files, plain or with `.gz`, from a folder.
+
+    Args:
+        name: the source's name.
+        folder: where the files are.
+        checksums: MD5 of each uncompressed file, keyed by name without `.gz`: training images, training labels, test
+            images, test labels.
+        advice: what to do if something is wrong.
+
+    Raises:
+        FashiontlError: all that is wrong with the files, then the advice.
+    """
+    from torch import from_numpy
+
+    arrays, faults, sha256 = [], [], hashlib.sha256()
+    for file, expected in checksums.items():
+        path = _find(folder, file) or folder / file
+        try:
+            content = read_content(path)
+            arrays.append(parse_idx(content, path))
+        except FashiontlError as error:
+            faults.append(str(error))
+            continue
+        sha256.update(content)
+        got = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if got != expected:
+            faults.append(f"{path}: expected content with MD5 {expected}, got {got}")
+    if len(arrays) == len(checksums):
+        faults += _shape_faults(folder, "training", *arrays[:2]) + _shape_faults(folder, "test", *arrays[2:])
+    if faults:
+        raise FashiontlError("\n".join([*faults, advice]))
+    train_images, train_labels, test_images, test_labels = map(from_numpy, arrays)
+    return Images(train_images, train_labels.long(), test_images, test_labels.long(), name, sha256.hexdigest())
+
+
+def _shape_faults(folder: Path, split: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> list[str]:
+    faults = []
+    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+        faults.append(f"expected {split} images of shape n x 28 x 28, got {' x '.join(map(str, images.shape))}")
+    if labels.ndim != 1:
+        faults.append(f"expected {split} labels of one dimension, got {labels.ndim}")
+    if len(images) != len(labels):
+        faults.append(f"expected as many {split} labels as images, got {len(labels)} labels, {len(images)} images")
+    if labels.size and labels.max() >= len(CLASS_NAMES):
+        faults.append(f"expected {split} labels from 0 to {len(CLASS_NAMES) - 1}, got {labels.max()}")
+    return [f"{folder}: {fault}" for fault in faults]
+
+
+def _named_root(root: str | None) -> Source | None:
+    if root:
+        return _locate("data root", Path(root).expanduser(), (TORCHVISION_LAYOUT, "."))
+    variable = os.environ.get(ROOT_VARIABLE)
+    return _locate(ROOT_VARIABLE, Path(variable).expanduser(), (TORCHVISION_LAYOUT, ".")) if variable else None
+
+
+def _known_places() -> list[Source]:
+    # Plain MNIST has files of the same names, so a general folder is only trusted in torchvision's layout.
+    return [
+        _locate("./data", Path("data"), (TORCHVISION_LAYOUT,)),
+        _locate("~/data", Path.home() / "data", (TORCHVISION_LAYOUT,)),
+        _locate("cache", _cache(), (TORCHVISION_LAYOUT,)),
+        _locate("Debian package dataset-fashion-mnist", DEBIAN_FOLDER, (".",)),
+    ]
+
+
+def _cache() -> Path:
+    return user_cache_path("fashiontl", appauthor=False)
+
+
+def _locate(name: str, folder: Path, layouts: Sequence[Path | str]) -> Source:
+    """Look for the four files in places below the folder."""
+    try:
+        if not folder.is_dir():
+            return Source(name, folder, False, "no such folder")
+        for place in (folder / layout for layout in layouts):
+            missing = [file for file in ORIGINAL_MD5 if _find(place, file) is None]
+            if not missing:
+                return Source(name, place, True, "the four original files")
+            if len(missing) < len(ORIGINAL_MD5):
+                return Source(name, place, False, f"incomplete: no {_file_list(missing)}")
+    except OSError as error:
+        return Source(name, folder, False, str(error.strerror))
+    where = " or ".join(str(folder / layout) for layout in layouts)
+    return Source(name, folder, False, f"none of the four original files in {where}")
+
+
+def _find(folder: Path, file: str) -> Path | None:
+    paths = (folder / file, folder / f"{file}.gz")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _file_list(files: Iterable[str]) -> str:
+    return ", ".join(f"{file}[.gz]" for file in files)
+
+
+def _download(cache: Path) -> Source:
+    """Let torchvision download the original files into the cache, where they appear only when they are whole."""
+    from fashiontl.vision import torchvision
+
+    earlier = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
+            # Another process may have finished while this one waited for the lock.
+            if not _locate("cache", cache, (TORCHVISION_LAYOUT,)).available:
+                torchvision.datasets.FashionMNIST(scratch, download=True)
+                (cache / TORCHVISION_LAYOUT).mkdir(parents=True, exist_ok=True)
+                for file in ORIGINAL_MD5:
+                    (scratch / TORCHVISION_LAYOUT / file).replace(cache / TORCHVISION_LAYOUT / file)
+    except (OSError, RuntimeError, HTTPException) as error:
+        fault = f"Fashion-MNIST is not on this machine, and its download into {cache} failed: {error}"
+        raise FashiontlError(f"{fault.strip()}\ninstall Debian's package dataset-fashion-mnist, {_ADVICE}") from error
+    finally:
+        socket.setdefaulttimeout(earlier)
+    return _locate("cache", cache, (TORCHVISION_LAYOUT,))

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.data import TASKS, Task
+from fashiontl.data.select import select
+from fashiontl.data.sources import Images
+from fashiontl.errors import FashiontlError
+
+
+def numbered(labels):
+    """Images whose pixels all hold the image's index."""
+    indices = torch.arange(len(labels), dtype=torch.uint8)
+    return indices[:, None, None].repeat(1, 28, 28), torch.tensor(labels)
+
+
+# 12 training and 6 test images of each class, shuffled alike each time.
+TRAIN, TRAIN_LABELS = numbered([(7 * i) % 10 for i in range(120)])
+TEST, TEST_LABELS = numbered([(3 * i) % 10 for i in range(60)])
+IMAGES = Images(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS, "made up", "")
+
+
+def indices(images):
+    return images[:, 0, 0].tolist()
+
+
+def test_shapes_types_and_names():
+    data = select(IMAGES, TASKS["fashion4"], 5, 2, seed=0)
+    assert data.train_images.shape == (20, 28, 28)
+    assert data.test_images.shape == (8, 28, 28)
+    assert data.train_images.dtype == data.test_images.dtype == torch.uint8
+    assert data.train_labels.dtype == data.test_labels.dtype == torch.int64
+    assert data.class_names == ("T-shirt/top", "Trouser", "Pullover", "Dress")
+
+
+@given(
+    classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
+    train_per_class=st.integers(0, 12),
+    test_per_class=st.integers(0, 6),
+    seed=st.integers(0, 5),
+)
+def test_every_selection_is_stratified_and_labelled_rightly(classes, train_per_class, test_per_class, seed):
+    data = select(IMAGES, Task("mine", "", tuple(classes)), train_per_class, test_per_class, seed)
+    for images, labels, source_labels, per_class in (
+        (data.train_images, data.train_labels, TRAIN_LABELS, train_per_class or 12),
+        (data.test_images, data.test_labels, TEST_LABELS, test_per_class or 6),
+    ):
+        chosen = indices(images)
+        assert chosen == sorted(set(chosen))
+        assert torch.bincount(labels).tolist() == [per_class] * len(classes)
+        assert [classes[label] for label in labels] == source_labels[chosen].tolist()
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_does_not():
+    drawn = [indices(select(IMAGES, TASKS["fashion4"], 5, 2, seed).train_images) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_draw_does_not_depend_on_the_other_classes_of_the_task():
+    alone = select(IMAGES, TASKS["fashion4"], 5, 2, seed=3)
+    among_all = select(IMAGES, TASKS["fashion10"], 5, 2, seed=3)
+    of_task = torch.isin(among_all.train_labels, torch.arange(4))
+    assert indices(alone.train_images) == indices(among_all.train_images[of_task])
+
+
+def test_a_smaller_draw_is_part_of_a_larger_one():
+    small, large = (set(indices(select(IMAGES, TASKS["fashion4"], n, 2, 0).train_images)) for n in (3, 7))
+    assert small < large
+
+
+def test_the_draw_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    select(IMAGES, TASKS["fashion4"], 5, 2, seed=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_test_images_are_the_first_of_each_class_whatever_the_seed(seed):
+    data = select(IMAGES, TASKS["fashion4"], 1, 2, seed)
+    assert indices(data.test_images) == [0, 1, 4, 7, 10, 11, 14, 17]
+    assert data.test_labels.tolist() == [0, 3, 2, 1, 0, 3, 2, 1]
+
+
+def test_more_than_there_is():
+    images = Images(TRAIN, TRAIN_LABELS, TEST[:15], TEST_LABELS[:15], "made up", "")
+    with pytest.raises(FashiontlError) as error:
+        select(images, Task("mine", "", (0, 3, 5)), 13, 2, seed=0)
+    assert str(error.value) == (
+        "expected 13 training images of T-shirt/top, got 12\n"
+        "expected 13 training images of Dress, got 12\n"
+        "expected 13 training images of Sandal, got 12\n"
+        "expected 2 test images of Sandal, got 1\n"
+        "ask for fewer, for all (0), or take the original set (--set data=original)"
+    )
+
+
+def test_all_of_nothing_and_negative():
+    images = Images(TRAIN[:1], TRAIN_LABELS[:1], TEST, TEST_LABELS, "made up", "")
+    with pytest.raises(FashiontlError) as error:
+        select(images, Task("mine", "", (0, 1)), 0, -1, seed=0)
+    assert str(error.value) == (
+        "expected 1 training images of Trouser, got 0\n"
+        "expected 0 or more test images a class, got -1\n"
+        "ask for fewer, for all (0), or take the original set (--set data=original)"
+    )

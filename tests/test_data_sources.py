@@ -1,0 +1,342 @@
+import errno
+import functools
+import gzip
+import hashlib
+import http.server
+import shutil
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fashiontl.data import sources
+from fashiontl.data.idx import write_idx
+from fashiontl.data.sources import ORIGINAL_MD5, candidates, load_images
+from fashiontl.errors import FashiontlError
+
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES = tuple(ORIGINAL_MD5)
+DAMAGED = (
+    "remove or replace the files named above, or name a folder with the four original files "
+    "(--data-root or FASHIONTL_DATA), or take the set in the package (--set data=embedded)"
+)
+UNAVAILABLE = (
+    "install Debian's package dataset-fashion-mnist, or name a folder with the four original files "
+    "(--data-root or FASHIONTL_DATA), or take the set in the package (--set data=embedded)"
+)
+
+
+def write_set(folder, shift=0):
+    """A small set under the names of the original: 30 training and 20 test images, 0 first."""
+    folder.mkdir(parents=True)
+    for images, labels, count in ((TRAIN_IMAGES, TRAIN_LABELS, 30), (TEST_IMAGES, TEST_LABELS, 20)):
+        pixels = np.arange(count * 28 * 28).reshape(count, 28, 28) + shift
+        write_idx(folder / f"{images}.gz", (pixels % 251).astype(np.uint8))
+        write_idx(folder / f"{labels}.gz", (np.arange(count) % 10).astype(np.uint8))
+    return folder
+
+
+def content(folder, file):
+    return gzip.decompress((folder / f"{file}.gz").read_bytes())
+
+
+def unpack(folder):
+    for file in FILES:
+        (folder / file).write_bytes(content(folder, file))
+        (folder / f"{file}.gz").unlink()
+    return folder
+
+
+def fault(data="original", root=None):
+    with pytest.raises(FashiontlError) as error:
+        load_images(data, root)
+    return str(error.value)
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """A machine of our own on which nothing is found and nothing outside it is reached."""
+    monkeypatch.delenv("FASHIONTL_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sources, "user_cache_path", lambda name, appauthor: tmp_path / "cache" / name)
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+@pytest.fixture
+def original(tmp_path, monkeypatch):
+    """The small set, with its checksums in place of the original's."""
+    folder = write_set(tmp_path / "small")
+    for file in FILES:
+        monkeypatch.setitem(ORIGINAL_MD5, file, hashlib.md5(content(folder, file)).hexdigest())
+    return folder
+
+
+@pytest.fixture
+def mirror(tmp_path, original, monkeypatch):
+    """A loopback server in place of torchvision's; serves what is in its folder and remembers what was asked."""
+    from fashiontl.vision import torchvision
+
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *arguments):  # noqa: A002, ARG002 - the signature of the base class
+            asked.append(self.path)
+
+    folder = tmp_path / "mirror"
+    shutil.copytree(original, folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    dataset = torchvision.datasets.FashionMNIST
+    monkeypatch.setattr(dataset, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    checksums = [hashlib.md5((folder / f"{file}.gz").read_bytes()).hexdigest() for file in FILES]
+    monkeypatch.setattr(dataset, "resources", [(f"{f}.gz", c) for f, c in zip(FILES, checksums, strict=True)])
+    yield folder, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_embedded_loads_fast_and_can_be_written_to():
+    def seconds():
+        begin = time.perf_counter()
+        load_images("embedded")
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(3)) < 0.2
+    load_images("embedded").train_images[0] = 0
+
+
+def test_unknown_data():
+    assert fault("imagenet") == "unknown data 'imagenet'; expected embedded or original"
+
+
+def test_embedded_tampered(tmp_path, monkeypatch):
+    folder = shutil.copytree(sources.EMBEDDED_FOLDER, tmp_path / "embedded")
+    labels = bytearray(content(folder, TEST_LABELS))
+    labels[-1] ^= 1
+    (folder / f"{TEST_LABELS}.gz").write_bytes(gzip.compress(labels))
+    monkeypatch.setattr(sources, "EMBEDDED_FOLDER", folder)
+    assert fault("embedded") == (
+        f"{folder / TEST_LABELS}.gz: expected content with MD5 84e2038f7beda4c0f4093bde29339f63, "
+        f"got {hashlib.md5(labels).hexdigest()}\nthe installation is damaged: reinstall fashiontl"
+    )
+
+
+def test_embedded_ignores_roots(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASHIONTL_DATA", str(tmp_path / "absent"))
+    assert load_images("embedded", str(tmp_path / "absent")).source == "embedded"
+
+
+@pytest.mark.parametrize("layout", [".", "FashionMNIST/raw"])
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+def test_root(tmp_path, original, layout, packed):
+    folder = shutil.copytree(original, tmp_path / "root" / layout)
+    if not packed:
+        unpack(folder)
+    images = load_images("original", str(tmp_path / "root"))
+    assert images.source == "data root"
+    assert images.train_images.shape == (30, 28, 28)
+    assert images.test_images.shape == (20, 28, 28)
+    assert images.train_images.dtype == images.test_images.dtype == torch.uint8
+    assert images.train_labels.tolist() == list(range(10)) * 3
+    assert images.test_labels.tolist() == list(range(10)) * 2
+    assert images.train_labels.dtype == images.test_labels.dtype == torch.int64
+    assert images.train_images[0, 0, :3].tolist() == [0, 1, 2]
+    assert images.sha256 == hashlib.sha256(b"".join(content(original, file) for file in FILES)).hexdigest()
+
+
+def test_root_in_home(tmp_path, original):
+    shutil.copytree(original, tmp_path / "home" / "mine")
+    assert load_images("original", "~/mine").source == "data root"
+
+
+def test_environment_variable(original, monkeypatch):
+    monkeypatch.setenv("FASHIONTL_DATA", str(original))
+    assert load_images("original").source == "FASHIONTL_DATA"
+    assert load_images("original", "").source == "FASHIONTL_DATA"
+
+
+def test_root_comes_before_the_variable_and_the_variable_before_known_places(tmp_path, original, monkeypatch):
+    shutil.copytree(original, tmp_path / "debian")
+    assert load_images("original").source == "Debian package dataset-fashion-mnist"
+    monkeypatch.setenv("FASHIONTL_DATA", str(tmp_path / "absent"))
+    assert fault().startswith(f"FASHIONTL_DATA {tmp_path / 'absent'}: no such folder; expected train-images")
+    assert load_images("original", str(original)).source == "data root"
+
+
+def test_a_named_root_without_files_is_an_error_even_if_another_place_has_them(tmp_path, original):
+    shutil.copytree(original, tmp_path / "debian")
+    (tmp_path / "root").mkdir()
+    raw = tmp_path / "root" / "FashionMNIST" / "raw"
+    assert fault(root=str(tmp_path / "root")) == (
+        f"data root {tmp_path / 'root'}: none of the four original files in {raw} or {tmp_path / 'root'}; expected "
+        "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-images-idx3-ubyte[.gz], "
+        "t10k-labels-idx1-ubyte[.gz]\n"
+        "name a folder that holds them, or name none to search the known places (fashiontl list shows them)"
+    )
+
+
+def test_a_named_root_that_lacks_a_file(original):
+    (original / f"{TEST_LABELS}.gz").unlink()
+    assert f"data root {original}: incomplete: no t10k-labels-idx1-ubyte[.gz]; " in fault(root=str(original))
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
+def test_a_tampered_byte(original, packed):
+    path = original / (f"{TRAIN_IMAGES}.gz" if packed else TRAIN_IMAGES)
+    tampered = bytearray(content(original, TRAIN_IMAGES))
+    if not packed:
+        unpack(original)
+    tampered[5000] ^= 1
+    path.write_bytes(gzip.compress(tampered) if packed else tampered)
+    assert fault(root=str(original)) == (
+        f"{path}: expected content with MD5 {ORIGINAL_MD5[TRAIN_IMAGES]}, "
+        f"got {hashlib.md5(tampered).hexdigest()}\n{DAMAGED}"
+    )
+
+
+def test_all_faults_are_reported_together(original):
+    images, labels = original / f"{TRAIN_IMAGES}.gz", original / f"{TEST_LABELS}.gz"
+    images.write_bytes(content(original, TRAIN_IMAGES)[:-1])
+    labels.write_bytes(b"<html>no such page</html>")
+    assert fault(root=str(original)) == (
+        f"{images}: expected 23536 bytes for 30 x 28 x 28 values, got 23535\n"
+        f"{labels}: expected the magic number 00 00 08 and a number of dimensions, got 3c 68 74 6d\n{DAMAGED}"
+    )
+
+
+def test_counts_shapes_and_labels_that_do_not_fit(original, monkeypatch):
+    for file, array in (
+        (TRAIN_LABELS, np.full(29, 10)),
+        (TEST_IMAGES, np.zeros((20, 32, 32))),
+        (TEST_LABELS, np.zeros((20, 1))),
+    ):
+        write_idx(original / f"{file}.gz", array.astype(np.uint8))
+        monkeypatch.setitem(ORIGINAL_MD5, file, hashlib.md5(content(original, file)).hexdigest())
+    assert fault(root=str(original)) == (
+        f"{original}: expected as many training labels as images, got 29 labels, 30 images\n"
+        f"{original}: expected training labels from 0 to 9, got 10\n"
+        f"{original}: expected test images of shape n x 28 x 28, got 20 x 32 x 32\n"
+        f"{original}: expected test labels of one dimension, got 2\n{DAMAGED}"
+    )
+
+
+def test_known_places_in_their_order(tmp_path, original):
+    assert not any(source.available for source in candidates()[1:])
+    raw = "FashionMNIST/raw"
+    for name, folder in (
+        ("Debian package dataset-fashion-mnist", tmp_path / "debian"),
+        ("cache", tmp_path / "cache" / "fashiontl" / raw),
+        ("~/data", tmp_path / "home" / "data" / raw),
+        ("./data", tmp_path / "work" / "data" / raw),
+    ):
+        shutil.copytree(original, folder)
+        assert load_images("original").source == name
+
+
+def test_plain_mnist_in_a_general_folder_is_not_taken_for_fashion_mnist(tmp_path, original):
+    write_set(tmp_path / "work" / "data", shift=1)
+    shutil.copytree(original, tmp_path / "debian")
+    assert load_images("original").source == "Debian package dataset-fashion-mnist"
+
+
+def test_a_damaged_known_place_is_an_error_and_not_passed_over(tmp_path, original):
+    shutil.copytree(original, tmp_path / "debian")
+    write_set(tmp_path / "work" / "data" / "FashionMNIST" / "raw", shift=1)
+    assert fault().startswith("data/FashionMNIST/raw/train-images-idx3-ubyte.gz: expected content with MD5 ")
+
+
+def test_candidates(tmp_path, original):
+    shutil.copytree(original, tmp_path / "debian")
+    (tmp_path / "work" / "data").mkdir()
+    partial = tmp_path / "cache" / "fashiontl" / "FashionMNIST" / "raw"
+    partial.mkdir(parents=True)
+    shutil.copy(original / f"{TEST_LABELS}.gz", partial)
+    assert [(source.name, source.available, source.reason) for source in candidates()] == [
+        ("embedded", True, "8,000 images, part of the package"),
+        ("./data", False, "none of the four original files in data/FashionMNIST/raw"),
+        ("~/data", False, "no such folder"),
+        (
+            "cache",
+            False,
+            "incomplete: no train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-images-idx3-ubyte[.gz]",
+        ),
+        ("Debian package dataset-fashion-mnist", True, "the four original files"),
+    ]
+    named = candidates(str(original))
+    assert [(source.name, source.path) for source in named] == [
+        ("embedded", sources.EMBEDDED_FOLDER),
+        ("data root", original),
+    ]
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path, monkeypatch):
+    def refuse(folder, file):
+        raise PermissionError(errno.EACCES, "Permission denied", folder / file)
+
+    monkeypatch.setattr(sources, "_find", refuse)
+    named = candidates(str(tmp_path))[1]
+    assert (named.available, named.reason) == (False, "Permission denied")
+
+
+def test_download(tmp_path, mirror):
+    folder, asked = mirror
+    limit = socket.getdefaulttimeout()
+    images = load_images("original")
+    assert images.source == "cache"
+    assert images.train_labels.tolist() == list(range(10)) * 3
+    assert {path for path in asked if path} == {f"/{path.name}" for path in folder.iterdir()}
+    assert socket.getdefaulttimeout() == limit
+    cache = tmp_path / "cache" / "fashiontl"
+    # The scratch folder is gone; what is left is what torchvision itself would take.
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["FashionMNIST"]
+    assert {path.name for path in (cache / "FashionMNIST" / "raw").iterdir()} == set(FILES)
+    asked.clear()
+    assert load_images("original").sha256 == images.sha256
+    assert not asked
+
+
+def test_a_broken_download_leaves_nothing_behind_and_the_next_one_succeeds(tmp_path, mirror):
+    folder, _ = mirror
+    path = folder / f"{TEST_IMAGES}.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    message = fault()
+    cache = tmp_path / "cache" / "fashiontl"
+    assert message.startswith(f"Fashion-MNIST is not on this machine, and its download into {cache} failed: Error")
+    assert "File not found or corrupted." in message
+    assert message.endswith(f"\n{UNAVAILABLE}")
+    assert not [entry for entry in cache.iterdir() if entry.is_dir()]
+    path.write_bytes(whole)
+    assert load_images("original").source == "cache"
+
+
+def test_no_network(tmp_path, monkeypatch):
+    from fashiontl.vision import torchvision
+
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+    message = fault()
+    assert "Connection refused" in message
+    assert message.splitlines()[-1] == UNAVAILABLE
+    assert not [entry for entry in (tmp_path / "cache" / "fashiontl").iterdir() if entry.is_dir()]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert fault().endswith(f"\n{UNAVAILABLE}")
+
+
+@pytest.mark.skipif(not sources.DEBIAN_FOLDER.is_dir(), reason="the original set is not here")
+def test_the_original():
+    images = load_images("original", "/usr/share/datasets/fashion-mnist")
+    assert images.sha256 == "14410854cf7a289477dcfc7df3f8ec24741e281cdcc425ede0d9a748ca630214"
+    assert torch.bincount(images.train_labels).tolist() == [6000] * 10
+    assert torch.bincount(images.test_labels).tolist() == [1000] * 10
