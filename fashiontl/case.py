@@ -10,6 +10,9 @@ from typing import Any, get_type_hints
 
 from fashiontl.errors import FashiontlError, unknown_name
 
+# What `pytest bench/` runs when an axis is not named.
+DEFAULT_ARCHITECTURES = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
+DEFAULT_POLICIES = ("scratch", "linear_probe", "last_stage", "full", "bn_only")
 DEFAULT_TASK = "fashion4"
 
 

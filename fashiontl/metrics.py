@@ -34,6 +34,7 @@ _ALL = (
     Metric("latency", "s", "lower", "Latency (ms)", 1e3),
     Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", 1 / 2**20),
     Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", 1 / 2**20),
+    Metric("base_memory", "B", "lower", "Empty worker (MiB)", 1 / 2**20),
     Metric("parameters", "1", "equal", "Parameters (M)", 1e-6),
     Metric("trainable_parameters", "1", "equal", "Trainable (M)", 1e-6),
     Metric("flops", "FLOP", "equal", "GFLOP/image", 1e-9),

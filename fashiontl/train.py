@@ -14,36 +14,11 @@ from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import PolicyProof, Watch
 from fashiontl.images import Preprocessing, augment
+from fashiontl.recipes import Recipe
 
 # Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
 FEATURE_BUDGET = 2 * 2**30
 _EVALUATION_BATCH = 200
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How weights are fitted; fixed before any test image is seen.
-
-    AdamW with decoupled decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and 2019), label
-    smoothing (Szegedy et al., CVPR 2016).
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        rate: peak learning rate of the head; a plan's own rates multiply it.
-        decay: weight decay, not applied to one-dimensional parameters.
-        smoothing: label smoothing.
-        warm_up: fraction of all steps in which the rate rises.
-        augment: random flips and shifts.
-    """
-
-    epochs: int
-    batch_size: int
-    rate: float
-    decay: float = 0.05
-    smoothing: float = 0.1
-    warm_up: float = 0.05
-    augment: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,19 @@
+"""The matrix: each test is one cell, architecture x freezing policy x device, measured in processes of its own."""
+
+import pytest
+
+from fashiontl.plugin import Cell
+from fashiontl.worker import Outcome
+
+
+def test_cell(cell: Cell, request: pytest.FixtureRequest) -> None:
+    record = cell.measure()
+    # Asked for late, so that a skipped or failed cell does not leave an unused benchmark behind.
+    cell.replay(request.getfixturevalue("benchmark"), record.values("latency"))
+
+
+def test_unseen_device(unseen_device: Outcome) -> None:
+    """Make what is absent a visible skip with its reason, once for each kind of device and not for each cell."""
+    if unseen_device.status != "ok":
+        pytest.skip(unseen_device.reason)
+    pytest.fail("this device can be used but was not noticed; name it with --device")

@@ -1,0 +1,257 @@
+"""The pytest plug-in: options become the matrix, each case a test, each record a line in the run's file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from fashiontl.case import PRESETS, Case
+from fashiontl.devices import DEVICES, seen_devices
+from fashiontl.errors import FashiontlError
+from fashiontl.options import WEIGHTS, Axes, matrix
+from fashiontl.progress import ProgressLine
+
+AXES = {
+    "arch": "architecture",
+    "policy": "freezing policy",
+    "device": "device: cpu, cuda, cuda:1, mps, xpu",
+    "task": "task",
+    "weights": f"{', '.join(WEIGHTS)}, or a checkpoint file",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the matrix's options."""
+    group = parser.getgroup("fashiontl", "transfer-learning benchmarks")
+    for name, title in AXES.items():
+        group.addoption(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="NAMES",
+            help=f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)",
+        )
+    group.addoption("--preset", default="quick", metavar="NAME", help=f"settings: {', '.join(PRESETS)} (quick)")
+    group.addoption(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
+    )
+    group.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
+    group.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
+    group.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
+
+
+@dataclass
+class ReplayTimer:
+    """A clock that makes pytest-benchmark read samples taken elsewhere: calls alternate between 0 and a sample."""
+
+    samples: list[float] = field(default_factory=list)
+    __name__ = "worker_samples"
+
+    def __post_init__(self) -> None:
+        self._readings = self._read()
+
+    def __call__(self) -> float:
+        """The next reading, in seconds."""
+        return next(self._readings)
+
+    def _read(self) -> Iterator[float]:
+        for sample in self.samples:
+            yield 0.0
+            yield sample
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    case: Case
+    timer: ReplayTimer
+
+
+class Run:
+    """One session's matrix, its run file and its worker, which starts with the first case."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.option
+        self.config = config
+        self.results = Path(option.results)
+        axes = Axes(**{name: getattr(option, name) for name in AXES})
+        self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root)
+        self.line = ProgressLine(config)
+        self._measurer: Any = None
+        self._worker: Any = None
+
+    @property
+    def path(self) -> Path:
+        """The run's file; the processes of pytest-xdist share their controller's."""
+        return Path(self._shared["path"])
+
+    @property
+    def finished(self) -> set[str]:
+        """Ids of cases that a resumed run has measured already."""
+        return set(self._shared["finished"])
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        key = "fashiontl_run"
+        if hasattr(self.config, "workerinput"):
+            shared: dict[str, Any] = self.config.workerinput[key]
+            return shared
+        if not hasattr(self, "_own"):
+            self._own = self._begin()
+        return self._own
+
+    def share(self) -> dict[str, Any]:
+        """What a process of pytest-xdist must know."""
+        return self._shared
+
+    def _begin(self) -> dict[str, Any]:
+        from fashiontl.environment import machine_key, read_environment
+        from fashiontl.record import new_run_path, resumable
+        from fashiontl.worker import usable_cores
+
+        environment = read_environment({}, threads=self.settings.threads or usable_cores())
+        machine = machine_key(environment)
+        if self.config.option.resume:
+            path, finished = resumable(self.results, machine, self.settings)
+            if path is not None:
+                return {"path": str(path), "finished": sorted(finished)}
+        path = new_run_path(self.results, machine, environment.git_sha, datetime.now(UTC), uuid4().hex[:6])
+        return {"path": str(path), "finished": []}
+
+    @property
+    def measurer(self) -> Any:
+        """What measures cases, with its worker."""
+        from fashiontl.measure import Measurer
+        from fashiontl.worker import Worker
+
+        if self._measurer is None:
+            self._worker = Worker(self.settings.threads)
+            self._measurer = Measurer(self._worker, self.settings, self.results, self.path.stem)
+        return self._measurer
+
+    def measure(self, case: Case) -> Any:
+        """Measure one case and save its record before anything else happens."""
+        from fashiontl.record import RunFile
+
+        self.line.begin(case.id)
+        record = self.measurer.measure(case, self.line.update)
+        RunFile(self.path).append(record)
+        self.line.end(record)
+        return record
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+
+
+_RUN = pytest.StashKey[Run]()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One case as a test sees it."""
+
+    case: Case
+    timer: ReplayTimer
+    run: Run
+
+    def measure(self) -> Any:
+        """Measure the case; a skip or a failure when its record is not ok."""
+        if self.case.id in self.run.finished:
+            pytest.skip(f"measured already in {self.run.path} (--resume)")
+        record = self.run.measure(self.case)
+        if record.status == "skipped":
+            pytest.skip(record.reason)
+        if record.status != "ok":
+            pytest.fail(f"{self.case.id}: {record.status}: {record.reason}", pytrace=False)
+        return record
+
+    def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
+        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself."""
+        self.timer.samples.extend(samples)
+        benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> Cell:
+    """One cell of the matrix."""
+    return Cell(request.param.case, request.param.timer, request.config.stash[_RUN])
+
+
+@pytest.fixture
+def unseen_device(request: pytest.FixtureRequest) -> Any:
+    """The worker's answer about a kind of device that this machine does not seem to have."""
+    return request.config.stash[_RUN].measurer.device(request.param)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Validate all options before anything is collected."""
+    try:
+        config.stash[_RUN] = Run(config)
+    except FashiontlError as error:
+        pytest.exit(f"\n{error}", returncode=2)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each case."""
+    if "unseen_device" in metafunc.fixturenames:
+        named = metafunc.config.option.device
+        unseen = [] if named else [name for name in DEVICES if name not in seen_devices()]
+        metafunc.parametrize("unseen_device", unseen, indirect=True)
+    if "cell" not in metafunc.fixturenames:
+        return
+    parameters = []
+    for case in metafunc.config.stash[_RUN].cases:
+        timer = ReplayTimer()
+        mark = pytest.mark.benchmark(group=f"latency {case.task} {case.device}", timer=timer)
+        parameters.append(pytest.param(_Parameter(case, timer), id=case.id, marks=mark))
+    metafunc.parametrize("cell", parameters, indirect=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find out that results cannot be written before the first case is measured, not after."""
+    run = session.config.stash[_RUN]
+    count = sum("cell" in getattr(item, "fixturenames", ()) for item in session.items)
+    run.line.expect(count)
+    if count and not session.config.option.collectonly:
+        from fashiontl.record import check_writable
+
+        try:
+            check_writable(run.results)
+        except FashiontlError as error:
+            pytest.exit(f"\n{error}", returncode=2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a process of pytest-xdist the run's file."""
+    node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the worker before pytest waits for its children."""
+    session.config.stash[_RUN].close()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Write the leaderboard and show what was measured."""
+    run = config.stash[_RUN]
+    if not run.line.expected or config.option.collectonly or not run.path.exists():
+        return
+    from fashiontl import leaderboard
+    from fashiontl.record import read_file
+
+    records, faults = read_file(run.path)
+    terminalreporter.section("fashiontl")
+    for fault in faults:
+        terminalreporter.write_line(fault, yellow=True)
+    terminalreporter.write_line(leaderboard.summary(records))
+    terminalreporter.write_line(f"\nrecords      {run.path}")
+    try:
+        terminalreporter.write_line(f"leaderboard  {leaderboard.write(run.results)}")
+    except (OSError, FashiontlError) as error:
+        terminalreporter.write_line(f"the leaderboard was not written: {error}", red=True)

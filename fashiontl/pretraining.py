@@ -1,0 +1,81 @@
+"""Source backbones: trained on the classes that the target task lacks, once, and kept by content."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from fashiontl.architectures.build import build
+from fashiontl.case import Settings
+from fashiontl.data import TASKS
+from fashiontl.data.select import select
+from fashiontl.data.sources import load_images
+from fashiontl.devices import split, synchronize
+from fashiontl.freezing import POLICIES
+from fashiontl.images import Preprocessing
+from fashiontl.recipes import pretraining_recipe
+from fashiontl.train import Examples, fit, predict
+from fashiontl.weights import save
+
+_SEED = 0
+
+
+def pretrained(
+    source: str, architecture: str, device: str, settings: Settings, cache: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Find or make the checkpoint of an architecture trained from scratch on a source task.
+
+    The file's name holds a hash of all that its weights depend on, so a change of any of it makes a new one, and
+    processes that want the same one wait for the first.
+
+    Returns:
+        `checkpoint` (path), `sha256`, `recipe`, `accuracy` on the source's test images, `seconds` that training
+        took, `cached` (whether it was there already).
+    """
+    images = load_images(settings.data, settings.data_root or None)
+    recipe = pretraining_recipe(settings)
+    key = {
+        "source": source,
+        "architecture": architecture,
+        "device": split(device)[0],
+        "size": settings.image_size,
+        "per_class": settings.pretrain_per_class,
+        "data": images.sha256,
+        "recipe": asdict(recipe),
+        "torch": torch.__version__,
+        "seed": _SEED,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    cache.mkdir(parents=True, exist_ok=True)
+    checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
+    facts_file = checkpoint.with_suffix(".json")
+    with FileLock(checkpoint.with_suffix(".lock")):
+        if checkpoint.exists() and facts_file.exists():
+            facts: dict[str, Any] = json.loads(facts_file.read_text())
+            return {**facts, "checkpoint": str(checkpoint), "cached": True}
+        task = TASKS[source]
+        chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
+        torch.manual_seed(_SEED)
+        network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
+        preprocessing = Preprocessing(settings.image_size)
+        result = fit(
+            network,
+            POLICIES["scratch"],
+            Examples(chosen.train_images.to(device), chosen.train_labels.to(device)),
+            recipe,
+            preprocessing,
+            seed=_SEED,
+            synchronize=lambda: synchronize(device),
+            progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
+        )
+        logits = predict(network, chosen.test_images.to(device), preprocessing)
+        accuracy = (logits.argmax(1) == chosen.test_labels).float().mean().item()
+        sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
+        facts = {"sha256": sha256, "recipe": key, "accuracy": accuracy, "seconds": result.seconds}
+        facts_file.write_text(json.dumps(facts))
+    return {**facts, "checkpoint": str(checkpoint), "cached": False}

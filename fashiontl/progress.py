@@ -1,0 +1,80 @@
+"""What a person sees while cases run: which one, what it is doing, and about how long is left."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+class ProgressLine:
+    """One line that is rewritten on a terminal, and one line a finished case everywhere else.
+
+    Args:
+        config: of the session, for its terminal.
+        clock: seconds.
+    """
+
+    def __init__(self, config: pytest.Config, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        self.expected = 0
+        self._done = 0
+        self._spent = 0.0
+        self._id = ""
+        self._begun = 0.0
+
+    def expect(self, count: int) -> None:
+        """Say how many cases there will be."""
+        self.expected = count
+
+    def begin(self, case_id: str) -> None:
+        """A case starts."""
+        self._id = case_id
+        self._begun = self._clock()
+        self.update("starting")
+
+    def update(self, doing: str) -> None:
+        """The case is doing something else now."""
+        self._write(f"[{self._done + 1}/{self.expected}] {self._id}: {doing}{self._left()}", keep=False)
+
+    def end(self, record: Any) -> None:
+        """The case has its record."""
+        seconds = self._clock() - self._begun
+        self._done += 1
+        self._spent += seconds
+        text = f"[{self._done}/{self.expected}] {self._id}: {record.status} in {seconds:.0f} s{self._left()}"
+        self._write(text, keep=True)
+
+    def _left(self) -> str:
+        """How long is left, from the mean of the finished cases; nothing before the first has finished."""
+        if not self._done or self._done >= self.expected:
+            return ""
+        return f", about {duration(self._spent / self._done * (self.expected - self._done))} left"
+
+    def _write(self, text: str, *, keep: bool) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or (not keep and not reporter.isatty):
+            return
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            if not reporter.isatty:
+                reporter.ensure_newline()
+                reporter.write_line(text)
+                return
+            width = reporter._tw.fullwidth - 1
+            reporter.rewrite(text[:width], erase=True)
+            if keep:
+                reporter.write_line("")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(42), duration(185), duration(7300)
+    ('42 s', '3 min', '2 h 1 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
