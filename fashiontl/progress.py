@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -53,11 +54,11 @@ class ProgressLine:
         return f", about {duration(self._spent / self._done * (self.expected - self._done))} left"
 
     def _write(self, text: str, *, keep: bool) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or (not keep and not reporter.isatty):
             return
-        capture = self._config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled():
+        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
             if not reporter.isatty:
                 reporter.ensure_newline()
                 reporter.write_line(text)

@@ -144,7 +144,7 @@ def predict(network: Network, images: Tensor, preprocessing: Preprocessing) -> T
     """
     network.eval()
     with torch.inference_mode():
-        parts = [network(preprocessing(part)) for part in images.split(_EVALUATION_BATCH)]
+        parts = [network(preprocessing(part)) for part in torch.split(images, _EVALUATION_BATCH)]
     return torch.cat(parts).float().cpu()
 
 
@@ -180,7 +180,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
         order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
-        for chosen in order.split(self._recipe.batch_size):
+        for chosen in torch.split(order, self._recipe.batch_size):
             yield chosen, self._inputs(chosen)
 
     def _inputs(self, chosen: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Batches:
         first = network.run(self._preprocessing(self._images[:1]), 0, prefix)
         if first.nbytes * len(self._images) > FEATURE_BUDGET:
             return
-        parts = self._images.split(_EVALUATION_BATCH)
+        parts = torch.split(images, _EVALUATION_BATCH)
         self._features = torch.cat([network.run(self._preprocessing(part), 0, prefix) for part in parts])
         self.first_stage = prefix
 

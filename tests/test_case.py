@@ -1,0 +1,97 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.case import PRESETS, Case, Settings, default_weights, expand, override
+from fashiontl.errors import FashiontlError
+
+NAMES = st.sampled_from(["vgg11", "resnet18"])
+POLICY_NAMES = st.sampled_from(["scratch", "full", "linear_probe"])
+TASK_NAMES = st.sampled_from(["fashion4", "fashion10"])
+WEIGHT_NAMES = st.sampled_from(["", "none", "imagenet", "fashion6"])
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (Case("resnet18", "linear_probe"), "resnet18-linear_probe-cpu"),
+        (Case("resnet18", "scratch", "cuda:1"), "resnet18-scratch-cuda:1"),
+        (Case("vgg11", "full", task="fashion10"), "vgg11-full-cpu-fashion10"),
+        (Case("vgg11", "full", weights="imagenet"), "vgg11-full-cpu-imagenet"),
+        (Case("vgg11", "full", weights="some/where/best.pt"), "vgg11-full-cpu-best.pt"),
+    ],
+)
+def test_id_leaves_defaults_out(case: Case, expected: str) -> None:
+    assert case.id == expected
+
+
+def test_scratch_has_no_weights() -> None:
+    assert Case("vgg11", "scratch", weights="imagenet") == Case("vgg11", "scratch")
+    assert Case("vgg11", "scratch").weights == "none"
+
+
+@pytest.mark.parametrize(
+    ("policy", "task", "expected"),
+    [("full", "fashion4", "fashion6"), ("full", "fashion10", "imagenet"), ("scratch", "fashion4", "none")],
+)
+def test_default_weights(policy: str, task: str, expected: str) -> None:
+    assert default_weights(policy, task) == expected
+
+
+@given(
+    st.lists(NAMES, min_size=1),
+    st.lists(POLICY_NAMES, min_size=1),
+    st.lists(TASK_NAMES, min_size=1),
+    st.lists(WEIGHT_NAMES, min_size=1),
+)
+def test_expanded_ids_are_unique(
+    architectures: list[str], policies: list[str], tasks: list[str], weights: list[str]
+) -> None:
+    cases = expand(architectures, policies, ["cpu"], tasks, weights)
+    assert len({case.id for case in cases}) == len(cases) == len(set(cases))
+    assert {case.architecture for case in cases} == set(architectures)
+
+
+def test_two_files_of_one_name_cannot_share_an_id() -> None:
+    with pytest.raises(FashiontlError, match=r"two cases would be called vgg11-full-cpu-a\.pt"):
+        expand(["vgg11"], ["full"], ["cpu"], ["fashion4"], ["one/a.pt", "two/a.pt"])
+
+
+def test_file_name_has_no_separator() -> None:
+    assert Case("timm/x", "full", "cuda:1").file_name == "timm_x-full-cuda_1"
+
+
+def test_override_parses_each_type() -> None:
+    changed = override(PRESETS["quick"], ["epochs=3", "seconds=0.5", "augment=true", "data=original"])
+    assert (changed.epochs, changed.seconds, changed.augment, changed.data) == (3, 0.5, True, "original")
+
+
+def test_override_lists_all_faults() -> None:
+    with pytest.raises(FashiontlError) as caught:
+        override(PRESETS["quick"], ["epoch=3", "seeds=many", "augment", "augment=maybe"])
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("unknown setting 'epoch'; did you mean epochs")
+    assert lines[1:] == [
+        "setting seeds: expected a whole number, got 'many'",
+        "expected name=value, got 'augment'",
+        "setting augment: expected true or false, got 'maybe'",
+    ]
+
+
+@pytest.mark.parametrize("assignment", ["epochs=0", "seconds=inf", "seconds=nan", "train_per_class=-1", "data=web"])
+def test_override_refuses_what_cannot_be(assignment: str) -> None:
+    with pytest.raises(FashiontlError, match="expected"):
+        override(PRESETS["quick"], [assignment])
+
+
+@given(st.integers(1, 10**6))
+def test_override_round_trip(value: int) -> None:
+    assert override(PRESETS["quick"], [f"batch_size={value}"]).batch_size == value
+
+
+def test_presets_name_themselves() -> None:
+    assert {settings.preset for settings in PRESETS.values()} == set(PRESETS)
+    assert all(dataclasses.asdict(settings) for settings in PRESETS.values())
+    assert isinstance(PRESETS["full"], Settings)

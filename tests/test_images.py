@@ -1,0 +1,58 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.images import FASHION_DEVIATION, FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing, augment
+
+
+def ramp(count: int = 2) -> torch.Tensor:
+    return (torch.arange(count * 28 * 28) % 256).to(torch.uint8).view(count, 28, 28)
+
+
+def test_28_pixels_are_padded_with_black_to_32() -> None:
+    result = Preprocessing(32)(ramp())
+    assert result.shape == (2, 3, 32, 32)
+    assert result.dtype == torch.float32
+    black = -FASHION_MEAN / FASHION_DEVIATION
+    assert result[:, :, :2].flatten().tolist() == pytest.approx([black] * (2 * 3 * 2 * 32))
+    inner = result[1, 2, 2:-2, 2:-2] * FASHION_DEVIATION + FASHION_MEAN
+    assert torch.allclose(inner * 255, ramp()[1].float(), atol=1e-3)
+
+
+def test_28_pixels_stay_when_28_are_wanted() -> None:
+    assert Preprocessing(28)(ramp()).shape == (2, 3, 28, 28)
+
+
+def test_other_sizes_are_resized() -> None:
+    white = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+    result = Preprocessing(64)(white)
+    assert result.shape == (1, 3, 64, 64)
+    assert result.flatten().tolist() == pytest.approx([(1 - FASHION_MEAN) / FASHION_DEVIATION] * (3 * 64 * 64))
+
+
+def test_each_channel_has_the_checkpoints_own_mean_and_deviation() -> None:
+    grey = torch.full((1, 28, 28), 128, dtype=torch.uint8)
+    result = Preprocessing(28, IMAGENET_MEAN, IMAGENET_DEVIATION)(grey)[0, :, 0, 0]
+    expected = [(128 / 255 - mean) / dev for mean, dev in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
+    assert result.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@given(st.integers(0, 2**31))
+def test_augmentation_is_a_flip_and_a_shift(seed: int) -> None:
+    image = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    image[0, 10, 5] = 200
+    moved = augment(image, torch.Generator().manual_seed(seed))
+    assert moved.shape == image.shape
+    assert moved.dtype == torch.uint8
+    [[_, row, column]] = moved.nonzero().tolist()
+    assert moved.sum() == 200
+    assert abs(row - 10) <= 2
+    assert min(abs(column - 5), abs(column - 22)) <= 2
+
+
+def test_augmentation_follows_its_generator() -> None:
+    images = ramp(8)
+    first, again = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, augment(images, torch.Generator().manual_seed(4)))

@@ -1,0 +1,71 @@
+"""Phases for the tests of the worker; each misbehaves in a way of its own."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fashiontl.errors import FashiontlError
+
+Progress = Callable[[str], None]
+Job = dict[str, Any]
+
+
+def facts(job: Job, progress: Progress) -> Job:
+    progress("one")
+    progress("two")
+    print("a library prints")
+    return {
+        "job": job,
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "torch_threads": torch.get_num_threads(),
+        "python_threads": threading.active_count(),
+        "threads_of_parent": len(list(Path(f"/proc/{os.getppid()}/task").iterdir())),
+        "environment": {name: os.environ.get(name) for name in ("MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")},
+    }
+
+
+def grow(job: Job, progress: Progress) -> Job:
+    del progress
+    return {"peak": len(bytearray(job["bytes"]))}
+
+
+def unwell(job: Job, progress: Progress) -> Job:
+    del job, progress
+    raise FashiontlError("expected a, got b; do c")
+
+
+def fail(job: Job, progress: Progress) -> Job:
+    del job, progress
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def out_of_memory(job: Job, progress: Progress) -> Job:
+    del job, progress
+    torch.empty(2**60)
+    return {}
+
+
+def killed(job: Job, progress: Progress) -> Job:
+    del job, progress
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def segfault(job: Job, progress: Progress) -> Job:
+    del job, progress
+    os.write(2, b"something is rotten\n")
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return {}
+
+
+def hang(job: Job, progress: Progress) -> Job:
+    progress(str(os.getpid()))
+    time.sleep(60)
+    return job
