@@ -1,0 +1,395 @@
+"""Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
+
+from filelock import FileLock
+
+from fashiontl.case import Case, Settings
+from fashiontl.environment import Environment
+from fashiontl.errors import FashiontlError
+from fashiontl.metrics import METRICS, Measurement
+
+# Raised when the meaning of a field changes; a line of an older schema is then read by a conversion to this one.
+SCHEMA = 1
+
+Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
+
+# Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
+# part of the machine.
+_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was measured of one case, and everything needed to judge it.
+
+    Attributes:
+        schema: of the line; `SCHEMA`.
+        id: the case's id.
+        run: name of the run, which is its file's name without `.jsonl`.
+        command: what was typed.
+        started: when the case started, ISO 8601 in UTC.
+        case: what was measured.
+        settings: how.
+        environment: where and with what.
+        machine: `machine_key(environment)`.
+        status: `ok`, or how the case failed.
+        reason: why it is not `ok`; empty when it is.
+        warnings: doubts about the numbers.
+        measurements: raw values; those of the phases before a failure are kept.
+        proof: that the policy was kept (`fashiontl.freezing.proof.PolicyProof` as a dictionary); None when the case
+            did not get so far.
+        provenance: sources and SHA-256 of data and weights, the recipe, and what else came with the numbers.
+        artifacts: kind of file to its path.
+    """
+
+    schema: int
+    id: str
+    run: str
+    command: str
+    started: str
+    case: Case
+    settings: Settings
+    environment: Environment
+    machine: str
+    status: Status
+    reason: str
+    warnings: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
+    proof: dict[str, Any] | None
+    provenance: dict[str, Any]
+    artifacts: dict[str, str]
+
+    def values(self, metric: str) -> tuple[float, ...]:
+        """Raw values of a metric in its base unit; empty when unknown."""
+        measurement = self.measurement(metric)
+        return measurement.values if measurement else ()
+
+    def measurement(self, metric: str) -> Measurement | None:
+        """The measurement of a metric, if there is one."""
+        return next((measurement for measurement in self.measurements if measurement.metric == metric), None)
+
+
+class Runs(NamedTuple):
+    """Records, and what could not be read: one `file:line: what` each."""
+
+    records: tuple[Record, ...]
+    faults: tuple[str, ...]
+
+
+# What identifies a line stands first in it, in this order, so that `newest` need not parse the rest.
+_FIRST = ("schema", "started", "machine", "case", "settings")
+
+
+def to_json(record: Record) -> str:
+    """The record as one line of JSON, without the line's end.
+
+    JSON has no number that is not finite. A measurement with one is written as unknown, with a warning; anywhere else
+    such a number becomes null.
+    """
+    broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
+    if broken:
+        known = tuple(replace(m, values=()) if m.metric in broken else m for m in record.measurements)
+        doubts = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
+        record = replace(record, measurements=known, warnings=record.warnings + doubts)
+    dictionary = asdict(record)
+    ordered = {name: dictionary.pop(name) for name in _FIRST} | dictionary
+    try:
+        return _dump(ordered)
+    except ValueError:
+        return _dump(_finite(ordered))
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(text: str | bytes, where: str) -> Record:
+    """Parse one line.
+
+    Args:
+        text: the line; bytes are UTF-8.
+        where: `file:line`, for messages.
+
+    Raises:
+        FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
+            all faults of the line are listed.
+    """
+    try:
+        line = _DECODER.decode(text if isinstance(text, str) else text.decode())
+    except (ValueError, RecursionError) as error:
+        raise FashiontlError(f"{where}: expected one record in JSON, got: {error}; {_NEXT_STEP}") from error
+    if not isinstance(line, dict):
+        raise FashiontlError(f"{where}: expected a JSON object, got {_name(type(line))}; {_NEXT_STEP}")
+    if line.get("schema") != SCHEMA:
+        raise FashiontlError(
+            f"{where}: expected schema {SCHEMA}, got {line.get('schema')!r}; read it with the version of fashiontl "
+            "that wrote it, or upgrade"
+        )
+    faults = _faults(line)
+    if faults:
+        raise FashiontlError(f"{where}: {'; '.join(faults)}; {_NEXT_STEP}")
+    line["case"] = Case(**line["case"])
+    line["settings"] = Settings(**line["settings"])
+    line["environment"] = Environment(**line["environment"])
+    line["warnings"] = tuple(line["warnings"])
+    line["measurements"] = tuple(
+        Measurement(entry["metric"], tuple(entry["values"]), entry["trials"]) for entry in line["measurements"]
+    )
+    return Record(**line)
+
+
+_NEXT_STEP = "restore the line from git or delete it"
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_not_json)
+
+
+def _faults(line: dict[str, Any]) -> list[str]:
+    """All that is wrong with a line, shapes first: values are looked at only where the shapes are right."""
+    faults = [*_shape_faults(Record, line, "")]
+    for name, kind in (("case", Case), ("settings", Settings), ("environment", Environment)):
+        if isinstance(line.get(name), dict):
+            faults += _shape_faults(kind, line[name], f"{name}.")
+    for number, entry in enumerate(line["measurements"] if isinstance(line.get("measurements"), list) else ()):
+        if isinstance(entry, dict):
+            faults += _shape_faults(Measurement, entry, f"measurements[{number}].") or _value_faults(entry, number)
+        else:
+            faults.append(f"field measurements[{number}]: expected an object, got {_name(type(entry))}")
+    if faults:
+        return faults
+    if line["status"] not in get_args(Status):
+        faults.append(f"field status: expected one of {', '.join(get_args(Status))}, got {line['status']!r}")
+    try:
+        utc = datetime.fromisoformat(line["started"]).utcoffset() == timedelta()
+    except ValueError:
+        utc = False
+    if not utc:
+        faults.append(f"field started: expected an ISO time in UTC, got {line['started']!r}")
+    if not {str} >= {type(warning) for warning in line["warnings"]}:
+        faults.append("field warnings: expected a list of texts")
+    return faults
+
+
+def _value_faults(entry: dict[str, Any], number: int) -> list[str]:
+    metric, values, trials = entry["metric"], entry["values"], entry["trials"]
+    if metric not in METRICS:
+        return [f"field measurements[{number}].metric: expected one of {', '.join(METRICS)}, got {metric!r}"]
+    # A huge literal such as 1e999 is read as infinity.
+    if not {int, float} >= set(map(type, values)) or not all(map(math.isfinite, values)):
+        return [f"{metric}: expected a list of finite numbers"]
+    if metric == "accuracy" and values and (trials < 1 or not 0 <= min(values) <= max(values) <= 1):
+        return [f"accuracy: expected fractions from 0 to 1 of 1 or more trials, got {values} of {trials}"]
+    return []
+
+
+def _shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:
+    return _shape_faults_once(kind, tuple(entry), tuple(map(type, entry.values())), prefix)
+
+
+# A file's lines have few shapes and each line several parts, so that each shape is judged once and not once a line.
+@functools.lru_cache(maxsize=4096)
+def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ...], prefix: str) -> tuple[str, ...]:
+    expected = _json_types(kind)
+    given = dict(zip(names, types, strict=True))
+    faults = [f"field {prefix}{name} is missing" for name in expected if name not in given]
+    for name, got in given.items():
+        if name not in expected:
+            faults.append(f"field {prefix}{name} is unknown")
+        elif got not in expected[name]:
+            allowed = " or ".join(_name(each) for each in expected[name])
+            faults.append(f"field {prefix}{name}: expected {allowed}, got {_name(got)}")
+    return tuple(faults)
+
+
+@functools.cache
+def _json_types(kind: type) -> dict[str, tuple[type, ...]]:
+    """What each field of a dataclass may be in JSON."""
+    hints = get_type_hints(kind)
+    return {field.name: tuple(_as_json(hints[field.name])) for field in fields(kind)}
+
+
+def _as_json(hint: Any) -> Iterator[type]:
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        yield str
+    elif origin is tuple:
+        yield list
+    elif is_dataclass(origin):
+        yield dict
+    elif isinstance(origin, type) and origin in _NAMES:
+        yield origin
+        if origin is float:
+            yield int
+    else:
+        for member in get_args(hint):
+            yield from _as_json(member)
+
+
+_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
+
+
+def _name(kind: type) -> str:
+    return _NAMES.get(kind, kind.__name__)
+
+
+def check_writable(results: Path) -> None:
+    """Find out before anything is measured that results can be saved.
+
+    Raises:
+        FashiontlError: the folder cannot be made, or no file can be written in it.
+    """
+    for folder in (results, results / "runs"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise FashiontlError(
+                f"expected a folder for results that can be written, got {folder}: {error.strerror}; "
+                "free it, or name another with --results DIR"
+            ) from error
+
+
+def write_atomically(path: Path, contents: bytes) -> None:
+    """Write a file so that a reader, or a killed process, never leaves or sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """The file of one run; processes may share it.
+
+    Attributes:
+        path: of the file; it and its folder are made by the first record.
+    """
+
+    path: Path
+
+    def append(self, record: Record) -> None:
+        """Add a record; the file holds whole lines at every moment."""
+        # The lock is not beside the file, because it would be left in a folder that people commit.
+        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"):
+            before = self.path.read_bytes() if self.path.exists() else b""
+            write_atomically(self.path, before + to_json(record).encode() + b"\n")
+
+
+def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
+    """Path of a new run, a name that no other run has, so that merges never conflict.
+
+    Args:
+        results: folder of the results.
+        machine: key of the machine.
+        sha: commit, None when there is none.
+        now: any time zone.
+        unique: tells apart runs of one second.
+    """
+    commit = sha[:8] if sha else "nogit"
+    return results / "runs" / machine / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{commit}-{unique}.jsonl"
+
+
+def read_file(path: Path) -> Runs:
+    """All records of one run; lines that cannot be read become faults."""
+    records: list[Record] = []
+    faults: list[str] = []
+    try:
+        for where, line in _lines(path):
+            try:
+                records.append(from_json(line, where))
+            except FashiontlError as error:
+                faults.append(str(error))
+    except OSError as error:
+        faults.append(f"{path}: expected a run's file, got: {error.strerror}")
+    return Runs(tuple(records), tuple(faults))
+
+
+def read_runs(results: Path) -> Runs:
+    """All records of all runs, in the order of files and lines; lines that cannot be read become faults."""
+    runs = [read_file(path) for path in _run_files(results)]
+    return Runs(
+        tuple(record for run in runs for record in run.records), tuple(fault for run in runs for fault in run.faults)
+    )
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The newest record of each case, on each machine, with each meaning of the settings."""
+    newest: dict[tuple[str, Case, Settings], Record] = {}
+    for record in records:
+        key = (record.machine, record.case, meaning(record.settings))
+        if key not in newest or record.started >= newest[key].started:
+            newest[key] = record
+    return list(newest.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def meaning(settings: Settings) -> Settings:
+    """The settings with everything at its default that does not change what a number means."""
+    default = Settings()
+    return replace(settings, **{name: getattr(default, name) for name in _NOT_MEANING})
+
+
+def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
+    """The machine's newest run with these settings, and the ids of the cases that it has measured.
+
+    Cases that failed or were skipped do not count as measured.
+
+    Returns:
+        None and nothing when there is no such run.
+    """
+    for path in reversed(_run_files(results, machine)):
+        records = read_file(path).records
+        if records and meaning(records[0].settings) == meaning(settings):
+            return path, {record.id for record in records if record.status == "ok"}
+    return None, set()
+
+
+def _run_files(results: Path, machine: str = "**") -> list[Path]:
+    return sorted((results / "runs").glob(f"{machine}/*.jsonl"))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Each line that is not blank, with its `file:line`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}:{number}", line
