@@ -1,0 +1,141 @@
+"""A plan put on a network: what requires gradients, which modules are in training mode, what an optimiser gets."""
+
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any, Protocol
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from fashiontl.errors import FashiontlError
+from fashiontl.freezing.policies import Plan, StagePlan
+
+# `_NormBase` is the base of every BatchNorm and InstanceNorm.
+_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+class Staged(Protocol):
+    """What freezing needs of a network: a module whose stages, in order of execution, hold each parameter once."""
+
+    @property
+    def stages(self) -> nn.ModuleDict:
+        """Stages by name."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As in `nn.Module`."""
+
+    def eval(self) -> Any:
+        """As in `nn.Module`."""
+
+
+def apply(network: Staged, plan: Plan) -> None:
+    """Set what trains and the mode of every module.
+
+    Call this in place of `network.train()`: at each epoch's start and after each evaluation. `train()` alone would
+    let frozen BatchNorm statistics drift and frozen dropout drop.
+
+    Args:
+        network: changed in place.
+        plan: one entry a stage.
+
+    Raises:
+        FashiontlError: the plan has another number of stages than the network, or a parameter is in no stage or in
+            two.
+    """
+    check(network, plan)
+    network.eval()
+    for stage, _, module in planned_modules(network, plan):
+        module.train(in_training_mode(stage, module))
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.requires_grad_(trains(stage, module, name))
+            if not parameter.requires_grad:
+                # Zeros are not enough: an optimiser that holds the parameter still applies momentum and decay.
+                parameter.grad = None
+
+
+def frozen_prefix(plan: Plan) -> int:
+    """How many leading stages compute the same function at every step, so that their outputs can be kept."""
+    return sum(1 for _ in takewhile(lambda stage: stage.trains == "none" and stage.normalisation == "eval", plan))
+
+
+def parameter_groups(network: Staged, plan: Plan, rate: float, decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of what trains; those with one rate and decay share a group.
+
+    Args:
+        network: whose parameters.
+        plan: one entry a stage.
+        rate: learning rate of a stage whose own rate is 1.
+        decay: weight decay of parameters with more than one dimension; biases and the scales of normalisation layers
+            get none (He et al., "Bag of tricks", CVPR 2019).
+
+    Returns:
+        Groups with `params`, `lr` and `weight_decay`, none of them empty, each parameter once.
+
+    Raises:
+        FashiontlError: as `apply`.
+    """
+    check(network, plan)
+    # The inner dictionaries are ordered sets: a module may hold one parameter under two names.
+    groups: dict[tuple[float, float], dict[nn.Parameter, None]] = {}
+    for stage, _, module in planned_modules(network, plan):
+        for name, parameter in module.named_parameters(recurse=False):
+            if trains(stage, module, name):
+                key = (rate * stage.rate, decay if parameter.ndim > 1 else 0.0)
+                groups.setdefault(key, {})[parameter] = None
+    return [
+        {"params": list(parameters), "lr": lr, "weight_decay": weight_decay}
+        for (lr, weight_decay), parameters in groups.items()
+    ]
+
+
+def check(network: Staged, plan: Plan) -> None:
+    """See that a plan fits a network.
+
+    Raises:
+        FashiontlError: as `apply`.
+    """
+    faults = []
+    if len(plan) != len(network.stages):
+        faults.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
+    staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
+    missing = {id(parameter) for parameter in network.parameters()} - set(staged)
+    if missing:
+        faults.append(f"expected every parameter in a stage, got {len(missing)} in none")
+    if len(staged) != len(set(staged)):
+        faults.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
+    if faults:
+        raise FashiontlError("; ".join(faults) + "; correct the policy's plan or the architecture's stages")
+
+
+def planned_modules(network: Staged, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:
+    """Every module of every stage, parents first, with its stage's plan and its name (`stage2.0.conv1`)."""
+    for stage, (stage_name, module) in zip(plan, network.stages.items(), strict=True):
+        for name, inner in module.named_modules(prefix=stage_name):
+            yield stage, name, inner
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a layer keeps running statistics, which training mode updates."""
+    return getattr(module, "running_mean", None) is not None
+
+
+def in_training_mode(stage: StagePlan, module: nn.Module) -> bool:
+    """Whether a module of a stage is in training mode.
+
+    Dropout is on only where the whole stage trains: it regularises weights, and where those are frozen it is noise.
+    """
+    return stage.normalisation == "batch" if has_statistics(module) else stage.trains == "all"
+
+
+def trains(stage: StagePlan, module: nn.Module, name: str) -> bool:
+    """Whether a module's own parameter of that name trains."""
+    if stage.normalisation == "eval" and has_statistics(module):
+        return False
+    match stage.trains:
+        case "normalisation":
+            return isinstance(module, _NORMALISATION)
+        case "bias":
+            # `in_proj_bias` of attention and `bias_hh` of recurrent layers too.
+            return name.startswith("bias") or name.endswith("bias")
+        case _:
+            return stage.trains == "all"

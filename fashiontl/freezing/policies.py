@@ -1,0 +1,214 @@
+"""The freezing policies: pure functions from stage names and epoch to a plan. They never see a model.
+
+To add one, add an entry to the table at the end; the tests run over it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fashiontl.errors import FashiontlError
+
+Trains = Literal["none", "all", "normalisation", "bias"]
+Normalisation = Literal["eval", "affine_eval", "batch"]
+
+# A pretrained backbone needs smaller steps than a head that starts at random: 3e-4 against 1e-3 with AdamW.
+BACKBONE_RATE = 0.3
+# Each stage further from the head learns this much slower. MAE fine-tunes vision transformers with 0.75 a layer (He et
+# al., CVPR 2022); ULMFiT divides by 2.6 a layer, but its network has three.
+DEPTH_DECAY = 0.75
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage does during one epoch.
+
+    Attributes:
+        trains: which parameters train: `none`, `all`, only those of `normalisation` layers, or only each `bias`.
+        normalisation: what layers with running statistics (BatchNorm) do: `eval` normalises by the frozen
+            statistics and freezes scale and shift, whatever `trains` says; `affine_eval` normalises by the frozen
+            statistics while scale and shift train as `trains` says; `batch` normalises by the batch and updates the
+            statistics. Layers without running statistics (LayerNorm, GroupNorm) only follow `trains`.
+        rate: learning rate over the recipe's; 0 exactly where nothing trains.
+
+    Raises:
+        FashiontlError: a field is out of its range, or two of them contradict each other.
+    """
+
+    trains: Trains
+    normalisation: Normalisation
+    rate: float
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{field}: expected one of {', '.join(get_args(known))}, got {value!r}"
+            for field, value, known in (
+                ("trains", self.trains, Trains),
+                ("normalisation", self.normalisation, Normalisation),
+            )
+            if value not in get_args(known)
+        ]
+        if self.trains == "none" and self.rate != 0:
+            faults.append(f"rate: expected 0 where nothing trains, got {self.rate}")
+        if self.trains != "none" and not 0 < self.rate < math.inf:
+            faults.append(f"rate: expected a finite number above 0 where something trains, got {self.rate}")
+        if self.trains == "normalisation" and self.normalisation == "eval":
+            faults.append("normalisation: expected affine_eval or batch where normalisation trains, got 'eval'")
+        if faults:
+            raise FashiontlError("stage plan: " + "; ".join(faults))
+
+
+# One a stage, in order of execution.
+Plan = tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One row of the table of freezing policies.
+
+    Attributes:
+        name: key in `POLICIES`.
+        title: what trains, for people.
+        source: where the term comes from.
+        plan: from the stage names in order of execution (the last is `head`, before it perhaps `neck`), the epoch
+            from 0, and the number of epochs, to the plan of that epoch.
+        needs_weights: whether the policy means nothing without pretrained weights.
+    """
+
+    name: str
+    title: str
+    source: str
+    plan: Callable[[tuple[str, ...], int, int], Plan]
+    needs_weights: bool = True
+
+
+_FROZEN = StagePlan("none", "eval", 0.0)
+_HEAD = StagePlan("all", "batch", 1.0)
+
+
+def _trains_all(rate: float) -> StagePlan:
+    return StagePlan("all", "batch", rate)
+
+
+def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
+    """How far each stage is from the head: 0 the head, 1 the last feature stage and the neck, which belongs with it."""
+    features = sum(name not in {"neck", "head"} for name in names)
+    return tuple({"head": 0, "neck": 1}.get(name, features - number) for number, name in enumerate(names))
+
+
+def _by_depth(names: tuple[str, ...], stage: Callable[[int], StagePlan]) -> Plan:
+    """A plan whose head trains at the full rate, and whose other stages do what their depth says."""
+    return tuple(stage(depth) if depth else _HEAD for depth in _depths(names))
+
+
+def _last(names: tuple[str, ...], count: int) -> Plan:
+    deepest = max(_depths(names))
+    if count > deepest:
+        raise FashiontlError(
+            f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
+        )
+    return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
+
+
+def _surgical(names: tuple[str, ...], number: int) -> Plan:
+    chosen = f"stage{number}"
+    if chosen not in names:
+        raise FashiontlError(
+            f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
+        )
+    chosen_depth = _depths(names)[names.index(chosen)]
+    return _by_depth(names, lambda depth: _trains_all(1.0) if depth == chosen_depth else _FROZEN)
+
+
+def _probe_then_full(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
+    """The head alone for half of the epochs (at least one), then everything at one lower rate.
+
+    The head is no longer random in the second part, so it takes no larger steps than the backbone.
+    """
+    if epoch < max(1, epochs // 2):
+        return _by_depth(names, lambda depth: _FROZEN)
+    return (_trains_all(BACKBONE_RATE),) * len(names)
+
+
+def _progressive_freeze(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
+    """Everything at first, then evenly fewer stages from the bottom; the last epoch still trains one with the head."""
+    deepest = max(_depths(names))
+    training = deepest - deepest * epoch // epochs
+    return _by_depth(names, lambda depth: _trains_all(BACKBONE_RATE) if depth <= training else _FROZEN)
+
+
+_LAST = "fastai freeze_to(-k); timm freeze"
+_SURGICAL = "Lee et al. (surgical fine-tuning), ICLR 2023"
+_ULMFIT = "Howard and Ruder (ULMFiT), ACL 2018"
+
+_ALL = (
+    Policy(
+        "scratch",
+        "all, from a random start",
+        "the control",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(1.0)),
+        needs_weights=False,
+    ),
+    Policy(
+        "linear_probe",
+        "the head",
+        "Keras guide to transfer learning; Oquab et al. (DINOv2), TMLR 2024",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: _FROZEN),
+    ),
+    Policy("last_stage", "the last stage and the head", _LAST, lambda names, epoch, epochs: _last(names, 1)),
+    Policy("last_2", "the last two stages and the head", _LAST, lambda names, epoch, epochs: _last(names, 2)),
+    Policy("last_3", "the last three stages and the head", _LAST, lambda names, epoch, epochs: _last(names, 3)),
+    Policy(
+        "full",
+        "all, the backbone at a lower rate",
+        "PyTorch tutorial on fine-tuning",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(BACKBONE_RATE)),
+    ),
+    Policy(
+        "full_frozen_bn",
+        "all but BatchNorm, which stays as it was pretrained",
+        "Keras guide to transfer learning; torchvision FrozenBatchNorm2d",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("all", "eval", BACKBONE_RATE)),
+    ),
+    Policy(
+        "bn_only",
+        "normalisation layers (on batch statistics) and the head",
+        "Frankle et al., ICLR 2021",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("normalisation", "batch", 1.0)),
+    ),
+    Policy(
+        "bias_only",
+        "each bias, those of normalisation too (on frozen statistics), and the head",
+        "Cai et al. (TinyTL), NeurIPS 2020; Ben Zaken et al. (BitFit), ACL 2022",
+        # A convolution before BatchNorm has no bias but BatchNorm's, so `eval` would leave a ResNet nothing to train.
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("bias", "affine_eval", 1.0)),
+    ),
+    Policy("lp_ft", "the head for half of the epochs, then all", "Kumar et al. (LP-FT), ICLR 2022", _probe_then_full),
+    Policy(
+        "gradual_unfreeze",
+        "the head, and one stage more each epoch from the top, lower ones slower",
+        _ULMFIT,
+        lambda names, epoch, epochs: _by_depth(
+            names, lambda depth: _trains_all(DEPTH_DECAY**depth) if depth <= epoch else _FROZEN
+        ),
+    ),
+    Policy(
+        "discriminative",
+        "all, lower stages slower",
+        f"{_ULMFIT}; timm layer decay",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(DEPTH_DECAY**depth)),
+    ),
+    Policy("surgical_1", "stage1 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 1)),
+    Policy("surgical_2", "stage2 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 2)),
+    Policy("surgical_3", "stage3 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 3)),
+    Policy("surgical_4", "stage4 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 4)),
+    Policy(
+        "progressive_freeze",
+        "all at first, then fewer stages from the bottom",
+        "Brock et al. (FreezeOut), 2017; Liu et al. (AutoFreeze), 2021; Composer layer freezing",
+        _progressive_freeze,
+    ),
+)
+
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}

@@ -1,0 +1,198 @@
+"""The table of policies, as pure functions."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.errors import FashiontlError
+from fashiontl.freezing import POLICIES, Plan, StagePlan
+
+NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
+FROZEN = StagePlan("none", "eval", 0.0)
+HEAD = StagePlan("all", "batch", 1.0)
+BACKBONE = StagePlan("all", "batch", 0.3)
+
+
+@st.composite
+def stage_names(draw: st.DrawFn, least: int = 4) -> tuple[str, ...]:
+    stages = [f"stage{number + 1}" for number in range(draw(st.integers(least, 12)))]
+    return (*["stem"] * draw(st.booleans()), *stages, *["neck"] * draw(st.booleans()), "head")
+
+
+policies = st.sampled_from(sorted(POLICIES))
+all_epochs = st.integers(1, 20)
+
+
+def plans(policy: str, names: tuple[str, ...], epochs: int) -> list[Plan]:
+    return [POLICIES[policy].plan(names, epoch, epochs) for epoch in range(epochs)]
+
+
+def frozen(plan: Plan) -> list[bool]:
+    return [stage.trains == "none" for stage in plan]
+
+
+def test_the_table_holds_these_policies() -> None:
+    assert list(POLICIES) == [
+        *("scratch", "linear_probe", "last_stage", "last_2", "last_3", "full", "full_frozen_bn", "bn_only"),
+        *("bias_only", "lp_ft", "gradual_unfreeze", "discriminative"),
+        *("surgical_1", "surgical_2", "surgical_3", "surgical_4", "progressive_freeze"),
+    ]
+    assert all(policy.name == name for name, policy in POLICIES.items())
+    assert [name for name, policy in POLICIES.items() if not policy.needs_weights] == ["scratch"]
+    assert all(policy.source for policy in POLICIES.values())
+    assert len({policy.title for policy in POLICIES.values()}) == len(POLICIES)
+
+
+CONSTANT = {
+    "scratch": (HEAD,) * 7,
+    "linear_probe": (*(FROZEN,) * 6, HEAD),
+    "last_stage": (*(FROZEN,) * 4, HEAD, HEAD, HEAD),
+    "last_2": (*(FROZEN,) * 3, HEAD, HEAD, HEAD, HEAD),
+    "last_3": (FROZEN, FROZEN, HEAD, HEAD, HEAD, HEAD, HEAD),
+    "full": (*(BACKBONE,) * 6, HEAD),
+    "full_frozen_bn": (*(StagePlan("all", "eval", 0.3),) * 6, HEAD),
+    "bn_only": (*(StagePlan("normalisation", "batch", 1.0),) * 6, HEAD),
+    "bias_only": (*(StagePlan("bias", "affine_eval", 1.0),) * 6, HEAD),
+    "discriminative": tuple(StagePlan("all", "batch", 0.75**depth) for depth in (5, 4, 3, 2, 1, 1, 0)),
+    "surgical_1": (FROZEN, HEAD, FROZEN, FROZEN, FROZEN, FROZEN, HEAD),
+    "surgical_2": (FROZEN, FROZEN, HEAD, FROZEN, FROZEN, FROZEN, HEAD),
+    "surgical_3": (FROZEN, FROZEN, FROZEN, HEAD, FROZEN, FROZEN, HEAD),
+    "surgical_4": (FROZEN, FROZEN, FROZEN, FROZEN, HEAD, HEAD, HEAD),
+}
+
+
+@pytest.mark.parametrize("policy", CONSTANT)
+def test_a_policy_that_is_the_same_at_every_epoch(policy: str) -> None:
+    assert plans(policy, NAMES, 3) == [CONSTANT[policy]] * 3
+
+
+def test_lp_ft_probes_half_of_the_epochs_and_then_trains_all_at_one_lower_rate() -> None:
+    probe, then = CONSTANT["linear_probe"], (BACKBONE,) * 7
+    assert plans("lp_ft", NAMES, 5) == [probe, probe, then, then, then]
+    assert plans("lp_ft", NAMES, 1) == [probe]
+
+
+def test_gradual_unfreeze_thaws_one_stage_an_epoch_and_the_neck_with_the_last() -> None:
+    kept = plans("gradual_unfreeze", NAMES, 7)
+    assert [frozen(plan).count(True) for plan in kept] == [6, 4, 3, 2, 1, 0, 0]
+    assert kept[0] == CONSTANT["linear_probe"]
+    assert kept[2][3] == StagePlan("all", "batch", 0.75**2)
+    assert kept[5] == kept[6] == CONSTANT["discriminative"]
+
+
+def test_progressive_freeze_starts_full_and_ends_with_one_stage_and_the_head() -> None:
+    kept = plans("progressive_freeze", NAMES, 5)
+    assert [frozen(plan).count(True) for plan in kept] == [0, 1, 2, 3, 4]
+    assert kept[0] == CONSTANT["full"]
+    assert kept[4] == (*(FROZEN,) * 4, BACKBONE, BACKBONE, HEAD)
+
+
+@given(policies, stage_names(), all_epochs)
+def test_every_plan_has_a_stage_plan_for_each_stage_and_its_head_trains(
+    policy: str, names: tuple[str, ...], epochs: int
+) -> None:
+    for plan in plans(policy, names, epochs):
+        assert len(plan) == len(names)
+        assert plan[-1].trains == "all"
+        assert plan[-1].rate == max(stage.rate for stage in plan)
+        assert all(stage.rate >= 0 for stage in plan)
+        assert all((stage.rate == 0) == (stage.trains == "none") for stage in plan)
+    assert plans(policy, names, epochs) == plans(policy, names, epochs), "not a pure function"
+
+
+@given(policies, stage_names(), all_epochs)
+def test_the_neck_does_what_the_last_feature_stage_does(policy: str, names: tuple[str, ...], epochs: int) -> None:
+    without = tuple(name for name in names if name != "neck")
+    for plan, bare in zip(plans(policy, names, epochs), plans(policy, without, epochs), strict=True):
+        assert tuple(stage for stage, name in zip(plan, names, strict=True) if name != "neck") == bare
+        if "neck" in names:
+            assert plan[-2] == plan[-3]
+
+
+@given(st.sampled_from(["gradual_unfreeze", "progressive_freeze", "lp_ft"]), stage_names(), all_epochs)
+def test_what_is_frozen_is_a_prefix_that_only_shrinks_or_only_grows(
+    policy: str, names: tuple[str, ...], epochs: int
+) -> None:
+    prefixes = [frozen(plan) for plan in plans(policy, names, epochs)]
+    assert all(prefix == sorted(prefix, reverse=True) for prefix in prefixes)
+    lengths = [prefix.count(True) for prefix in prefixes]
+    assert lengths == sorted(lengths, reverse=policy != "progressive_freeze")
+
+
+@given(stage_names(), all_epochs)
+def test_gradual_unfreeze_thaws_at_most_one_feature_stage_an_epoch(names: tuple[str, ...], epochs: int) -> None:
+    without = tuple(name for name in names if name != "neck")
+    kept = [frozen(plan).count(False) for plan in plans("gradual_unfreeze", without, epochs)]
+    assert kept == [min(epoch + 1, len(without)) for epoch in range(epochs)]
+
+
+@given(stage_names(), all_epochs)
+def test_progressive_freeze_begins_with_all_and_never_leaves_the_head_alone(
+    names: tuple[str, ...], epochs: int
+) -> None:
+    kept = plans("progressive_freeze", names, epochs)
+    assert not any(frozen(kept[0]))
+    assert not frozen(kept[-1])[-2]
+
+
+@given(stage_names())
+def test_discriminative_rates_rise_towards_the_head_by_one_factor(names: tuple[str, ...]) -> None:
+    without = tuple(name for name in names if name != "neck")
+    rates = [stage.rate for stage in POLICIES["discriminative"].plan(without, 0, 1)]
+    assert rates == [0.75 ** (len(without) - 1 - number) for number in range(len(without))]
+
+
+@given(st.integers(1, 3), stage_names())
+def test_the_last_k_are_counted_without_the_neck(count: int, names: tuple[str, ...]) -> None:
+    plan = POLICIES[{1: "last_stage", 2: "last_2", 3: "last_3"}[count]].plan(names, 0, 1)
+    training = {name for name, stage in zip(names, plan, strict=True) if stage.trains == "all"}
+    features = [name for name in names if name not in {"neck", "head"}]
+    assert training - {"neck"} == {*features[-count:], "head"}
+
+
+@given(st.integers(1, 4), stage_names())
+def test_surgical_trains_one_feature_stage(number: int, names: tuple[str, ...]) -> None:
+    plan = POLICIES[f"surgical_{number}"].plan(names, 0, 1)
+    training = {name for name, stage in zip(names, plan, strict=True) if stage.trains == "all"}
+    assert training - {"neck"} == {f"stage{number}", "head"}
+
+
+def test_a_stage_that_is_not_there_is_an_error_and_not_another_stage() -> None:
+    names = ("stem", "stage1", "head")
+    message = "expected at least 3 stages before the head, got 2 (stem, stage1, head); use full"
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        POLICIES["last_3"].plan(names, 0, 1)
+    message = "expected a stage called stage4, got stem, stage1, head; choose a surgical policy of those"
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        POLICIES["surgical_4"].plan(names, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            ("some", "train", 1.0),
+            "stage plan: trains: expected one of none, all, normalisation, bias, got 'some'; "
+            "normalisation: expected one of eval, affine_eval, batch, got 'train'",
+        ),
+        (("none", "eval", 0.1), "stage plan: rate: expected 0 where nothing trains, got 0.1"),
+        (
+            ("all", "eval", 0.0),
+            "stage plan: rate: expected a finite number above 0 where something trains, got 0.0",
+        ),
+        (
+            ("all", "eval", float("nan")),
+            "stage plan: rate: expected a finite number above 0 where something trains, got nan",
+        ),
+        (
+            ("normalisation", "eval", -1.0),
+            "stage plan: rate: expected a finite number above 0 where something trains, got -1.0; "
+            "normalisation: expected affine_eval or batch where normalisation trains, got 'eval'",
+        ),
+    ],
+)
+def test_a_stage_plan_that_makes_no_sense_names_all_faults(fields: tuple[str, str, float], message: str) -> None:
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        StagePlan(*fields)  # type: ignore[arg-type]
