@@ -1,0 +1,181 @@
+"""Pure statistics: percentiles, and the intervals that are shown beside every number. No I/O."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its confidence interval, in the unit of the values.
+
+    Attributes:
+        estimate: the number itself.
+        low: lower bound; minus infinity when the values are too few to give one.
+        high: upper bound; infinity when the values are too few to give one.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    def overlaps(self, other: "Interval") -> bool:
+        """Whether some number lies in both."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The q-th percentile, interpolated linearly between neighbours (numpy's default).
+
+    >>> percentile([1, 2, 3, 4], 50)
+    2.5
+
+    Args:
+        values: one or more, in any order.
+        q: from 0 to 100.
+    """
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * q / 100
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    # Written so that equal neighbours give exactly themselves, and nothing outside of them.
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def percentile_interval(values: Sequence[float], q: float, confidence: float = 0.95) -> Interval:
+    """The q-th percentile with an interval between two of the values, whatever their distribution.
+
+    How many of n independent values lie below the true percentile is binomial, so two order statistics enclose it with
+    at least the confidence asked (David and Nagaraja, Order Statistics, 7.1). Values that follow one another in time
+    are not quite independent; then the interval is a little too narrow.
+
+    Args:
+        values: one or more, in any order.
+        q: from 0 to 100.
+        confidence: between 0 and 1.
+    """
+    below, above = _ranks(len(values), q / 100, confidence)
+    ordered = sorted(values)
+    low = ordered[below - 1] if below >= 1 else -math.inf
+    high = ordered[above - 1] if above <= len(ordered) else math.inf
+    estimate = percentile(ordered, q)
+    # Far from the median of few values, interpolation can step over a bound.
+    return Interval(estimate, min(low, estimate), max(high, estimate))
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The median with an interval between two of the values; it takes six of them to have one at 95 %."""
+    return percentile_interval(values, 50, confidence)
+
+
+def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+    """A proportion with Wilson's score interval (Wilson, JASA 1927; recommended by Brown, Cai and DasGupta, 2001).
+
+    Args:
+        successes: from 0 to `trials`; the mean of several counts need not be whole.
+        trials: 1 or more.
+        confidence: between 0 and 1.
+    """
+    proportion = successes / trials
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    weight = 1 + z * z / trials
+    centre = (proportion + z * z / (2 * trials)) / weight
+    half = z / weight * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials * trials))
+    # At 0 and 1 the bound is the proportion itself, up to rounding.
+    return Interval(proportion, min(proportion, max(0.0, centre - half)), max(proportion, min(1.0, centre + half)))
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean with Student's t interval; unbounded for a single value.
+
+    Args:
+        values: one or more, roughly normal.
+        confidence: between 0 and 1.
+    """
+    mean = fmean(values)
+    if len(values) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    half = student_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float = 0.95) -> Interval:
+    """Mean accuracy over seeds, with an interval for new test images and, with several seeds, for new seeds too.
+
+    All seeds are tested on the same images, so their trials must not be pooled: Wilson's interval is that of one
+    seed's trials at the mean accuracy. The spread between seeds is another, independent source; each side of the two
+    intervals is added in quadrature.
+
+    Args:
+        fractions: accuracy of each seed, from 0 to 1.
+        trials: test images of each.
+        confidence: between 0 and 1.
+    """
+    mean = fmean(fractions)
+    images = wilson(mean * trials, trials, confidence)
+    if len(fractions) == 1:
+        return images
+    half = mean_interval(fractions, confidence).high - mean
+    return Interval(
+        mean,
+        max(0.0, mean - math.hypot(mean - images.low, half)),
+        min(1.0, mean + math.hypot(images.high - mean, half)),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranks(count: int, proportion: float, confidence: float) -> tuple[int, int]:
+    """Ranks (from 1) of the two order statistics; 0 and count + 1 where there is none.
+
+    The lower is the largest rank r with P(B < r) within half of the error, the upper the smallest with P(B >= r)
+    within the other half; B is binomial.
+    """
+    tail = (1 - confidence) / 2
+    return _rank(count, proportion, tail), count + 1 - _rank(count, 1 - proportion, tail)
+
+
+def _rank(count: int, proportion: float, tail: float) -> int:
+    """The largest rank r for which a binomial variable is below r with at most the tail's probability."""
+    if proportion in {0, 1}:
+        return int(proportion) * count
+    cumulative = 0.0
+    for rank in range(count + 1):
+        cumulative += _binomial(count, rank, proportion)
+        if cumulative > tail:
+            return rank
+    return count
+
+
+def _binomial(count: int, successes: int, proportion: float) -> float:
+    # By logarithms, since the coefficients leave the range of a float near a thousand values.
+    coefficient = math.lgamma(count + 1) - math.lgamma(successes + 1) - math.lgamma(count - successes + 1)
+    return math.exp(coefficient + successes * math.log(proportion) + (count - successes) * math.log1p(-proportion))
+
+
+@functools.lru_cache(maxsize=1024)
+def student_quantile(freedom: int, confidence: float) -> float:
+    """The t with P(|T| <= t) = confidence for Student's distribution.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+        confidence: between 0 and 1.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (angle := (low + high) / 2) < high:
+        low, high = (angle, high) if _student_probability(freedom, angle) < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+def _student_probability(freedom: int, angle: float) -> float:
+    """P(|T| <= sqrt(freedom) tan(angle)), the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    odd = freedom % 2
+    cosine = math.cos(angle)
+    term = cosine if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for step in range(2 + odd, freedom - 1, 2):
+        term *= cosine * cosine * (step - 1) / step
+        total += term
+    total *= math.sin(angle)
+    return (angle + total) * 2 / math.pi if odd else total

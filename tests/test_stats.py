@@ -1,0 +1,164 @@
+import math
+import random
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fashiontl.stats import (
+    Interval,
+    accuracy_interval,
+    mean_interval,
+    median_interval,
+    percentile,
+    percentile_interval,
+    student_quantile,
+    wilson,
+)
+
+FINITE = st.floats(-1e6, 1e6)
+SAMPLES = st.lists(FINITE, min_size=1, max_size=50)
+PERCENTAGES = st.floats(0, 100)
+
+
+def binomial(count: int, successes: int, proportion: float) -> float:
+    return math.comb(count, successes) * proportion**successes * (1 - proportion) ** (count - successes)
+
+
+@given(SAMPLES, PERCENTAGES)
+def test_percentile_is_numpys(values: list[float], q: float) -> None:
+    assert percentile(values, q) == pytest.approx(float(np.percentile(values, q)), abs=1e-6)
+
+
+@given(SAMPLES, PERCENTAGES, st.sampled_from([0.5, 0.95, 0.99]))
+def test_percentile_interval_encloses_its_estimate(values: list[float], q: float, confidence: float) -> None:
+    interval = percentile_interval(values, q, confidence)
+    assert interval.low <= interval.estimate <= interval.high
+    assert interval.estimate == percentile(values, q)
+    assert {interval.low, interval.high} <= {*values, interval.estimate, -math.inf, math.inf}
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 20, 100, 333])
+@pytest.mark.parametrize("q", [50, 90, 99])
+def test_percentile_interval_covers_by_its_ranks(count: int, q: float) -> None:
+    """The true percentile lies between the ranks exactly when as many values lie below it: a binomial sum."""
+    interval = percentile_interval(range(1, count + 1), q)
+    low = 0 if interval.low == -math.inf else int(interval.low)
+    high = count + 1 if interval.high == math.inf else int(interval.high)
+    masses = [binomial(count, below, q / 100) for below in range(count + 1)]
+    assert sum(masses[low:high]) >= 0.95
+    # One step narrower on a side would leave more than half of the error beyond it.
+    assert sum(masses[: low + 1]) > 0.025
+    assert sum(masses[high - 1 :]) > 0.025
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [(1, -math.inf, math.inf), (5, -math.inf, math.inf), (6, 1, 6), (20, 6, 15), (200, 86, 115)],
+)
+def test_median_interval_ranks(count: int, low: float, high: float) -> None:
+    assert median_interval(range(1, count + 1)) == Interval((count + 1) / 2, low, high)
+
+
+def test_too_few_values_leave_one_side_open() -> None:
+    assert percentile_interval(range(1, 21), 90) == Interval(pytest.approx(18.1), 15, math.inf)
+
+
+def test_median_interval_covers_skewed_samples() -> None:
+    draw = random.Random(7)
+    inside = sum(
+        interval.low <= math.log(2) <= interval.high
+        for interval in (median_interval([draw.expovariate(1) for _ in range(30)]) for _ in range(1000))
+    )
+    assert 0.94 <= inside / 1000 <= 0.99
+
+
+def test_wilson_equals_the_published_example() -> None:
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81 of 263 gives 0.2553 to 0.3662.
+    interval = wilson(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_wilson_stays_a_proportion_and_mirrors(case: tuple[int, int]) -> None:
+    successes, trials = case
+    interval = wilson(successes, trials)
+    mirrored = wilson(trials - successes, trials)
+    assert 0 <= interval.low <= interval.estimate == successes / trials <= interval.high <= 1
+    assert interval.low == pytest.approx(1 - mirrored.high, abs=1e-12)
+
+
+@settings(max_examples=20)
+@given(st.integers(30, 200))
+def test_wilson_covers_on_average(trials: int) -> None:
+    intervals = [wilson(successes, trials) for successes in range(trials + 1)]
+    coverages = [
+        sum(
+            binomial(trials, successes, proportion)
+            for successes, interval in enumerate(intervals)
+            if interval.low <= proportion <= interval.high
+        )
+        for proportion in np.linspace(0.05, 0.95, 37).tolist()
+    ]
+    assert 0.945 <= fmean(coverages) <= 0.96
+    assert min(coverages) > 0.91
+
+
+@pytest.mark.parametrize(
+    ("freedom", "confidence", "expected"),
+    # Printed tables of Student's distribution, two-sided.
+    [(1, 0.95, 12.706), (2, 0.95, 4.303), (3, 0.95, 3.182), (4, 0.95, 2.776), (29, 0.95, 2.045), (10, 0.99, 3.169),
+     (5, 0.9, 2.015), (120, 0.95, 1.980)],
+)  # fmt: skip
+def test_student_quantile(freedom: int, confidence: float, expected: float) -> None:
+    assert student_quantile(freedom, confidence) == pytest.approx(expected, abs=5e-4)
+
+
+def test_mean_interval() -> None:
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.estimate == 2
+    assert interval.high - 2 == pytest.approx(4.302653 / math.sqrt(3))
+    assert 2 - interval.low == pytest.approx(interval.high - 2)
+    assert mean_interval([5.0]) == Interval(5, -math.inf, math.inf)
+
+
+def test_mean_interval_covers_normal_samples() -> None:
+    draw = random.Random(3)
+    inside = sum(
+        interval.low <= 0 <= interval.high
+        for interval in (mean_interval([draw.gauss(0, 1) for _ in range(3)]) for _ in range(2000))
+    )
+    assert 0.94 <= inside / 2000 <= 0.96
+
+
+def test_accuracy_of_one_seed_is_wilsons() -> None:
+    assert accuracy_interval([0.9], 800) == wilson(720, 800)
+
+
+def test_accuracy_of_several_seeds_adds_both_sources() -> None:
+    interval = accuracy_interval([0.9, 0.91, 0.92], 800)
+    images = wilson(0.91 * 800, 800)
+    spread = 4.302653 * 0.01 / math.sqrt(3)
+    assert interval.estimate == pytest.approx(0.91)
+    assert interval.high - 0.91 == pytest.approx(math.hypot(images.high - 0.91, spread), rel=1e-6)
+    assert 0.91 - interval.low == pytest.approx(math.hypot(0.91 - images.low, spread), rel=1e-6)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(1, 10_000))
+def test_accuracy_interval_stays_a_proportion_and_is_never_narrower_than_one_seeds(
+    fractions: list[float], trials: int
+) -> None:
+    interval = accuracy_interval(fractions, trials)
+    images = wilson(fmean(fractions) * trials, trials)
+    assert 0 <= interval.low <= images.low + 1e-9
+    assert images.high - 1e-9 <= interval.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 1, True), (1.5, 2, True), (2.5, 3, False), (-math.inf, math.inf, True)]
+)
+def test_overlaps(low: float, high: float, expected: bool) -> None:
+    assert Interval(1.5, 1, 2).overlaps(Interval(low, low, high)) is expected
+    assert Interval(low, low, high).overlaps(Interval(1.5, 1, 2)) is expected
