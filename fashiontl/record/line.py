@@ -1,19 +1,13 @@
-"""Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
+"""A record and its line of JSON."""
 
 import functools
-import hashlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from types import NoneType
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
-
-from filelock import FileLock
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import Environment
@@ -24,10 +18,6 @@ from fashiontl.metrics import METRICS, Measurement
 SCHEMA = 1
 
 Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
-
-# Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
-# part of the machine.
-_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +71,7 @@ class Record:
         return next((measurement for measurement in self.measurements if measurement.metric == metric), None)
 
 
-class Runs(NamedTuple):
-    """Records, and what could not be read: one `file:line: what` each."""
-
-    records: tuple[Record, ...]
-    faults: tuple[str, ...]
-
-
-# What identifies a line stands first in it, in this order, so that `newest` need not parse the rest.
+# What identifies a line stands first in it, in this order, so that `read_newest` need not parse the rest.
 _FIRST = ("schema", "started", "machine", "case", "settings")
 
 
@@ -262,134 +245,3 @@ _NAMES: dict[type, str] = {
 
 def _name(kind: type) -> str:
     return _NAMES.get(kind, kind.__name__)
-
-
-def check_writable(results: Path) -> None:
-    """Find out before anything is measured that results can be saved.
-
-    Raises:
-        FashiontlError: the folder cannot be made, or no file can be written in it.
-    """
-    for folder in (results, results / "runs"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise FashiontlError(
-                f"expected a folder for results that can be written, got {folder}: {error.strerror}; "
-                "free it, or name another with --results DIR"
-            ) from error
-
-
-def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a file so that a reader, or a killed process, never leaves or sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class RunFile:
-    """The file of one run; processes may share it.
-
-    Attributes:
-        path: of the file; it and its folder are made by the first record.
-    """
-
-    path: Path
-
-    def append(self, record: Record) -> None:
-        """Add a record; the file holds whole lines at every moment."""
-        # The lock is not beside the file, because it would be left in a folder that people commit.
-        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-        with FileLock(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"):
-            before = self.path.read_bytes() if self.path.exists() else b""
-            write_atomically(self.path, before + to_json(record).encode() + b"\n")
-
-
-def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
-    """Path of a new run, a name that no other run has, so that merges never conflict.
-
-    Args:
-        results: folder of the results.
-        machine: key of the machine.
-        sha: commit, None when there is none.
-        now: any time zone.
-        unique: tells apart runs of one second.
-    """
-    commit = sha[:8] if sha else "nogit"
-    return results / "runs" / machine / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{commit}-{unique}.jsonl"
-
-
-def read_file(path: Path) -> Runs:
-    """All records of one run; lines that cannot be read become faults."""
-    records: list[Record] = []
-    faults: list[str] = []
-    try:
-        for where, line in _lines(path):
-            try:
-                records.append(from_json(line, where))
-            except FashiontlError as error:
-                faults.append(str(error))
-    except OSError as error:
-        faults.append(f"{path}: expected a run's file, got: {error.strerror}")
-    return Runs(tuple(records), tuple(faults))
-
-
-def read_runs(results: Path) -> Runs:
-    """All records of all runs, in the order of files and lines; lines that cannot be read become faults."""
-    runs = [read_file(path) for path in _run_files(results)]
-    return Runs(
-        tuple(record for run in runs for record in run.records), tuple(fault for run in runs for fault in run.faults)
-    )
-
-
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The newest record of each case, on each machine, with each meaning of the settings."""
-    newest: dict[tuple[str, Case, Settings], Record] = {}
-    for record in records:
-        key = (record.machine, record.case, meaning(record.settings))
-        if key not in newest or record.started >= newest[key].started:
-            newest[key] = record
-    return list(newest.values())
-
-
-@functools.lru_cache(maxsize=1024)
-def meaning(settings: Settings) -> Settings:
-    """The settings with everything at its default that does not change what a number means."""
-    default = Settings()
-    return replace(settings, **{name: getattr(default, name) for name in _NOT_MEANING})
-
-
-def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
-    """The machine's newest run with these settings, and the ids of the cases that it has measured.
-
-    Cases that failed or were skipped do not count as measured.
-
-    Returns:
-        None and nothing when there is no such run.
-    """
-    for path in reversed(_run_files(results, machine)):
-        records = read_file(path).records
-        if records and meaning(records[0].settings) == meaning(settings):
-            return path, {record.id for record in records if record.status == "ok"}
-    return None, set()
-
-
-def _run_files(results: Path, machine: str = "**") -> list[Path]:
-    return sorted((results / "runs").glob(f"{machine}/*.jsonl"))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Each line that is not blank, with its `file:line`."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f"{path}:{number}", line

@@ -1,0 +1,35 @@
+"""Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
+
+from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
+from fashiontl.record.runs import (
+    RunFile,
+    Runs,
+    check_writable,
+    latest,
+    meaning,
+    new_run_path,
+    read_file,
+    read_newest,
+    read_runs,
+    resumable,
+    write_atomically,
+)
+
+__all__ = [
+    "SCHEMA",
+    "Record",
+    "RunFile",
+    "Runs",
+    "Status",
+    "check_writable",
+    "from_json",
+    "latest",
+    "meaning",
+    "new_run_path",
+    "read_file",
+    "read_newest",
+    "read_runs",
+    "resumable",
+    "to_json",
+    "write_atomically",
+]

@@ -1,0 +1,239 @@
+"""The files of runs: written after each case, whole at every moment, and read back as far as they can be."""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from filelock import FileLock
+
+from fashiontl.case import Settings
+from fashiontl.errors import FashiontlError
+from fashiontl.record.line import SCHEMA, Record, from_json, to_json
+
+# Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
+# part of the machine.
+_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile")
+
+_Kept = TypeVar("_Kept")
+
+
+class Runs(NamedTuple):
+    """Records, and what could not be read: one `file:line: what` each."""
+
+    records: tuple[Record, ...]
+    faults: tuple[str, ...]
+
+
+def check_writable(results: Path) -> None:
+    """Find out before anything is measured that results can be saved.
+
+    Raises:
+        FashiontlError: the folder cannot be made, or no file can be written in it.
+    """
+    for folder in (results, results / "runs"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise FashiontlError(
+                f"expected a folder for results that can be written, got {folder}: {error.strerror}; "
+                "free it, or name another with --results DIR"
+            ) from error
+
+
+def write_atomically(path: Path, contents: bytes) -> None:
+    """Write a file so that a reader, or a killed process, never leaves or sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """The file of one run; processes may share it.
+
+    Attributes:
+        path: of the file; it and its folder are made by the first record.
+    """
+
+    path: Path
+
+    def append(self, record: Record) -> None:
+        """Add a record; the file holds whole lines at every moment."""
+        # The lock is not beside the file, because it would be left in a folder that people commit.
+        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"):
+            before = self.path.read_bytes() if self.path.exists() else b""
+            write_atomically(self.path, before + to_json(record).encode() + b"\n")
+
+
+def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
+    """Path of a new run, a name that no other run has, so that merges never conflict.
+
+    Args:
+        results: folder of the results.
+        machine: key of the machine.
+        sha: commit, None when there is none.
+        now: any time zone.
+        unique: tells apart runs of one second.
+    """
+    commit = sha[:8] if sha else "nogit"
+    return results / "runs" / machine / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{commit}-{unique}.jsonl"
+
+
+def read_file(path: Path) -> Runs:
+    """All records of one run; lines that cannot be read become faults."""
+    return _read([path])
+
+
+def read_runs(results: Path) -> Runs:
+    """All records of all runs, in the order of files and lines; lines that cannot be read become faults."""
+    return _read(_run_files(results))
+
+
+def _read(paths: Iterable[Path]) -> Runs:
+    records: list[Record] = []
+    faults: list[str] = []
+    for where, line in _lines(paths, faults):
+        try:
+            records.append(from_json(line, where))
+        except FashiontlError as error:
+            faults.append(str(error))
+    return Runs(tuple(records), tuple(faults))
+
+
+def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
+    """What `latest` chooses of all runs, without holding all of them in memory or parsing what is out of date.
+
+    Args:
+        results: folder of the results.
+        keep: makes of a record what is wanted of it.
+
+    Returns:
+        What was kept of each record, and faults as in `Runs`. A fault deep in a line that is out of date is reported
+        only when another line has one as well.
+    """
+    newest = _Newest[tuple[str, bytes]]()
+    faults: list[str] = []
+    try:
+        for where, line in _lines(_run_files(results), faults):
+            found = line.endswith(b"}\n") and _BEGINNING.match(line)
+            if not found:
+                found = _BEGINNING.match(to_json(from_json(line, where)).encode())
+                assert found
+            started, machine, case, settings = found.groups()
+            newest.offer((machine, case, _meaning_of_json(settings)), started, (where, line))
+        return [keep(from_json(line, where)) for where, line in newest.take()], faults
+    except FashiontlError:
+        # A broken line may hide one that is older and sound: parse them all.
+        return _read_newest_thoroughly(results, keep)
+
+
+def _read_newest_thoroughly(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
+    newest = _Newest[_Kept]()
+    faults: list[str] = []
+    for where, line in _lines(_run_files(results), faults):
+        try:
+            record = from_json(line, where)
+        except FashiontlError as error:
+            faults.append(str(error))
+        else:
+            newest.offer(_identity(record), record.started, keep(record))
+    return list(newest.take()), faults
+
+
+# The beginning of a line as `to_json` writes it. A string is matched as a whole, so that no brace or quote within one
+# is taken for structure; what this does not match is parsed.
+_OBJECT = rb'(\{(?:[^{}"]++|"(?:[^"\\]|\\.)*+")*+\})'
+_BEGINNING = re.compile(
+    rb'\{"schema":%d,"started":"([^"\\]*)","machine":"([^"\\]*)","case":%b,"settings":%b,' % (SCHEMA, _OBJECT, _OBJECT)
+)
+
+
+class _Newest(Generic[_Kept]):
+    """Keeps the newest offer of each key, in the order in which the keys came."""
+
+    def __init__(self) -> None:
+        self._newest: dict[Hashable, tuple[Any, _Kept]] = {}
+
+    def offer(self, key: Hashable, started: Any, kept: _Kept) -> None:
+        # Times in UTC of one form sort as text. The later of two offers of one second is the newer.
+        before = self._newest.get(key)
+        if before is None or started >= before[0]:
+            self._newest[key] = (started, kept)
+
+    def take(self) -> Iterator[_Kept]:
+        return (kept for _, kept in self._newest.values())
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The newest record of each case, on each machine, with each meaning of the settings."""
+    newest = _Newest[Record]()
+    for record in records:
+        newest.offer(_identity(record), record.started, record)
+    return list(newest.take())
+
+
+def _identity(record: Record) -> Hashable:
+    return record.machine, record.case, meaning(record.settings)
+
+
+@functools.lru_cache(maxsize=1024)
+def _meaning_of_json(settings: bytes) -> Settings:
+    try:
+        return meaning(Settings(**json.loads(settings)))
+    except (TypeError, ValueError) as error:
+        raise FashiontlError(str(error)) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def meaning(settings: Settings) -> Settings:
+    """The settings with everything at its default that does not change what a number means."""
+    default = Settings()
+    return replace(settings, **{name: getattr(default, name) for name in _NOT_MEANING})
+
+
+def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
+    """The machine's newest run with these settings, and the ids of the cases that it has measured.
+
+    Cases that failed or were skipped do not count as measured.
+
+    Returns:
+        None and nothing when there is no such run.
+    """
+    for path in reversed(_run_files(results, machine)):
+        records = read_file(path).records
+        if records and meaning(records[0].settings) == meaning(settings):
+            return path, {record.id for record in records if record.status == "ok"}
+    return None, set()
+
+
+def _run_files(results: Path, machine: str = "**") -> list[Path]:
+    return sorted((results / "runs").glob(f"{machine}/*.jsonl"))
+
+
+def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Each line that is not blank, with its `file:line`; files that cannot be read are added to the faults."""
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.isspace():
+                        yield f"{path}:{number}", line
+        except OSError as error:
+            faults.append(f"{path}: expected a run's file, got: {error.strerror}")
