@@ -1,0 +1,157 @@
+"""The table of architectures. No torch here, so that listing and validating options is instant."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes:
+        name: torchvision's, or our own.
+        family: how its modules fall into stages; a name in `fashiontl.architectures.stages.FAMILIES`.
+        minimum_size: side in pixels of the smallest images that it takes, found by trying.
+        weights: names of torchvision's published weights.
+        size_multiple: a divisor that the side must have.
+        builder: a model of torchvision, or `module:function`, called with `classes` and `image_size`, which returns a
+            module of the family, or a `Network` (then the family does not matter). Empty takes the name.
+        small_stem: whether a 3x3 convolution of stride 1 and no pooling take the place of the published stem.
+    """
+
+    name: str
+    family: str
+    minimum_size: int
+    weights: tuple[str, ...] = ()
+    size_multiple: int = 1
+    builder: str = ""
+    small_stem: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.builder:
+            object.__setattr__(self, "builder", self.name)
+
+
+_V1 = ("IMAGENET1K_V1",)
+_V2 = (*_V1, "IMAGENET1K_V2")
+_SWAG = ("IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1")
+
+_TORCHVISION = (
+    Architecture("alexnet", "alexnet", 63, _V1),
+    Architecture("vgg11", "vgg", 32, _V1),
+    Architecture("vgg11_bn", "vgg", 32, _V1),
+    Architecture("vgg13", "vgg", 32, _V1),
+    Architecture("vgg13_bn", "vgg", 32, _V1),
+    Architecture("vgg16", "vgg", 32, (*_V1, "IMAGENET1K_FEATURES")),
+    Architecture("vgg16_bn", "vgg", 32, _V1),
+    Architecture("vgg19", "vgg", 32, _V1),
+    Architecture("vgg19_bn", "vgg", 32, _V1),
+    Architecture("squeezenet1_0", "squeezenet", 21, _V1),
+    Architecture("squeezenet1_1", "squeezenet", 17, _V1),
+    Architecture("googlenet", "googlenet", 15, _V1),
+    Architecture("inception_v3", "inception", 75, _V1),
+    Architecture("resnet18", "resnet", 1, _V1),
+    Architecture("resnet34", "resnet", 1, _V1),
+    Architecture("resnet50", "resnet", 1, _V2),
+    Architecture("resnet101", "resnet", 1, _V2),
+    Architecture("resnet152", "resnet", 1, _V2),
+    Architecture("resnext50_32x4d", "resnet", 1, _V2),
+    Architecture("resnext101_32x8d", "resnet", 1, _V2),
+    Architecture("resnext101_64x4d", "resnet", 1, _V1),
+    Architecture("wide_resnet50_2", "resnet", 1, _V2),
+    Architecture("wide_resnet101_2", "resnet", 1, _V2),
+    Architecture("densenet121", "densenet", 29, _V1),
+    Architecture("densenet161", "densenet", 29, _V1),
+    Architecture("densenet169", "densenet", 29, _V1),
+    Architecture("densenet201", "densenet", 29, _V1),
+    Architecture("mobilenet_v2", "mobilenet", 1, _V2),
+    Architecture("mobilenet_v3_small", "mobilenet", 1, _V1),
+    Architecture("mobilenet_v3_large", "mobilenet", 1, _V2),
+    Architecture("mnasnet0_5", "mnasnet", 1, _V1),
+    Architecture("mnasnet0_75", "mnasnet", 1, _V1),
+    Architecture("mnasnet1_0", "mnasnet", 1, _V1),
+    Architecture("mnasnet1_3", "mnasnet", 1, _V1),
+    Architecture("shufflenet_v2_x0_5", "shufflenet", 1, _V1),
+    Architecture("shufflenet_v2_x1_0", "shufflenet", 1, _V1),
+    Architecture("shufflenet_v2_x1_5", "shufflenet", 1, _V1),
+    Architecture("shufflenet_v2_x2_0", "shufflenet", 1, _V1),
+    Architecture("efficientnet_b0", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b1", "efficientnet", 1, _V2),
+    Architecture("efficientnet_b2", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b3", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b4", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b5", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b6", "efficientnet", 1, _V1),
+    Architecture("efficientnet_b7", "efficientnet", 1, _V1),
+    Architecture("efficientnet_v2_s", "efficientnet", 1, _V1),
+    Architecture("efficientnet_v2_m", "efficientnet", 1, _V1),
+    Architecture("efficientnet_v2_l", "efficientnet", 1, _V1),
+    Architecture("regnet_x_400mf", "regnet", 1, _V2),
+    Architecture("regnet_x_800mf", "regnet", 1, _V2),
+    Architecture("regnet_x_1_6gf", "regnet", 1, _V2),
+    Architecture("regnet_x_3_2gf", "regnet", 1, _V2),
+    Architecture("regnet_x_8gf", "regnet", 1, _V2),
+    Architecture("regnet_x_16gf", "regnet", 1, _V2),
+    Architecture("regnet_x_32gf", "regnet", 1, _V2),
+    Architecture("regnet_y_400mf", "regnet", 1, _V2),
+    Architecture("regnet_y_800mf", "regnet", 1, _V2),
+    Architecture("regnet_y_1_6gf", "regnet", 1, _V2),
+    Architecture("regnet_y_3_2gf", "regnet", 1, _V2),
+    Architecture("regnet_y_8gf", "regnet", 1, _V2),
+    Architecture("regnet_y_16gf", "regnet", 1, (*_V2, *_SWAG)),
+    Architecture("regnet_y_32gf", "regnet", 1, (*_V2, *_SWAG)),
+    Architecture("regnet_y_128gf", "regnet", 1, _SWAG),
+    Architecture("convnext_tiny", "convnext", 32, _V1),
+    Architecture("convnext_small", "convnext", 32, _V1),
+    Architecture("convnext_base", "convnext", 32, _V1),
+    Architecture("convnext_large", "convnext", 32, _V1),
+    Architecture("swin_t", "swin", 4, _V1),
+    Architecture("swin_s", "swin", 4, _V1),
+    Architecture("swin_b", "swin", 4, _V1),
+    Architecture("swin_v2_t", "swin", 4, _V1),
+    Architecture("swin_v2_s", "swin", 4, _V1),
+    Architecture("swin_v2_b", "swin", 4, _V1),
+    Architecture("vit_b_16", "vit", 16, (*_V1, *_SWAG), size_multiple=16),
+    Architecture("vit_b_32", "vit", 32, _V1, size_multiple=32),
+    Architecture("vit_l_16", "vit", 16, (*_V1, *_SWAG), size_multiple=16),
+    Architecture("vit_l_32", "vit", 32, _V1, size_multiple=32),
+    Architecture("vit_h_14", "vit", 14, _SWAG, size_multiple=14),
+    # Windows of 7 at a 32nd of the side. 221 to 223 pixels run too, because strides round up, but nothing else does.
+    Architecture("maxvit_t", "maxvit", 224, _V1, size_multiple=224),
+)
+
+# For images of 32 pixels or so, which the published stems reduce to a quarter at once: 3x3, stride 1, no pooling.
+_SMALL_STEM = tuple(
+    replace(
+        entry,
+        name=f"{entry.name}_small_stem",
+        # DenseNet halves three times behind its stem.
+        minimum_size=8 if entry.family == "densenet" else 1,
+        weights=(),
+        small_stem=True,
+    )
+    for entry in _TORCHVISION
+    if entry.family in {"resnet", "densenet"}
+)
+
+_OWN = (Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.architectures.adapters:TutorialVGG"),)
+
+ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
+
+
+def size_fault(name: str, image_size: int) -> str | None:
+    """Say why an architecture does not take images of a size, or nothing if it does.
+
+    >>> size_fault("vgg11", 28)
+    'vgg11 takes images of at least 32 pixels, got 28; use --set image_size=32'
+    >>> size_fault("vit_b_16", 40)
+    'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
+    """
+    entry = ARCHITECTURES[name]
+    if image_size < entry.minimum_size:
+        wanted, next_size = f"of at least {entry.minimum_size} pixels", entry.minimum_size
+    elif image_size % entry.size_multiple:
+        multiple = entry.size_multiple
+        wanted, next_size = f"whose side is a multiple of {multiple} pixels", -(-image_size // multiple) * multiple
+    else:
+        return None
+    return f"{name} takes images {wanted}, got {image_size}; use --set image_size={next_size}"

@@ -1,0 +1,83 @@
+"""From an architecture's name to a network in stages, with or without weights."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashiontl.architectures import ARCHITECTURES, Architecture, size_fault
+from fashiontl.architectures.adapters import shrink_stem
+from fashiontl.architectures.network import Network
+from fashiontl.architectures.stages import split
+from fashiontl.architectures.states import load
+from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.vision import models
+
+# Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
+# torchvision's present default, named because it warns otherwise.
+_INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": True}
+
+# Arguments that torchvision's constructors take besides the number of classes, from the image size.
+_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit": lambda size: {"image_size": size},
+    "maxvit": lambda size: {"input_size": (size, size)},
+    "googlenet": lambda size: _INCEPTION,
+    "inception": lambda size: _INCEPTION,
+}
+
+# Names of the first convolution and of the pooling after it, where there is a variant for small images.
+_STEMS = {"resnet": ("conv1", "maxpool"), "densenet": ("features.conv0", "features.pool0")}
+
+
+def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *, image_size: int) -> Network:
+    """Build a network.
+
+    Args:
+        name: in `ARCHITECTURES`.
+        classes: outputs of the head.
+        state: weights under torchvision's names, for any number of classes; the head is always new. None starts at
+            random, from torch's generator, as torchvision does.
+        image_size: side of the images in pixels. Most architectures take others as well; ViT, MaxViT and tutorial_vgg
+            only this one.
+
+    Returns:
+        The network in training mode, on torch's default device (with a state: where that is).
+
+    Raises:
+        FashiontlError: unknown name, too small a size, or weights of another architecture.
+    """
+    if name not in ARCHITECTURES:
+        raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
+    if fault := size_fault(name, image_size):
+        raise FashiontlError(fault)
+    entry = ARCHITECTURES[name]
+    if state is None:
+        return _staged(_construct(entry, classes, image_size), entry)
+    # On the meta device no time goes into random numbers that the weights replace.
+    with torch.device("meta"):
+        model = _construct(entry, classes, image_size)
+    load(model, state, entry.family, name)
+    network = _staged(model, entry)
+    network.replace_head(classes)
+    return network
+
+
+def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:
+    module, _, function = entry.builder.partition(":")
+    if function:
+        model: nn.Module = getattr(importlib.import_module(module), function)(classes=classes, image_size=image_size)
+        return model
+    arguments = _ARGUMENTS.get(entry.family, lambda size: {})(image_size)
+    # RegNet computes its widths with tensors, whose values the meta device does not have.
+    with torch.device("cpu") if entry.family == "regnet" else nullcontext():
+        model = models.get_model(entry.builder, weights=None, num_classes=classes, **arguments)
+    if entry.small_stem:
+        shrink_stem(model, *_STEMS[entry.family])
+    return model
+
+
+def _staged(model: nn.Module, entry: Architecture) -> Network:
+    return model if isinstance(model, Network) else split(model, entry.family)
