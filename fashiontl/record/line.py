@@ -89,12 +89,17 @@ def to_json(record: Record) -> str:
     dictionary = asdict(record)
     ordered = {name: dictionary.pop(name) for name in _FIRST} | dictionary
     try:
-        return _dump(ordered)
+        return compact(ordered)
     except ValueError:
-        return _dump(_finite(ordered))
+        return compact(_finite(ordered))
 
 
-def _dump(value: Any) -> str:
+def compact(value: Any) -> str:
+    """JSON without needless spaces.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -131,9 +136,8 @@ def from_json(text: str | bytes, where: str) -> Record:
     faults = _faults(line)
     if faults:
         raise FashiontlError(f"{where}: {'; '.join(faults)}; {_NEXT_STEP}")
-    line["case"] = Case(**line["case"])
-    line["settings"] = Settings(**line["settings"])
-    line["environment"] = Environment(**line["environment"])
+    for name, kind in _PARTS.items():
+        line[name] = _shared(kind, tuple(line[name].items()))
     line["warnings"] = tuple(line["warnings"])
     line["measurements"] = tuple(
         Measurement(entry["metric"], tuple(entry["values"]), entry["trials"]) for entry in line["measurements"]
@@ -141,6 +145,14 @@ def from_json(text: str | bytes, where: str) -> Record:
     return Record(**line)
 
 
+@functools.lru_cache(maxsize=4096)
+def _shared(kind: type, items: tuple[tuple[str, Any], ...]) -> Any:
+    """The same object for the same contents: a run's lines differ little in them."""
+    return kind(**dict(items))
+
+
+_PARTS: dict[str, type] = {"case": Case, "settings": Settings, "environment": Environment}
+_STATUSES = get_args(Status)
 _NEXT_STEP = "restore the line from git or delete it"
 
 
@@ -154,18 +166,18 @@ _DECODER = json.JSONDecoder(parse_constant=_not_json)
 def _faults(line: dict[str, Any]) -> list[str]:
     """All that is wrong with a line, shapes first: values are looked at only where the shapes are right."""
     faults = [*_shape_faults(Record, line, "")]
-    for name, kind in (("case", Case), ("settings", Settings), ("environment", Environment)):
+    for name, kind in _PARTS.items():
         if isinstance(line.get(name), dict):
-            faults += _shape_faults(kind, line[name], f"{name}.")
-    for number, entry in enumerate(line["measurements"] if isinstance(line.get("measurements"), list) else ()):
+            faults += _shape_faults(kind, line[name], name + ".")
+    for entry in line["measurements"] if isinstance(line.get("measurements"), list) else ():
         if isinstance(entry, dict):
-            faults += _shape_faults(Measurement, entry, f"measurements[{number}].") or _value_faults(entry, number)
+            faults += _shape_faults(Measurement, entry, "measurements[].") or _value_faults(entry)
         else:
-            faults.append(f"field measurements[{number}]: expected an object, got {_name(type(entry))}")
+            faults.append(f"field measurements[]: expected an object, got {_name(type(entry))}")
     if faults:
         return faults
-    if line["status"] not in get_args(Status):
-        faults.append(f"field status: expected one of {', '.join(get_args(Status))}, got {line['status']!r}")
+    if line["status"] not in _STATUSES:
+        faults.append(f"field status: expected one of {', '.join(_STATUSES)}, got {line['status']!r}")
     try:
         utc = datetime.fromisoformat(line["started"]).utcoffset() == timedelta()
     except ValueError:
@@ -177,10 +189,10 @@ def _faults(line: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _value_faults(entry: dict[str, Any], number: int) -> list[str]:
+def _value_faults(entry: dict[str, Any]) -> list[str]:
     metric, values, trials = entry["metric"], entry["values"], entry["trials"]
     if metric not in METRICS:
-        return [f"field measurements[{number}].metric: expected one of {', '.join(METRICS)}, got {metric!r}"]
+        return [f"field measurements[].metric: expected one of {', '.join(METRICS)}, got {metric!r}"]
     # A huge literal such as 1e999 is read as infinity.
     if not {int, float} >= set(map(type, values)) or not all(map(math.isfinite, values)):
         return [f"{metric}: expected a list of finite numbers"]

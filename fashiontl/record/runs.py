@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from fashiontl.case import Settings
 from fashiontl.errors import FashiontlError
-from fashiontl.record.line import SCHEMA, Record, from_json, to_json
+from fashiontl.record.line import SCHEMA, Record, compact, from_json, to_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -133,11 +133,14 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
     try:
         for where, line in _lines(_run_files(results), faults):
             found = line.endswith(b"}\n") and _BEGINNING.match(line)
-            if not found:
-                found = _BEGINNING.match(to_json(from_json(line, where)).encode())
-                assert found
-            started, machine, case, settings = found.groups()
-            newest.offer((machine, case, _meaning_of_json(settings)), started, (where, line))
+            if found:
+                started, machine, case, settings = found.groups()
+                key = (machine, case, _meaning_of_json(settings))
+            else:
+                record = from_json(line, where)
+                started = record.started.encode()
+                key = (record.machine.encode(), compact(asdict(record.case)).encode(), meaning(record.settings))
+            newest.offer(key, started, (where, line))
         return [keep(from_json(line, where)) for where, line in newest.take()], faults
     except FashiontlError:
         # A broken line may hide one that is older and sound: parse them all.
@@ -157,11 +160,10 @@ def _read_newest_thoroughly(results: Path, keep: Callable[[Record], _Kept]) -> t
     return list(newest.take()), faults
 
 
-# The beginning of a line as `to_json` writes it. A string is matched as a whole, so that no brace or quote within one
-# is taken for structure; what this does not match is parsed.
-_OBJECT = rb'(\{(?:[^{}"]++|"(?:[^"\\]|\\.)*+")*+\})'
+# The beginning of a line as `to_json` writes it, but for texts with a brace or a backslash: without these, the first
+# closing brace is the object's end. What this does not match is parsed.
 _BEGINNING = re.compile(
-    rb'\{"schema":%d,"started":"([^"\\]*)","machine":"([^"\\]*)","case":%b,"settings":%b,' % (SCHEMA, _OBJECT, _OBJECT)
+    rb'{"schema":%d,"started":"([^"\\]*)","machine":"([^"\\]*)","case":({[^{}\\]*}),"settings":({[^{}\\]*}),' % SCHEMA
 )
 
 
@@ -231,7 +233,8 @@ def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[str, byte
     """Each line that is not blank, with its `file:line`; files that cannot be read are added to the faults."""
     for path in paths:
         try:
-            with path.open("rb") as file:
+            # A line is often longer than the usual buffer, and would be put together from pieces.
+            with path.open("rb", buffering=2**20) as file:
                 for number, line in enumerate(file, 1):
                     if not line.isspace():
                         yield f"{path}:{number}", line
