@@ -1,0 +1,89 @@
+"""The leaderboard: records in, one page of Markdown out. No torch; pandas only when a table is made."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fashiontl.errors import FashiontlError
+from fashiontl.leaderboard.notes import escape
+from fashiontl.leaderboard.rows import SUMMARY, Row, by_accuracy, column_texts, row_of
+from fashiontl.leaderboard.sections import overview, section_text, sections
+from fashiontl.record import Record, latest, read_newest, write_atomically
+
+__all__ = ["render", "summary", "write"]
+
+_INTRODUCTION = """# Leaderboard
+
+Written by `fashiontl leaderboard` from the records under `runs/`; the newest record of each cell counts. Tables are
+sorted by accuracy on the test images, and each holds only what may be compared: one task, one machine, one set of
+settings.
+
+- `±` is the larger half of a 95 % interval: of accuracy over test images and seeds; of speeds over repeated
+  measurements in one process, so what differs from one process to the next is not in it.
+- **Bold** is the best of a column. `~` before it: not proven, because its interval overlaps another's, or because a
+  single measurement has none.
+- `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before.
+- Speeds and latency include no loading of data. A training step runs every stage, forward and back, as the policy
+  asks; latency is that of one image."""
+
+
+def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
+    """The page in Markdown.
+
+    Args:
+        records: in any order; only the newest of each case, machine and meaning of the settings is shown.
+        faults: what could not be read, `file:line: what`.
+    """
+    return _render(map(row_of, latest(records)), faults)
+
+
+def write(results: Path) -> Path:
+    """Read all runs and write `leaderboard.md` beside them.
+
+    Args:
+        results: folder of the results.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FashiontlError: there are no runs.
+    """
+    rows, faults = read_newest(results, row_of)
+    if not rows and not faults:
+        raise FashiontlError(
+            f"expected runs under {results / 'runs'}, got none; run pytest bench/ --results {results} first, or name "
+            "another folder with --results"
+        )
+    path = results / "leaderboard.md"
+    write_atomically(path, _render(rows, faults).encode())
+    return path
+
+
+def summary(records: Iterable[Record]) -> str:
+    """A table for the terminal, most accurate first, with the reasons of what failed under it."""
+    from tabulate import tabulate
+
+    rows = by_accuracy([row_of(record) for record in latest(records)])
+    if not rows:
+        return "no records"
+    columns = {
+        # The unit goes to a line of its own, since a terminal is narrow.
+        column.label.replace(" (", "\n("): [text.replace("*", "") for text in column_texts(rows, column)]
+        for column in SUMMARY
+    }
+    table = {"Cell": [row.record.id for row in rows], **columns, "Status": [row.record.status for row in rows]}
+    align = ["left", *["right"] * len(columns), "left"]
+    failures = [f"{row.record.id}: {row.record.status}: {row.record.reason}" for row in rows if not row.sound]
+    text = tabulate(table, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
+    return "\n".join([text, *failures])
+
+
+def _render(rows: Iterable[Row], faults: Sequence[str]) -> str:
+    found = sections(rows)
+    parts = [_INTRODUCTION]
+    if len(found) > 1:
+        parts.append(overview(found))
+    parts += [section_text(section) for section in found]
+    if faults:
+        parts.append("## Lines that could not be read\n\n" + "\n".join(f"- {escape(fault)}" for fault in faults))
+    return "\n\n".join(parts) + "\n"

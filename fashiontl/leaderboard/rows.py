@@ -1,0 +1,175 @@
+"""One row a record: its numbers with their intervals, what is best of a column, and how a number is written."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from fashiontl.metrics import METRICS, Measurement, Metric
+from fashiontl.record import Record
+from fashiontl.stats import Interval, accuracy_interval, median_interval, percentile_interval
+
+UNKNOWN = "—"
+
+# Two of twenty values lie beyond a 90th percentile; from fewer it is little more than the maximum.
+_FEWEST_FOR_P90 = 20
+
+# What the notes read of a record's provenance; the rest of it can be long.
+_PROVENANCE = ("data", "weights", "pretraining")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers.
+
+    Attributes:
+        label: header, with the unit.
+        metric: what it shows.
+        statistic: the number and its interval, in base units, of a measurement that has values; None is unknown.
+    """
+
+    label: str
+    metric: Metric
+    statistic: Callable[[Measurement], Interval | None]
+
+
+def _column(
+    name: str,
+    statistic: Callable[[Measurement], Interval | None] = lambda measured: median_interval(measured.values),
+    label: str = "",
+) -> Column:
+    return Column(label or METRICS[name].label, METRICS[name], statistic)
+
+
+def _accuracy(measured: Measurement) -> Interval:
+    return accuracy_interval(measured.values, measured.trials)
+
+
+def _p90(measured: Measurement) -> Interval | None:
+    return percentile_interval(measured.values, 90) if len(measured.values) >= _FEWEST_FOR_P90 else None
+
+
+COLUMNS = (
+    _column("accuracy", _accuracy),
+    _column("train_throughput"),
+    _column("inference_throughput"),
+    _column("latency", label="Latency p50 (ms)"),
+    _column("latency", _p90, label="Latency p90 (ms)"),
+    _column("training_peak_memory"),
+    _column("inference_peak_memory"),
+    _column("trainable_parameters"),
+)
+DETAILS = (
+    _column("parameters"),
+    _column("flops"),
+    _column("training_time"),
+    _column("wall_time"),
+)
+ACCURACY = COLUMNS[0]
+# What fits the width of a terminal: without the 90th percentile, inference's memory and the parameters.
+SUMMARY = (*COLUMNS[:4], COLUMNS[5])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record as the leaderboard needs it.
+
+    Attributes:
+        record: without raw values and the long parts of its provenance, so that very many fit in memory.
+        intervals: by label of the column; unknown ones are left out.
+        seeds: how many accuracies there are.
+        trials: test images of each; 0 when unknown.
+    """
+
+    record: Record
+    intervals: dict[str, Interval]
+    seeds: int
+    trials: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether the numbers may be compared."""
+        return self.record.status == "ok"
+
+
+def row_of(record: Record) -> Row:
+    """Reduce a record to its row."""
+    measured = {measurement.metric: measurement for measurement in record.measurements if measurement.values}
+    intervals = {}
+    for column in (*COLUMNS, *DETAILS):
+        if column.metric.name in measured:
+            interval = column.statistic(measured[column.metric.name])
+            if interval is not None:
+                intervals[column.label] = interval
+    accuracy = measured.get("accuracy")
+    provenance = {name: record.provenance[name] for name in _PROVENANCE if name in record.provenance}
+    return Row(
+        replace(record, measurements=(), provenance=provenance),
+        intervals,
+        len(accuracy.values) if accuracy else 0,
+        accuracy.trials if accuracy else 0,
+    )
+
+
+def by_accuracy(rows: Sequence[Row]) -> list[Row]:
+    """Sound rows from the most accurate down, then the others by how they failed; ties in the order of their ids."""
+
+    def key(row: Row) -> tuple[bool, str, float, str]:
+        accuracy = row.intervals.get(ACCURACY.label)
+        return not row.sound, row.record.status, -accuracy.estimate if accuracy else math.inf, row.record.id
+
+    return sorted(rows, key=key)
+
+
+def column_texts(rows: Sequence[Row], column: Column) -> list[str]:
+    """The cells of a column; measured numbers have one number of decimals, exact ones their own.
+
+    The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
+    """
+    metric = column.metric
+    intervals = [row.intervals.get(column.label) for row in rows]
+    marks = _marks([interval if row.sound else None for row, interval in zip(rows, intervals, strict=True)], metric)
+    places = decimals([i.estimate * metric.scale for i in intervals if i is not None], metric.digits)
+    texts = []
+    for interval, mark in zip(intervals, marks, strict=True):
+        if interval is None:
+            texts.append(UNKNOWN)
+            continue
+        if metric.better == "equal":
+            places = decimals([interval.estimate * metric.scale], metric.digits)
+        texts.append(mark.format(number(interval, metric.scale, places)))
+    return texts
+
+
+def _marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
+    plain = ["{}"] * len(intervals)
+    known = [interval for interval in intervals if interval is not None]
+    if metric.better == "equal" or len(known) < 2:
+        return plain
+    best = (max if metric.better == "higher" else min)(known, key=lambda interval: interval.estimate)
+    proven = sum(best.overlaps(interval) for interval in known) == 1
+    mark = "**{}**" if proven else "~**{}**"
+    return [mark if i is not None and i.estimate == best.estimate else "{}" for i in intervals]
+
+
+def decimals(values: Sequence[float], digits: int) -> int:
+    """Decimals with which the smallest value has the digits asked; values below a hundredth of the largest have fewer.
+
+    >>> decimals([91.2, 87.5, 60.0], 3), decimals([1807.2, 0.5], 3), decimals([], 3)
+    (1, 1, 0)
+    """
+    sizes = [abs(value) for value in values if value]
+    if not sizes:
+        return 0
+    smallest = max(min(sizes), max(sizes) / 100)
+    return max(0, digits - 1 - math.floor(math.log10(smallest)))
+
+
+def number(interval: Interval, scale: float, places: int) -> str:
+    """An estimate with the larger half of its interval; alone when the interval is open.
+
+    >>> number(Interval(0.91, 0.89, 0.925), 100, 1)
+    '91.0 ± 2.0'
+    """
+    text = f"{interval.estimate * scale:.{places}f}"
+    half = max(interval.estimate - interval.low, interval.high - interval.estimate)
+    return f"{text} ± {half * scale:.{places}f}" if math.isfinite(half) else text

@@ -1,0 +1,99 @@
+"""Made-up records, alike to what a run leaves, for tests of what reads them."""
+
+import dataclasses
+import random
+from typing import Any
+
+from fashiontl.case import PRESETS, Case, Settings
+from fashiontl.environment import Environment, machine_key
+from fashiontl.metrics import Measurement
+from fashiontl.record import SCHEMA, Record
+
+LAPTOP = Environment(
+    python="3.12.4", torch="2.13.0+cpu", torchvision="0.28.0", fashiontl="0.1.0",
+    git_sha="0123456789abcdef0123456789abcdef01234567", git_dirty=False, os="Linux 6.8.0 x86_64", cpu="AMD EPYC 7763",
+    logical_cores=4, usable_cores=2.0, threads=2, memory=8 * 2**30, accelerator=None, driver=None, cuda=None,
+    cudnn=None, load=0.25,
+)  # fmt: skip
+SERVER = dataclasses.replace(
+    LAPTOP, torch="2.13.0+cu130", accelerator="NVIDIA H100 80GB HBM3", driver="580.65.06", cuda="13.0", cudnn="91300",
+    logical_cores=96, usable_cores=16.0, threads=16, memory=128 * 2**30,
+)  # fmt: skip
+PROOF = {
+    "holds": True, "frozen_parameters": 60, "frozen_buffers": 60, "trained_parameters": 2, "unmoved": [],
+    "violations": [],
+}  # fmt: skip
+
+# Parameters (million), GFLOP of one 32-pixel image, and a speed factor.
+_NETWORKS = {
+    "vgg11": (128.8, 0.55, 0.4), "resnet18": (11.2, 0.07, 1.0), "mobilenet_v2": (2.2, 0.013, 0.8),
+    "densenet121": (7.0, 0.12, 0.25),
+}  # fmt: skip
+# Share of the parameters that train, speed of training, accuracy.
+_POLICIES = {
+    "scratch": (1.0, 1.0, 0.86), "linear_probe": (0.0003, 3.1, 0.885), "last_stage": (0.75, 2.2, 0.915),
+    "full": (1.0, 1.0, 0.93), "bn_only": (0.001, 1.3, 0.905),
+}  # fmt: skip
+
+
+def record(case: Case, *, number: int = 0, environment: Environment = LAPTOP, **fields: Any) -> Record:
+    """A record of a case that went well; fields replace its own."""
+    settings: Settings = fields.get("settings", PRESETS["quick"])
+    values = {
+        "schema": SCHEMA, "id": case.id, "run": "20260102T030405Z-01234567-abc123", "command": "pytest bench/",
+        "started": f"2026-01-02T03:{number // 60:02}:{number % 60:02}+00:00", "case": case, "settings": settings,
+        "environment": environment, "machine": machine_key(environment), "status": "ok", "reason": "",
+        "warnings": (), "measurements": measurements(case, settings, number), "proof": PROOF,
+        "provenance": {
+            "data": {"source": "the package's own selection", "sha256": "d1" * 32},
+            "weights": {"name": case.weights, "sha256": "e2" * 32} if case.weights != "none" else {"name": "none"},
+            "losses": [[1.25, 0.5]],
+        },
+        "artifacts": {},
+    }  # fmt: skip
+    return Record(**{**values, **fields})
+
+
+def measurements(case: Case, settings: Settings, seed: int = 0) -> tuple[Measurement, ...]:
+    """Plausible numbers, the same for the same arguments."""
+    draw = random.Random(f"{case.id} {seed}")
+    parameters, gflop, speed = _NETWORKS[case.architecture]
+    share, training, accuracy = _POLICIES[case.policy]
+    speed *= 40 if case.device.startswith("cuda") else 1
+    trials = settings.test_per_class * 4 or 10_000
+
+    def many(centre: float, count: int) -> tuple[float, ...]:
+        return tuple(centre * draw.lognormvariate(0, 0.03) for _ in range(count))
+
+    return (
+        Measurement(
+            "accuracy",
+            tuple(round((accuracy + draw.gauss(0, 0.015)) * trials) / trials for _ in range(settings.seeds)),
+            trials,
+        ),
+        Measurement("training_time", many(20 / speed, settings.seeds)),
+        Measurement("latency", many(0.006 / speed, 100)),
+        Measurement("inference_throughput", many(640 * speed, 30)),
+        Measurement("train_throughput", many(190 * speed * training, 30)),
+        Measurement("inference_peak_memory", many(parameters * 5e6, 1)),
+        Measurement("training_peak_memory", many(parameters * 1.5e7, 1)),
+        Measurement("base_memory", (3.1e8,)),
+        Measurement("parameters", (parameters * 1e6,)),
+        Measurement("trainable_parameters", (round(parameters * 1e6 * share),)),
+        Measurement("flops", (gflop * 1e9,)),
+        Measurement("wall_time", many(50 / speed, 1)),
+    )
+
+
+def matrix(
+    device: str = "cpu", task: str = "fashion4", environment: Environment = LAPTOP, **fields: Any
+) -> list[Record]:
+    """A run of four architectures and five policies."""
+    cases = [Case(network, policy, device, task) for network in _NETWORKS for policy in _POLICIES]
+    return [record(case, number=number, environment=environment, **fields) for number, case in enumerate(cases)]
+
+
+def failed(case: Case, status: str, reason: str, **fields: Any) -> Record:
+    """A record of a case that ended before anything was measured."""
+    nothing = {"measurements": (), "proof": None, "provenance": {}}
+    return record(case, status=status, reason=reason, **{**nothing, **fields})
