@@ -1,7 +1,9 @@
 """A small staged network with everything that freezing has to treat apart, for the tests of `fashiontl.freezing`."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +11,15 @@ from torch.nn import functional
 from fashiontl.freezing.policies import Plan
 
 CLASSES = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Imported by the other test files: on networks this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class StandIn(nn.Module):
@@ -30,13 +41,25 @@ class StandIn(nn.Module):
             parts[f"stage{number + 1}"] = nn.Sequential(
                 OrderedDict(
                     block=nn.Sequential(
-                        OrderedDict(conv=nn.Conv2d(2, 2, 3, padding=1), norm=norms[number % 4](), drop=nn.Dropout(0.5))
+                        OrderedDict(
+                            conv=nn.Conv2d(2, 2, 3, padding=1),
+                            # Without it, normalisation would cancel the convolution's bias, which then never moves.
+                            tanh=nn.Tanh(),
+                            norm=norms[number % 4](),
+                            drop=nn.Dropout(0.5),
+                        )
                     )
                 )
             )
         if neck:
             parts["neck"] = nn.Sequential(
-                OrderedDict(flat=nn.Flatten(), linear=nn.Linear(32, 32), norm=nn.BatchNorm1d(32), drop=nn.Dropout(0.5))
+                OrderedDict(
+                    flat=nn.Flatten(),
+                    linear=nn.Linear(32, 32),
+                    tanh=nn.Tanh(),
+                    norm=nn.BatchNorm1d(32),
+                    drop=nn.Dropout(0.5),
+                )
             )
         parts["head"] = nn.Sequential(OrderedDict(flat=nn.Flatten(), linear=nn.Linear(32, CLASSES)))
         self.stages = nn.ModuleDict(parts)

@@ -1,0 +1,355 @@
+"""Plans put on a network: flags, modes, optimiser groups, and the traps of freezing by hand."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_freezing_stand_in import StandIn, loss, one_thread, same, stand_in, state, step  # noqa: F401 - a fixture
+from torch import nn
+
+from fashiontl.errors import FashiontlError
+from fashiontl.freezing import POLICIES, Plan, StagePlan
+from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
+
+FROZEN = StagePlan("none", "eval", 0.0)
+ALL = StagePlan("all", "batch", 1.0)
+
+
+def plan_of(network: StandIn, policy: str, epoch: int = 0, epochs: int = 8) -> Plan:
+    return POLICIES[policy].plan(network.stage_names, epoch, epochs)
+
+
+def applied(policy: str, epoch: int = 0) -> tuple[StandIn, Plan]:
+    network = stand_in()
+    plan = plan_of(network, policy, epoch)
+    apply(network, plan)
+    return network, plan
+
+
+def training_parameters(network: StandIn) -> list[str]:
+    return [name for name, parameter in network.stages.named_parameters() if parameter.requires_grad]
+
+
+def awake(network: StandIn) -> list[str]:
+    """Modules without children that are in training mode."""
+    return [name for name, module in network.stages.named_modules() if module.training and not list(module.children())]
+
+
+HEAD = ["head.linear.weight", "head.linear.bias"]
+NECK = ["neck.linear.weight", "neck.linear.bias", "neck.norm.weight", "neck.norm.bias"]
+STAGE_1 = [f"stage1.block.{name}" for name in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")]
+STAGE_4 = [name.replace("stage1", "stage4") for name in STAGE_1]
+EVERYTHING = [name for name, _ in stand_in().stages.named_parameters()]
+STATISTICS = ["stem.1", "stage1.block.norm", "stage4.block.norm", "neck.norm"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "epoch", "names"),
+    [
+        ("scratch", 0, EVERYTHING),
+        ("linear_probe", 0, HEAD),
+        ("last_stage", 0, STAGE_4 + NECK + HEAD),
+        ("full", 0, EVERYTHING),
+        (
+            "full_frozen_bn",
+            0,
+            [name for name in EVERYTHING if not name.startswith(tuple(f"{norm}." for norm in STATISTICS))],
+        ),
+        ("bn_only", 0, [name for name in EVERYTHING if "norm" in name or name.startswith(("stem.1", "head"))]),
+        ("bias_only", 0, [name for name in EVERYTHING if name.endswith("bias") or name.startswith("head")]),
+        ("lp_ft", 0, HEAD),
+        ("lp_ft", 4, EVERYTHING),
+        ("gradual_unfreeze", 1, STAGE_4 + NECK + HEAD),
+        ("discriminative", 0, EVERYTHING),
+        ("surgical_1", 0, STAGE_1 + HEAD),
+        ("progressive_freeze", 7, STAGE_4 + NECK + HEAD),
+    ],
+)
+def test_what_requires_gradients(policy: str, epoch: int, names: list[str]) -> None:
+    network, _ = applied(policy, epoch)
+    assert training_parameters(network) == names
+
+
+@pytest.mark.parametrize(
+    ("policy", "modules"),
+    [
+        ("linear_probe", ["head.flat", "head.linear"]),
+        (
+            "last_stage",
+            [
+                *("stage4.block.conv", "stage4.block.tanh", "stage4.block.norm", "stage4.block.drop"),
+                *("neck.flat", "neck.linear", "neck.tanh", "neck.norm", "neck.drop", "head.flat", "head.linear"),
+            ],
+        ),
+        ("bn_only", [*STATISTICS, "head.flat", "head.linear"]),
+        ("bias_only", ["head.flat", "head.linear"]),
+    ],
+)
+def test_modules_with_nothing_that_trains_are_in_eval_mode(policy: str, modules: list[str]) -> None:
+    network, _ = applied(policy)
+    assert awake(network) == modules
+    assert not network.training
+
+
+@pytest.mark.parametrize("policy", ["scratch", "full", "discriminative"])
+def test_where_all_trains_every_module_of_every_stage_is_in_training_mode(policy: str) -> None:
+    network, _ = applied(policy)
+    assert all(module.training for stage in network.stages.values() for module in stage.modules())
+
+
+def test_full_frozen_bn_leaves_only_layers_with_statistics_in_eval_mode() -> None:
+    network, _ = applied("full_frozen_bn")
+    everything = [name for name, module in network.stages.named_modules() if name and not list(module.children())]
+    assert [name for name in everything if name not in awake(network)] == STATISTICS
+
+
+@pytest.mark.parametrize("before", ["train", "eval"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_applying_again_undoes_train_and_eval(policy: str, before: str) -> None:
+    network, plan = applied(policy)
+    flags, modes = training_parameters(network), awake(network)
+    getattr(network, before)()
+    network.requires_grad_(before == "train")
+    apply(network, plan)
+    assert (training_parameters(network), awake(network)) == (flags, modes)
+
+
+# Traps: each of these passes with the guard in `apply` or `parameter_groups`, and fails without it.
+
+
+@pytest.mark.parametrize("policy", ["linear_probe", "last_stage", "bias_only", "full_frozen_bn"])
+def test_statistics_of_frozen_batchnorm_do_not_drift_while_the_head_trains(policy: str) -> None:
+    network, plan = applied(policy)
+    frozen = [norm for norm in STATISTICS if norm not in awake(network)]
+    before = {name: value.clone() for name, value in network.stages.named_buffers()}
+    optimizer = torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.01), momentum=0.9)
+    for _ in range(3):
+        step(network, optimizer)
+    after = dict(network.stages.named_buffers())
+    assert len(frozen) >= 2
+    for norm in frozen:
+        for statistic in ("running_mean", "running_var", "num_batches_tracked"):
+            assert torch.equal(before[f"{norm}.{statistic}"], after[f"{norm}.{statistic}"])
+
+
+def test_without_apply_those_statistics_do_drift() -> None:
+    network, _ = applied("linear_probe")
+    before = network.stages["stem"][1].running_mean.clone()
+    network.train()
+    loss(network)
+    assert not torch.equal(before, network.stages["stem"][1].running_mean)
+
+
+@pytest.mark.parametrize("policy", ["bn_only", "full"])
+def test_statistics_follow_the_target_where_normalisation_is_by_batch(policy: str) -> None:
+    network, _ = applied(policy)
+    before = network.stages["stem"][1].running_mean.clone()
+    loss(network)
+    assert not torch.equal(before, network.stages["stem"][1].running_mean)
+
+
+def test_affine_eval_trains_scale_and_shift_on_frozen_statistics() -> None:
+    network = stand_in()
+    plan = (StagePlan("normalisation", "affine_eval", 1.0),) * 6 + (ALL,)
+    apply(network, plan)
+    norm = network.stages["stem"][1]
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    step(network, torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.0)))
+    changed = {name for name, value in norm.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed == {"weight", "bias"}
+
+
+def test_a_frozen_prefix_drops_nothing_and_so_repeats_itself() -> None:
+    network, plan = applied("linear_probe")
+    x = torch.randn(6, 2, 4, 4)
+    prefix = frozen_prefix(plan)
+    assert prefix == 6
+    assert torch.equal(network.run(x, 0, prefix), network.run(x, 0, prefix))
+    assert not network.run(x, 0, prefix).requires_grad
+
+
+def test_dropout_of_a_stage_that_trains_is_on() -> None:
+    network, _ = applied("full")
+    x = torch.randn(6, 2, 4, 4)
+    assert not torch.equal(network.run(x, 0, 2), network.run(x, 0, 2))
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.AdamW])
+def test_what_is_frozen_in_mid_training_stays_even_in_an_optimizer_that_still_holds_it(
+    optimizer_type: type[torch.optim.Optimizer], set_to_none: bool
+) -> None:
+    network, full = applied("full")
+    groups = parameter_groups(network, full, 0.1, 0.1)
+    options = {"momentum": 0.9} if optimizer_type is torch.optim.SGD else {}
+    optimizer = optimizer_type(groups, **options)  # type: ignore[arg-type]
+    step(network, optimizer)
+    probe = plan_of(network, "last_stage")
+    apply(network, probe)
+    frozen, training = state(network, probe, frozen=True), state(network, probe, frozen=False)
+    for _ in range(2):
+        step(network, optimizer, set_to_none=set_to_none)
+    assert same(frozen, state(network, probe, frozen=True))
+    assert not same(training, state(network, probe, frozen=False))
+
+
+def test_a_zeroed_gradient_would_have_moved_it() -> None:
+    network, full = applied("full")
+    optimizer = torch.optim.SGD(parameter_groups(network, full, 0.1, 0.1), momentum=0.9)
+    step(network, optimizer)
+    weight = network.stages["stem"][0].weight
+    before = weight.detach().clone()
+    network.requires_grad_(False)
+    weight.grad.zero_()
+    optimizer.step()
+    assert not torch.equal(before, weight)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_optimizer_holds_what_trains_once_and_nothing_else(policy: str) -> None:
+    network = stand_in()
+    for epoch in range(8):
+        plan = plan_of(network, policy, epoch)
+        apply(network, plan)
+        groups = parameter_groups(network, plan, 1e-3, 0.05)
+        held = [id(parameter) for group in groups for parameter in group["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+        assert all(group["params"] for group in groups)
+
+
+def test_decay_does_not_reach_what_is_frozen() -> None:
+    network, plan = applied("last_stage")
+    before = state(network, plan, frozen=True)
+    optimizer = torch.optim.AdamW(parameter_groups(network, plan, 0.1, 0.5))
+    # The worst case of an optimiser: one that takes a missing gradient for zero.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert same(before, state(network, plan, frozen=True))
+
+
+def test_rates_and_decay_of_each_group() -> None:
+    network, plan = applied("full")
+    names = {id(parameter): name for name, parameter in network.stages.named_parameters()}
+    groups = [
+        ([names[id(parameter)] for parameter in group["params"]], group["lr"], group["weight_decay"])
+        for group in parameter_groups(network, plan, 1e-3, 0.05)
+    ]
+    body = [name for name in EVERYTHING if not name.startswith("head")]
+    several = [name for name in body if name.endswith(("conv.weight", "linear.weight", "stem.0.weight"))]
+    # LayerNorm over one dimension, BatchNorm and biases all have one dimension.
+    assert groups == [
+        (several, 1e-3 * 0.3, 0.05),
+        ([name for name in body if name not in several], 1e-3 * 0.3, 0.0),
+        (["head.linear.weight"], 1e-3, 0.05),
+        (["head.linear.bias"], 1e-3, 0.0),
+    ]
+
+
+def test_discriminative_rates_fall_with_depth() -> None:
+    network, plan = applied("discriminative")
+    rates = [group["lr"] for group in parameter_groups(network, plan, 1.0, 0.0)]
+    assert rates == [0.75**depth for depth in (5, 4, 3, 2, 1, 0)]
+
+
+def test_thawed_parameters_come_in_once_and_with_fresh_state() -> None:
+    network = stand_in()
+    seen: set[int] = set()
+    optimizer = None
+    for epoch in range(7):
+        plan = plan_of(network, "gradual_unfreeze", epoch)
+        apply(network, plan)
+        groups = parameter_groups(network, plan, 0.1, 0.1)
+        fresh = [
+            {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in seen]}
+            for group in groups
+        ]
+        fresh = [group for group in fresh if group["params"]]
+        seen |= {id(parameter) for group in groups for parameter in group["params"]}
+        if optimizer is None:
+            optimizer = torch.optim.SGD(fresh, momentum=0.9)
+        for group in fresh if epoch else []:
+            optimizer.add_param_group(group)  # torch refuses a parameter that it holds already
+            assert not any(parameter in optimizer.state for parameter in group["params"])
+        step(network, optimizer)
+    assert seen == {id(parameter) for parameter in network.parameters()}
+
+
+def test_a_parameter_under_two_names_in_one_stage_is_handed_over_once() -> None:
+    network = stand_in()
+    block = network.stages["stage1"].block
+    block.add_module("again", nn.Conv2d(2, 2, 3, padding=1))
+    block.again.weight = block.conv.weight
+    plan = plan_of(network, "full")
+    groups = parameter_groups(network, plan, 0.1, 0.1)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(held) == len(set(held)) == len(list(network.parameters()))
+
+
+def test_biases_of_attention_and_recurrent_layers_are_biases() -> None:
+    network = stand_in()
+    network.stages["stage1"].add_module("attention", nn.MultiheadAttention(2, 1))
+    network.stages["stage1"].add_module("recurrent", nn.GRU(2, 2))
+    apply(network, plan_of(network, "bias_only"))
+    names = [name for name in training_parameters(network) if name.startswith(("stage1.attention", "stage1.recurrent"))]
+    assert names == [
+        "stage1.attention.in_proj_bias",
+        "stage1.attention.out_proj.bias",
+        "stage1.recurrent.bias_ih_l0",
+        "stage1.recurrent.bias_hh_l0",
+    ]
+
+
+def test_layers_of_every_kind_of_normalisation_train_under_bn_only() -> None:
+    network = stand_in()
+    network.stages["stage1"].add_module("rms", nn.RMSNorm(4))
+    apply(network, plan_of(network, "bn_only"))
+    weights = {name for name in training_parameters(network) if name.endswith("weight")}
+    assert weights == {"stage1.rms.weight", "head.linear.weight"} | {
+        f"{name}.weight" for name in (*STATISTICS, "stage2.block.norm", "stage3.block.norm")
+    }
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=9))
+def test_a_frozen_prefix_ends_before_the_first_stage_that_trains(trained: list[bool]) -> None:
+    plan = tuple(ALL if all_ else FROZEN for all_ in trained)
+    assert frozen_prefix(plan) == (trained.index(True) if True in trained else len(trained))
+
+
+def test_a_stage_whose_statistics_follow_the_batch_is_no_prefix() -> None:
+    assert frozen_prefix((FROZEN, StagePlan("none", "batch", 0.0), FROZEN, ALL)) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(sorted(POLICIES)), st.integers(4, 6), st.booleans(), st.booleans(), st.integers(1, 6), st.data())
+def test_frozen_tensors_are_bit_identical_after_steps(
+    policy: str, stages: int, stem: bool, neck: bool, epochs: int, data: st.DataObject
+) -> None:
+    network = stand_in(stages, stem, neck)
+    plan = plan_of(network, policy, data.draw(st.integers(0, epochs - 1)), epochs)
+    apply(network, plan)
+    before = state(network, plan, frozen=True)
+    head = network.stages["head"].linear.weight.detach().clone()
+    step(network, torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.1), momentum=0.9))
+    assert same(before, state(network, plan, frozen=True))
+    assert not torch.equal(head, network.stages["head"].linear.weight)
+
+
+def test_a_plan_that_does_not_fit_names_all_faults() -> None:
+    network = stand_in(stages=1, stem=False, neck=False)
+    network.extra = nn.Linear(1, 1)
+    network.stages["head"].add_module("tied", network.stages["stage1"].block.conv)
+    message = (
+        "expected a plan of 2 stages (stage1, head), got 1; expected every parameter in a stage, got 2 in none; "
+        "expected every parameter in one stage, got 2 in two; "
+        "correct the policy's plan or the architecture's stages"
+    )
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        apply(network, (ALL,))
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        parameter_groups(network, (ALL,), 1.0, 0.0)

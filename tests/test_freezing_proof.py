@@ -1,0 +1,315 @@
+"""The proof of policy: it holds for honest training under every policy, and each way of cheating breaks it."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_freezing_stand_in import StandIn, loss, one_thread, stand_in, step  # noqa: F401 - a fixture
+from torch import nn
+
+from fashiontl.errors import FashiontlError
+from fashiontl.freezing import POLICIES, Plan, StagePlan
+from fashiontl.freezing.apply import apply, parameter_groups
+from fashiontl.freezing.proof import PolicyProof, Watch
+
+EPOCHS = 6
+
+
+def train(network: StandIn, policy: str, epochs: int = EPOCHS, cheat: Callable[[StandIn], None] | None = None) -> Watch:
+    """Train as the training loop does: a new span wherever the plan changes."""
+    watch = Watch(network)
+    last: Plan | None = None
+    for epoch in range(epochs):
+        plan = POLICIES[policy].plan(network.stage_names, epoch, epochs)
+        if plan != last:
+            if last is not None:
+                watch.end()
+            apply(network, plan)
+            watch.begin(plan)
+            optimizer = torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.1), momentum=0.9)
+        last = plan
+        if cheat is not None:
+            cheat(network)
+        step(network, optimizer)
+    watch.end()
+    return watch
+
+
+def proof_of(policy: str, cheat: Callable[[StandIn], None] | None = None) -> PolicyProof:
+    return train(stand_in(), policy, cheat=cheat).result()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_honest_training_is_proven(policy: str) -> None:
+    proof = proof_of(policy)
+    assert proof.holds, proof.violations
+    assert proof.unmoved == ()
+
+
+# Of the stand-in's 25 parameters and 12 statistics: 3 in the stem (3 statistics), 4 in each stage (3 in the first
+# and 3 in the fourth), 4 in the neck (3), 2 in the head.
+@pytest.mark.parametrize(
+    ("policy", "frozen_parameters", "frozen_buffers", "trained_parameters"),
+    [
+        ("scratch", 0, 0, 25),
+        ("linear_probe", 23, 12, 2),
+        ("last_stage", 15, 6, 10),
+        ("full", 0, 0, 25),
+        ("full_frozen_bn", 8, 12, 17),
+        ("bn_only", 11, 0, 14),
+        ("bias_only", 12, 12, 13),
+        ("lp_ft", 23, 12, 25),
+        ("gradual_unfreeze", 23, 12, 25),
+        ("surgical_1", 19, 9, 6),
+        ("progressive_freeze", 15, 6, 25),
+    ],
+)
+def test_each_tensor_is_counted_once(
+    policy: str, frozen_parameters: int, frozen_buffers: int, trained_parameters: int
+) -> None:
+    assert proof_of(policy) == PolicyProof(True, frozen_parameters, frozen_buffers, trained_parameters, (), ())
+
+
+def test_a_cheat_that_sets_training_mode_again_is_caught() -> None:
+    proof = proof_of("linear_probe", cheat=lambda network: network.train())
+    assert not proof.holds
+    assert proof.violations == (
+        "frozen buffers changed: 3 in stem, first stem.1.running_mean",
+        "frozen buffers changed: 3 in stage1, first stage1.block.norm.running_mean",
+        "frozen buffers changed: 2 in stage4, first stage4.block.norm.running_mean",
+        "frozen buffers changed: 3 in neck, first neck.norm.running_mean",
+        "modules should be in eval mode and are not: 3 in stem, first stem",
+        "modules should be in eval mode and are not: 6 in stage1, first stage1",
+        "modules should be in eval mode and are not: 6 in stage2, first stage2",
+        "modules should be in eval mode and are not: 6 in stage3, first stage3",
+        "modules should be in eval mode and are not: 6 in stage4, first stage4",
+        "modules should be in eval mode and are not: 6 in neck, first neck",
+    )
+
+
+def test_training_mode_for_one_forward_pass_is_caught_by_the_statistics() -> None:
+    def cheat(network: StandIn) -> None:
+        network.stages["stem"].train()
+        loss(network)
+        network.stages["stem"].eval()
+
+    proof = proof_of("linear_probe", cheat=cheat)
+    assert proof.violations == ("frozen buffers changed: 3 in stem, first stem.1.running_mean",)
+
+
+def test_dropout_that_is_on_in_a_frozen_stage_is_caught_though_no_tensor_changes() -> None:
+    proof = proof_of("linear_probe", cheat=lambda network: network.stages["stage2"].block.drop.train())
+    assert proof.violations == ("modules should be in eval mode and are not: 1 in stage2, first stage2.block.drop",)
+
+
+@pytest.mark.parametrize("policy", ["linear_probe", "bn_only", "bias_only"])
+def test_a_thawed_parameter_is_caught_though_it_requires_gradients(policy: str) -> None:
+    network = stand_in()
+    weight = network.stages["stage2"].block.conv.weight
+    optimizer = torch.optim.SGD([weight], 0.1)
+
+    def cheat(network: StandIn) -> None:  # noqa: ARG001 - the optimiser holds the weight
+        weight.requires_grad_(True)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+
+    proof = train(network, policy, cheat=cheat).result()
+    assert proof.violations == ("frozen parameters changed: 1 in stage2, first stage2.block.conv.weight",)
+
+
+def test_decay_on_a_frozen_parameter_is_caught() -> None:
+    network = stand_in()
+
+    def cheat(network: StandIn) -> None:
+        with torch.no_grad():
+            network.stages["stem"][0].weight.mul_(0.9999)
+
+    assert train(network, "linear_probe", cheat=cheat).result().violations == (
+        "frozen parameters changed: 1 in stem, first stem.0.weight",
+    )
+
+
+def test_scale_and_shift_that_train_under_frozen_batchnorm_are_caught() -> None:
+    def cheat(network: StandIn) -> None:
+        with torch.no_grad():
+            network.stages["stage1"].block.norm.bias.add_(1)
+
+    assert proof_of("full_frozen_bn", cheat=cheat).violations == (
+        "frozen parameters changed: 1 in stage1, first stage1.block.norm.bias",
+    )
+
+
+def test_a_frozen_layer_that_is_replaced_is_caught() -> None:
+    def cheat(network: StandIn) -> None:
+        network.stages["stage1"].block.conv = nn.Identity()
+        network.stages["stage2"].block.conv.double().float()
+
+    # A round trip through float64 is exact, so only the layer that is gone counts.
+    assert proof_of("linear_probe", cheat=cheat).violations == (
+        "frozen parameters changed: 2 in stage1, first stage1.block.conv.weight",
+        "modules should be in eval mode and are not: 1 in stage1, first stage1.block.conv",
+    )
+
+
+def test_what_is_frozen_is_read_off_the_plan_and_not_off_the_flags() -> None:
+    network = stand_in()
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    watch = Watch(network)
+    apply(network, plan)
+    network.requires_grad_(True)
+    watch.begin(plan)
+    step(network, torch.optim.SGD(network.parameters(), 0.1))
+    watch.end()
+    assert watch.result().violations[0] == "frozen parameters changed: 3 in stem, first stem.0.weight"
+
+
+def test_a_frozen_tensor_of_another_type_is_caught_though_its_bits_are_the_same() -> None:
+    network = stand_in().half()
+    weight = network.stages["stem"][0].weight
+    nn.init.zeros_(weight)
+
+    watch = Watch(network)
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    apply(network, plan)
+    watch.begin(plan)
+    weight.data = weight.data.bfloat16()
+    nn.init.zeros_(network.stages["head"].linear.weight)
+    watch.end()
+    assert watch.result().violations == ("frozen parameters changed: 1 in stem, first stem.0.weight",)
+
+
+def test_a_violation_in_an_early_span_is_not_forgotten() -> None:
+    network = stand_in()
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    later = POLICIES["full"].plan(network.stage_names, 0, 1)
+    watch = Watch(network)
+    apply(network, plan)
+    watch.begin(plan)
+    with torch.no_grad():
+        network.stages["stem"][0].weight.add_(1)
+        network.stages["head"].linear.weight.add_(1)
+    watch.end()
+    apply(network, later)
+    watch.begin(later)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    watch.end()
+    assert watch.result().violations == ("frozen parameters changed: 1 in stem, first stem.0.weight",)
+
+
+def test_a_stage_that_should_train_and_did_not_is_a_violation() -> None:
+    network = stand_in()
+    plan = POLICIES["last_stage"].plan(network.stage_names, 0, 1)
+    watch = Watch(network)
+    apply(network, plan)
+    watch.begin(plan)
+    with torch.no_grad():
+        network.stages["head"].linear.weight.add_(1)
+        network.stages["neck"].linear.weight.add_(1)
+    watch.end()
+    assert watch.result() == PolicyProof(
+        holds=False,
+        frozen_parameters=15,
+        frozen_buffers=6,
+        trained_parameters=2,
+        unmoved=(
+            *(f"stage4.block.{name}" for name in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")),
+            *("neck.linear.bias", "neck.norm.weight", "neck.norm.bias", "head.linear.bias"),
+        ),
+        violations=("parameters should train and none moved: 4 in stage4, first stage4.block.conv.weight",),
+    )
+
+
+def test_a_stage_without_parameters_that_could_train_is_no_violation() -> None:
+    network = stand_in()
+    network.stages["stage1"].block.norm = nn.Identity()
+    proof = train(network, "bn_only").result()
+    assert proof.holds
+    assert proof.trained_parameters == 12
+
+
+def test_a_parameter_that_moved_in_one_span_is_not_unmoved_in_the_next() -> None:
+    network = stand_in()
+    watch = Watch(network)
+    for _ in range(2):
+        plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+        apply(network, plan)
+        watch.begin(plan)
+        with torch.no_grad():
+            network.stages["head"].linear.bias.add_(1)
+        watch.end()
+    assert watch.result().unmoved == ("head.linear.weight",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        (0.0, -0.0, False),
+        (float("nan"), float("nan"), True),
+        (float("inf"), float("inf"), True),
+        (1.0, 1.0 + 2**-23, False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_tensors_are_compared_bit_for_bit(before: float, after: float, same: bool, dtype: torch.dtype) -> None:
+    network = stand_in().to(dtype)
+    weight = network.stages["stem"][0].weight
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    apply(network, plan)
+    watch = Watch(network)
+    with torch.no_grad():
+        weight.fill_(before)
+        watch.begin(plan)
+        weight.fill_(after)
+        network.stages["head"].linear.weight.add_(1)
+    watch.end()
+    assert watch.result().holds == same
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_channels_last_are_compared_too(dtype: torch.dtype) -> None:
+    network = stand_in().to(dtype).to(memory_format=torch.channels_last)
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    apply(network, plan)
+    watch = Watch(network)
+    watch.begin(plan)
+    with torch.no_grad():
+        network.stages["head"].linear.weight.add_(1)
+    watch.end()
+    assert watch.result().holds
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(POLICIES)), st.integers(4, 6), st.booleans(), st.booleans(), st.integers(1, 6))
+def test_honest_training_is_proven_for_any_number_of_stages_and_epochs(
+    policy: str, stages: int, stem: bool, neck: bool, epochs: int
+) -> None:
+    network = stand_in(stages, stem, neck)
+    proof = train(network, policy, epochs).result()
+    assert proof.holds, proof.violations
+    names = {name for name, _ in network.named_parameters()}
+    assert proof.trained_parameters + len(proof.unmoved) <= len(names)
+    assert proof.trained_parameters + len(proof.unmoved) + proof.frozen_parameters >= len(names)
+
+
+def test_out_of_order_calls_say_what_to_call() -> None:
+    network = stand_in()
+    plan = POLICIES["full"].plan(network.stage_names, 0, 1)
+    watch = Watch(network)
+    unproven = "expected begin(plan) and end() before result(), got none or a span that has not ended"
+    with pytest.raises(FashiontlError, match=re.escape(unproven)):
+        watch.result()
+    with pytest.raises(FashiontlError, match=re.escape("expected begin(plan) before end(), got end() alone")):
+        watch.end()
+    watch.begin(plan)
+    twice = "expected end() before the next begin(plan), got begin(plan) twice"
+    with pytest.raises(FashiontlError, match=re.escape(twice)):
+        watch.begin(plan)
+    with pytest.raises(FashiontlError, match=re.escape(unproven)):
+        watch.result()
+    with pytest.raises(FashiontlError, match=r"^expected a plan of 7 stages"):
+        Watch(network).begin((StagePlan("all", "batch", 1.0),))
