@@ -55,7 +55,7 @@ def write(results: Path) -> Path:
             "another folder with --results"
         )
     path = results / "leaderboard.md"
-    write_atomically(path, _render(rows, faults).encode())
+    write_atomically(path, _render(rows, faults).encode(errors="replace"))
     return path
 
 
@@ -68,7 +68,9 @@ def summary(records: Iterable[Record]) -> str:
         return "no records"
     columns = {
         # The unit goes to a line of its own, since a terminal is narrow.
-        column.label.replace(" (", "\n("): [text.replace("*", "") for text in column_texts(rows, column)]
+        column.label.replace(" (", "\n("): [
+            text.replace("*", "").replace("\xa0", " ") for text in column_texts(rows, column)
+        ]
         for column in SUMMARY
     }
     table = {"Cell": [row.record.id for row in rows], **columns, "Status": [row.record.status for row in rows]}

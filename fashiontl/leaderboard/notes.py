@@ -1,6 +1,7 @@
 """What stands under a table: all that its numbers depend on."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -41,6 +42,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+# A page repeats few names many times.
+@functools.lru_cache(maxsize=1024)
 def escape(text: str) -> str:
     r"""Text as Markdown that shows it as it is, on one line and within a table's cell.
 

@@ -165,11 +165,13 @@ def decimals(values: Sequence[float], digits: int) -> int:
 
 
 def number(interval: Interval, scale: float, places: int) -> str:
-    """An estimate with the larger half of its interval; alone when the interval is open.
+    r"""An estimate with the larger half of its interval; alone when the interval is open.
+
+    The spaces do not break, so that a narrow column does not part the two.
 
     >>> number(Interval(0.91, 0.89, 0.925), 100, 1)
-    '91.0 ± 2.0'
+    '91.0\xa0±\xa02.0'
     """
     text = f"{interval.estimate * scale:.{places}f}"
     half = max(interval.estimate - interval.low, interval.high - interval.estimate)
-    return f"{text} ± {half * scale:.{places}f}" if math.isfinite(half) else text
+    return f"{text}\xa0±\xa0{half * scale:.{places}f}" if math.isfinite(half) else text

@@ -95,12 +95,12 @@ def to_json(record: Record) -> str:
 
 
 def compact(value: Any) -> str:
-    """JSON without needless spaces.
+    """JSON without needless spaces, in ASCII: a file's name may hold what no encoding of Unicode can.
 
     Raises:
         ValueError: a number is not finite.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def _finite(value: Any) -> Any:
