@@ -143,8 +143,9 @@ def overview(found: Sequence[Section]) -> str:
     lines = []
     for section in found:
         best = section.rows[0]
-        accuracy = column_texts([best], ACCURACY)[0] if best.sound else UNKNOWN
+        known = best.sound and ACCURACY.label in best.intervals
+        name, accuracy = (escape(best.record.id), column_texts([best], ACCURACY)[0]) if known else (UNKNOWN, UNKNOWN)
         sound = sum(row.sound for row in section.rows)
-        lines.append((escape(section.title), f"{sound} of {len(section.rows)}", escape(best.record.id), accuracy))
+        lines.append((escape(section.title), f"{sound} of {len(section.rows)}", name, accuracy))
     frame = pd.DataFrame(lines, columns=["Section", "Cells ok", "Most accurate", ACCURACY.label])
     return str(frame.to_markdown(index=False, colalign=["left", "right", "left", "right"], disable_numparse=True))

@@ -1,0 +1,311 @@
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import LAPTOP, PROOF, SERVER, failed, matrix, record
+
+from fashiontl import leaderboard
+from fashiontl.case import PRESETS, Case
+from fashiontl.errors import FashiontlError
+from fashiontl.leaderboard.notes import escape, notes
+from fashiontl.leaderboard.rows import (
+    row_of,
+)
+from fashiontl.leaderboard.sections import sections, settings_name
+from fashiontl.metrics import Measurement
+from fashiontl.record import Record, RunFile, runs
+
+CPU = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
+
+
+def small_board(**fields: Any) -> str:
+    """Two cells with numbers that can be checked by hand, and one that ended early."""
+
+    def measured(accuracy: float, seconds: float) -> tuple[Measurement, ...]:
+        return (
+            Measurement("accuracy", (accuracy,), 800),
+            Measurement("latency", tuple(seconds * (1 + step / 1000) for step in range(100))),
+            Measurement("training_peak_memory", (200 * 2**20,)),
+            Measurement("trainable_parameters", (2052.0,)),
+        )
+
+    return leaderboard.render(
+        [
+            failed(CPU[0], "timeout", "train took longer than 600 s", **fields),
+            record(CPU[1], measurements=measured(0.9, 0.004), **fields),
+            record(CPU[2], measurements=measured(0.95, 0.005), warnings=("latency had not settled",), **fields),
+        ]
+    ).replace("\xa0", " ")
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Cells of each table's lines, without the line of dashes."""
+    blocks = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    return [[cells(line) for line in block.splitlines() if not line.startswith("|:")] for block in blocks]
+
+
+def test_the_table() -> None:
+    assert tables(small_board())[0] == [
+        ["Architecture", "Policy", "Weights", "Device", "Accuracy (%)", "Training (images/s)", "Inference (images/s)",
+         "Latency p50 (ms)", "Latency p90 (ms)", "Training peak (MiB)", "Inference peak (MiB)", "Trainable (M)",
+         "Status"],
+        ["resnet18", "full", "fashion6", "cpu", "**95.0 ± 1.7**", "—", "—", "5.25 ± 0.05", "5.45 ± 0.03", "~**200**",
+         "—", "0.00205", "ok ¹"],
+        ["resnet18", "linear_probe", "fashion6", "cpu", "90.0 ± 2.3", "—", "—", "**4.20 ± 0.04**", "**4.36 ± 0.02**",
+         "~**200**", "—", "0.00205", "ok"],
+        ["resnet18", "scratch", "none", "cpu", "—", "—", "—", "—", "—", "—", "—", "—",
+         "**timeout**: train took longer than 600 s"],
+    ]  # fmt: skip
+
+
+def test_the_notes() -> None:
+    page = small_board(settings=dataclasses.replace(PRESETS["quick"], epochs=9, timeout=5.0))
+    assert page.count("\n## ") == 1
+    assert "\n## fashion4, quick with epochs=9, on AMD EPYC 7763 (2 cores, 2 threads)\n" in page
+    assert "\nThe first four classes: T-shirt/top, trouser, pullover, dress.\n" in page
+    lines = [line for line in page[page.index("- **Command**") :].splitlines() if line.startswith("- ")]
+    settings = lines.pop(3)
+    assert lines == [
+        "- **Command** `pytest bench/`, 2026-01-02 03:00 UTC, commit `01234567`",
+        "- **Hardware** AMD EPYC 7763, 2 of 4 cores, 2 threads, 8.0 GiB, load up to 0.25 when cases started "
+        "(machine `amd-epyc-7763-2c-2t-08e5a6b8`)",
+        "- **Versions** Python 3.12.4, torch 2.13.0+cpu, torchvision 0.28.0, fashiontl 0.1.0; Linux 6.8.0 x86_64",
+        "- **Accuracy** of 1 seed on 800 test images, tested once, at the end of training",
+        "- **Data** the package's own selection, SHA-256 `d1d1d1d1d1d1`",
+        "- **Policy kept** in 2 of 2 trained cells: after training, what was frozen was bit-identical (120 parameter "
+        "tensors and 120 buffers compared), and every stage that trains had moved (4 parameter tensors)",
+    ]
+    assert settings.startswith("- **Settings** `preset=quick data=embedded image_size=")
+    assert " epochs=9 " in settings
+    assert "data_root" not in settings
+
+
+def test_notes_name_all_that_differs() -> None:
+    dirty = dataclasses.replace(LAPTOP, git_sha="f" * 40, git_dirty=True, load=7.5)
+    found = notes(
+        [
+            row_of(record(CPU[0], command="pytest bench/ -k `x`", environment=SERVER)),
+            row_of(record(CPU[1], number=90, environment=dirty, measurements=())),
+        ]
+    )
+    assert found[0] == (
+        "**Command** `` pytest bench/ -k `x` ``, `pytest bench/`, 2026-01-02 03:00 to 2026-01-02 03:01 UTC, "
+        "commit `01234567`, `ffffffff` with uncommitted changes"
+    )
+    assert "load up to 7.5 when" in found[1]
+    assert "torch 2.13.0+cu130, 2.13.0+cpu, " in found[2]
+    assert ", CUDA 13.0, cuDNN 91300, driver 580.65.06; " in found[2]
+
+
+def test_notes_without_what_is_unknown() -> None:
+    bare = dataclasses.replace(LAPTOP, git_sha=None, git_dirty=None, memory=None, load=None, fashiontl="0.2.0")
+    found = notes([row_of(failed(CPU[0], "crashed", "", environment=bare))])
+    assert found[:3] == [
+        "**Command** `pytest bench/`, 2026-01-02 03:00 UTC",
+        "**Hardware** AMD EPYC 7763, 2 of 4 cores, 2 threads (machine `amd-epyc-7763-2c-2t-08e5a6b8`)",
+        "**Versions** Python 3.12.4, torch 2.13.0+cpu, torchvision 0.28.0, fashiontl 0.2.0; Linux 6.8.0 x86_64",
+    ]
+    assert len(found) == 4
+
+
+def test_sizes_and_weights_are_folded_away() -> None:
+    source = {"accuracy": 0.873, "sha256": "e2" * 32}
+    measured = record(CPU[2])
+    page = leaderboard.render([dataclasses.replace(measured, provenance=measured.provenance | {"pretraining": source})])
+    folded = page[page.index("<details>") : page.index("</details>")]
+    header, row = tables(folded)[0]
+    assert header[4:] == ["Parameters (M)", "GFLOP/image", "Training time (s)", "Case time (s)", "Weights' SHA-256"]
+    assert row[4:6] == ["11.2", "0.0700"]
+    assert row[8] == "`e2e2e2e2e2e2`, 87.3 % on their own task"
+
+
+def test_reference_stands_where_it_can_be_compared() -> None:
+    ten = leaderboard.render([record(Case("vgg11", "full", task="fashion10"))])
+    assert (
+        "- **To beat** a widely read tutorial's figures, 20 naive epochs at batch size 32: 83 % with a VGG-like "
+        "network, 89 % with a ResNet-50-like one\n"
+    ) in ten
+    assert "To beat" not in small_board()
+
+
+def test_reasons_stay_in_their_cell() -> None:
+    page = leaderboard.render([failed(CPU[0], "crashed", "a | b\n*c* <d> " + "e" * 200)])
+    assert tables(page)[0][1][-1] == r"**crashed**: a \| b \*c\* &lt;d> " + "e" * 85 + "…"
+
+
+def test_doubts_are_footnotes() -> None:
+    doubted = ("latency had not settled", "clocks were low")
+    unmoved = PROOF | {"unmoved": ["a.weight", "b_", "c", "d"]}
+    page = leaderboard.render(
+        [
+            record(CPU[0], warnings=doubted),
+            record(CPU[1], warnings=doubted),
+            record(CPU[2], proof=unmoved),
+            record(Case("vgg11", "full"), warnings=("one",), status="invalid", reason="moved"),
+        ]
+    )
+    statuses = {(row[0], row[1]): row[-1] for row in tables(page)[0][1:]}
+    marks = {policy: status for (network, policy), status in statuses.items() if network == "resnet18"}
+    assert marks["scratch"] == marks["linear_probe"] != marks["full"]
+    assert statuses["vgg11", "full"] == "**invalid**: moved ³"
+    number_of = marks["scratch"].removeprefix("ok ")
+    assert f"\n{number_of} latency had not settled; clocks were low  \n" in page
+    assert (
+        f"\n{marks['full'].removeprefix('ok ')} 4 tensors that should train did not move (a.weight, b\\_, c, …)  \n"
+        in page
+    )
+
+
+def test_sections_hold_what_can_be_compared() -> None:
+    longer = dataclasses.replace(PRESETS["quick"], epochs=99)
+    patient = dataclasses.replace(PRESETS["quick"], timeout=99.0)
+    found = sections(
+        map(
+            row_of,
+            [
+                record(CPU[0], number=1),
+                record(CPU[1], number=2, settings=patient),
+                record(CPU[1], number=3, settings=longer),
+                record(CPU[1], number=4, environment=SERVER),
+                record(Case("resnet18", "full", task="fashion10"), number=5),
+            ],
+        )
+    )
+    assert [section.title for section in found] == [
+        "fashion10, quick, on AMD EPYC 7763 (2 cores, 2 threads)",
+        "fashion4, quick, on NVIDIA H100 80GB HBM3",
+        "fashion4, quick with epochs=99, on AMD EPYC 7763 (2 cores, 2 threads)",
+        "fashion4, quick, on AMD EPYC 7763 (2 cores, 2 threads)",
+    ]
+    assert [len(section.rows) for section in found] == [1, 1, 1, 2]
+
+
+def test_settings_of_an_unknown_preset() -> None:
+    assert settings_name(dataclasses.replace(PRESETS["quick"], preset="mine")) == "mine"
+
+
+def test_overview_only_where_there_is_more_than_one_section() -> None:
+    broken = failed(Case("vgg11", "full", "cuda"), "oom", "too big", environment=SERVER, number=9)
+    page = leaderboard.render([*matrix()[:3], failed(Case("vgg11", "full"), "oom", "too big"), broken])
+    assert tables(page)[0] == [
+        ["Section", "Cells ok", "Most accurate", "Accuracy (%)"],
+        ["fashion4, quick, on NVIDIA H100 80GB HBM3", "0 of 1", "—", "—"],
+        [
+            "fashion4, quick, on AMD EPYC 7763 (2 cores, 2 threads)",
+            "3 of 4",
+            "vgg11-last_stage-cpu",
+            "90.0\xa0±\xa02.3",
+        ],
+    ]
+    assert "| Section" not in leaderboard.render(matrix())
+
+
+def test_only_the_newest_of_a_cell_is_shown() -> None:
+    page = leaderboard.render([failed(CPU[0], "oom", "new", number=9), record(CPU[0], number=1)])
+    assert [row[-1] for row in tables(page)[0][1:]] == ["**oom**: new"]
+
+
+def test_a_page_of_nothing() -> None:
+    assert leaderboard.render([]).startswith("# Leaderboard\n")
+
+
+ANYTHING = st.none() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
+DICTIONARIES = st.dictionaries(
+    st.sampled_from(["data", "weights", "pretraining", "unmoved", "holds", "frozen_parameters", "sha256", "accuracy"]),
+    ANYTHING | st.dictionaries(st.sampled_from(["sha256", "source", "accuracy"]), ANYTHING),
+)
+
+
+@given(DICTIONARIES, DICTIONARIES, st.text(), st.text())
+def test_whatever_a_record_holds_the_table_stays_whole(
+    proof: dict[str, Any], provenance: dict[str, Any], reason: str, name: str
+) -> None:
+    case = Case(name, "full", weights=name)
+    page = leaderboard.render(
+        [record(case, status="crashed", reason=reason, proof=proof, provenance=provenance, measurements=())]
+    )
+    (table, details) = tables(page)
+    assert [len(line) for line in table] == [13, 13]
+    assert [len(line) for line in details] == [9, 9]
+
+
+@given(st.text())
+def test_escaped_text_stays_on_its_line(text: str) -> None:
+    escaped = escape(text)
+    assert len(escaped.splitlines()) <= 1
+    assert "<" not in escaped
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|*`\[\]~]", escaped)
+
+
+def save(results: Path, *records: Record, name: str = "run") -> Path:
+    path = results / "runs" / "m" / f"{name}.jsonl"
+    for each in records:
+        RunFile(path).append(each)
+    return path
+
+
+def test_write(tmp_path: Path) -> None:
+    save(tmp_path, *matrix())
+    page = leaderboard.write(tmp_path)
+    assert page == tmp_path / "leaderboard.md"
+    assert page.read_text() == leaderboard.render(matrix())
+    before = page.read_bytes()
+    assert leaderboard.write(tmp_path).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard.md", "runs"]
+
+
+def test_write_names_what_it_could_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path, record(CPU[0]))
+    path.write_text(path.read_text() + "{\n")
+    text = leaderboard.write(tmp_path).read_text()
+    section = text[text.index("## Lines that could not be read") :]
+    assert section.splitlines()[2].startswith(f"- {escape(str(path))}:2: expected one record in JSON, got: ")
+    assert len(tables(text)[0]) == 2
+
+
+def test_write_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(FashiontlError) as caught:
+        leaderboard.write(tmp_path / "nowhere")
+    assert str(caught.value) == (
+        f"expected runs under {tmp_path}/nowhere/runs, got none; run pytest bench/ --results {tmp_path}/nowhere first, "
+        "or name another folder with --results"
+    )
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_write_parses_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps 100,000 records under 5 seconds: those that are out of date are not parsed."""
+    for run in "01234":
+        save(tmp_path, *(dataclasses.replace(each, run=run) for each in matrix()), name=run)
+    parsed = []
+    monkeypatch.setattr(
+        runs, "from_json", lambda line, where, read=runs.from_json: (parsed.append(where), read(line, where))[1]
+    )
+    leaderboard.write(tmp_path)
+    assert len(parsed) == 20
+    assert {Path(where.rpartition(":")[0]).name for where in parsed} == {"4.jsonl"}
+
+
+def test_summary() -> None:
+    measured = (Measurement("accuracy", (0.9,), 800), Measurement("latency", (0.004,) * 20))
+    text = leaderboard.summary([failed(CPU[0], "timeout", "too slow"), record(CPU[1], measurements=measured)])
+    assert text == (
+        "Cell                         Accuracy      Training     Inference    Latency p50    Training peak  Status\n"
+        "                                  (%)    (images/s)    (images/s)           (ms)            (MiB)\n"
+        "-------------------------  ----------  ------------  ------------  -------------  ---------------  --------\n"
+        "resnet18-linear_probe-cpu  90.0 ± 2.3             —             —    4.00 ± 0.00                —  ok\n"
+        "resnet18-scratch-cpu                —             —             —              —                —  timeout\n"
+        "resnet18-scratch-cpu: timeout: too slow"
+    )
+
+
+def test_summary_of_nothing() -> None:
+    assert leaderboard.summary([]) == "no records"
