@@ -70,7 +70,7 @@ def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:
     if function:
         model: nn.Module = getattr(importlib.import_module(module), function)(classes=classes, image_size=image_size)
         return model
-    arguments = _ARGUMENTS.get(entry.family, lambda size: {})(image_size)
+    arguments = _ARGUMENTS[entry.family](image_size) if entry.family in _ARGUMENTS else {}
     # RegNet computes its widths with tensors, whose values the meta device does not have.
     with torch.device("cpu") if entry.family == "regnet" else nullcontext():
         model = models.get_model(entry.builder, weights=None, num_classes=classes, **arguments)

@@ -106,10 +106,12 @@ def _densenet(model: Any) -> Network:
 
 def _mobilenet(model: Any) -> Network:
     *neck, head = model.classifier
+    # Version 2 pools without a module, version 3 with one.
+    pool = getattr(model, "avgpool", nn.AdaptiveAvgPool2d(1))
     return _chain(
         stem=[model.features[0]],
         features=_at_strides(model.features[1:]),
-        neck=[nn.AdaptiveAvgPool2d(1), nn.Flatten(1), *neck],
+        neck=[pool, nn.Flatten(1), *neck],
         head=[head],
     )
 
