@@ -89,6 +89,7 @@ class Settings:
         batch_size: images a training step.
         pretrain_per_class: images of each source class for the `fashion6` backbone; 0 takes all.
         pretrain_epochs: passes over them.
+        pretrain_batch_size: images a step there.
         throughput_batch: images a step in the throughput measurements.
         samples: the most latency samples taken.
         seconds: time budget of each speed measurement, in seconds.
@@ -101,14 +102,15 @@ class Settings:
     data: str = "embedded"
     data_root: str = ""
     image_size: int = 32
-    train_per_class: int = 50
+    train_per_class: int = 10
     test_per_class: int = 200
     seeds: int = 1
-    epochs: int = 6
+    epochs: int = 12
     augment: bool = False
-    batch_size: int = 50
+    batch_size: int = 20
     pretrain_per_class: int = 300
-    pretrain_epochs: int = 4
+    pretrain_epochs: int = 3
+    pretrain_batch_size: int = 50
     throughput_batch: int = 32
     samples: int = 200
     seconds: float = 1.0
@@ -148,6 +150,7 @@ PRESETS: dict[str, Settings] = {
         batch_size=128,
         pretrain_per_class=0,
         pretrain_epochs=5,
+        pretrain_batch_size=128,
         throughput_batch=128,
         samples=1000,
         seconds=5.0,

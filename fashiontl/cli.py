@@ -44,9 +44,9 @@ def _list(options: argparse.Namespace) -> str:
 
 
 def _leaderboard(options: argparse.Namespace) -> str:
-    from fashiontl import leaderboard
+    from fashiontl.leaderboard import write
 
-    return str(leaderboard.write(options.results))
+    return str(write(options.results))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 Clock = Callable[[], float]
 
-_WINDOW = 5
+_WINDOW = 3
+_LEAST = 5
 _SETTLED = 0.05
 _SLICE_SECONDS = 0.02
 
@@ -49,7 +50,7 @@ def time_calls(
     values: list[float] = []
     with _no_garbage_collection():
         deadline = clock() + seconds
-        while len(values) < most and (len(values) < _WINDOW or clock() < deadline):
+        while len(values) < most and (len(values) < _LEAST or clock() < deadline):
             values.append(_timed(call, synchronize, 1, clock))
     return Samples(tuple(values), warm_up, settled)
 
@@ -74,7 +75,7 @@ def time_slices(
     with _no_garbage_collection():
         calls = max(1, round(_SLICE_SECONDS / max(_timed(call, synchronize, 1, clock), 1e-9)))
         deadline = clock() + seconds
-        while len(values) < _WINDOW or clock() < deadline:
+        while len(values) < _LEAST or clock() < deadline:
             values.append(_timed(call, synchronize, calls, clock) / calls)
     return Samples(tuple(values), warm_up, settled)
 

@@ -99,7 +99,7 @@ class Measurer:
             schema=SCHEMA,
             id=case.id,
             run=self._run,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=_command(),
             started=started.isoformat(timespec="seconds"),
             case=case,
             settings=self._settings,
@@ -142,6 +142,13 @@ class Measurer:
         self._cache.mkdir(parents=True, exist_ok=True)
         progress(f"waiting for {device}")
         return FileLock(self._cache / f"device-{device.replace(':', '-')}.lock")
+
+
+def _command() -> str:
+    """What was typed, whether a script was started or a module with `python -m`."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def _read_pretraining(collected: _Collected, value: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from fashiontl.latency import Samples, time_calls, time_slices
 from fashiontl.pretraining import pretrained
 from fashiontl.profiling import profile_steps
 from fashiontl.recipes import recipe_for
-from fashiontl.train import Examples, fit, predict
+from fashiontl.train import Examples, fit, is_normalised, predict
 from fashiontl.weights import Start, start
 
 Progress = Callable[[str], None]
@@ -63,7 +63,7 @@ def train(job: Job, progress: Progress) -> Job:
     return {
         **{name: [seed[name] for seed in seeds] for name in ("accuracy", "training_time", "losses", "proof")},
         **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights")},
-        "recipe": asdict(recipe_for(case.policy, settings)),
+        "recipe": seeds[-1]["recipe"],
         "data": {"source": images.source, "sha256": images.sha256},
         "warnings": ["an operator has no deterministic form on this device"] if nondeterministic else [],
     }
@@ -74,7 +74,7 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
     torch.manual_seed(seed)
     begun = _start(job, case, settings)
     network = begun.network.to(case.device)
-    recipe = recipe_for(case.policy, settings)
+    recipe = recipe_for(case.policy, settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {settings.seeds}"
     result = fit(
         network,
@@ -95,6 +95,7 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
         "losses": result.losses,
         "proof": asdict(result.proof),
         "reused_stages": result.reused_stages,
+        "recipe": asdict(recipe),
         "weights": begun.provenance,
     }
 
@@ -192,7 +193,7 @@ def _training_step(job: Job, case: Case, settings: Settings) -> Callable[[], Non
     network = _start(job, case, settings).network.to(case.device)
     plan = POLICIES[case.policy].plan(network.stage_names, 0, settings.epochs)
     apply(network, plan)
-    recipe = recipe_for(case.policy, settings)
+    recipe = recipe_for(case.policy, settings, normalised=True)
     # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
     groups = parameter_groups(network, plan, 1e-6, recipe.decay)
     optimizer = torch.optim.AdamW(groups, fused=devices.split(case.device)[0] in {"cpu", "cuda"})
@@ -211,6 +212,8 @@ def _training_step(job: Job, case: Case, settings: Settings) -> Callable[[], Non
 def _deterministic() -> None:
     """Ask for the same result each time, as far as the device can; torch's documentation, "Reproducibility"."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling all new memory guards code that reads what it never wrote; it would only cost time here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

@@ -232,6 +232,13 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share()
 
 
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+    """Leave the letters of finished cells out: each has a line of its own already."""
+    if "cell" not in getattr(report, "keywords", {}) or config.get_verbosity() > 0 or report.when != "call":
+        return None
+    return report.outcome, "", report.outcome.upper()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the worker before pytest waits for its children."""
     session.config.stash[_RUN].close()
@@ -242,16 +249,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = config.stash[_RUN]
     if not run.line.expected or config.option.collectonly or not run.path.exists():
         return
-    from fashiontl import leaderboard
+    from fashiontl.leaderboard import summary, write
     from fashiontl.record import read_file
 
     records, faults = read_file(run.path)
     terminalreporter.section("fashiontl")
     for fault in faults:
         terminalreporter.write_line(fault, yellow=True)
-    terminalreporter.write_line(leaderboard.summary(records))
+    terminalreporter.write_line(summary(records))
     terminalreporter.write_line(f"\nrecords      {run.path}")
     try:
-        terminalreporter.write_line(f"leaderboard  {leaderboard.write(run.results)}")
+        terminalreporter.write_line(f"leaderboard  {write(run.results)}")
     except (OSError, FashiontlError) as error:
         terminalreporter.write_line(f"the leaderboard was not written: {error}", red=True)

@@ -19,7 +19,7 @@ from fashiontl.devices import split, synchronize
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
 from fashiontl.recipes import pretraining_recipe
-from fashiontl.train import Examples, fit, predict
+from fashiontl.train import Examples, fit, is_normalised, predict
 from fashiontl.weights import save
 
 _SEED = 0
@@ -38,7 +38,6 @@ def pretrained(
         took, `cached` (whether it was there already).
     """
     images = load_images(settings.data, settings.data_root or None)
-    recipe = pretraining_recipe(settings)
     key = {
         "source": source,
         "architecture": architecture,
@@ -46,7 +45,7 @@ def pretrained(
         "size": settings.image_size,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
-        "recipe": asdict(recipe),
+        "settings": [settings.pretrain_epochs, settings.pretrain_batch_size, settings.augment],
         "torch": torch.__version__,
         "seed": _SEED,
     }
@@ -62,6 +61,7 @@ def pretrained(
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
+        recipe = pretraining_recipe(settings, normalised=is_normalised(network))
         preprocessing = Preprocessing(settings.image_size)
         result = fit(
             network,
@@ -76,6 +76,6 @@ def pretrained(
         logits = predict(network, chosen.test_images.to(device), preprocessing)
         accuracy = (logits.argmax(1) == chosen.test_labels).float().mean().item()
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
-        facts = {"sha256": sha256, "recipe": key, "accuracy": accuracy, "seconds": result.seconds}
+        facts = {"sha256": sha256, "recipe": {**key, **asdict(recipe)}, "accuracy": accuracy, "seconds": result.seconds}
         facts_file.write_text(json.dumps(facts))
     return {**facts, "checkpoint": str(checkpoint), "cached": False}

@@ -7,7 +7,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 # Few steps bound the size of the trace: one step of a deep network is already thousands of events.
-_WARM_UP, _ACTIVE = 2, 3
+_WARM_UP, _ACTIVE = 1, 2
 _OPERATORS = 15
 
 

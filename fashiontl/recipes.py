@@ -1,6 +1,6 @@
 """How weights are fitted: fixed numbers, chosen without any test image. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fashiontl.case import Settings
 
@@ -31,16 +31,33 @@ class Recipe:
     augment: bool = False
 
 
-# Peak rates of the head that are not `Recipe.rate`. With the backbone frozen the problem is convex and the steps
-# are few, so it bears a higher one.
-_RATES = {"linear_probe": 1e-2}
+# With the backbone frozen the problem is convex, a step costs next to nothing on features that are computed once, and
+# a probe is judged at convergence (Kumar et al., ICLR 2022), so it takes more and larger steps.
+_PROBE_RATE = 1e-2
+_PROBE_EPOCHS = 8
+# A plain network (VGG without BatchNorm, AlexNet) loses its units at rates that normalised ones bear.
+_PLAIN = 0.3
 
 
-def recipe_for(policy: str, settings: Settings) -> Recipe:
-    """The recipe with which a policy is trained."""
-    return Recipe(settings.epochs, settings.batch_size, rate=_RATES.get(policy, Recipe.rate), augment=settings.augment)
+def recipe_for(policy: str, settings: Settings, *, normalised: bool) -> Recipe:
+    """The recipe with which a policy is trained.
+
+    Args:
+        policy: its name.
+        settings: epochs, batch size and augmentation.
+        normalised: whether the network has normalisation layers.
+    """
+    recipe = Recipe(settings.epochs, settings.batch_size, augment=settings.augment)
+    if policy == "linear_probe":
+        return replace(recipe, epochs=_PROBE_EPOCHS * recipe.epochs, rate=_PROBE_RATE)
+    return recipe if normalised else replace(recipe, rate=recipe.rate * _PLAIN)
 
 
-def pretraining_recipe(settings: Settings) -> Recipe:
-    """The recipe with which a source backbone is trained, from scratch."""
-    return Recipe(settings.pretrain_epochs, settings.batch_size, augment=settings.augment)
+def pretraining_recipe(settings: Settings, *, normalised: bool) -> Recipe:
+    """The recipe with which a source backbone is trained, from scratch.
+
+    Without label smoothing: it pulls the images of a class together, and features then transfer worse (Kornblith et
+    al., "Why do better loss functions lead to less transferable features?", NeurIPS 2021).
+    """
+    rate = Recipe.rate * (1.0 if normalised else _PLAIN)
+    return Recipe(settings.pretrain_epochs, settings.pretrain_batch_size, rate, smoothing=0.0, augment=settings.augment)

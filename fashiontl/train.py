@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fashiontl.architectures.network import Network
-from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
+from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import PolicyProof, Watch
 from fashiontl.images import Preprocessing, augment
@@ -148,6 +148,11 @@ def predict(network: Network, images: Tensor, preprocessing: Preprocessing) -> T
     return torch.cat(parts).float().cpu()
 
 
+def is_normalised(network: Network) -> bool:
+    """Whether the network has any normalisation layer."""
+    return any(isinstance(module, NORMALISATION) for module in network.modules())
+
+
 class Batches:
     """Training batches in random order, one pass an iteration.
 
@@ -194,7 +199,7 @@ class Batches:
         first = network.run(self._preprocessing(self._images[:1]), 0, prefix)
         if first.nbytes * len(self._images) > FEATURE_BUDGET:
             return
-        parts = torch.split(images, _EVALUATION_BATCH)
+        parts = torch.split(self._images, _EVALUATION_BATCH)
         self._features = torch.cat([network.run(self._preprocessing(part), 0, prefix) for part in parts])
         self.first_stage = prefix
 

@@ -11,7 +11,7 @@ from fashiontl.errors import FashiontlError
 from fashiontl.freezing.policies import Plan, StagePlan
 
 # `_NormBase` is the base of every BatchNorm and InstanceNorm.
-_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class Staged(Protocol):
@@ -133,7 +133,7 @@ def trains(stage: StagePlan, module: nn.Module, name: str) -> bool:
         return False
     match stage.trains:
         case "normalisation":
-            return isinstance(module, _NORMALISATION)
+            return isinstance(module, NORMALISATION)
         case "bias":
             # `in_proj_bias` of attention and `bias_hh` of recurrent layers too.
             return name.startswith("bias") or name.endswith("bias")

@@ -1,0 +1,155 @@
+"""The plug-in as pytest users meet it. Measuring is replaced by a made-up record; test_end_to_end.py measures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench" / "test_matrix.py"
+
+# Stands in for Measurer.measure in the inner run: a record whose latencies depend on the case's name.
+FAKE = """
+import pytest
+from fashiontl.environment import machine_key, read_environment
+from fashiontl.measure import Measurer
+from fashiontl.metrics import Measurement
+from fashiontl.record import SCHEMA, Record
+
+def measure(self, case, progress=print):
+    progress("pretending")
+    environment = read_environment({}, threads=1)
+    status, reason = {"vgg11": ("crashed", "it fell over"), "densenet121": ("skipped", "it is not here")}.get(
+        case.architecture, ("ok", ""))
+    samples = tuple(0.001 * (number + len(case.policy)) for number in range(5))
+    return Record(
+        SCHEMA, case.id, self._run, "pytest", "2026-01-02T03:04:05+00:00", case, self._settings, environment,
+        machine_key(environment), status, reason, (), (Measurement("latency", samples),
+        Measurement("accuracy", (0.75,), 100)), None, {}, {})
+
+Measurer.measure = measure
+"""
+
+
+@pytest.fixture
+def bench(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest(FAKE)
+    pytester.makepyfile(test_matrix=BENCH.read_text())
+    return pytester
+
+
+def run(bench: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return bench.runpytest_subprocess("--device", "cpu", *arguments)
+
+
+def lines(bench: pytest.Pytester) -> list[dict[str, object]]:
+    paths = sorted((bench.path / "results" / "runs").rglob("*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_each_case_becomes_a_test_a_record_and_a_benchmark(bench: pytest.Pytester) -> None:
+    result = run(bench, "--arch=resnet18", "--policy=full,scratch", "--benchmark-json=out.json")
+    result.assert_outcomes(passed=2)
+    assert [line["id"] for line in lines(bench)] == ["resnet18-full-cpu", "resnet18-scratch-cpu"]
+    result.stdout.fnmatch_lines(["*1/2* resnet18-full-cpu: ok in *left", "*2/2* resnet18-scratch-cpu: ok in *"])
+    result.stdout.fnmatch_lines(["records *.jsonl", "leaderboard *results*leaderboard.md"])
+    data = json.loads((bench.path / "out.json").read_text())["benchmarks"]
+    # pytest-benchmark holds the worker's own samples, to the last bit.
+    assert [benchmark["stats"]["data"] for benchmark in data] == [
+        [0.001 * (number + 4) for number in range(5)],
+        [0.001 * (number + 7) for number in range(5)],
+    ]
+    assert data[0]["group"] == "latency fashion4 cpu"
+    assert "resnet18" in (bench.path / "results" / "leaderboard.md").read_text()
+
+
+def test_failed_and_skipped_cells_are_rows_with_their_reasons(bench: pytest.Pytester) -> None:
+    result = run(bench, "--policy=full", "-rs")
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*vgg11-full-cpu: crashed: it fell over*"])
+    result.stdout.fnmatch_lines(["SKIPPED*it is not here"])
+    assert [line["status"] for line in lines(bench)] == ["crashed", "ok", "ok", "skipped"]
+    board = (bench.path / "results" / "leaderboard.md").read_text()
+    assert "it fell over" in board
+    assert "it is not here" in board
+
+
+def test_x_stops_at_the_first_failure_and_keeps_its_record(bench: pytest.Pytester) -> None:
+    run(bench, "--policy=full", "-x").assert_outcomes(failed=1)
+    assert [line["status"] for line in lines(bench)] == ["crashed"]
+
+
+def test_k_chooses_cells(bench: pytest.Pytester) -> None:
+    result = run(bench, "-k", "resnet18 and not full")
+    result.assert_outcomes(passed=4, deselected=16)
+    result.stdout.fnmatch_lines(["*4/4*"])
+
+
+def test_absent_kinds_of_devices_are_visible_skips(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    result = bench.runpytest_subprocess("--arch=resnet18", "--policy=full", "-rs", "-k", "unseen and xpu")
+    result.stdout.fnmatch_lines(["SKIPPED*torch * sees no Intel GPU; it needs torch's XPU build and Intel's driver"])
+
+
+def test_collecting_loads_no_torch(bench: pytest.Pytester) -> None:
+    bench.makeconftest("import sys\ndef pytest_unconfigure(): print('torch' in sys.modules, 'pandas' in sys.modules)")
+    result = run(bench, "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["test_matrix.py::test_cell?vgg11-scratch-cpu?", "False False"])
+    assert not (bench.path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch=resnet81"], "unknown architecture 'resnet81'; did you mean resnet18*"),
+        (["--policy=linear-probe,ful"], "unknown policy 'linear-probe'; did you mean linear_probe*"),
+        (["--preset=fast"], "unknown preset 'fast'; did you mean *"),
+        (["--set=epochs=none"], "setting epochs: expected a whole number, got 'none'"),
+        (["--weights=nowhere.pt"], "unknown weights 'nowhere.pt'; did you mean *"),
+    ],
+)
+def test_unknown_names_exit_with_2_and_name_the_nearest(
+    bench: pytest.Pytester, arguments: list[str], message: str
+) -> None:
+    result = run(bench, *arguments)
+    assert result.ret == 2
+    result.stderr.fnmatch_lines([message])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+def test_an_unwritable_folder_is_found_before_anything_is_measured(bench: pytest.Pytester) -> None:
+    (bench.path / "results").write_text("a file, not a folder")
+    result = run(bench)
+    assert result.ret == 2
+    assert "expected a folder for results that can be written" in result.stdout.str() + result.stderr.str()
+    assert "1/20" not in result.stdout.str()
+
+
+def test_resume_measures_only_what_is_missing(bench: pytest.Pytester) -> None:
+    run(bench, "--policy=full", "-k", "resnet18").assert_outcomes(passed=1, deselected=3)
+    result = run(bench, "--policy=full", "--resume", "-k", "resnet18 or mobilenet", "-rs")
+    result.assert_outcomes(passed=1, skipped=1, deselected=2)
+    result.stdout.fnmatch_lines(["SKIPPED*measured already in *--resume*"])
+    assert [line["id"] for line in lines(bench)] == ["resnet18-full-cpu", "mobilenet_v2-full-cpu"]
+    assert len(list((bench.path / "results" / "runs").rglob("*.jsonl"))) == 1
+
+
+def test_resume_with_other_settings_starts_anew(bench: pytest.Pytester) -> None:
+    run(bench, "--policy=full", "--arch=resnet18").assert_outcomes(passed=1)
+    run(bench, "--policy=full", "--arch=resnet18", "--resume", "--set=epochs=9").assert_outcomes(passed=1)
+    assert len(lines(bench)) == 2
+
+
+def test_xdist_processes_share_one_file(bench: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    run(bench, "--arch=resnet18,mobilenet_v2", "-n2").assert_outcomes(passed=10)
+    assert len({line["id"] for line in lines(bench)}) == 10
+    assert len(list((bench.path / "results" / "runs").rglob("*.jsonl"))) == 1
+    assert "mobilenet_v2" in (bench.path / "results" / "leaderboard.md").read_text()
+
+
+def test_other_projects_tests_are_left_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_one(): pass")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    assert "fashiontl" not in result.stdout.str().replace("plugins: ", "").split("collected")[1]
+    assert not (pytester.path / "results").exists()
