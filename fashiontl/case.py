@@ -105,10 +105,10 @@ class Settings:
     train_per_class: int = 10
     test_per_class: int = 200
     seeds: int = 1
-    epochs: int = 12
+    epochs: int = 10
     augment: bool = False
     batch_size: int = 20
-    pretrain_per_class: int = 300
+    pretrain_per_class: int = 250
     pretrain_epochs: int = 3
     pretrain_batch_size: int = 50
     throughput_batch: int = 32

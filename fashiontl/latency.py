@@ -9,7 +9,8 @@ from dataclasses import dataclass
 Clock = Callable[[], float]
 
 _WINDOW = 3
-_LEAST = 5
+# The fewest samples from which a 95 % interval of the median exists (order statistics: 2 * 0.5^6 < 0.05).
+_LEAST = 6
 _SETTLED = 0.05
 _SLICE_SECONDS = 0.02
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from fashiontl import devices
+from fashiontl.architectures.network import Network
 from fashiontl.case import Case, Settings
 from fashiontl.data import TASKS
 from fashiontl.data.select import select
@@ -65,7 +66,10 @@ def train(job: Job, progress: Progress) -> Job:
         **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights")},
         "recipe": seeds[-1]["recipe"],
         "data": {"source": images.source, "sha256": images.sha256},
-        "warnings": ["an operator has no deterministic form on this device"] if nondeterministic else [],
+        "warnings": [
+            *(["an operator has no deterministic form on this device"] if nondeterministic else []),
+            *seeds[-1]["warnings"],
+        ],
     }
 
 
@@ -96,6 +100,7 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
         "proof": asdict(result.proof),
         "reused_stages": result.reused_stages,
         "recipe": asdict(recipe),
+        "warnings": _without_effect(case.policy, network),
         "weights": begun.provenance,
     }
 
@@ -177,6 +182,14 @@ def _parse(job: Job) -> tuple[Case, Settings]:
 def _start(job: Job, case: Case, settings: Settings) -> Start:
     checkpoint = job.get("checkpoint")
     return start(case, settings.image_size, Path(checkpoint) if checkpoint else None)
+
+
+def _without_effect(policy: str, network: Network) -> list[str]:
+    """Say so where a policy that trains normalisation layers meets a network that has none."""
+    plan = POLICIES[policy].plan(network.stage_names, 0, 1)
+    if is_normalised(network) or all(stage.trains != "normalisation" for stage in plan):
+        return []
+    return ["the network has no normalisation layers, so only the head was trained"]
 
 
 def _random_images(case: Case, settings: Settings, count: int) -> torch.Tensor:
