@@ -31,7 +31,7 @@ def listing(data_root: str = "") -> str:
         _section("data (--data-root)", ("source", "folder", "here"), _data(data_root)),
         _section("presets (--preset)", ("name", "data", "pixels", "epochs", "seeds"), _presets()),
     ]
-    return "\n\n".join(sections)
+    return "\n\n".join([*sections, "* runs when the axis is not named"])
 
 
 def _section(title: str, header: tuple[str, ...], rows: _Rows) -> str:

@@ -146,7 +146,8 @@ def step(job: Job, progress: Progress) -> Job:
     """Time training steps of a case on one synthetic batch and read their memory peak."""
     case, settings = _parse(job)
     base = _base_memory(case.device)
-    call = _training_step(job, case, settings)
+    network = _start(job, case, settings).network.to(case.device)
+    call = _training_step(network, case, settings)
     kind, index = devices.split(case.device)
     devices.DEVICES[kind].reset_peak(index)
     progress("training throughput")
@@ -156,7 +157,7 @@ def step(job: Job, progress: Progress) -> Job:
         "training_peak_memory": devices.DEVICES[kind].peak(index) - base,
         "base_memory": base,
         "warm_up": {"train_throughput": slices.warm_up},
-        "warnings": _unsettled({"training throughput": slices}),
+        "warnings": _unsettled({"training throughput": slices}) + _changing(network, case.policy, settings.epochs),
     }
 
 
@@ -166,7 +167,7 @@ def profile(job: Job, progress: Progress) -> Job:
     progress("profiling")
     folder = Path(job["traces"])
     operators = profile_steps(
-        _training_step(job, case, settings),
+        _training_step(_start(job, case, settings).network.to(case.device), case, settings),
         lambda: devices.synchronize(case.device),
         devices.profiler_activities(case.device),
         folder,
@@ -192,18 +193,23 @@ def _without_effect(policy: str, network: Network) -> list[str]:
     return ["the network has no normalisation layers, so only the head was trained"]
 
 
+def _changing(network: Network, policy: str, epochs: int) -> list[str]:
+    """Say so where a step does not cost the same in every epoch."""
+    plans = {POLICIES[policy].plan(network.stage_names, epoch, epochs) for epoch in range(epochs)}
+    return ["the policy changes over the epochs; training steps were timed as in the first"] if len(plans) > 1 else []
+
+
 def _random_images(case: Case, settings: Settings, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, 3, settings.image_size, settings.image_size, generator=generator).to(case.device)
 
 
-def _training_step(job: Job, case: Case, settings: Settings) -> Callable[[], None]:
+def _training_step(network: Network, case: Case, settings: Settings) -> Callable[[], None]:
     """A function that makes one training step on a batch that is already on the device.
 
     It runs every stage at every step: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed
     with what a step costs.
     """
-    network = _start(job, case, settings).network.to(case.device)
     plan = POLICIES[case.policy].plan(network.stage_names, 0, settings.epochs)
     apply(network, plan)
     recipe = recipe_for(case.policy, settings, normalised=True)
