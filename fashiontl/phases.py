@@ -108,6 +108,7 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
 def inference(job: Job, progress: Progress) -> Job:
     """Time inference of a case and read its memory peak, then count its parameters and FLOPs."""
     case, settings = _parse(job)
+    _fastest()
     base = _base_memory(case.device)
     network = _start(job, case, settings).network.to(case.device).eval()
     apply_plan = POLICIES[case.policy].plan(network.stage_names, 0, settings.epochs)
@@ -145,6 +146,7 @@ def inference(job: Job, progress: Progress) -> Job:
 def step(job: Job, progress: Progress) -> Job:
     """Time training steps of a case on one synthetic batch and read their memory peak."""
     case, settings = _parse(job)
+    _fastest()
     base = _base_memory(case.device)
     network = _start(job, case, settings).network.to(case.device)
     call = _training_step(network, case, settings)
@@ -164,6 +166,7 @@ def step(job: Job, progress: Progress) -> Job:
 def profile(job: Job, progress: Progress) -> Job:
     """Profile training steps of a case and leave a trace."""
     case, settings = _parse(job)
+    _fastest()
     progress("profiling")
     folder = Path(job["traces"])
     operators = profile_steps(
@@ -230,10 +233,21 @@ def _training_step(network: Network, case: Case, settings: Settings) -> Callable
 
 def _deterministic() -> None:
     """Ask for the same result each time, as far as the device can; torch's documentation, "Reproducibility"."""
+    _full_precision()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling all new memory guards code that reads what it never wrote; it would only cost time here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+
+
+def _fastest() -> None:
+    """Let cuDNN choose its algorithms by trying, which pays because a timed loop's shapes never change."""
+    _full_precision()
+    torch.backends.cudnn.benchmark = True
+
+
+def _full_precision() -> None:
+    """Keep TF32, torch's default for convolutions on CUDA, out of what is called float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
