@@ -76,6 +76,8 @@ class Case:
 class Settings:
     """How a case is run. Every field can be overridden with `--set name=value`.
 
+    Records from before a field existed are read with its default: a new field's default must mean what was done then.
+
     Attributes:
         preset: the preset that these settings started from.
         data: `embedded` (the set in the package) or `original` (the 70,000 images).

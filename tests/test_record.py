@@ -328,3 +328,12 @@ def test_resumable_is_the_newest_run_with_these_settings(tmp_path: Path) -> None
 def test_same_facts_are_shared_by_lines() -> None:
     first, second = (from_json(to_json(each), "x:1") for each in matrix(environment=LAPTOP)[:2])
     assert first.settings is second.settings
+
+
+def test_a_line_from_before_a_setting_existed_reads_with_its_default() -> None:
+    line = json.loads(to_json(record(CASE)))
+    del line["settings"]["augment"]
+    assert from_json(json.dumps(line), "x:1").settings.augment is False
+    del line["case"]["policy"]
+    with pytest.raises(FashiontlError, match=r"field case\.policy is missing"):
+        from_json(json.dumps(line), "x:1")

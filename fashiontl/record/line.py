@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -210,7 +210,9 @@ def _shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, 
 def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ...], prefix: str) -> tuple[str, ...]:
     expected = _json_types(kind)
     given = dict(zip(names, types, strict=True))
-    faults = [f"field {prefix}{name} is missing" for name in expected if name not in given]
+    # A line from before a setting or an axis existed is read with its default, which must mean "as it was before".
+    needed = [field.name for field in fields(kind) if kind not in {Case, Settings} or field.default is MISSING]
+    faults = [f"field {prefix}{name} is missing" for name in needed if name not in given]
     for name, got in given.items():
         if name not in expected:
             faults.append(f"field {prefix}{name} is unknown")
