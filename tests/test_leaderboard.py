@@ -54,16 +54,21 @@ def tables(page: str) -> list[list[list[str]]]:
 
 def test_the_table() -> None:
     assert tables(small_board())[0] == [
-        ["Architecture", "Policy", "Weights", "Device", "Accuracy (%)", "Training (images/s)", "Inference (images/s)",
+        ["Architecture", "Policy", "Weights", "Accuracy (%)", "Training (images/s)", "Inference (images/s)",
          "Latency p50 (ms)", "Latency p90 (ms)", "Training peak (MiB)", "Inference peak (MiB)", "Trainable (M)",
          "Status"],
-        ["resnet18", "full", "fashion6", "cpu", "**95.0 ± 1.7**", "—", "—", "5.25 ± 0.05", "5.45 ± 0.03", "~**200**",
+        ["resnet18", "full", "fashion6", "**95.0 ± 1.7**", "—", "—", "5.25 ± 0.05", "5.45 ± 0.03", "~**200**",
          "—", "0.00205", "ok ¹"],
-        ["resnet18", "linear_probe", "fashion6", "cpu", "90.0 ± 2.3", "—", "—", "**4.20 ± 0.04**", "**4.36 ± 0.02**",
+        ["resnet18", "linear_probe", "fashion6", "90.0 ± 2.3", "—", "—", "**4.20 ± 0.04**", "**4.36 ± 0.02**",
          "~**200**", "—", "0.00205", "ok"],
-        ["resnet18", "scratch", "none", "cpu", "—", "—", "—", "—", "—", "—", "—", "—",
+        ["resnet18", "scratch", "none", "—", "—", "—", "—", "—", "—", "—", "—",
          "**timeout**: train took longer than 600 s"],
     ]  # fmt: skip
+
+
+def test_devices_are_told_apart_where_there_are_several() -> None:
+    board = leaderboard.render([record(Case("vgg11", "full", device)) for device in ("cuda", "cuda:1")])
+    assert [line[3] for line in tables(board)[0]] == ["Device", "cuda", "cuda:1"]
 
 
 def test_the_notes() -> None:
@@ -122,9 +127,9 @@ def test_sizes_and_weights_are_folded_away() -> None:
     page = leaderboard.render([dataclasses.replace(measured, provenance=measured.provenance | {"pretraining": source})])
     folded = page[page.index("<details>") : page.index("</details>")]
     header, row = tables(folded)[0]
-    assert header[4:] == ["Parameters (M)", "GFLOP/image", "Training time (s)", "Case time (s)", "Weights' SHA-256"]
-    assert row[4:6] == ["11.2", "0.0700"]
-    assert row[8] == "`e2e2e2e2e2e2`, 87.3 % on their own task"
+    assert header[3:] == ["Parameters (M)", "GFLOP/image", "Training time (s)", "Case time (s)", "Weights' SHA-256"]
+    assert row[3:5] == ["11.2", "0.0700"]
+    assert row[7] == "`e2e2e2e2e2e2`, 87.3 % on their own task"
 
 
 def test_reference_stands_where_it_can_be_compared() -> None:
@@ -233,8 +238,8 @@ def test_whatever_a_record_holds_the_table_stays_whole(
         [record(case, status="crashed", reason=reason, proof=proof, provenance=provenance, measurements=())]
     )
     (table, details) = tables(page)
-    assert [len(line) for line in table] == [13, 13]
-    assert [len(line) for line in details] == [9, 9]
+    assert [len(line) for line in table] == [12, 12]
+    assert [len(line) for line in details] == [8, 8]
 
 
 @given(st.text())

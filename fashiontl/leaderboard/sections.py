@@ -95,8 +95,10 @@ def table(rows: Sequence[Row], columns: Sequence[Column], last: dict[str, list[s
         "Architecture": [escape(case.architecture) for case in cases],
         "Policy": [escape(case.policy) for case in cases],
         "Weights": [escape(PurePath(case.weights).name) for case in cases],
-        "Device": [escape(case.device) for case in cases],
     }
+    # One device for all rows is in the section's title already, as the machine.
+    if len({case.device for case in cases}) > 1:
+        first["Device"] = [escape(case.device) for case in cases]
     numbers = {column.label: column_texts(rows, column) for column in columns}
     align = ["left"] * len(first) + ["right"] * len(numbers) + ["left"] * len(last)
     frame = pd.DataFrame({**first, **numbers, **last})
