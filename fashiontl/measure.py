@@ -160,7 +160,7 @@ def _read_training(collected: _Collected, value: Mapping[str, Any]) -> None:
     collected.add("accuracy", *value["accuracy"], trials=value["trials"])
     collected.add("training_time", *value["training_time"])
     collected.proofs += value["proof"]
-    for name in ("data", "weights", "recipe", "losses", "reused_stages"):
+    for name in ("data", "weights", "recipe", "evaluation", "losses", "reused_stages"):
         collected.provenance[name] = value[name]
 
 

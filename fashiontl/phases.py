@@ -19,6 +19,7 @@ from fashiontl.case import Case, Settings
 from fashiontl.data import TASKS
 from fashiontl.data.select import select
 from fashiontl.data.sources import Images, load_images
+from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.latency import Samples, time_calls, time_slices
@@ -62,7 +63,10 @@ def train(job: Job, progress: Progress) -> Job:
         seeds = [_train_seed(job, case, settings, images, seed, progress) for seed in range(settings.seeds)]
     nondeterministic = any("deterministic" in str(warning.message) for warning in caught)
     return {
-        **{name: [seed[name] for seed in seeds] for name in ("accuracy", "training_time", "losses", "proof")},
+        **{
+            name: [seed[name] for seed in seeds]
+            for name in ("accuracy", "evaluation", "training_time", "losses", "proof")
+        },
         **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights")},
         "recipe": seeds[-1]["recipe"],
         "data": {"source": images.source, "sha256": images.sha256},
@@ -92,8 +96,10 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
     )
     progress(f"testing, {where}")
     logits = predict(network, chosen.test_images.to(case.device), begun.preprocessing)
+    evaluation = evaluate(logits, chosen.test_labels)
     return {
-        "accuracy": (logits.argmax(1) == chosen.test_labels).sum().item() / len(logits),
+        "accuracy": evaluation.accuracy,
+        "evaluation": asdict(evaluation),
         "trials": len(logits),
         "training_time": result.seconds,
         "losses": result.losses,

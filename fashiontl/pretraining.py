@@ -16,6 +16,7 @@ from fashiontl.data import TASKS
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.devices import split, synchronize
+from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
 from fashiontl.recipes import pretraining_recipe
@@ -74,7 +75,7 @@ def pretrained(
             progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         logits = predict(network, chosen.test_images.to(device), preprocessing)
-        accuracy = (logits.argmax(1) == chosen.test_labels).float().mean().item()
+        accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
         facts = {"sha256": sha256, "recipe": {**key, **asdict(recipe)}, "accuracy": accuracy, "seconds": result.seconds}
         facts_file.write_text(json.dumps(facts))

@@ -15,7 +15,7 @@ LAYERS = (
     ("metrics", "stats", "case", "vision"),
     ("recipes", "environment"),
     ("record",),
-    ("architectures", "freezing", "devices", "data", "images"),
+    ("architectures", "freezing", "devices", "data", "images", "evaluation"),
     ("weights", "options", "latency", "profiling"),
     ("train",),
     ("pretraining",),
