@@ -1,5 +1,6 @@
 """The pytest plug-in: options become the matrix, each case a test, each record a line in the run's file."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,8 +81,16 @@ class Run:
         axes = Axes(**{name: getattr(option, name) for name in AXES})
         self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root)
         self.line = ProgressLine(config)
+        # Ids of the tests that the progress line has reported.
+        self.reported: set[str] = set()
+        self._own: dict[str, Any] | None = None
         self._measurer: Any = None
         self._worker: Any = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there were cases to measure, here or in processes of pytest-xdist."""
+        return self._own is not None
 
     @property
     def path(self) -> Path:
@@ -99,7 +108,7 @@ class Run:
         if hasattr(self.config, "workerinput"):
             shared: dict[str, Any] = self.config.workerinput[key]
             return shared
-        if not hasattr(self, "_own"):
+        if self._own is None:
             self._own = self._begin()
         return self._own
 
@@ -132,14 +141,15 @@ class Run:
             self._measurer = Measurer(self._worker, self.settings, self.results, self.path.stem)
         return self._measurer
 
-    def measure(self, case: Case) -> Any:
-        """Measure one case and save its record before anything else happens."""
+    def measure(self, case: Case, test: str) -> Any:
+        """Measure one case as the test of an id, and save its record before anything else happens."""
         from fashiontl.record import RunFile
 
         self.line.begin(case.id)
         record = self.measurer.measure(case, self.line.update)
         RunFile(self.path).append(record)
-        self.line.end(record)
+        if self.line.end(record):
+            self.reported.add(test)
         return record
 
     def close(self) -> None:
@@ -158,12 +168,14 @@ class Cell:
     case: Case
     timer: ReplayTimer
     run: Run
+    test: str
 
     def measure(self) -> Any:
         """Measure the case; a skip or a failure when its record is not ok."""
+        __tracebackhide__ = True  # pytest names the test, not this line, as the place of a skip
         if self.case.id in self.run.finished:
             pytest.skip(f"measured already in {self.run.path} (--resume)")
-        record = self.run.measure(self.case)
+        record = self.run.measure(self.case, self.test)
         if record.status == "skipped":
             pytest.skip(record.reason)
         if record.status != "ok":
@@ -179,7 +191,7 @@ class Cell:
 @pytest.fixture
 def cell(request: pytest.FixtureRequest) -> Cell:
     """One cell of the matrix."""
-    return Cell(request.param.case, request.param.timer, request.config.stash[_RUN])
+    return Cell(request.param.case, request.param.timer, request.config.stash[_RUN], request.node.nodeid)
 
 
 @pytest.fixture
@@ -196,12 +208,22 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(f"\n{error}", returncode=2)
 
 
+def _unseen(config: pytest.Config) -> list[str]:
+    """Kinds of devices that this machine seems not to have; none when the user says which ones are wanted."""
+    return [] if config.option.device else [name for name in DEVICES if name not in seen_devices()]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Leave the test of unseen devices out when there are none; pytest would make a skip of it."""
+    asked = inspect.isfunction(obj) and "unseen_device" in inspect.signature(obj).parameters
+    return [] if asked and not _unseen(collector.config) else None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     if "unseen_device" in metafunc.fixturenames:
-        named = metafunc.config.option.device
-        unseen = [] if named else [name for name in DEVICES if name not in seen_devices()]
-        metafunc.parametrize("unseen_device", unseen, indirect=True)
+        metafunc.parametrize("unseen_device", _unseen(metafunc.config), indirect=True)
     if "cell" not in metafunc.fixturenames:
         return
     parameters = []
@@ -215,15 +237,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
     run = session.config.stash[_RUN]
-    count = sum("cell" in getattr(item, "fixturenames", ()) for item in session.items)
-    run.line.expect(count)
-    if count and not session.config.option.collectonly:
-        from fashiontl.record import check_writable
+    calls: list[Any] = [item for item in session.items if "cell" in getattr(item, "fixturenames", ())]
+    if calls and not session.config.option.collectonly:
+        ids = [item.callspec.params["cell"].case.id for item in calls]
+        run.line.expect(sum(case_id not in run.finished for case_id in ids))
+        # A process of pytest-xdist that exits is replaced by another; their controller can end the session.
+        if not hasattr(session.config, "workerinput"):
+            _check_writable(run)
 
-        try:
-            check_writable(run.results)
-        except FashiontlError as error:
-            pytest.exit(f"\n{error}", returncode=2)
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """The same with pytest-xdist, whose controller collects nothing itself."""
+    run = node.config.stash[_RUN]
+    if any(test.endswith(f"[{case.id}]") for case in run.cases for test in ids):
+        _check_writable(run)
+
+
+def _check_writable(run: Run) -> None:
+    from fashiontl.record import check_writable
+
+    try:
+        check_writable(run.results)
+    except FashiontlError as error:
+        pytest.exit(f"\n{error}", returncode=2)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -233,8 +270,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
-    """Leave the letters of finished cells out: each has a line of its own already."""
-    if "cell" not in getattr(report, "keywords", {}) or config.get_verbosity() > 0 or report.when != "call":
+    """Leave the letter of a finished case out where it has a line of its own."""
+    if report.when != "call" or report.nodeid not in config.stash[_RUN].reported:
         return None
     return report.outcome, "", report.outcome.upper()
 
@@ -247,7 +284,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
     run = config.stash[_RUN]
-    if not run.line.expected or config.option.collectonly or not run.path.exists():
+    if not run.begun or not run.path.exists():
         return
     from fashiontl.leaderboard import summary, write
     from fashiontl.record import read_file

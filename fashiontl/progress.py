@@ -11,6 +11,9 @@ import pytest
 class ProgressLine:
     """One line that is rewritten on a terminal, and one line a finished case everywhere else.
 
+    Only at the default verbosity: with `-q` and `-v`, and in the processes of pytest-xdist, tests are reported as
+    pytest always does.
+
     Args:
         config: of the session, for its terminal.
         clock: seconds.
@@ -39,13 +42,13 @@ class ProgressLine:
         """The case is doing something else now."""
         self._write(f"[{self._done + 1}/{self.expected}] {self._id}: {doing}{self._left()}", keep=False)
 
-    def end(self, record: Any) -> None:
-        """The case has its record."""
+    def end(self, record: Any) -> bool:
+        """The case has its record; whether a line says so, which then stands for the test's letter."""
         seconds = self._clock() - self._begun
         self._done += 1
         self._spent += seconds
         text = f"[{self._done}/{self.expected}] {self._id}: {record.status} in {seconds:.0f} s{self._left()}"
-        self._write(text, keep=True)
+        return self._write(text, keep=True)
 
     def _left(self) -> str:
         """How long is left, from the mean of the finished cases; nothing before the first has finished."""
@@ -53,20 +56,20 @@ class ProgressLine:
             return ""
         return f", about {duration(self._spent / self._done * (self.expected - self._done))} left"
 
-    def _write(self, text: str, *, keep: bool) -> None:
+    def _write(self, text: str, *, keep: bool) -> bool:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or (not keep and not reporter.isatty):
-            return
+        if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
+            return False
         capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
-            if not reporter.isatty:
-                reporter.ensure_newline()
-                reporter.write_line(text)
-                return
-            width = reporter._tw.fullwidth - 1
-            reporter.rewrite(text[:width], erase=True)
+            # Past pytest's own methods for new lines: they forget which file was named last and name it at each case.
+            if reporter.isatty:
+                reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
+            else:
+                reporter.write(("\n" if reporter._tw.width_of_current_line else "") + text, flush=True)
             if keep:
-                reporter.write_line("")
+                reporter._tw.line()
+        return True
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,12 @@
 """The plug-in as pytest users meet it. Measuring is replaced by a made-up record; test_end_to_end.py measures."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +37,8 @@ Measurer.measure = measure
 
 
 @pytest.fixture
-def bench(pytester: pytest.Pytester) -> pytest.Pytester:
+def bench(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
     pytester.makeconftest(FAKE)
     pytester.makepyfile(test_matrix=BENCH.read_text())
     return pytester
@@ -62,11 +69,63 @@ def test_each_case_becomes_a_test_a_record_and_a_benchmark(bench: pytest.Pyteste
     assert "resnet18" in (bench.path / "results" / "leaderboard.md").read_text()
 
 
+def test_each_finished_case_is_one_line(bench: pytest.Pytester) -> None:
+    result = run(bench, "--policy=full")
+    begin = result.outlines.index("test_matrix.py ")
+    shown = [re.sub(r"\d+ s", "N s", line) for line in result.outlines[begin + 1 : begin + 5]]
+    assert shown == [
+        "[1/4] vgg11-full-cpu: crashed in N s, about N s left",
+        "[2/4] resnet18-full-cpu: ok in N s, about N s left",
+        "[3/4] mobilenet_v2-full-cpu: ok in N s, about N s left",
+        "[4/4] densenet121-full-cpu: skipped in N s",
+    ]
+
+
+def test_quiet_and_verbose_are_as_pytest_users_know_them(bench: pytest.Pytester) -> None:
+    quiet = run(bench, "--policy=full", "-q")
+    quiet.stdout.re_match_lines([r"F\.\.s +\[100%\]$"])
+    verbose = run(bench, "--policy=full", "-v")
+    verbose.stdout.fnmatch_lines(
+        [
+            "test_matrix.py::test_cell[[]vgg11-full-cpu[]] FAILED * 25%]",
+            "test_matrix.py::test_cell[[]resnet18-full-cpu[]] PASSED * 50%]",
+            "test_matrix.py::test_cell[[]mobilenet_v2-full-cpu[]] PASSED * 75%]",
+            "test_matrix.py::test_cell[[]densenet121-full-cpu[]] SKIPPED (it is not here) [[]100%]",
+        ],
+        consecutive=True,
+    )
+    assert "1/4" not in quiet.stdout.str() + verbose.stdout.str()
+
+
+def _read_all(terminal: int) -> str:
+    parts = []
+    # On Linux, reading fails once the other side is closed.
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_has_one_line_that_is_rewritten(bench: pytest.Pytester) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pytest", "--device=cpu", "--arch=resnet18", "--policy=full,scratch"]
+    with subprocess.Popen(command, cwd=bench.path, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = _read_all(ours)
+    assert "[1/2] resnet18-full-cpu: starting" in shown
+    assert "[2/2] resnet18-scratch-cpu: pretending, about 0 s left" in shown
+    # A carriage return begins each state of the line, the last of which stays.
+    lines = [line.rpartition("\r")[2].rstrip() for line in shown.replace("\r\n", "\n").split("\n")]
+    begin = lines.index("[1/2] resnet18-full-cpu: ok in 0 s, about 0 s left")
+    assert lines[begin + 1] == "[2/2] resnet18-scratch-cpu: ok in 0 s"
+
+
 def test_failed_and_skipped_cells_are_rows_with_their_reasons(bench: pytest.Pytester) -> None:
     result = run(bench, "--policy=full", "-rs")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
     result.stdout.fnmatch_lines(["*vgg11-full-cpu: crashed: it fell over*"])
-    result.stdout.fnmatch_lines(["SKIPPED*it is not here"])
+    result.stdout.fnmatch_lines(["SKIPPED [[]1[]] test_matrix.py:*: it is not here"])
     assert [line["status"] for line in lines(bench)] == ["crashed", "ok", "ok", "skipped"]
     board = (bench.path / "results" / "leaderboard.md").read_text()
     assert "it fell over" in board
@@ -116,9 +175,12 @@ def test_unknown_names_exit_with_2_and_name_the_nearest(
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
 
 
-def test_an_unwritable_folder_is_found_before_anything_is_measured(bench: pytest.Pytester) -> None:
+@pytest.mark.parametrize("processes", [[], ["-n2"]])
+def test_an_unwritable_folder_is_found_before_anything_is_measured(
+    bench: pytest.Pytester, processes: list[str]
+) -> None:
     (bench.path / "results").write_text("a file, not a folder")
-    result = run(bench)
+    result = run(bench, *processes)
     assert result.ret == 2
     assert "expected a folder for results that can be written" in result.stdout.str() + result.stderr.str()
     assert "1/20" not in result.stdout.str()
@@ -128,7 +190,9 @@ def test_resume_measures_only_what_is_missing(bench: pytest.Pytester) -> None:
     run(bench, "--policy=full", "-k", "resnet18").assert_outcomes(passed=1, deselected=3)
     result = run(bench, "--policy=full", "--resume", "-k", "resnet18 or mobilenet", "-rs")
     result.assert_outcomes(passed=1, skipped=1, deselected=2)
-    result.stdout.fnmatch_lines(["SKIPPED*measured already in *--resume*"])
+    result.stdout.fnmatch_lines(
+        ["test_matrix.py s", "[[]1/1[]] mobilenet_v2-full-cpu: ok in *", "SKIPPED*measured already*"]
+    )
     assert [line["id"] for line in lines(bench)] == ["resnet18-full-cpu", "mobilenet_v2-full-cpu"]
     assert len(list((bench.path / "results" / "runs").rglob("*.jsonl"))) == 1
 
@@ -141,7 +205,9 @@ def test_resume_with_other_settings_starts_anew(bench: pytest.Pytester) -> None:
 
 def test_xdist_processes_share_one_file(bench: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
-    run(bench, "--arch=resnet18,mobilenet_v2", "-n2").assert_outcomes(passed=10)
+    result = run(bench, "--arch=resnet18,mobilenet_v2", "-n2")
+    result.assert_outcomes(passed=10)
+    result.stdout.fnmatch_lines([".......... *100%*", "resnet18-full-cpu *ok", "records *.jsonl"])
     assert len({line["id"] for line in lines(bench)}) == 10
     assert len(list((bench.path / "results" / "runs").rglob("*.jsonl"))) == 1
     assert "mobilenet_v2" in (bench.path / "results" / "leaderboard.md").read_text()
