@@ -1,0 +1,230 @@
+"""The real thing, once: pytest in a shell, processes that measure, files that other programs open."""
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fashiontl.data.sources import EMBEDDED_FOLDER
+from fashiontl.metrics import METRICS
+from fashiontl.record import Record, read_runs
+
+pytestmark = pytest.mark.slow
+
+BENCH = Path(__file__).parent.parent / "bench"
+SMOKE = ["--preset=smoke", "--arch=mobilenet_v2", "--device=cpu", "--set", "threads=1"]
+IDS = ["mobilenet_v2-linear_probe-cpu", "mobilenet_v2-full-cpu"]
+
+
+class Project:
+    """A folder with the matrix, and a cache of backbones of its own."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "FASHIONTL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        shutil.copytree(BENCH, folder / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def start(self, *arguments: str, policies: str = "linear_probe,full") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "pytest", "bench/", *SMOKE, f"--policy={policies}", *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, *arguments: str, policies: str = "linear_probe,full") -> tuple[int, str]:
+        """Exit code and output of one run."""
+        with self.start(*arguments, policies=policies) as process:
+            output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        runs = read_runs(self.folder / "results")
+        assert runs.faults == ()
+        return runs.records
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Project:
+    """A project in which the matrix has run once."""
+    project = Project(tmp_path_factory.mktemp("measured"), cache)
+    status, output = project.run("--benchmark-save=smoke")
+    assert status == 0, output
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path, cache: Path) -> Project:
+    """A project in which nothing has run; backbones that were made already are there."""
+    return Project(tmp_path, cache)
+
+
+def test_every_case_is_an_ok_record_with_all_metrics(measured: Project) -> None:
+    assert [(record.id, record.status) for record in measured.records] == [(id_, "ok") for id_ in IDS]
+    for record in measured.records:
+        assert {measurement.metric for measurement in record.measurements if measurement.values} == set(METRICS)
+        accuracy = record.measurement("accuracy")
+        assert accuracy is not None
+        # Five test images of each of fashion4's classes.
+        assert accuracy.trials == 20
+        assert (accuracy.values[0] * 20).is_integer()
+        assert all(value > 0 for value in record.values("latency"))
+        assert record.environment.threads == 1
+
+
+def test_every_policy_is_proven(measured: Project) -> None:
+    probe, full = (record.proof for record in measured.records)
+    assert probe is not None
+    assert full is not None
+    assert probe["holds"]
+    assert full["holds"]
+    # MobileNetV2 has 52 convolutions with a BatchNorm each and one linear layer with a bias.
+    assert (probe["frozen_parameters"], probe["trained_parameters"]) == (156, 2)
+    assert (full["frozen_parameters"], full["trained_parameters"]) == (0, 158)
+    trainable = [record.values("trainable_parameters")[0] for record in measured.records]
+    assert trainable == [4 * 1280 + 4, measured.records[1].values("parameters")[0]]
+
+
+def test_the_leaderboard_is_written(measured: Project) -> None:
+    page = (measured.folder / "results" / "leaderboard.md").read_text()
+    assert "mobilenet_v2" in page
+    assert "linear_probe" in page
+
+
+def test_the_backbone_is_made_once(measured: Project, project: Project) -> None:
+    first = [record.provenance["pretraining"] for record in measured.records]
+    assert [entry["cached"] for entry in first] == [False, True]
+    status, output = project.run("--set", "profile=false", policies="linear_probe")
+    assert status == 0, output
+    (again,) = project.records
+    assert again.provenance["pretraining"] == {**first[0], "cached": True}
+    assert again.provenance["weights"]["sha256"] == first[0]["sha256"]
+    assert again.artifacts == {}
+
+
+def test_pytest_benchmark_compares_the_saved_run(measured: Project) -> None:
+    command = [Path(sys.executable).with_name("pytest-benchmark"), "compare"]
+    done = subprocess.run(command, cwd=measured.folder, capture_output=True, text=True, check=True)
+    assert all(f"test_cell[{id_}]" in done.stdout for id_ in IDS)
+    (saved,) = measured.folder.glob(".benchmarks/*/*_smoke.json")
+    stats = {entry["param"]: entry["stats"] for entry in json.loads(saved.read_text())["benchmarks"]}
+    for record in measured.records:
+        latency = record.values("latency")
+        assert stats[record.id]["rounds"] == len(latency)
+        assert stats[record.id]["min"] == min(latency)
+        assert stats[record.id]["max"] == max(latency)
+
+
+def test_tensorboards_profiler_opens_the_trace(measured: Project, tmp_path: Path) -> None:
+    pytest.importorskip("torch_tb_profiler")
+    from torch_tb_profiler.io import Cache
+    from torch_tb_profiler.profiler import RunLoader
+
+    for record in measured.records:
+        folder = measured.folder / record.artifacts["trace"]
+        run: Any = RunLoader(record.run, str(folder), Cache(str(tmp_path))).load()
+        assert run.workers == [record.id]
+        (profile,) = run.profiles.values()
+        assert "Operator" in [view.display_name for view in profile.views]
+        names = {row["name"] for row in profile.operation_table_by_name["data"]}
+        assert {"aten::convolution", "aten::convolution_backward"} & names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_run_loses_no_finished_case_and_is_resumed(measured: Project, project: Project) -> None:
+    del measured  # made the backbone
+    process = project.start()
+    assert wait(lambda: bool(run_files(project))), "no case finished"
+    family = descendants(process.pid)
+    assert family
+    process.kill()
+    process.communicate()
+    (path,) = run_files(project)
+    before = path.read_bytes()
+    assert [record.id for record in project.records] == IDS[:1]
+    assert wait(lambda: not any(map(alive, family)), seconds=10), "a worker outlived its run"
+
+    status, output = project.run("--resume", "-rs")
+    assert status == 0, output
+    assert "1 passed, 1 skipped" in output
+    assert f"[1/1] {IDS[1]}: ok in " in output
+    assert run_files(project) == [path]
+    assert path.read_bytes().startswith(before)
+    assert [(record.id, record.status) for record in project.records] == [(id_, "ok") for id_ in IDS]
+
+
+def test_a_truncated_file_fails_each_case_with_its_name(project: Project) -> None:
+    shutil.copytree(EMBEDDED_FOLDER, project.folder / "images")
+    packed = project.folder / "images" / "train-images-idx3-ubyte.gz"
+    content = gzip.decompress(packed.read_bytes())
+    packed.unlink()
+    packed.with_suffix("").write_bytes(content[:-1])
+    status, output = project.run("--data-root=images")
+    assert status == 1
+    assert "2 failed" in output
+    assert "Traceback" not in output
+    fault = f"images/train-images-idx3-ubyte: expected {len(content)} bytes for 6000 x 28 x 28 values"
+    assert [(record.id, record.status) for record in project.records] == [(id_, "crashed") for id_ in IDS]
+    assert all(record.reason.startswith(f"{fault}, got {len(content) - 1}\n") for record in project.records)
+    assert fault in (project.folder / "results" / "leaderboard.md").read_text()
+
+
+def test_a_checkpoint_of_another_architecture_fails_the_case(project: Project) -> None:
+    import torch
+
+    from fashiontl.vision import models
+
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), project.folder / "other.pt")
+    status, output = project.run("--weights=other.pt", policies="full")
+    assert status == 1
+    assert "Traceback" not in output
+    (record,) = project.records
+    assert (record.id, record.status) == ("mobilenet_v2-full-cpu-other.pt", "crashed")
+    assert "mobilenet_v2" in record.reason
+    assert "missing" in record.reason
+    assert record.reason.splitlines()[0] in output
+
+
+def run_files(project: Project) -> list[Path]:
+    return list((project.folder / "results" / "runs").rglob("*.jsonl"))
+
+
+def wait(condition: Callable[[], bool], seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (reached := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return reached
+
+
+def descendants(pid: int) -> set[int]:
+    """Ids of a process's children, their children, and so on (proc(5), stat)."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    new = {pid}
+    while new := {child for child, parent in parents.items() if parent in new}:
+        found |= new
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not yet asked about (Z) does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
