@@ -1,15 +1,15 @@
 """The matrix: each test is one cell, architecture x freezing policy x device, measured in processes of its own."""
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from fashiontl.plugin import Cell
 from fashiontl.worker import Outcome
 
 
-def test_cell(cell: Cell, request: pytest.FixtureRequest) -> None:
+def test_cell(cell: Cell, benchmark: BenchmarkFixture) -> None:
     record = cell.measure()
-    # Asked for late, so that a skipped or failed cell does not leave an unused benchmark behind.
-    cell.replay(request.getfixturevalue("benchmark"), record.values("latency"))
+    cell.replay(benchmark, record.values("latency"))
 
 
 def test_unseen_device(unseen_device: Outcome) -> None:

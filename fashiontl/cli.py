@@ -1,6 +1,7 @@
 """The command line: what is here, and the leaderboard. The matrix itself is run by `pytest bench/`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
-        text = options.run(options)
+        print(options.run(options), flush=True)
+    except BrokenPipeError:
+        # The reader, such as head, has enough; Python's own flush at exit must not fail on it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FashiontlError as error:
         print(f"fashiontl {options.command}: {error}", file=sys.stderr)
         return 2
-    print(text)
     return 0
 
 
@@ -45,8 +48,18 @@ def _list(options: argparse.Namespace) -> str:
 
 def _leaderboard(options: argparse.Namespace) -> str:
     from fashiontl.leaderboard import write
+    from fashiontl.record import read_newest
 
-    return str(write(options.results))
+    try:
+        path = write(options.results)
+    except OSError as error:
+        raise FashiontlError(
+            f"expected a file that can be written, got {options.results / 'leaderboard.md'}: {error.strerror}; "
+            "free it, or name another folder with --results"
+        ) from error
+    for fault in read_newest(options.results, lambda record: None)[1]:
+        print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from filelock import FileLock
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import machine_key, read_environment
+from fashiontl.errors import FashiontlError
 from fashiontl.metrics import Measurement
 from fashiontl.record import SCHEMA, Record
 from fashiontl.worker import Outcome, Worker
@@ -27,6 +29,23 @@ def cache_folder() -> Path:
     """Where pretrained backbones are kept; `FASHIONTL_CACHE` moves it."""
     named = os.environ.get("FASHIONTL_CACHE")
     return Path(named) if named else platformdirs.user_cache_path("fashiontl")
+
+
+def check_cache() -> None:
+    """Find out before anything is measured that backbones can be kept.
+
+    Raises:
+        FashiontlError: the folder cannot be made or written.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FashiontlError(
+            f"expected a cache folder that can be written, got {folder}: {error.strerror}; "
+            "name another in FASHIONTL_CACHE"
+        ) from error
 
 
 @dataclass

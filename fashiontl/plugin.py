@@ -255,10 +255,12 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
 
 
 def _check_writable(run: Run) -> None:
+    from fashiontl.measure import check_cache
     from fashiontl.record import check_writable
 
     try:
         check_writable(run.results)
+        check_cache()
     except FashiontlError as error:
         pytest.exit(f"\n{error}", returncode=2)
 

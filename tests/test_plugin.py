@@ -219,3 +219,7 @@ def test_other_projects_tests_are_left_alone(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
     assert "fashiontl" not in result.stdout.str().replace("plugins: ", "").split("collected")[1]
     assert not (pytester.path / "results").exists()
+
+
+def test_benchmark_only_runs_the_cells(bench: pytest.Pytester) -> None:
+    run(bench, "--arch=resnet18", "--policy=full", "--benchmark-only").assert_outcomes(passed=1)
