@@ -104,12 +104,12 @@ class Settings:
     data: str = "embedded"
     data_root: str = ""
     image_size: int = 32
-    train_per_class: int = 10
+    train_per_class: int = 5
     test_per_class: int = 200
     seeds: int = 1
     epochs: int = 10
     augment: bool = False
-    batch_size: int = 20
+    batch_size: int = 10
     pretrain_per_class: int = 250
     pretrain_epochs: int = 3
     pretrain_batch_size: int = 50

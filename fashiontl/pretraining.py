@@ -20,6 +20,7 @@ from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
 from fashiontl.recipes import pretraining_recipe
+from fashiontl.record import write_atomically
 from fashiontl.train import Examples, fit, is_normalised, predict
 from fashiontl.weights import save
 
@@ -46,7 +47,8 @@ def pretrained(
         "size": settings.image_size,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
-        "settings": [settings.pretrain_epochs, settings.pretrain_batch_size, settings.augment],
+        # Both, since only a built network tells which of them it takes.
+        "recipes": [asdict(pretraining_recipe(settings, normalised=normalised)) for normalised in (False, True)],
         "torch": torch.__version__,
         "seed": _SEED,
     }
@@ -78,5 +80,5 @@ def pretrained(
         accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
         facts = {"sha256": sha256, "recipe": {**key, **asdict(recipe)}, "accuracy": accuracy, "seconds": result.seconds}
-        facts_file.write_text(json.dumps(facts))
+        write_atomically(facts_file, json.dumps(facts).encode())
     return {**facts, "checkpoint": str(checkpoint), "cached": False}

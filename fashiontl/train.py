@@ -185,7 +185,8 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
         order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
-        for chosen in torch.split(order, self._recipe.batch_size):
+        # Even parts: BatchNorm cannot train on a last batch of one image.
+        for chosen in torch.tensor_split(order, math.ceil(len(order) / self._recipe.batch_size)):
             yield chosen, self._inputs(chosen)
 
     def _inputs(self, chosen: Tensor) -> Tensor:

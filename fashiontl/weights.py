@@ -1,12 +1,10 @@
 """Where a network starts: at random, from torchvision's ImageNet weights, a pretrained source, or a file."""
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 
@@ -82,7 +80,12 @@ def _imagenet(architecture: str, classes: int, size: int) -> Start:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
+    except Exception as error:  # a damaged file makes the unpickler fail in any way
+        if file.exists():
+            raise FashiontlError(
+                f"{file}: expected the ImageNet weights of {architecture} ({weights.name}), got: {_first_line(error)}. "
+                f"Delete it, and it is downloaded anew from {weights.url}"
+            ) from error
         raise FashiontlError(
             f"expected the ImageNet weights of {architecture} ({weights.name}) at {file}, and cannot download them: "
             f"{error}. Put the file {weights.url} there, or set TORCH_HOME to the folder whose hub/checkpoints has it"
@@ -113,7 +116,13 @@ def _file(architecture: str, classes: int, size: int, path: Path, name: str) -> 
     # On the meta device nothing is drawn at random that would be overwritten at once.
     with torch.device("meta"):
         network = build(architecture, contents["classes"], image_size=size)
-    network.load_state_dict(contents["state"], assign=True)
+    try:
+        network.load_state_dict(contents["state"], assign=True)
+    except RuntimeError as error:
+        raise FashiontlError(
+            f"{path}: expected weights of {architecture} for images of {size} pixels, got: {_first_line(error)}. "
+            "They may be of another size (--set image_size=PIXELS) or of another version of fashiontl"
+        ) from error
     network.replace_head(classes)
     preprocessing = Preprocessing(size, tuple(contents["mean"]), tuple(contents["deviation"]))
     return Start(network, preprocessing, provenance)
@@ -124,10 +133,9 @@ def _read(path: Path) -> dict[str, Any]:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise FashiontlError(f"no file {path}; --weights takes none, imagenet, fashion6, or a checkpoint") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # any other file makes the unpickler fail in any way
         raise FashiontlError(
-            f"{path}: expected a checkpoint that torch.load(weights_only=True) reads, got: {reason}. "
+            f"{path}: expected a checkpoint that torch.load(weights_only=True) reads, got: {_first_line(error)}. "
             "Save it anew with torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(contents, dict):
@@ -141,9 +149,14 @@ def _state(contents: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
         if isinstance(contents.get(key), dict):
             contents = contents[key]
             break
-    if not contents or not all(isinstance(value, torch.Tensor) for value in contents.values()):
-        raise FashiontlError(f"{path}: expected names and tensors, got keys {', '.join(list(contents)[:5]) or 'none'}")
+    if not contents or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in contents.items()):
+        keys = ", ".join(map(str, list(contents)[:5])) or "none"
+        raise FashiontlError(f"{path}: expected names and tensors, got keys {keys}")
     return {name.removeprefix("module."): value for name, value in contents.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _sha256(path: Path) -> str:
