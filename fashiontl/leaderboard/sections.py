@@ -35,7 +35,8 @@ class Section:
         """Task, settings and machine."""
         record = self.newest.record
         environment = record.environment
-        cores = f"{environment.usable_cores:g} cores, {environment.threads} threads"
+        threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
+        cores = f"{environment.usable_cores:g} cores, {threads}"
         machine = environment.accelerator or f"{environment.cpu} ({cores})"
         return f"{record.case.task}, {settings_name(record.settings)}, on {machine}"
 
