@@ -40,19 +40,19 @@ def pretrained(
         took, `cached` (whether it was there already).
     """
     images = load_images(settings.data, settings.data_root or None)
-    key = {
+    origin = {
         "source": source,
         "architecture": architecture,
         "device": split(device)[0],
         "size": settings.image_size,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
-        # Both, since only a built network tells which of them it takes.
-        "recipes": [asdict(pretraining_recipe(settings, normalised=normalised)) for normalised in (False, True)],
         "torch": torch.__version__,
         "seed": _SEED,
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    # Both recipes, since only a built network tells which of them it takes.
+    recipes = [asdict(pretraining_recipe(settings, normalised=normalised)) for normalised in (False, True)]
+    digest = hashlib.sha256(json.dumps([origin, recipes], sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
     facts_file = checkpoint.with_suffix(".json")
@@ -79,6 +79,11 @@ def pretrained(
         logits = predict(network, chosen.test_images.to(device), preprocessing)
         accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
-        facts = {"sha256": sha256, "recipe": {**key, **asdict(recipe)}, "accuracy": accuracy, "seconds": result.seconds}
+        facts = {
+            "sha256": sha256,
+            "recipe": {**origin, **asdict(recipe)},
+            "accuracy": accuracy,
+            "seconds": result.seconds,
+        }
         write_atomically(facts_file, json.dumps(facts).encode())
     return {**facts, "checkpoint": str(checkpoint), "cached": False}
