@@ -1,0 +1,289 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from fashiontl import measure
+from fashiontl.case import Case, Settings
+from fashiontl.errors import FashiontlError
+from fashiontl.measure import Measurer
+from fashiontl.record import SCHEMA, Record, from_json, to_json
+from fashiontl.worker import Outcome
+
+SETTINGS = Settings(preset="smoke", timeout=7.0)
+CASE = Case("resnet18", "full")
+PROOF = {
+    "holds": True,
+    "frozen_parameters": 0,
+    "frozen_buffers": 0,
+    "trained_parameters": 62,
+    "unmoved": ["b"],
+    "violations": [],
+}
+VALUES: dict[str, dict[str, Any]] = {
+    "device": {"absence": None, "facts": {"accelerator": "Abacus 3000", "driver": "7"}},
+    "pretrain": {
+        "checkpoint": "source.pt",
+        "sha256": "aa",
+        "recipe": {},
+        "accuracy": 0.9,
+        "seconds": 3.0,
+        "cached": True,
+    },
+    "train": {
+        "accuracy": [0.5, 0.75],
+        "training_time": [1.5, 1.25],
+        "trials": 20,
+        "proof": [PROOF, {**PROOF, "unmoved": ["a"]}],
+        "data": {"source": "here", "sha256": "bb"},
+        "weights": {"name": "fashion6"},
+        "recipe": {},
+        "evaluation": [],
+        "losses": [[1.0]],
+        "reused_stages": 0,
+        "warnings": ["twice", "of training"],
+    },
+    "inference": {
+        "latency": [0.25, 0.5],
+        "inference_throughput": [8.0],
+        "inference_peak_memory": 10,
+        "base_memory": 20,
+        "flops": 30,
+        "parameters": 40,
+        "trainable_parameters": 50,
+        "warm_up": {"latency": 6},
+        "warnings": ["twice"],
+    },
+    "step": {
+        "train_throughput": [4.0],
+        "training_peak_memory": 60,
+        "warm_up": {"train_throughput": 7},
+        "warnings": [],
+    },
+    "profile": {"operators": [{"name": "mm"}], "trace": "traces/x"},
+}
+TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
+INFERRED = {
+    "latency": (0.25, 0.5),
+    "inference_throughput": (8.0,),
+    "inference_peak_memory": (10,),
+    "base_memory": (20,),
+    "flops": (30,),
+    "parameters": (40,),
+    "trainable_parameters": (50,),
+}
+STEPPED = {"train_throughput": (4.0,), "training_peak_memory": (60,)}
+
+
+class FakeWorker:
+    """Answers as a worker does, at once; `outcomes` replaces the answers of phases."""
+
+    threads = 3
+
+    def __init__(self, **outcomes: Outcome | dict[str, Any]) -> None:
+        self.outcomes = outcomes
+        self.calls: list[tuple[str, dict[str, Any], float]] = []
+
+    def run(self, phase: str, job: Mapping[str, Any], timeout: float, progress: Any = None) -> Outcome:
+        if progress is not None:
+            progress(f"in {phase}")
+        self.calls.append((phase, json.loads(json.dumps(dict(job))), timeout))
+        outcome = self.outcomes.get(phase, {})
+        return outcome if isinstance(outcome, Outcome) else Outcome("ok", "", {**VALUES[phase], **outcome})
+
+    @property
+    def phases(self) -> list[str]:
+        return [phase for phase, _, _ in self.calls]
+
+
+def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS) -> Measurer:
+    return Measurer(worker, settings, folder / "results", "run-1", folder / "cache")  # type: ignore[arg-type]
+
+
+def values(record: Record) -> dict[str, tuple[float, ...]]:
+    return {one.metric: one.values for one in record.measurements if one.metric != "wall_time"}
+
+
+def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/some/where/pytest", "bench/", "--set", "a b=1"])
+    worker, said = FakeWorker(), []
+    record = measurer(worker, tmp_path).measure(CASE, said.append)
+    assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
+    assert said[0] == "waiting for cpu"
+    assert said[1:] == [f"in {phase}" for phase in worker.phases[1:]]
+    assert (record.status, record.reason, record.schema, record.run) == ("ok", "", SCHEMA, "run-1")
+    assert (record.id, record.case, record.settings) == (CASE.id, CASE, SETTINGS)
+    assert record.command == "pytest bench/ --set 'a b=1'"
+    assert values(record) == {**TRAINED, **INFERRED, **STEPPED}
+    assert [one.trials for one in record.measurements if one.metric == "accuracy"] == [20]
+    assert record.provenance["warm_up_calls"] == {"latency": 6, "train_throughput": 7}
+    assert record.provenance["pretraining"] == {
+        "sha256": "aa",
+        "recipe": {},
+        "accuracy": 0.9,
+        "seconds": 3.0,
+        "cached": True,
+    }
+    assert record.provenance["operators"] == [{"name": "mm"}]
+    assert record.artifacts == {"trace": "traces/x"}
+    assert (record.environment.threads, record.environment.accelerator) == (3, "Abacus 3000")
+    assert record.machine.startswith("abacus-3000-")
+    assert from_json(to_json(record), "here") == record
+
+
+def test_what_the_phases_are_told(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    measurer(worker, tmp_path).measure(CASE)
+    assert worker.calls[0] == ("device", {"device": "cpu"}, 120)
+    common = {"case": asdict(CASE), "settings": asdict(SETTINGS), "cache": str(tmp_path / "cache")}
+    traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
+    assert worker.calls[1] == ("pretrain", {**common, "traces": traces}, 7.0)
+    for call in worker.calls[2:]:
+        assert call[1:] == ({**common, "traces": traces, "checkpoint": "source.pt"}, 7.0)
+
+
+def test_warnings_are_told_once_each(tmp_path: Path) -> None:
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).warnings == ("twice", "of training")
+
+
+def test_proofs_of_all_seeds_are_one(tmp_path: Path) -> None:
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).proof == {**PROOF, "unmoved": ["a", "b"]}
+
+
+@pytest.mark.parametrize("weights", ["none", "imagenet", "mine.pt"])
+def test_only_source_weights_are_pretrained(tmp_path: Path, weights: str) -> None:
+    worker = FakeWorker()
+    record = measurer(worker, tmp_path).measure(Case("resnet18", "full", weights=weights))
+    assert worker.phases == ["device", "train", "inference", "step", "profile"]
+    assert worker.calls[1][1].get("checkpoint") is None
+    assert "pretraining" not in record.provenance
+
+
+def test_no_profile_when_none_is_wanted(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    record = measurer(worker, tmp_path, Settings(profile=False)).measure(CASE)
+    assert worker.phases == ["device", "pretrain", "train", "inference", "step"]
+    assert "traces" not in worker.calls[-1][1]
+    assert (record.status, record.artifacts) == ("ok", {})
+    assert "operators" not in record.provenance
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout", "oom"])
+@pytest.mark.parametrize(
+    ("phase", "kept"),
+    [
+        ("device", {}),
+        ("pretrain", {}),
+        ("train", {}),
+        ("inference", TRAINED),
+        ("step", {**TRAINED, **INFERRED}),
+        ("profile", {**TRAINED, **INFERRED, **STEPPED}),
+    ],
+)
+def test_what_was_measured_before_a_failure_is_kept(
+    tmp_path: Path, status: Any, phase: str, kept: dict[str, tuple[float, ...]]
+) -> None:
+    worker = FakeWorker(**{phase: Outcome(status, "the sky fell", {})})
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == (status, "the sky fell")
+    assert values(record) == kept
+    assert worker.phases[-1] == phase, "nothing runs after it"
+    assert (record.proof is None) == (phase in {"device", "pretrain", "train"})
+    assert len(record.values("wall_time")) == 1
+    assert from_json(to_json(record), "here") == record
+
+
+def test_a_device_that_is_absent_is_skipped_and_asked_once(tmp_path: Path) -> None:
+    worker = FakeWorker(device={"absence": "no such card", "facts": {}})
+    cases = measurer(worker, tmp_path)
+    for _ in range(2):
+        record = cases.measure(Case("resnet18", "full", "cuda"))
+        assert (record.status, record.reason) == ("skipped", "no such card")
+        assert record.measurements == ()
+        assert record.proof is None
+    assert worker.phases == ["device"]
+
+
+def test_devices_are_asked_each(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    cases = measurer(worker, tmp_path)
+    assert cases.device("cpu").status == cases.device("cuda:1").status == cases.device("cpu").status == "ok"
+    assert [job for _, job, _ in worker.calls] == [{"device": "cpu"}, {"device": "cuda:1"}]
+
+
+@pytest.mark.parametrize("later", [{}, {"step": Outcome("oom", "too large", {})}])
+def test_a_broken_policy_is_invalid_whatever_comes_later(tmp_path: Path, later: dict[str, Outcome]) -> None:
+    broken = {**PROOF, "holds": False, "violations": ["frozen parameters changed: 1 in stage1", "b", "c", "d"]}
+    worker = FakeWorker(train={"proof": [broken, PROOF]}, **later)
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert record.status == "invalid"
+    assert record.reason == "the policy was not kept: frozen parameters changed: 1 in stage1; b; c"
+    assert record.proof is not None
+    assert record.proof["holds"] is False
+    assert record.proof["violations"] == broken["violations"]
+    assert values(record).items() >= {**TRAINED, **INFERRED}.items()
+
+
+def test_wall_time_is_that_of_the_phases_and_not_of_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0, 100.0, 142.5))
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).values("wall_time") == (42.5,)
+
+
+def test_one_case_at_a_time_on_a_device(tmp_path: Path) -> None:
+    held: list[bool] = []
+
+    class Looking(FakeWorker):
+        def run(self, phase: str, job: Mapping[str, Any], timeout: float, progress: Any = None) -> Outcome:
+            if phase == "train":
+                code = (
+                    "import sys, filelock\nfor path in sys.argv[1:]:\n"
+                    "  try: filelock.FileLock(path, timeout=0).acquire(); print('free')\n"
+                    "  except filelock.Timeout: print('held')"
+                )
+                paths = [str(tmp_path / "cache" / f"device-{name}.lock") for name in ("cuda-1", "cpu")]
+                done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+                held.append(done.stdout.split() == ["held", "free"])
+            return super().run(phase, job, timeout, progress)
+
+    measurer(Looking(), tmp_path).measure(Case("resnet18", "full", "cuda:1"))
+    assert held == [True]
+    FileLock(tmp_path / "cache" / "device-cuda-1.lock", timeout=0).acquire().lock.release()
+
+
+@pytest.mark.parametrize(
+    ("program", "command"), [("/venv/bin/fashiontl", "fashiontl -x"), ("/lib/pytest/__main__.py", "pytest -x")]
+)
+def test_the_command_is_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, command: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "-x"])
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).command == command
+
+
+def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "a" / "b"))
+    measure.check_cache()
+    assert measure.cache_folder() == tmp_path / "a" / "b"
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    monkeypatch.delenv("FASHIONTL_CACHE")
+    assert measure.cache_folder().name == "fashiontl"
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    folder = os.fspath(tmp_path / "file" / "cache")
+    monkeypatch.setenv("FASHIONTL_CACHE", folder)
+    with pytest.raises(FashiontlError) as caught:
+        measure.check_cache()
+    assert str(caught.value) == (
+        f"expected a cache folder that can be written, got {folder}: Not a directory; name another in FASHIONTL_CACHE"
+    )

@@ -1,0 +1,196 @@
+import gzip
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fashiontl import devices, phases
+from fashiontl.architectures.network import Network
+from fashiontl.case import PRESETS, Case, Settings
+
+ARCHITECTURE = "shufflenet_v2_x0_5"
+SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
+# torchvision's own numbers for this network with a head of four classes.
+PARAMETERS = 341_792 + 1024 * 4 + 4
+HEAD = 1024 * 4 + 4
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_worker() -> Iterator[None]:
+    """Phases change torch's global state, as is fine in a process that ends with them."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    filling = torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = filling
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, cudnn
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def job(case: Case, settings: Settings = SETTINGS, **more: Any) -> dict[str, Any]:
+    return {"case": asdict(case), "settings": asdict(settings), **more}
+
+
+def run(phase: Callable[..., dict[str, Any]], work: dict[str, Any], lines: list[str] | None = None) -> dict[str, Any]:
+    """A phase, between two passes through JSON, as between processes."""
+    value = phase(json.loads(json.dumps(work)), (lambda text: None) if lines is None else lines.append)
+    answer: dict[str, Any] = json.loads(json.dumps(value))
+    return answer
+
+
+SCRATCH = Case(ARCHITECTURE, "scratch")
+PROBE = Case(ARCHITECTURE, "linear_probe", weights="none")
+
+
+def test_a_device_that_is_here() -> None:
+    assert run(phases.device, {"device": "cpu"}) == {"absence": None, "facts": {}}
+
+
+def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = replace(devices.DEVICES["cuda"], absence=lambda index: f"no card {index}", facts=lambda index: 1 / 0)
+    monkeypatch.setitem(devices.DEVICES, "cuda", gone)
+    assert run(phases.device, {"device": "cuda:3"}) == {"absence": "no card 3", "facts": {}}
+
+
+def test_training_gives_one_entry_a_seed() -> None:
+    lines: list[str] = []
+    value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)), lines)
+    for name in ("accuracy", "evaluation", "training_time", "losses", "proof"):
+        assert len(value[name]) == 2, name
+    assert value["trials"] == 12
+    assert lines == [
+        "training, seed 1 of 2, epoch 1 of 1",
+        "testing, seed 1 of 2",
+        "training, seed 2 of 2, epoch 1 of 1",
+        "testing, seed 2 of 2",
+    ]
+    for accuracy, evaluation in zip(value["accuracy"], value["evaluation"], strict=True):
+        confusion = evaluation["confusion"]
+        assert [sum(row) for row in confusion] == [3, 3, 3, 3]
+        assert accuracy == evaluation["accuracy"] == sum(confusion[i][i] for i in range(4)) / 12
+    assert value["losses"][0] != value["losses"][1]
+    assert [proof["holds"] for proof in value["proof"]] == [True, True]
+    assert value["recipe"]["epochs"] == 1
+    assert value["weights"] == {"name": "none"}
+    assert len(value["data"]["sha256"]) == 64
+    assert value["warnings"] == []
+
+
+def test_training_again_gives_the_same() -> None:
+    one, two = (run(phases.train, job(SCRATCH)) for _ in range(2))
+    assert {**one, "training_time": 0} == {**two, "training_time": 0}
+
+
+def test_a_probe_reuses_all_but_the_head() -> None:
+    value = run(phases.train, job(PROBE))
+    (proof,) = value["proof"]
+    assert (proof["holds"], proof["trained_parameters"]) == (True, 2)
+    assert proof["frozen_parameters"] == 168
+    assert value["reused_stages"] == 5, "all but the head of stem, three stages, neck and head"
+
+
+def test_a_source_backbone_is_made_and_used(tmp_path: Path) -> None:
+    work = job(Case(ARCHITECTURE, "last_stage"), cache=str(tmp_path))
+    made = run(phases.pretrain, work)
+    assert Path(made["checkpoint"]).parent == tmp_path
+    assert made["cached"] is False
+    value = run(phases.train, {**work, "checkpoint": made["checkpoint"]})
+    assert value["weights"] == {"name": "fashion6", "sha256": made["sha256"]}
+
+
+@pytest.mark.parametrize(("case", "trainable"), [(SCRATCH, PARAMETERS), (PROBE, HEAD)])
+def test_inference_counts_and_times(case: Case, trainable: int) -> None:
+    lines: list[str] = []
+    value = run(phases.inference, job(case), lines)
+    assert lines == ["latency", "inference throughput"]
+    assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, trainable)
+    # 40.8 M multiply-adds at 224 pixels (torchvision's documentation), of which 1 M in a head of 1000 classes.
+    assert value["flops"] == pytest.approx(2 * 39.5e6 * (32 / 224) ** 2, rel=0.1)
+    assert 5 <= len(value["latency"]) <= 6
+    assert all(0 < latency < 5 for latency in value["latency"])
+    assert len(value["inference_throughput"]) >= 6
+    assert value["warm_up"]["latency"] >= 6
+    assert value["base_memory"] > 50 * 2**20
+    assert value["inference_peak_memory"] >= 0
+    assert isinstance(value["inference_peak_memory"], int)
+
+
+def test_steps_are_timed() -> None:
+    lines: list[str] = []
+    value = run(phases.step, job(SCRATCH), lines)
+    assert lines == ["training throughput"]
+    assert len(value["train_throughput"]) >= 6
+    assert value["training_peak_memory"] >= 0
+    assert all("changes over the epochs" not in warning for warning in value["warnings"])
+
+
+def test_a_policy_that_changes_says_so() -> None:
+    case, settings = Case(ARCHITECTURE, "lp_ft", weights="none"), replace(SETTINGS, epochs=2)
+    changing = "the policy changes over the epochs; training steps were timed as in the first"
+    assert changing in run(phases.step, job(case, settings))["warnings"]
+
+
+def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:
+    value = run(phases.profile, job(SCRATCH, traces=str(tmp_path / "traces")))
+    assert value["trace"] == str(tmp_path / "traces")
+    (trace,) = (tmp_path / "traces").glob("shufflenet_v2_x0_5-scratch-cpu.*.pt.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert len(json.load(file)["traceEvents"]) > 100
+    assert any("conv" in row["name"] for row in value["operators"])
+
+
+def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
+    """Reuse of a frozen prefix would make a probe's step look cheaper than it is."""
+    network = phases._start({}, PROBE, SETTINGS).network
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seen: list[str] = []
+    for name, stage in network.stages.items():
+        stage.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name))
+    call = phases._training_step(network, PROBE, SETTINGS)
+    call()
+    call()
+    assert seen == list(network.stage_names) * 2
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert len(moved) == 2
+    assert all(name.startswith("stages.head.") for name in moved)
+    assert all(torch.allclose(network.state_dict()[name], before[name], atol=1e-5) for name in moved)
+
+
+def test_normalisation_that_is_not_there_is_told() -> None:
+    plain = Network({"stage1": [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], "head": [nn.Linear(4, 4)]})
+    told = ["the network has no normalisation layers, so only the head was trained"]
+    assert phases._without_effect("bn_only", plain) == told
+    assert phases._without_effect("full", plain) == []
+    normalised = phases._start({}, PROBE, SETTINGS).network
+    assert phases._without_effect("bn_only", normalised) == []
+
+
+def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = phases.predict
+
+    def predict(*arguments: Any) -> Tensor:
+        warnings.warn("xyz does not have a deterministic implementation", UserWarning, stacklevel=1)
+        return real(*arguments)
+
+    monkeypatch.setattr(phases, "predict", predict)
+    told = "an operator has no deterministic form on this device"
+    assert run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))["warnings"] == [told]
+
+
+def test_float32_means_float32_and_determinism_only_where_weights_are_made() -> None:
+    run(phases.train, job(PROBE))
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.benchmark
+    run(phases.step, job(PROBE))
+    assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -1,0 +1,126 @@
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fashiontl import pretraining
+from fashiontl.case import Case, Settings
+from fashiontl.recipes import Recipe
+from fashiontl.weights import start
+
+ARCHITECTURE = "shufflenet_v2_x0_5"
+SETTINGS = Settings(pretrain_per_class=2, test_per_class=3, pretrain_epochs=1, pretrain_batch_size=6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pretrained(cache: Path, settings: Settings = SETTINGS, lines: list[str] | None = None) -> dict[str, Any]:
+    say = (lambda text: None) if lines is None else lines.append
+    return pretraining.pretrained("fashion6", ARCHITECTURE, "cpu", settings, cache, say)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return pretrained(tmp_path_factory.mktemp("cache") / "made when needed")
+
+
+def test_the_first_call_trains_and_says_how(tmp_path: Path, first: dict[str, Any]) -> None:
+    del tmp_path
+    checkpoint = Path(first["checkpoint"])
+    assert first["cached"] is False
+    assert first["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert first["accuracy"] * 18 == pytest.approx(round(first["accuracy"] * 18))
+    assert first["seconds"] > 0
+    recipe = first["recipe"]
+    assert {name: recipe[name] for name in ("source", "device", "size", "per_class", "epochs", "smoothing")} == {
+        "source": "fashion6",
+        "device": "cpu",
+        "size": 32,
+        "per_class": 2,
+        "epochs": 1,
+        "smoothing": 0.0,
+    }
+    # Nothing that needs no attention stays beside it.
+    assert {path.suffix for path in checkpoint.parent.iterdir()} <= {".pt", ".json", ".lock"}
+
+
+def test_the_second_call_finds_it(first: dict[str, Any]) -> None:
+    lines: list[str] = []
+    again = pretrained(Path(first["checkpoint"]).parent, lines=lines)
+    assert again == {**first, "cached": True}
+    assert lines == []
+
+
+def test_made_anew_it_has_the_same_weights(tmp_path: Path, first: dict[str, Any]) -> None:
+    lines: list[str] = []
+    again = pretrained(tmp_path, lines=lines)
+    assert again["cached"] is False
+    assert Path(again["checkpoint"]).name == Path(first["checkpoint"]).name
+    assert again["sha256"] == first["sha256"]
+    assert again["accuracy"] == first["accuracy"]
+    assert lines == ["pretraining on fashion6, epoch 1 of 1"]
+
+
+def test_it_is_a_start_for_the_target_task(first: dict[str, Any]) -> None:
+    begun = start(Case(ARCHITECTURE, "full"), 32, Path(first["checkpoint"]))
+    assert begun.network.classes == 4
+    assert begun.provenance == {"name": "fashion6", "sha256": first["sha256"]}
+
+
+@pytest.mark.parametrize("lost", [".pt", ".json"])
+def test_half_of_a_pair_is_made_anew(tmp_path: Path, first: dict[str, Any], lost: str) -> None:
+    for suffix in {".pt", ".json"} - {lost}:
+        source = Path(first["checkpoint"]).with_suffix(suffix)
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    again = pretrained(tmp_path)
+    assert (again["cached"], again["sha256"]) == (False, first["sha256"])
+    facts = json.loads(Path(again["checkpoint"]).with_suffix(".json").read_text())
+    assert facts["sha256"] == first["sha256"]
+
+
+@pytest.fixture
+def unfitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained, since only the file's name is looked at."""
+    result = type("Fit", (), {"seconds": 1.0})
+    monkeypatch.setattr(pretraining, "fit", lambda *arguments, **options: result)
+
+
+@pytest.mark.usefixtures("unfitted")
+@pytest.mark.parametrize(
+    "change", ["pretrain_per_class=3", "pretrain_epochs=2", "pretrain_batch_size=4", "augment=1", "image_size=40"]
+)
+def test_what_changes_the_weights_changes_the_file(tmp_path: Path, first: dict[str, Any], change: str) -> None:
+    name, _, value = change.partition("=")
+    other = pretrained(tmp_path, dataclasses.replace(SETTINGS, **{name: type(getattr(SETTINGS, name))(int(value))}))
+    assert Path(other["checkpoint"]).name != Path(first["checkpoint"]).name
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_another_recipe_or_torch_is_another_file(
+    tmp_path: Path, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {Path(first["checkpoint"]).name}
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "pretraining_recipe", lambda settings, normalised: Recipe(1, 6, rate=0.5))
+        names.add(Path(pretrained(tmp_path)["checkpoint"]).name)
+    monkeypatch.setattr(torch, "__version__", "0.0.0")
+    names.add(Path(pretrained(tmp_path)["checkpoint"]).name)
+    assert len(names) == 3
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_settings_of_the_target_do_not_make_another_file(tmp_path: Path, first: dict[str, Any]) -> None:
+    changed = dataclasses.replace(SETTINGS, epochs=99, batch_size=3, train_per_class=5, seeds=2, samples=9)
+    other = pretrained(tmp_path, changed)
+    assert Path(other["checkpoint"]).name == Path(first["checkpoint"]).name

@@ -1,0 +1,25 @@
+from fashiontl.case import PRESETS, Settings
+from fashiontl.recipes import Recipe, pretraining_recipe, recipe_for
+
+SETTINGS = Settings(epochs=10, batch_size=20, pretrain_epochs=3, pretrain_batch_size=50)
+
+
+def test_settings_reach_the_recipe() -> None:
+    recipe = recipe_for("full", SETTINGS, normalised=True)
+    assert recipe == Recipe(10, 20, rate=1e-3, decay=0.05, smoothing=0.1, warm_up=0.1, augment=False)
+    assert recipe_for("full", PRESETS["full"], normalised=True).augment is True
+
+
+def test_a_probe_takes_more_and_larger_steps_whatever_the_network() -> None:
+    for normalised in (True, False):
+        recipe = recipe_for("linear_probe", SETTINGS, normalised=normalised)
+        assert recipe == Recipe(80, 20, rate=1e-2)
+
+
+def test_a_plain_network_takes_smaller_steps() -> None:
+    assert recipe_for("scratch", SETTINGS, normalised=False) == Recipe(10, 20, rate=3e-4)
+    assert pretraining_recipe(SETTINGS, normalised=False) == Recipe(3, 50, rate=3e-4, smoothing=0.0)
+
+
+def test_a_source_is_trained_without_label_smoothing_by_its_own_settings() -> None:
+    assert pretraining_recipe(SETTINGS, normalised=True) == Recipe(3, 50, rate=1e-3, smoothing=0.0)

@@ -1,0 +1,283 @@
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fashiontl import train
+from fashiontl.architectures.network import Network
+from fashiontl.freezing import POLICIES
+from fashiontl.images import Preprocessing
+from fashiontl.recipes import Recipe
+from fashiontl.train import Examples, Fit, fit, predict, rate_factor
+
+CLASSES = 4
+RECIPE = Recipe(epochs=4, batch_size=8)
+PREPROCESSING = Preprocessing(32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def block(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride=4, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.Tanh()]
+
+
+def tiny(seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    stages = {"stage1": block(3, 4), "stage2": block(4, 8), "neck": [nn.AdaptiveAvgPool2d(1), nn.Flatten()]}
+    return Network({**stages, "head": [nn.Linear(8, CLASSES)]})
+
+
+def examples(count: int = 24) -> Examples:
+    """Images whose class is the quarter that is bright."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 100, (count, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % CLASSES
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[14 * (label // 2) :, 14 * (label % 2) :][:14, :14] += 150
+    return Examples(images, labels)
+
+
+def trained(policy: str = "full", *, seed: int = 0, recipe: Recipe = RECIPE, **options: Any) -> tuple[Network, Fit]:
+    network = tiny()
+    return network, fit(network, POLICIES[policy], examples(), recipe, PREPROCESSING, seed=seed, **options)
+
+
+def state(network: Network) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same(one: Network, other: Network) -> bool:
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_seconds_are_read_off_the_clock_after_the_device_has_ended() -> None:
+    times = iter((100.0, 142.5))
+    events: list[str] = []
+
+    def clock() -> float:
+        events.append("clock")
+        return next(times)
+
+    _, result = trained(
+        clock=clock,
+        synchronize=lambda: events.append("wait"),
+        progress=lambda epoch: events.append(str(epoch)),
+    )
+    assert result.seconds == 42.5
+    assert events == ["wait", "clock", "0", "1", "2", "3", "wait", "clock"]
+
+
+def test_it_learns_and_proves_that_it_kept_the_policy() -> None:
+    network = tiny()
+    everything = POLICIES["scratch"]
+    result = fit(network, everything, examples(), Recipe(20, 8, rate=1e-2), PREPROCESSING, seed=0)
+    assert len(result.losses) == 20
+    assert result.losses[0] == pytest.approx(math.log(CLASSES), abs=0.4)
+    assert result.losses[-1] < 0.7 * result.losses[0]
+    answers = predict(network, examples().images, PREPROCESSING).argmax(1)
+    assert torch.equal(answers, examples().labels)
+    assert (result.proof.holds, result.proof.trained_parameters, result.proof.frozen_parameters) == (True, 8, 0)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_seed_decides_everything(augment: bool) -> None:
+    recipe = Recipe(2, 8, augment=augment)
+    first, one = trained(recipe=recipe)
+    again, two = trained(recipe=recipe)
+    other, three = trained(recipe=recipe, seed=1)
+    assert same(first, again)
+    assert one.losses == two.losses
+    assert not same(first, other)
+    assert one.losses != three.losses
+
+
+def test_losses_are_means_over_images_not_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "rate_factor", lambda step, steps, warm_up: 0.0)
+    network = tiny()
+    inputs = PREPROCESSING(examples(22).images)
+    network.train()
+    network.stages["stage1"].eval()
+    network.stages["stage2"].eval()
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(network(inputs), examples(22).labels, label_smoothing=0.1).item()
+    result = fit(network, POLICIES["linear_probe"], examples(22), Recipe(1, 8), PREPROCESSING, seed=0)
+    assert result.losses == (pytest.approx(expected, rel=1e-5),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reused"), [("linear_probe", 3), ("last_stage", 1), ("lp_ft", 3), ("surgical_2", 1), ("full", 0)]
+)
+def test_reuse_of_a_frozen_prefix_changes_no_result(policy: str, reused: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, with_reuse = trained(policy)
+    monkeypatch.setattr(train, "FEATURE_BUDGET", 0)
+    plain, without = trained(policy)
+    assert (with_reuse.reused_stages, without.reused_stages) == (reused, 0)
+    # A convolution may add in another order for another number of images, so bits are not promised.
+    for name, value in kept.state_dict().items():
+        torch.testing.assert_close(plain.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    assert with_reuse.losses == pytest.approx(without.losses, rel=1e-5)
+    assert with_reuse.proof.holds
+    assert without.proof.holds
+
+
+def test_a_reused_prefix_runs_once_whatever_the_epochs() -> None:
+    network = tiny()
+    seen = []
+    network.stages["stage1"].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    fit(network, POLICIES["linear_probe"], examples(), RECIPE, PREPROCESSING, seed=0)
+    assert seen == [1, 24], "one image to learn the size, then all"
+
+
+def test_augmented_images_are_never_kept() -> None:
+    _, result = trained("linear_probe", recipe=Recipe(1, 8, augment=True))
+    assert result.reused_stages == 0
+
+
+def test_no_batch_has_a_single_image() -> None:
+    """With 25 images in eights, BatchNorm on one pixel a channel could not train on the last."""
+    torch.manual_seed(0)
+    network = Network(
+        {"stage1": [*block(3, 4), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)], "head": [nn.Flatten(), nn.Linear(4, 4)]}
+    )
+    sizes: list[int] = []
+    network.stages["head"].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    fit(network, POLICIES["scratch"], examples(25), Recipe(1, 8), PREPROCESSING, seed=0)
+    assert sizes == [7, 6, 6, 6]
+
+
+@given(st.integers(2, 300), st.integers(1, 64))
+def test_each_image_comes_once_an_epoch(count: int, batch_size: int) -> None:
+    plan = POLICIES["full"].plan(("stage1", "stage2", "neck", "head"), 0, 1)
+    images = torch.zeros(count, 1, 1, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    batches = train.Batches(NETWORK, plan, images, Recipe(1, batch_size), Preprocessing(1), generator)
+    chosen = [indices for indices, _ in batches]
+    assert torch.cat(chosen).sort().values.tolist() == list(range(count))
+    sizes = [len(indices) for indices in chosen]
+    assert len(sizes) == math.ceil(count / batch_size)
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+NETWORK = tiny()
+
+
+@given(st.integers(1, 5000), st.floats(0.0, 1.0))
+def test_the_rate_rises_then_falls_within_bounds(steps: int, warm_up: float) -> None:
+    factors = [rate_factor(step, steps, warm_up) for step in range(steps)]
+    rising = max(1, round(steps * warm_up))
+    assert all(0 < factor <= 1 for factor in factors)
+    assert all(one < two for one, two in itertools.pairwise(factors[:rising]))
+    assert factors[rising - 1] == 1.0
+    assert all(one >= two for one, two in itertools.pairwise(factors[rising:]))
+    falling = steps - rising
+    if falling:
+        # The last step is one before the zero of the half cosine.
+        assert factors[-1] == pytest.approx(math.sin(math.pi / (2 * falling)) ** 2, abs=1e-12)
+
+
+def test_the_rate_at_known_steps() -> None:
+    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * number for number in range(1, 11)])
+    assert factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(0.000305, abs=1e-6)
+
+
+class Spy:
+    """Keeps each optimiser that training makes, and the age in steps of its parameters' state as it is made."""
+
+    def __init__(self, make: Callable[..., torch.optim.Optimizer]) -> None:
+        self.make = make
+        self.ages: list[dict[str, float]] = []
+        self.rates: list[dict[str, float]] = []
+
+    def __call__(self, network: Network, *arguments: Any) -> torch.optim.Optimizer:
+        optimizer = self.make(network, *arguments)
+        names = {parameter: name for name, parameter in network.stages.named_parameters()}
+        chosen = [(names[p], p, group["peak_rate"]) for group in optimizer.param_groups for p in group["params"]]
+        self.ages.append({name: float(optimizer.state.get(p, {}).get("step", 0)) for name, p, _ in chosen})
+        self.rates.append({name: rate for name, _, rate in chosen})
+        return optimizer
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    spy = Spy(train._optimizer)
+    monkeypatch.setattr(train, "_optimizer", spy)
+    return spy
+
+
+HEAD = {"head.0.weight", "head.0.bias"}
+STAGE1 = {"stage1.0.weight", "stage1.1.weight", "stage1.1.bias"}
+STAGE2 = {"stage2.0.weight", "stage2.1.weight", "stage2.1.bias"}
+
+
+def test_lp_ft_thaws_with_fresh_state_and_the_head_keeps_its_own(spy: Spy) -> None:
+    _, result = trained("lp_ft")
+    # Three steps an epoch, the head alone for two epochs.
+    assert spy.ages == [dict.fromkeys(HEAD, 0), {**dict.fromkeys(HEAD, 6), **dict.fromkeys(STAGE1 | STAGE2, 0)}]
+    assert spy.rates[0] == dict.fromkeys(HEAD, 1e-3)
+    assert spy.rates[1] == pytest.approx(dict.fromkeys(HEAD | STAGE1 | STAGE2, 3e-4))
+    assert result.proof.holds
+
+
+def test_gradual_unfreeze_thaws_one_stage_an_epoch(spy: Spy) -> None:
+    _, result = trained("gradual_unfreeze")
+    assert spy.ages == [
+        dict.fromkeys(HEAD, 0),
+        {**dict.fromkeys(HEAD, 3), **dict.fromkeys(STAGE2, 0)},
+        {**dict.fromkeys(HEAD, 6), **dict.fromkeys(STAGE2, 3), **dict.fromkeys(STAGE1, 0)},
+    ]
+    assert spy.rates[2]["stage1.0.weight"] == pytest.approx(1e-3 * 0.75**2)
+    assert (result.proof.holds, result.proof.trained_parameters, result.reused_stages) == (True, 8, 3)
+
+
+def test_progressive_freeze_forgets_what_it_froze(spy: Spy) -> None:
+    _, result = trained("progressive_freeze")
+    assert [set(ages) for ages in spy.ages] == [HEAD | STAGE1 | STAGE2, HEAD | STAGE2]
+    assert set(spy.ages[1].values()) == {6.0}
+    assert (result.proof.holds, result.reused_stages) == (True, 1)
+
+
+def test_a_frozen_network_that_moves_is_a_violation() -> None:
+    network = tiny()
+
+    def tamper(epoch: int) -> None:
+        if epoch == 1:
+            with torch.no_grad():
+                network.get_parameter("stages.stage1.0.weight").add_(1e-6)
+
+    result = fit(network, POLICIES["linear_probe"], examples(), RECIPE, PREPROCESSING, seed=0, progress=tamper)
+    assert not result.proof.holds
+    assert result.proof.violations == ("frozen parameters changed: 1 in stage1, first stage1.0.weight",)
+
+
+def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
+    network = tiny().train()
+    before = state(network)
+    images = examples(205).images
+    logits = predict(network, images, PREPROCESSING)
+    assert not any(module.training for module in network.modules())
+    assert (logits.shape, logits.dtype, logits.requires_grad) == ((205, CLASSES), torch.float32, False)
+    with torch.no_grad():
+        single = torch.cat([network(PREPROCESSING(image[None])) for image in images])
+    torch.testing.assert_close(logits, single, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_normalisation_is_seen() -> None:
+    assert train.is_normalised(tiny())
+    assert not train.is_normalised(Network({"stage1": [nn.Flatten()], "head": [nn.Linear(3, 2)]}))

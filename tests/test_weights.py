@@ -1,0 +1,217 @@
+import hashlib
+import re
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor
+
+from fashiontl.architectures.build import build
+from fashiontl.case import Case
+from fashiontl.errors import FashiontlError
+from fashiontl.images import FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
+from fashiontl.vision import models
+from fashiontl.weights import Start, save, start
+
+ARCHITECTURE = "shufflenet_v2_x0_5"
+FILE = "shufflenetv2_x0.5-f707e7126e.pth"
+SIZE = 32
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(7)
+    return models.get_model(ARCHITECTURE, weights=None).state_dict()
+
+
+@pytest.fixture(autouse=True)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TORCH_HOME and no network; returns where torchvision's files would be."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("Network is unreachable")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    return checkpoints
+
+
+def begin(weights: str | Path, architecture: str = ARCHITECTURE, checkpoint: Path | None = None) -> Start:
+    return start(Case(architecture, "full", weights=str(weights)), SIZE, checkpoint)
+
+
+def backbone(begun: Start) -> dict[str, Tensor]:
+    """What does not depend on the task; in torchvision's order, under other names."""
+    return {name: value for name, value in begun.network.state_dict().items() if ".head." not in name}
+
+
+def assert_holds(begun: Start, state: Mapping[str, Tensor]) -> None:
+    wanted = [value for name, value in state.items() if not name.startswith("fc.")]
+    got = list(backbone(begun).values())
+    # Counted first: pytest would spend minutes on showing lists of tensors.
+    counts = (len(got), len(wanted))
+    assert counts == (336, 336)
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    assert begun.network.classes == 4
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fails(weights: str | Path, message: str, architecture: str = ARCHITECTURE) -> None:
+    with pytest.raises(FashiontlError, match=message):
+        begin(weights, architecture)
+
+
+def test_none_is_random_from_the_seed() -> None:
+    starts = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        starts.append(begin("none"))
+    one, two, other = [next(iter(backbone(begun).values())) for begun in starts]
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert starts[0].provenance == {"name": "none"}
+    assert starts[0].preprocessing == Preprocessing(SIZE, mean=(FASHION_MEAN,) * 3)
+
+
+def test_imagenet_weights_are_read_where_torchvision_keeps_them(hub: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, hub / FILE)
+    begun = begin("imagenet")
+    assert_holds(begun, state)
+    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    assert begun.provenance == {
+        "name": "shufflenet_v2_x0_5 IMAGENET1K_V1",
+        "sha256": sha256(hub / FILE),
+        "recipe": "https://github.com/ericsun99/Shufflenet-v2-Pytorch",
+    }
+
+
+def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
+    with pytest.raises(FashiontlError) as caught:
+        begin("imagenet")
+    assert str(caught.value) == (
+        f"expected the ImageNet weights of {ARCHITECTURE} (IMAGENET1K_V1) at {hub / FILE}, and cannot download them: "
+        f"<urlopen error Network is unreachable>. Put the file https://download.pytorch.org/models/{FILE} there, "
+        "or set TORCH_HOME to the folder whose hub/checkpoints has it"
+    )
+
+
+@pytest.mark.parametrize("contents", [b"", b"half a download", b"<html>"])
+def test_imagenet_weights_that_are_damaged(hub: Path, contents: bytes) -> None:
+    (hub / FILE).write_bytes(contents)
+    fails("imagenet", rf"^{re.escape(str(hub / FILE))}: expected the ImageNet weights of {ARCHITECTURE} .*Delete it, ")
+
+
+def test_imagenet_weights_that_were_never_published() -> None:
+    fails("imagenet", "no ImageNet weights for tutorial_vgg; use --weights none", "tutorial_vgg")
+
+
+@pytest.mark.parametrize("key", ["", "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_checkpoints_in_torchvisions_naming(tmp_path: Path, state: dict[str, Tensor], key: str, prefix: str) -> None:
+    file = tmp_path / "mine.pth"
+    named = {prefix + name: value for name, value in state.items()}
+    torch.save({key: named, "epoch": 3} if key else named, file)
+    begun = begin(file)
+    assert_holds(begun, state)
+    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    assert begun.provenance == {"name": str(file), "sha256": sha256(file)}
+
+
+def test_own_format_there_and_back(tmp_path: Path) -> None:
+    file = tmp_path / "source.pt"
+    torch.manual_seed(5)
+    network = build(ARCHITECTURE, 6, image_size=SIZE)
+    preprocessing = Preprocessing(SIZE, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert save(file, network, ARCHITECTURE, preprocessing) == sha256(file)
+    assert [path.name for path in tmp_path.glob("source*")] == ["source.pt"], "nothing partial stays"
+
+    begun = begin("fashion6", checkpoint=file)
+    for name, value in backbone(begun).items():
+        assert torch.equal(value, network.state_dict()[name]), name
+    assert begun.network.classes == 4
+    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in begun.network.parameters())
+    assert begun.preprocessing == preprocessing
+    assert begun.provenance == {"name": "fashion6", "sha256": sha256(file)}
+
+    again = begin(file)
+    assert again.provenance["name"] == str(file)
+
+
+def test_the_new_head_comes_from_the_seed(tmp_path: Path) -> None:
+    file = tmp_path / "source.pt"
+    save(file, build(ARCHITECTURE, 4, image_size=SIZE), ARCHITECTURE, Preprocessing(SIZE))
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(begin(file).network.head_layer.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_weights_of_another_architecture(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    own = tmp_path / "own.pt"
+    save(own, build(ARCHITECTURE, 4, image_size=SIZE), ARCHITECTURE, Preprocessing(SIZE))
+    fails(own, f"own.pt holds weights of {ARCHITECTURE}, expected mobilenet_v2; run it with", "mobilenet_v2")
+    plain = tmp_path / "plain.pt"
+    torch.save(state, plain)
+    fails(plain, "these are not weights of mobilenet_v2: ", "mobilenet_v2")
+
+
+def test_weights_for_images_of_another_size(tmp_path: Path) -> None:
+    file = tmp_path / "large.pt"
+    save(file, build("tutorial_vgg", 4, image_size=64), "tutorial_vgg", Preprocessing(64))
+    fails(file, "large.pt: expected weights of tutorial_vgg for images of 32 pixels, got: RuntimeError", "tutorial_vgg")
+
+
+# Random bytes, and the openings of pickles that make the unpickler itself fail.
+@pytest.mark.parametrize("contents", [b"", b"\x93\x1c\xe5\x00\x9a\x77", b".", b"PK\x03\x04cut", b"\x80\x02}q\x01("])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_what_is_no_checkpoint(tmp_path: Path, contents: bytes) -> None:
+    file = tmp_path / "noise.pt"
+    file.write_bytes(contents)
+    fails(file, r"noise\.pt: expected a checkpoint that torch\.load\(weights_only=True\) reads, got: \w")
+
+
+def test_pickled_code_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    torch.save(build(ARCHITECTURE, 4, image_size=SIZE), file)
+    fails(file, r"got: UnpicklingError .*Save it anew with torch\.save\(model\.state_dict\(\), path\)$")
+
+
+@pytest.mark.parametrize(
+    ("contents", "got"),
+    [
+        ([1, 2], "expected a state dict, got list"),
+        ({}, "expected names and tensors, got keys none"),
+        ({"epoch": 3, "loss": 0.5}, "expected names and tensors, got keys epoch, loss"),
+        ({0: torch.ones(1)}, "expected names and tensors, got keys 0"),
+    ],
+)
+def test_what_holds_no_weights(tmp_path: Path, contents: Any, got: str) -> None:
+    file = tmp_path / "other.pt"
+    torch.save(contents, file)
+    fails(file, rf"other\.pt: {got}$")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    fails(tmp_path / "gone.pt", r"^no file .*gone\.pt; --weights takes none, imagenet, fashion6, or a checkpoint$")
+    fails(tmp_path, "expected a checkpoint that")
