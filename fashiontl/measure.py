@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -17,9 +16,8 @@ from filelock import FileLock
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import machine_key, read_environment
-from fashiontl.errors import FashiontlError
 from fashiontl.metrics import Measurement
-from fashiontl.record import SCHEMA, Record
+from fashiontl.record import SCHEMA, Record, check_folder
 from fashiontl.worker import Outcome, Worker
 
 Progress = Callable[[str], None]
@@ -35,17 +33,9 @@ def check_cache() -> None:
     """Find out before anything is measured that backbones can be kept.
 
     Raises:
-        FashiontlError: the folder cannot be made or written.
+        FashiontlError: as `check_folder`.
     """
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise FashiontlError(
-            f"expected a cache folder that can be written, got {folder}: {error.strerror}; "
-            "name another in FASHIONTL_CACHE"
-        ) from error
+    check_folder(cache_folder(), "pretrained backbones", "FASHIONTL_CACHE")
 
 
 @dataclass

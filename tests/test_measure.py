@@ -285,5 +285,6 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(FashiontlError) as caught:
         measure.check_cache()
     assert str(caught.value) == (
-        f"expected a cache folder that can be written, got {folder}: Not a directory; name another in FASHIONTL_CACHE"
+        f"expected a folder for pretrained backbones that can be written, got {folder}: Not a directory; "
+        "free it, or name another with FASHIONTL_CACHE"
     )

@@ -4,6 +4,7 @@ from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.record.runs import (
     RunFile,
     Runs,
+    check_folder,
     check_writable,
     latest,
     meaning,
@@ -21,6 +22,7 @@ __all__ = [
     "RunFile",
     "Runs",
     "Status",
+    "check_folder",
     "check_writable",
     "from_json",
     "latest",

@@ -36,17 +36,31 @@ def check_writable(results: Path) -> None:
     """Find out before anything is measured that results can be saved.
 
     Raises:
-        FashiontlError: the folder cannot be made, or no file can be written in it.
+        FashiontlError: as `check_folder`.
     """
     for folder in (results, results / "runs"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise FashiontlError(
-                f"expected a folder for results that can be written, got {folder}: {error.strerror}; "
-                "free it, or name another with --results DIR"
-            ) from error
+        check_folder(folder, "results", "--results DIR")
+
+
+def check_folder(folder: Path, purpose: str, option: str) -> None:
+    """See that files can be written in a folder, which is made if need be.
+
+    Args:
+        folder: the folder.
+        purpose: what is kept there, for the message.
+        option: what names another, for the message.
+
+    Raises:
+        FashiontlError: the folder cannot be made, or no file can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FashiontlError(
+            f"expected a folder for {purpose} that can be written, got {folder}: {error.strerror}; "
+            f"free it, or name another with {option}"
+        ) from error
 
 
 def write_atomically(path: Path, contents: bytes) -> None:
