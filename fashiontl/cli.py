@@ -48,18 +48,18 @@ def _list(options: argparse.Namespace) -> str:
 
 def _leaderboard(options: argparse.Namespace) -> str:
     from fashiontl.leaderboard import write
-    from fashiontl.record import read_newest
 
     try:
-        path = write(options.results)
+        return str(write(options.results, _warn))
     except OSError as error:
         raise FashiontlError(
             f"expected a file that can be written, got {options.results / 'leaderboard.md'}: {error.strerror}; "
             "free it, or name another folder with --results"
         ) from error
-    for fault in read_newest(options.results, lambda record: None)[1]:
-        print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
-    return str(path)
+
+
+def _warn(fault: str) -> None:
+    print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
 
 
 if __name__ == "__main__":

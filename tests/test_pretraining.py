@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = Settings(pretrain_per_class=2, test_per_class=3, pretrain_epochs=1, pretrain_batch_size=6)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pretrained(cache: Path, settings: Settings = SETTINGS, lines: list[str] | None = None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The leaderboard: records in, one page of Markdown out. No torch; pandas only when a table is made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
@@ -36,11 +36,12 @@ def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
     return _render(map(row_of, latest(records)), faults)
 
 
-def write(results: Path) -> Path:
+def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Path:
     """Read all runs and write `leaderboard.md` beside them.
 
     Args:
         results: folder of the results.
+        warn: called with each line that cannot be read, once the page is written.
 
     Returns:
         The path of the page.
@@ -56,6 +57,8 @@ def write(results: Path) -> Path:
         )
     path = results / "leaderboard.md"
     write_atomically(path, _render(rows, faults).encode(errors="replace"))
+    for fault in faults:
+        warn(fault)
     return path
 
 
