@@ -163,7 +163,7 @@ def test_weights_of_a_variant() -> None:
 
 def test_a_name_and_a_size_that_do_not_exist() -> None:
     assert error("resnet19") == (
-        "unknown architecture 'resnet19'; did you mean resnet18, resnet152, resnet101? (fashiontl list shows all)"
+        "unknown architecture 'resnet19'; did you mean resnet9, resnet18, resnet152? (fashiontl list shows all)"
     )
     assert error("densenet121", image_size=28) == (
         "densenet121 takes images of at least 29 pixels, got 28; use --set image_size=29"

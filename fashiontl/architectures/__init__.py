@@ -133,7 +133,10 @@ _SMALL_STEM = tuple(
     if entry.family in {"resnet", "densenet"}
 )
 
-_OWN = (Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.architectures.adapters:TutorialVGG"),)
+_OWN = (
+    Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.architectures.adapters:TutorialVGG"),
+    Architecture("resnet9", "resnet", 8, builder="fashiontl.architectures.adapters:resnet9"),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fashiontl.architectures.network import Network
 from fashiontl.vision import models
 
 
@@ -100,3 +101,41 @@ class TutorialVGG(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Classify images, float `[n, 3, image_size, image_size]`, to logits `[n, classes]`."""
         return self.classifier(torch.flatten(self.features(images), 1))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """Two convolutions around which their input is added; `[n, channels, height, width]` stays so."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*convolved(channels, channels), *convolved(channels, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Add the branch."""
+        return features + self.branch(features)  # type: ignore[no-any-return]
+
+
+def convolved(inputs: int, outputs: int) -> list[nn.Module]:
+    """A 3x3 convolution, BatchNorm and ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def resnet9(classes: int, image_size: int, width: int = 24) -> Network:
+    """The nine-layer residual network of Page's "How to train your ResNet" (2018), made for images of 32 pixels.
+
+    Args:
+        classes: outputs.
+        image_size: side of the images in pixels, at least 8; any.
+        width: channels of the first convolution, 64 in the original; 24 let a CPU train it on all images.
+    """
+    del image_size
+    return Network(
+        {
+            "stem": convolved(3, width),
+            "stage1": [*convolved(width, 2 * width), nn.MaxPool2d(2), Residual(2 * width)],
+            "stage2": [*convolved(2 * width, 4 * width), nn.MaxPool2d(2)],
+            "stage3": [*convolved(4 * width, 8 * width), nn.MaxPool2d(2), Residual(8 * width)],
+            "neck": [nn.AdaptiveMaxPool2d(1), nn.Flatten(1)],
+            "head": [nn.Linear(8 * width, classes)],
+        }
+    )
