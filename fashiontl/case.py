@@ -27,16 +27,26 @@ def default_weights(policy: str, task: str) -> str:
     return "fashion6" if task == "fashion4" else "imagenet"
 
 
+def is_published(weights: str) -> bool:
+    """Whether weights are asked for by a name under which they were published, and not as a file.
+
+    >>> is_published("imagenet"), is_published("IMAGENET1K_V2"), is_published("my/weights.pt")
+    (True, True, False)
+    """
+    return weights == "imagenet" or weights.startswith("IMAGENET1K_")
+
+
 @dataclass(frozen=True, order=True)
 class Case:
     """What is measured: strings only, so that a case is a pytest id, a record's key and a leaderboard's row.
 
     Attributes:
-        architecture: a name in `fashiontl.architectures.ARCHITECTURES`.
+        architecture: a name that `fashiontl.architectures.find` knows.
         policy: a name in `fashiontl.freezing.POLICIES`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`.
-        task: a name in `fashiontl.data.TASKS`.
-        weights: `none`, `imagenet`, `fashion6`, or the path of a checkpoint; empty takes `default_weights`.
+        task: a name that `fashiontl.data.find_task` knows.
+        weights: `none`, `imagenet` or a published name such as `IMAGENET1K_V1`, `fashion6`, or the path of a
+            checkpoint or of a folder of checkpoints; empty takes `default_weights`.
     """
 
     architecture: str

@@ -17,17 +17,19 @@ class Preprocessing:
     Grey is repeated to three channels and normalised by each channel's own mean and deviation, which is what a
     checkpoint saw for a grey picture; summing the first convolution over its inputs is not the same, since the
     channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other sizes are
-    resized bilinearly.
+    resized with antialiasing.
 
     Attributes:
         size: side of the result in pixels.
         mean: of each channel, on the scale 0..1.
         deviation: of each channel, on the scale 0..1.
+        interpolation: `bilinear` or `bicubic`, for sizes that are resized.
     """
 
     size: int
     mean: tuple[float, float, float] = (FASHION_MEAN,) * 3
     deviation: tuple[float, float, float] = (FASHION_DEVIATION,) * 3
+    interpolation: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Turn uint8 `[n, 28, 28]` into float32 `[n, 3, size, size]` on the same device."""
@@ -36,7 +38,11 @@ class Preprocessing:
         if size == 32 and images.shape[-1] == 28:
             grey = functional.pad(grey, (2, 2, 2, 2))
         elif size != images.shape[-1]:
-            grey = functional.interpolate(grey, (size, size), mode="bilinear", align_corners=False, antialias=True)
+            grey = functional.interpolate(
+                grey, (size, size), mode=self.interpolation, align_corners=False, antialias=True
+            )
+            # Bicubic overshoots at edges.
+            grey = grey.clamp_(0, 1)
         mean = grey.new_tensor(self.mean).view(1, 3, 1, 1)
         deviation = grey.new_tensor(self.deviation).view(1, 3, 1, 1)
         return (grey.expand(-1, 3, -1, -1) - mean) / deviation

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fashiontl import devices
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case, Settings
-from fashiontl.data import TASKS
+from fashiontl.data import find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import Images, load_images
 from fashiontl.evaluation import evaluate
@@ -78,7 +78,7 @@ def train(job: Job, progress: Progress) -> Job:
 
 
 def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: int, progress: Progress) -> Job:
-    chosen = select(images, TASKS[case.task], settings.train_per_class, settings.test_per_class, seed)
+    chosen = select(images, find_task(case.task), settings.train_per_class, settings.test_per_class, seed)
     torch.manual_seed(seed)
     begun = _start(job, case, settings)
     network = begun.network.to(case.device)
@@ -226,7 +226,7 @@ def _training_step(network: Network, case: Case, settings: Settings) -> Callable
     groups = parameter_groups(network, plan, 1e-6, recipe.decay)
     optimizer = torch.optim.AdamW(groups, fused=devices.split(case.device)[0] in {"cpu", "cuda"})
     inputs = _random_images(case, settings, settings.throughput_batch)
-    labels = torch.arange(settings.throughput_batch, device=case.device) % len(TASKS[case.task].classes)
+    labels = torch.arange(settings.throughput_batch, device=case.device) % len(find_task(case.task).class_names)
 
     def call() -> None:
         optimizer.zero_grad()

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from fashiontl.architectures.build import build
 from fashiontl.case import Settings
-from fashiontl.data import TASKS
+from fashiontl.data import find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.devices import split, synchronize
@@ -60,7 +60,7 @@ def pretrained(
         if checkpoint.exists() and facts_file.exists():
             facts: dict[str, Any] = json.loads(facts_file.read_text())
             return {**facts, "checkpoint": str(checkpoint), "cached": True}
-        task = TASKS[source]
+        task = find_task(source)
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from fashiontl.errors import FashiontlError, unknown_name
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -141,6 +143,17 @@ _OWN = (
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
 
 
+def find(name: str) -> Architecture:
+    """The architecture of a name.
+
+    Raises:
+        FashiontlError: there is none.
+    """
+    if name not in ARCHITECTURES:
+        raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
+    return ARCHITECTURES[name]
+
+
 def size_fault(name: str, image_size: int) -> str | None:
     """Say why an architecture does not take images of a size, or nothing if it does.
 
@@ -149,7 +162,7 @@ def size_fault(name: str, image_size: int) -> str | None:
     >>> size_fault("vit_b_16", 40)
     'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
     """
-    entry = ARCHITECTURES[name]
+    entry = find(name)
     if image_size < entry.minimum_size:
         wanted, next_size = f"of at least {entry.minimum_size} pixels", entry.minimum_size
     elif image_size % entry.size_multiple:

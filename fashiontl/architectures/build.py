@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fashiontl.architectures import ARCHITECTURES, Architecture, size_fault
+from fashiontl.architectures import Architecture, find, size_fault
 from fashiontl.architectures.adapters import shrink_stem
 from fashiontl.architectures.network import Network
 from fashiontl.architectures.stages import split
 from fashiontl.architectures.states import load
-from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.errors import FashiontlError
 from fashiontl.vision import models
 
 # Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
@@ -36,7 +36,7 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
     """Build a network.
 
     Args:
-        name: in `ARCHITECTURES`.
+        name: that `find` knows.
         classes: outputs of the head.
         state: weights under torchvision's names, for any number of classes; the head is always new. None starts at
             random, from torch's generator, as torchvision does.
@@ -49,11 +49,9 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
     Raises:
         FashiontlError: unknown name, too small a size, or weights of another architecture.
     """
-    if name not in ARCHITECTURES:
-        raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
+    entry = find(name)
     if fault := size_fault(name, image_size):
         raise FashiontlError(fault)
-    entry = ARCHITECTURES[name]
     if state is None:
         return _staged(_construct(entry, classes, image_size), entry)
     # On the meta device no time goes into random numbers that the weights replace.

@@ -3,6 +3,6 @@
 This package can be imported without torch and numpy, so that tasks can be listed and collected quickly.
 """
 
-from fashiontl.data.tasks import TASKS, Task
+from fashiontl.data.tasks import TASKS, Task, find_task
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "Task", "find_task"]

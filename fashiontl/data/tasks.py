@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unknown_name
 
 # In the order of the labels; the spelling is torchvision's, which is that of the data set's authors.
 CLASS_NAMES = (
@@ -57,3 +57,14 @@ TASKS: dict[str, Task] = {
         Task("fashion6", "the other six classes, none of them in fashion4", (4, 5, 6, 7, 8, 9)),
     )
 }
+
+
+def find_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        FashiontlError: there is none.
+    """
+    if name not in TASKS:
+        raise FashiontlError(unknown_name("task", name, TASKS))
+    return TASKS[name]

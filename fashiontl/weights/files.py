@@ -1,0 +1,162 @@
+"""Checkpoints in files: fashiontl's own, and what other trainers save."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fashiontl.architectures.build import build
+from fashiontl.architectures.network import Network
+from fashiontl.errors import FashiontlError
+from fashiontl.images import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
+from fashiontl.weights.published import first_line, sha256
+
+_FORMAT = "fashiontl-1"
+_SUFFIXES = (".pt", ".pth", ".safetensors")
+# Names under which trainers keep the state dict beside other things.
+_STATE_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def save(path: Path, network: Network, architecture: str, preprocessing: Preprocessing) -> str:
+    """Write a checkpoint that `load` reads, whole or not at all; returns its SHA-256."""
+    contents = {
+        "format": _FORMAT,
+        "architecture": architecture,
+        "classes": network.classes,
+        "mean": list(preprocessing.mean),
+        "deviation": list(preprocessing.deviation),
+        "interpolation": preprocessing.interpolation,
+        "state": network.state_dict(),
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(contents, partial)
+    digest = sha256(partial)
+    partial.replace(path)
+    return digest
+
+
+def in_folder(folder: Path, architecture: str) -> Path:
+    """The one file of a folder that is an architecture's: `resnet18.pt`, or `resnet18-f37072fd.pth` as published.
+
+    A `/` in the architecture's name is a `_` in the file's.
+
+    Raises:
+        FashiontlError: there is no such file, or more than one.
+    """
+    stem = architecture.replace("/", "_")
+    files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+    found = [path for path in files if path.stem == stem or path.stem.startswith(f"{stem}-")]
+    if len(found) == 1:
+        return found[0]
+    got = ", ".join(path.name for path in found or files) or "no checkpoints"
+    raise FashiontlError(
+        f"{folder}: expected one file called {stem}.pt, .pth or .safetensors, or {stem}-HASH.pth, got {got}"
+    )
+
+
+def load(
+    architecture: str, classes: int, size: int, path: Path, name: str
+) -> tuple[Network, Preprocessing, dict[str, Any], list[str]]:
+    """A network with the weights in a file.
+
+    Args:
+        architecture: what the file holds weights of.
+        classes: outputs of the new head.
+        size: side of the input in pixels.
+        path: of the file.
+        name: what the record calls it.
+
+    Returns:
+        The network, the preprocessing that its weights were trained with, provenance, and doubts.
+
+    Raises:
+        FashiontlError: the file is not there, cannot be read, or belongs to another architecture.
+    """
+    contents = _read(path)
+    provenance = {"name": name, "sha256": sha256(path)}
+    if contents.get("recipe") is not None:
+        provenance["recipe"] = str(contents["recipe"])
+    if contents.get("format") != _FORMAT:
+        preprocessing, doubts = _foreign_preprocessing(contents, size)
+        return build(architecture, classes, _state(contents, path), image_size=size), preprocessing, provenance, doubts
+    if contents["architecture"] != architecture:
+        raise FashiontlError(
+            f"{path} holds weights of {contents['architecture']}, expected {architecture}; "
+            f"run it with --arch {contents['architecture']}"
+        )
+    # On the meta device nothing is drawn at random that would be overwritten at once.
+    with torch.device("meta"):
+        network = build(architecture, contents["classes"], image_size=size)
+    try:
+        network.load_state_dict(contents["state"], assign=True)
+    except RuntimeError as error:
+        raise FashiontlError(
+            f"{path}: expected weights of {architecture} for images of {size} pixels, got: {first_line(error)}. "
+            "They may be of another size (--set image_size=PIXELS) or of another version of fashiontl"
+        ) from error
+    network.replace_head(classes)
+    interpolation = contents.get("interpolation", "bilinear")
+    preprocessing = Preprocessing(size, tuple(contents["mean"]), tuple(contents["deviation"]), interpolation)
+    return network, preprocessing, provenance, []
+
+
+def _foreign_preprocessing(contents: Mapping[str, Any], size: int) -> tuple[Preprocessing, list[str]]:
+    """What a checkpoint says of its images, in keys `mean` and `std` (or `deviation`) beside its weights."""
+    mean, deviation = contents.get("mean"), contents.get("std", contents.get("deviation"))
+    if mean is None or deviation is None:
+        doubt = "the checkpoint does not say with which mean and deviation it was trained; ImageNet's were taken"
+        return Preprocessing(size, IMAGENET_MEAN, IMAGENET_DEVIATION), [doubt]
+    interpolation = str(contents.get("interpolation", "bilinear"))
+    return Preprocessing(size, _channels(mean), _channels(deviation), interpolation), []
+
+
+def _channels(value: Any) -> tuple[float, float, float]:
+    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    if len(numbers) not in {1, 3}:
+        raise FashiontlError(f"expected a mean and a deviation of one or three channels, got {len(numbers)}")
+    red, green, blue = numbers.expand(3).tolist()
+    return red, green, blue
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FashiontlError(
+            f"no file {path}; --weights takes none, imagenet, fashion6, a name such as IMAGENET1K_V1, a checkpoint, "
+            "or a folder of checkpoints"
+        ) from error
+    except FashiontlError:
+        raise
+    except Exception as error:  # any other file makes the unpickler fail in any way
+        raise FashiontlError(
+            f"{path}: expected a checkpoint that torch.load(weights_only=True) reads, got: {first_line(error)}. "
+            "Save it anew with torch.save(model.state_dict(), path)"
+        ) from error
+    if not isinstance(contents, dict):
+        raise FashiontlError(f"{path}: expected a state dict, got {type(contents).__name__}")
+    return contents
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise FashiontlError(f"{path}: safetensors is not installed; pip install safetensors") from error
+    return dict(load_file(path))
+
+
+def _state(contents: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, which many trainers put under a key of its own and DataParallel prefixes."""
+    for key in _STATE_KEYS:
+        if isinstance(contents.get(key), dict):
+            contents = contents[key]
+            break
+    if not contents or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in contents.items()):
+        keys = ", ".join(map(str, list(contents)[:5])) or "none"
+        raise FashiontlError(f"{path}: expected names and tensors, got keys {keys}")
+    return {name.removeprefix("module."): value for name, value in contents.items()}
