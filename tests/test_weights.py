@@ -208,5 +208,5 @@ def test_what_holds_no_weights(tmp_path: Path, contents: Any, got: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    fails(tmp_path / "gone.pt", r"^no file .*gone\.pt; --weights takes none, imagenet, fashion6, or a checkpoint$")
+    fails(tmp_path / "gone.pt", r"^no file .*gone\.pt; --weights takes none, imagenet, fashion6, .*, or a folder of checkpoints$")
     fails(tmp_path, "expected a checkpoint that")
