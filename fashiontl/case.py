@@ -20,11 +20,12 @@ def default_weights(policy: str, task: str) -> str:
     """The weights that a case starts from when none are named.
 
     `fashion6` backbones were trained on the six classes that `fashion4` lacks, so they are a fair source for
-    that task alone; every other task starts from ImageNet. From scratch is from nothing.
+    that task alone, with few images (`fashion4@25`) or many; every other task starts from ImageNet. From scratch is
+    from nothing.
     """
     if policy == "scratch":
         return "none"
-    return "fashion6" if task == "fashion4" else "imagenet"
+    return "fashion6" if task.partition("@")[0] == "fashion4" else "imagenet"
 
 
 def is_published(weights: str) -> bool:
@@ -95,6 +96,10 @@ class Settings:
         image_size: side of the square that images are padded (to 32 pixels) or resized to.
         train_per_class: training images a class, drawn with the seed; 0 takes all.
         test_per_class: test images a class, the first of each; 0 takes all.
+        validation_per_class: images of each class carved out of the training images, the same for every seed; the epoch
+            with the best accuracy on them is kept. 0 carves none and keeps the last epoch.
+        recipe: `tuned` (`fashiontl.recipes` gives its numbers), or, as tutorials train, `naive_adam` (Adam, 1e-3) or
+            `naive_sgd` (SGD, 0.1), each at a constant rate without decay or smoothing.
         seeds: how many seeds (0, 1, ...) each case is trained with.
         epochs: passes over the training images.
         augment: whether training images are flipped and shifted at random; then a frozen prefix runs at each step.
@@ -116,6 +121,8 @@ class Settings:
     image_size: int = 32
     train_per_class: int = 5
     test_per_class: int = 200
+    validation_per_class: int = 0
+    recipe: str = "tuned"
     seeds: int = 1
     epochs: int = 10
     augment: bool = False
@@ -168,11 +175,26 @@ PRESETS: dict[str, Settings] = {
         seconds=5.0,
         timeout=7200.0,
     ),
+    # The two networks and the training that people have met in a widely read tutorial.
+    "tutorial": Settings(
+        preset="tutorial",
+        data="original",
+        train_per_class=0,
+        test_per_class=0,
+        recipe="naive_adam",
+        epochs=20,
+        batch_size=32,
+        samples=1000,
+        seconds=5.0,
+        timeout=86400.0,
+    ),
 }
 
 
-# The task that a preset runs when none is named.
-PRESET_TASKS = {"smoke": DEFAULT_TASK, "quick": DEFAULT_TASK, "full": "fashion10"}
+# What a preset runs of an axis when none is named, where that is not the default.
+PRESET_TASKS = {"full": "fashion10", "tutorial": "fashion10"}
+PRESET_ARCHITECTURES = {"tutorial": ("tutorial_vgg", "resnet50")}
+PRESET_POLICIES = {"tutorial": ("scratch",)}
 
 
 def expand(
@@ -243,15 +265,18 @@ def _parse(kind: type, text: str) -> Any:
 
 
 def _range_faults(settings: Settings) -> list[str]:
-    zero_means_all = {"train_per_class", "test_per_class", "pretrain_per_class", "threads"}
-    faults = []
-    if settings.data not in {"embedded", "original"}:
-        faults.append(f"setting data: expected embedded or original, got {settings.data!r}")
+    zero_is_allowed = {"train_per_class", "test_per_class", "validation_per_class", "pretrain_per_class", "threads"}
+    choices = {"data": ("embedded", "original"), "recipe": ("tuned", "naive_adam", "naive_sgd")}
+    faults = [
+        f"setting {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(settings, name)!r}"
+        for name, known in choices.items()
+        if getattr(settings, name) not in known
+    ]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        least = 0 if field.name in zero_means_all else 1 if isinstance(value, int) else 1e-3
+        least = 0 if field.name in zero_is_allowed else 1 if isinstance(value, int) else 1e-3
         if not least <= value < float("inf"):
             faults.append(f"setting {field.name}: expected at least {least}, got {value}")
     return faults

@@ -91,7 +91,6 @@ def _train_seed(job: Job, case: Case, settings: Settings, images: Images, seed: 
         recipe,
         begun.preprocessing,
         seed=seed,
-        synchronize=lambda: devices.synchronize(case.device),
         progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
     )
     progress(f"testing, {where}")

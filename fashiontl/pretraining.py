@@ -15,7 +15,7 @@ from fashiontl.case import Settings
 from fashiontl.data import find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
-from fashiontl.devices import split, synchronize
+from fashiontl.devices import split
 from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
@@ -73,7 +73,6 @@ def pretrained(
             recipe,
             preprocessing,
             seed=_SEED,
-            synchronize=lambda: synchronize(device),
             progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         logits = predict(network, chosen.test_images.to(device), preprocessing)

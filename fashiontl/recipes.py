@@ -9,8 +9,8 @@ from fashiontl.case import Settings
 class Recipe:
     """How weights are fitted.
 
-    AdamW with decoupled decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and 2019), label
-    smoothing (Szegedy et al., CVPR 2016).
+    By default AdamW with decoupled decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and 2019),
+    label smoothing (Szegedy et al., CVPR 2016).
 
     Attributes:
         epochs: passes over the training images.
@@ -20,6 +20,8 @@ class Recipe:
         smoothing: label smoothing.
         warm_up: fraction of all steps in which the rate rises.
         augment: random flips and shifts.
+        optimizer: `adamw`, `adam` or `sgd` (without momentum).
+        schedule: `cosine`, after the warm-up, or `constant`, without one.
     """
 
     epochs: int
@@ -29,7 +31,12 @@ class Recipe:
     smoothing: float = 0.1
     warm_up: float = 0.1
     augment: bool = False
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
 
+
+# What tutorials do: a library's optimiser at one rate, and nothing else. Names of `Settings.recipe`.
+_NAIVE_RATES = {"naive_adam": ("adam", 1e-3), "naive_sgd": ("sgd", 0.1)}
 
 # With the backbone frozen the problem is convex, a step costs next to nothing on features that are computed once, and
 # a probe is judged at convergence (Kumar et al., ICLR 2022), so it takes more and larger steps.
@@ -44,9 +51,15 @@ def recipe_for(policy: str, settings: Settings, *, normalised: bool) -> Recipe:
 
     Args:
         policy: its name.
-        settings: epochs, batch size and augmentation.
+        settings: recipe, epochs, batch size and augmentation.
         normalised: whether the network has normalisation layers.
     """
+    if settings.recipe in _NAIVE_RATES:
+        optimizer, rate = _NAIVE_RATES[settings.recipe]
+        return Recipe(
+            settings.epochs, settings.batch_size, rate, decay=0.0, smoothing=0.0, warm_up=0.0, augment=settings.augment,
+            optimizer=optimizer, schedule="constant",
+        )  # fmt: skip
     recipe = Recipe(settings.epochs, settings.batch_size, augment=settings.augment)
     if policy == "linear_probe":
         return replace(recipe, epochs=_PROBE_EPOCHS * recipe.epochs, rate=_PROBE_RATE)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fashiontl.architectures.network import Network
+from fashiontl.devices import synchronize
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import PolicyProof, Watch
@@ -38,12 +39,16 @@ class Fit:
         losses: mean training loss of each epoch.
         proof: that the policy was kept.
         reused_stages: the most leading stages whose output was computed once and reused.
+        validation: accuracy on the validation images after each epoch; empty without any.
+        chosen: number of the epoch whose weights were kept.
     """
 
     seconds: float
     losses: tuple[float, ...]
     proof: PolicyProof
     reused_stages: int
+    validation: tuple[float, ...]
+    chosen: int
 
 
 def fit(
@@ -54,11 +59,14 @@ def fit(
     preprocessing: Preprocessing,
     *,
     seed: int,
-    synchronize: Callable[[], None] = lambda: None,
+    validation: Examples | None = None,
     progress: Callable[[int], None] = lambda epoch: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
     """Train a network in place under a freezing policy.
+
+    With validation images it ends with the weights of the epoch that was best on them, the first of equals; otherwise
+    with those of the last. Validating takes no part in the training's seconds.
 
     Args:
         network: on the device where it trains.
@@ -67,7 +75,7 @@ def fit(
         recipe: how.
         preprocessing: of the images.
         seed: of the batches' order and the augmentation.
-        synchronize: waits for the device.
+        validation: images to choose the epoch on, never trained on.
         progress: called with the number of each epoch as it starts.
         clock: seconds.
     """
@@ -77,10 +85,13 @@ def fit(
     plan: Plan | None = None
     losses = []
     reused = 0
-    synchronize()
-    started = clock()
+    best = _Best(network, validation, preprocessing)
+    seconds = 0.0
+    device = str(next(network.parameters()).device)
     for epoch in range(recipe.epochs):
         progress(epoch)
+        synchronize(device)
+        started = clock()
         wanted = policy.plan(network.stage_names, epoch, recipe.epochs)
         if wanted != plan or optimizer is None:
             if plan is not None:
@@ -92,10 +103,43 @@ def fit(
             batches = Batches(network, plan, examples.images, recipe, preprocessing, generator)
             reused = max(reused, batches.first_stage)
         losses.append(_epoch(network, optimizer, batches, examples.labels, recipe, epoch))
-    synchronize()
-    seconds = clock() - started
+        synchronize(device)
+        seconds += clock() - started
+        if validation is not None:
+            best.judge()
+            apply(network, plan)
     watch.end()
-    return Fit(seconds, tuple(losses), watch.result(), reused)
+    best.restore()
+    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), best.chosen(recipe.epochs))
+
+
+class _Best:
+    """The weights of the epoch that did best on the validation images, if there are any."""
+
+    def __init__(self, network: Network, validation: Examples | None, preprocessing: Preprocessing) -> None:
+        self.accuracies: list[float] = []
+        self._network = network
+        self._validation = validation
+        self._preprocessing = preprocessing
+        self._state: dict[str, Tensor] | None = None
+
+    def judge(self) -> None:
+        """Test on the validation images, and keep a copy of the weights when they are the best yet."""
+        assert self._validation is not None
+        answers = predict(self._network, self._validation.images, self._preprocessing).argmax(1)
+        accuracy = (answers == self._validation.labels.cpu()).double().mean().item()
+        if not self.accuracies or accuracy > max(self.accuracies):
+            self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self.accuracies.append(accuracy)
+
+    def restore(self) -> None:
+        """Put the kept weights back."""
+        if self._state is not None:
+            self._network.load_state_dict(self._state)
+
+    def chosen(self, epochs: int) -> int:
+        """Number of the epoch whose weights the network has at the end."""
+        return self.accuracies.index(max(self.accuracies)) if self.accuracies else epochs - 1
 
 
 def _epoch(
@@ -110,7 +154,9 @@ def _epoch(
     steps = math.ceil(len(labels) / recipe.batch_size)
     total = torch.zeros((), device=labels.device)
     for number, (chosen, inputs) in enumerate(batches):
-        factor = rate_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
+        factor = 1.0
+        if recipe.schedule == "cosine":
+            factor = rate_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         optimizer.zero_grad()
@@ -210,7 +256,8 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
     device = next(network.parameters()).device.type
-    optimizer = torch.optim.AdamW(groups, fused=device in {"cpu", "cuda"})
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.optimizer]
+    optimizer: torch.optim.Optimizer = kind(groups, fused=device in {"cpu", "cuda"})
     for group in optimizer.param_groups:
         group["peak_rate"] = group["lr"]
         for parameter in group["params"]:

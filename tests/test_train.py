@@ -57,21 +57,80 @@ def same(one: Network, other: Network) -> bool:
     return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_seconds_are_read_off_the_clock_after_the_device_has_ended() -> None:
-    times = iter((100.0, 142.5))
+def test_seconds_are_read_off_the_clock_after_the_device_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((100.0, 142.5, 200.0, 201.0))
     events: list[str] = []
 
     def clock() -> float:
         events.append("clock")
         return next(times)
 
-    _, result = trained(
-        clock=clock,
-        synchronize=lambda: events.append("wait"),
-        progress=lambda epoch: events.append(str(epoch)),
-    )
-    assert result.seconds == 42.5
-    assert events == ["wait", "clock", "0", "1", "2", "3", "wait", "clock"]
+    monkeypatch.setattr(train, "synchronize", lambda device: events.append(f"wait for {device}"))
+    _, result = trained(recipe=Recipe(2, 8), clock=clock, progress=lambda epoch: events.append(str(epoch)))
+    assert result.seconds == 43.5
+    assert events == [
+        "0", "wait for cpu", "clock", "wait for cpu", "clock",
+        "1", "wait for cpu", "clock", "wait for cpu", "clock",
+    ]  # fmt: skip
+
+
+def test_validation_costs_no_training_time_and_changes_no_weights() -> None:
+    plain, _ = trained(policy="full")
+    ticks = itertools.count()
+    network, result = trained(policy="full", validation=examples(40), clock=lambda: float(next(ticks)))
+    assert result.seconds == 4.0
+    assert len(result.validation) == 4
+    if result.chosen == 3:
+        assert same(plain, network)
+
+
+@pytest.mark.parametrize("policy", ["linear_probe", "full", "gradual_unfreeze", "lp_ft"])
+def test_the_best_epoch_on_the_validation_images_is_kept(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = examples(40).labels
+    right = iter((10, 30, 30, 20))
+    states: list[dict[str, Tensor]] = []
+
+    def answers(network: Network, *_: Any) -> Tensor:
+        states.append(state(network))
+        network.eval()
+        chosen = (labels + (torch.arange(40) >= next(right))) % CLASSES
+        return nn.functional.one_hot(chosen, CLASSES).float()
+
+    monkeypatch.setattr(train, "predict", answers)
+    network, result = trained(policy, validation=examples(40))
+    assert result.validation == (0.25, 0.75, 0.75, 0.5)
+    assert result.chosen == 1
+    assert all(torch.equal(value, states[1][name]) for name, value in network.state_dict().items())
+    assert result.proof.holds
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_a_naive_recipe_steps_as_the_plain_optimizer_does(name: str, kind: Callable[..., Any]) -> None:
+    recipe = Recipe(3, 24, 0.01, decay=0.0, smoothing=0.0, warm_up=0.0, optimizer=name, schedule="constant")
+    network, _ = trained("scratch", recipe=recipe)
+    plain = tiny().train()
+    optimizer = kind(plain.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        order = torch.randperm(24, generator=generator)
+        optimizer.zero_grad()
+        inputs = PREPROCESSING(examples().images[order])
+        nn.functional.cross_entropy(plain(inputs), examples().labels[order]).backward()
+        optimizer.step()
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["scratch", "linear_probe", "gradual_unfreeze", "bn_only"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_one_seed_gives_identical_weights(policy: str, augment: bool) -> None:
+    recipe = Recipe(3, 8, augment=augment)
+    one, first = trained(policy, recipe=recipe, validation=examples(8))
+    two, second = trained(policy, recipe=recipe, validation=examples(8))
+    assert same(one, two)
+    assert first.losses == second.losses
+    other, _ = trained(policy, seed=1, recipe=recipe, validation=examples(8))
+    assert not same(one, other)
 
 
 def test_it_learns_and_proves_that_it_kept_the_policy() -> None:
