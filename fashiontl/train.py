@@ -224,7 +224,7 @@ class Batches:
         self._recipe = recipe
         self._preprocessing = preprocessing
         self._generator = generator
-        prefix = frozen_prefix(plan)
+        prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
         if prefix and not recipe.augment:
             self._reuse(network, prefix)
 

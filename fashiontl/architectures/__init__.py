@@ -1,5 +1,6 @@
 """The table of architectures. No torch here, so that listing and validating options is instant."""
 
+import math
 from dataclasses import dataclass, replace
 
 from fashiontl.errors import FashiontlError, unknown_name
@@ -141,6 +142,60 @@ _OWN = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
+
+
+HYBRIDS = {
+    "mean": "mean of the probabilities of networks that are trained each on its own",
+    "joined": "one linear head on the joined features of several networks",
+}
+
+
+def members(name: str) -> tuple[str, ...]:
+    """The architectures that a hybrid combines; none of another architecture.
+
+    >>> members("mean:vgg11+resnet18"), members("resnet18")
+    (('vgg11', 'resnet18'), ())
+    """
+    kind, colon, names = name.partition(":")
+    return tuple(names.split("+")) if colon and kind in HYBRIDS else ()
+
+
+def trained_apart(name: str) -> tuple[str, ...]:
+    """The networks that are trained each on its own: the members of a `mean:` hybrid, else the architecture itself."""
+    return members(name) if name.startswith("mean:") else (name,)
+
+
+def fitting_size(name: str, image_size: int) -> int:
+    """The least side of at least `image_size` pixels that an architecture, or every member of a hybrid, takes.
+
+    >>> fitting_size("resnet18", 32), fitting_size("alexnet", 32), fitting_size("vit_b_16", 40)
+    (32, 63, 48)
+    >>> fitting_size("mean:alexnet+vit_b_16", 32)
+    64
+    """
+    entries = [find(member) for member in members(name) or (name,)]
+    least = max(image_size, *(entry.minimum_size for entry in entries))
+    multiple = math.lcm(*(entry.size_multiple for entry in entries))
+    return -(-least // multiple) * multiple
+
+
+def check_name(name: str) -> None:
+    """See that a name is that of an architecture, or of a hybrid of several.
+
+    Raises:
+        FashiontlError: it is not; all faults of a hybrid's members are listed.
+    """
+    names = members(name)
+    faults = []
+    if names and (len(names) < 2 or len(set(names)) < len(names)):
+        faults.append(f"{name}: expected two or more different members, as in mean:vgg11+resnet18")
+    for member in names or (name,):
+        try:
+            find(member)
+        except FashiontlError as error:
+            faults.append(str(error))
+    if faults:
+        raise FashiontlError("\n".join(faults))
 
 
 def find(name: str) -> Architecture:

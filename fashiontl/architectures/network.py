@@ -68,6 +68,11 @@ class Network(nn.Module):
         return tuple(self.stages)
 
     @property
+    def cuts(self) -> tuple[int, ...]:
+        """Numbers of the stages at which `run` may start and stop, the end included; all of a chain's."""
+        return tuple(range(len(self.stages) + 1))
+
+    @property
     def head_layer(self) -> Layer:
         """The classifier's last layer."""
         return next(module for module in self.stages["head"].modules() if isinstance(module, Layer))
