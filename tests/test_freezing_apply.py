@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_freezing_stand_in import StandIn, loss, one_thread, same, stand_in, state, step  # noqa: F401 - a fixture
+from test_freezing_stand_in import StandIn, loss, one_thread, prepared, same, stand_in, state, step  # noqa: F401 - a fixture
 from torch import nn
 
 from fashiontl.errors import FashiontlError
@@ -24,7 +24,7 @@ def plan_of(network: StandIn, policy: str, epoch: int = 0, epochs: int = 8) -> P
 def applied(policy: str, epoch: int = 0) -> tuple[StandIn, Plan]:
     network = stand_in()
     plan = plan_of(network, policy, epoch)
-    apply(network, plan)
+    apply(prepared(network, plan), plan)
     return network, plan
 
 
@@ -42,6 +42,11 @@ NECK = ["neck.linear.weight", "neck.linear.bias", "neck.norm.weight", "neck.norm
 STAGE_1 = [f"stage1.block.{name}" for name in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")]
 STAGE_4 = [name.replace("stage1", "stage4") for name in STAGE_1]
 EVERYTHING = [name for name, _ in stand_in().stages.named_parameters()]
+ADAPTERS = [
+    f"{layer}.lora_{half}.default.weight"
+    for layer in ("stem.0", *(f"stage{number}.block.conv" for number in (1, 2, 3, 4)), "neck.linear")
+    for half in "AB"
+]
 STATISTICS = ["stem.1", "stage1.block.norm", "stage4.block.norm", "neck.norm"]
 
 
@@ -65,6 +70,7 @@ STATISTICS = ["stem.1", "stage1.block.norm", "stage4.block.norm", "neck.norm"]
         ("discriminative", 0, EVERYTHING),
         ("surgical_1", 0, STAGE_1 + HEAD),
         ("progressive_freeze", 7, STAGE_4 + NECK + HEAD),
+        ("lora", 0, ADAPTERS + HEAD),
     ],
 )
 def test_what_requires_gradients(policy: str, epoch: int, names: list[str]) -> None:
@@ -85,6 +91,7 @@ def test_what_requires_gradients(policy: str, epoch: int, names: list[str]) -> N
         ),
         ("bn_only", [*STATISTICS, "head.flat", "head.linear"]),
         ("bias_only", ["head.flat", "head.linear"]),
+        ("lora", ["head.flat", "head.linear"]),
     ],
 )
 def test_modules_with_nothing_that_trains_are_in_eval_mode(policy: str, modules: list[str]) -> None:
@@ -119,7 +126,7 @@ def test_applying_again_undoes_train_and_eval(policy: str, before: str) -> None:
 # Traps: each of these passes with the guard in `apply` or `parameter_groups`, and fails without it.
 
 
-@pytest.mark.parametrize("policy", ["linear_probe", "last_stage", "bias_only", "full_frozen_bn"])
+@pytest.mark.parametrize("policy", ["linear_probe", "last_stage", "bias_only", "full_frozen_bn", "lora"])
 def test_statistics_of_frozen_batchnorm_do_not_drift_while_the_head_trains(policy: str) -> None:
     network, plan = applied(policy)
     frozen = [norm for norm in STATISTICS if norm not in awake(network)]
@@ -212,7 +219,7 @@ def test_the_optimizer_holds_what_trains_once_and_nothing_else(policy: str) -> N
     network = stand_in()
     for epoch in range(8):
         plan = plan_of(network, policy, epoch)
-        apply(network, plan)
+        apply(prepared(network, plan), plan)
         groups = parameter_groups(network, plan, 1e-3, 0.05)
         held = [id(parameter) for group in groups for parameter in group["params"]]
         assert len(held) == len(set(held))
@@ -332,7 +339,7 @@ def test_frozen_tensors_are_bit_identical_after_steps(
 ) -> None:
     network = stand_in(stages, stem, neck)
     plan = plan_of(network, policy, data.draw(st.integers(0, epochs - 1)), epochs)
-    apply(network, plan)
+    apply(prepared(network, plan), plan)
     before = state(network, plan, frozen=True)
     head = network.stages["head"].linear.weight.detach().clone()
     step(network, torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.1), momentum=0.9))
@@ -353,3 +360,13 @@ def test_a_plan_that_does_not_fit_names_all_faults() -> None:
         apply(network, (ALL,))
     with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
         parameter_groups(network, (ALL,), 1.0, 0.0)
+
+
+def test_a_plan_of_adapters_needs_a_network_that_has_some() -> None:
+    network = stand_in()
+    message = (
+        "expected a network with adapters, got one that fashiontl.freezing.adapters.prepare has not seen; "
+        "correct the policy's plan or the architecture's stages"
+    )
+    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+        apply(network, plan_of(network, "lora"))

@@ -39,7 +39,7 @@ def test_the_table_holds_these_policies() -> None:
     assert list(POLICIES) == [
         *("scratch", "linear_probe", "last_stage", "last_2", "last_3", "full", "full_frozen_bn", "bn_only"),
         *("bias_only", "lp_ft", "gradual_unfreeze", "discriminative"),
-        *("surgical_1", "surgical_2", "surgical_3", "surgical_4", "progressive_freeze"),
+        *("surgical_1", "surgical_2", "surgical_3", "surgical_4", "progressive_freeze", "lora"),
     ]
     assert all(policy.name == name for name, policy in POLICIES.items())
     assert [name for name, policy in POLICIES.items() if not policy.needs_weights] == ["scratch"]
@@ -57,6 +57,7 @@ CONSTANT = {
     "full_frozen_bn": (*(StagePlan("all", "eval", 0.3),) * 6, HEAD),
     "bn_only": (*(StagePlan("normalisation", "batch", 1.0),) * 6, HEAD),
     "bias_only": (*(StagePlan("bias", "affine_eval", 1.0),) * 6, HEAD),
+    "lora": (*(StagePlan("adapters", "eval", 1.0),) * 6, HEAD),
     "discriminative": tuple(StagePlan("all", "batch", 0.75**depth) for depth in (5, 4, 3, 2, 1, 1, 0)),
     "surgical_1": (FROZEN, HEAD, FROZEN, FROZEN, FROZEN, FROZEN, HEAD),
     "surgical_2": (FROZEN, FROZEN, HEAD, FROZEN, FROZEN, FROZEN, HEAD),
@@ -184,7 +185,7 @@ def test_a_stage_that_is_not_there_is_an_error_and_not_another_stage() -> None:
     [
         (
             ("some", "train", 1.0),
-            "stage plan: trains: expected one of none, all, normalisation, bias, got 'some'; "
+            "stage plan: trains: expected one of none, all, normalisation, bias, adapters, got 'some'; "
             "normalisation: expected one of eval, affine_eval, batch, got 'train'",
         ),
         (("none", "eval", 0.1), "stage plan: rate: expected 0 where nothing trains, got 0.1"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_freezing_stand_in import StandIn, loss, one_thread, stand_in, step  # noqa: F401 - a fixture
+from test_freezing_stand_in import StandIn, loss, one_thread, prepared, stand_in, step  # noqa: F401 - a fixture
 from torch import nn
 
 from fashiontl.errors import FashiontlError
@@ -20,6 +20,7 @@ EPOCHS = 6
 
 def train(network: StandIn, policy: str, epochs: int = EPOCHS, cheat: Callable[[StandIn], None] | None = None) -> Watch:
     """Train as the training loop does: a new span wherever the plan changes."""
+    prepared(network, POLICIES[policy].plan(network.stage_names, 0, epochs))
     watch = Watch(network)
     last: Plan | None = None
     for epoch in range(epochs):
@@ -50,7 +51,8 @@ def test_honest_training_is_proven(policy: str) -> None:
 
 
 # Of the stand-in's 25 parameters and 12 statistics: 3 in the stem (3 statistics), 4 in each stage (3 in the first
-# and 3 in the fourth), 4 in the neck (3), 2 in the head.
+# and 3 in the fourth), 4 in the neck (3), 2 in the head. Adapters are 2 beside each of 5 convolutions
+# and of the neck's linear layer.
 @pytest.mark.parametrize(
     ("policy", "frozen_parameters", "frozen_buffers", "trained_parameters"),
     [
@@ -65,6 +67,7 @@ def test_honest_training_is_proven(policy: str) -> None:
         ("gradual_unfreeze", 23, 12, 25),
         ("surgical_1", 19, 9, 6),
         ("progressive_freeze", 15, 6, 25),
+        ("lora", 23, 12, 14),
     ],
 )
 def test_each_tensor_is_counted_once(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fashiontl.errors import FashiontlError
@@ -27,6 +27,9 @@ class Staged(Protocol):
     def eval(self) -> Any:
         """As in `nn.Module`."""
 
+    def __call__(self, inputs: Tensor) -> Any:
+        """As in `nn.Module`."""
+
 
 def apply(network: Staged, plan: Plan) -> None:
     """Set what trains and the mode of every module.
@@ -39,14 +42,14 @@ def apply(network: Staged, plan: Plan) -> None:
         plan: one entry a stage.
 
     Raises:
-        FashiontlError: the plan has another number of stages than the network, or a parameter is in no stage or in
-            two.
+        FashiontlError: the plan has another number of stages than the network, a parameter is in no stage or in two,
+            or the plan trains adapters and the network has none.
     """
     check(network, plan)
     network.eval()
-    for stage, _, module in planned_modules(network, plan):
+    for stage, path, module in planned_modules(network, plan):
         module.train(in_training_mode(stage, module))
-        for name, parameter in module.named_parameters(recurse=False):
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
             parameter.requires_grad_(trains(stage, module, name))
             if not parameter.requires_grad:
                 # Zeros are not enough: an optimiser that holds the parameter still applies momentum and decay.
@@ -77,8 +80,8 @@ def parameter_groups(network: Staged, plan: Plan, rate: float, decay: float) -> 
     check(network, plan)
     # The inner dictionaries are ordered sets: a module may hold one parameter under two names.
     groups: dict[tuple[float, float], dict[nn.Parameter, None]] = {}
-    for stage, _, module in planned_modules(network, plan):
-        for name, parameter in module.named_parameters(recurse=False):
+    for stage, path, module in planned_modules(network, plan):
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
             if trains(stage, module, name):
                 key = (rate * stage.rate, decay if parameter.ndim > 1 else 0.0)
                 groups.setdefault(key, {})[parameter] = None
@@ -103,6 +106,8 @@ def check(network: Staged, plan: Plan) -> None:
         faults.append(f"expected every parameter in a stage, got {len(missing)} in none")
     if len(staged) != len(set(staged)):
         faults.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
+    if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
+        faults.append("expected a network with adapters, got one that fashiontl.freezing.adapters.prepare has not seen")
     if faults:
         raise FashiontlError("; ".join(faults) + "; correct the policy's plan or the architecture's stages")
 
@@ -112,6 +117,11 @@ def planned_modules(network: Staged, plan: Plan) -> Iterator[tuple[StagePlan, st
     for stage, (stage_name, module) in zip(plan, network.stages.items(), strict=True):
         for name, inner in module.named_modules(prefix=stage_name):
             yield stage, name, inner
+
+
+def has_adapters(network: Staged) -> bool:
+    """Whether any stage has low-rank adapters."""
+    return any(_is_adapter(name) for name, _ in network.stages.named_parameters())
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -128,14 +138,28 @@ def in_training_mode(stage: StagePlan, module: nn.Module) -> bool:
 
 
 def trains(stage: StagePlan, module: nn.Module, name: str) -> bool:
-    """Whether a module's own parameter of that name trains."""
+    """Whether a parameter trains.
+
+    Args:
+        stage: the plan of its stage.
+        module: that holds it.
+        name: the parameter's, within the stages: `stage2.0.conv1.weight`.
+    """
     if stage.normalisation == "eval" and has_statistics(module):
         return False
     match stage.trains:
         case "normalisation":
             return isinstance(module, NORMALISATION)
         case "bias":
+            own = name.rpartition(".")[2]
             # `in_proj_bias` of attention and `bias_hh` of recurrent layers too.
-            return name.startswith("bias") or name.endswith("bias")
+            return own.startswith("bias") or own.endswith("bias")
+        case "adapters":
+            return _is_adapter(name)
         case _:
             return stage.trains == "all"
+
+
+def _is_adapter(name: str) -> bool:
+    # The prefix by which peft itself tells its LoRA parameters from a network's own.
+    return any(part.startswith("lora_") for part in name.split("."))

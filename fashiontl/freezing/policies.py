@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from fashiontl.errors import FashiontlError
 
-Trains = Literal["none", "all", "normalisation", "bias"]
+Trains = Literal["none", "all", "normalisation", "bias", "adapters"]
 Normalisation = Literal["eval", "affine_eval", "batch"]
 
 # A pretrained backbone needs smaller steps than a head that starts at random: 3e-4 against 1e-3 with AdamW.
@@ -25,7 +25,8 @@ class StagePlan:
     """What one stage does during one epoch.
 
     Attributes:
-        trains: which parameters train: `none`, `all`, only those of `normalisation` layers, or only each `bias`.
+        trains: which parameters train: `none`, `all`, only those of `normalisation` layers, only each `bias`, or only
+            the `adapters` that `fashiontl.freezing.adapters.prepare` put beside frozen layers.
         normalisation: what layers with running statistics (BatchNorm) do: `eval` normalises by the frozen
             statistics and freezes scale and shift, whatever `trains` says; `affine_eval` normalises by the frozen
             statistics while scale and shift train as `trains` says; `batch` normalises by the batch and updates the
@@ -208,6 +209,12 @@ _ALL = (
         "all at first, then fewer stages from the bottom",
         "Brock et al. (FreezeOut), 2017; Liu et al. (AutoFreeze), 2021; Composer layer freezing",
         _progressive_freeze,
+    ),
+    Policy(
+        "lora",
+        "low-rank adapters beside linear layers and convolutions, and the head",
+        "Hu et al. (LoRA), ICLR 2022",
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("adapters", "eval", 1.0)),
     ),
 )
 

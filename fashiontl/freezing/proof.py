@@ -144,12 +144,11 @@ def _watched(network: Staged, plan: Plan) -> Iterator[tuple[str, _Watched]]:
     """Every parameter, and every buffer that a plan freezes, by name."""
     for planned, module_name, module in planned_modules(network, plan):
         stage = module_name.split(".")[0]
-        for name, parameter in module.named_parameters(recurse=False):
-            watched = _Watched(stage, "parameter", trains(planned, module, name), parameter.detach())
-            yield f"{module_name}.{name}", watched
+        for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
+            yield name, _Watched(stage, "parameter", trains(planned, module, name), parameter.detach())
         if not in_training_mode(planned, module):
-            for name, buffer in module.named_buffers(recurse=False):
-                yield f"{module_name}.{name}", _Watched(stage, "buffer", False, buffer)
+            for name, buffer in module.named_buffers(prefix=module_name, recurse=False):
+                yield name, _Watched(stage, "buffer", False, buffer)
 
 
 def _same_bits(before: Tensor, now: Tensor | None) -> bool:
