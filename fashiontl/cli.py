@@ -33,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     listing = commands.add_parser("list", help="every axis of the matrix: what is here, what is not, and why")
     listing.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
+    listing.add_argument(
+        "--fashiontl-plugin",
+        action="append",
+        default=[],
+        metavar="MODULE_OR_FILE",
+        help="module that registers entries of your own, besides those that ./pyproject.toml names",
+    )
     listing.set_defaults(run=_list)
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
     board.add_argument("--results", default="results", type=Path, metavar="DIR", help="folder of the results (results)")
@@ -41,8 +48,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> str:
+    from fashiontl.extensions import configured, load, located
     from fashiontl.listing import listing
 
+    here = Path.cwd()
+    load([*configured(here), *located(options.fashiontl_plugin, here)])
     return listing(options.data_root)
 
 

@@ -12,11 +12,11 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to grey images before a network sees them; it belongs to the checkpoint.
+    """What is done to images before a network sees them; it belongs to the checkpoint.
 
-    Grey is repeated to three channels and normalised by each channel's own mean and deviation, which is what a
-    checkpoint saw for a grey picture; summing the first convolution over its inputs is not the same, since the
-    channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other sizes are
+    Each of three channels is normalised by its own mean and deviation. Grey is repeated to three channels first, which
+    is what a checkpoint saw for a grey picture; summing the first convolution over its inputs is not the same, since
+    the channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other sizes are
     resized with antialiasing.
 
     Attributes:
@@ -32,33 +32,36 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn uint8 `[n, 28, 28]` into float32 `[n, 3, size, size]` on the same device."""
+        """Turn uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`, into float32 `[n, 3, size, size]`.
+
+        The result is on the same device.
+        """
         size = self.size
-        grey = images.unsqueeze(1).float().div_(255)
+        scaled = (images if images.ndim == 4 else images.unsqueeze(1)).float().div_(255)
         if size == 32 and images.shape[-1] == 28:
-            grey = functional.pad(grey, (2, 2, 2, 2))
+            scaled = functional.pad(scaled, (2, 2, 2, 2))
         elif size != images.shape[-1]:
-            grey = functional.interpolate(
-                grey, (size, size), mode=self.interpolation, align_corners=False, antialias=True
+            scaled = functional.interpolate(
+                scaled, (size, size), mode=self.interpolation, align_corners=False, antialias=True
             )
             # Bicubic overshoots at edges.
-            grey = grey.clamp_(0, 1)
-        mean = grey.new_tensor(self.mean).view(1, 3, 1, 1)
-        deviation = grey.new_tensor(self.deviation).view(1, 3, 1, 1)
-        return (grey.expand(-1, 3, -1, -1) - mean) / deviation
+            scaled = scaled.clamp_(0, 1)
+        mean = scaled.new_tensor(self.mean).view(1, 3, 1, 1)
+        deviation = scaled.new_tensor(self.deviation).view(1, 3, 1, 1)
+        return (scaled.expand(-1, 3, -1, -1) - mean) / deviation
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Flip half of the images left to right and shift each by up to 2 pixels, filling with black.
 
     Args:
-        images: uint8 `[n, height, width]`.
+        images: uint8, grey `[n, height, width]` or colour `[n, 3, height, width]`, whose channels move together.
         generator: on the CPU, so that every device draws the same.
 
     Returns:
-        uint8 `[n, height, width]`, new memory.
+        uint8 of the same shape, new memory.
     """
-    count, height, width = images.shape
+    count, height, width = len(images), *images.shape[-2:]
     flip = torch.rand(count, generator=generator) < 0.5
     shift = torch.randint(0, 5, (2, count), generator=generator)
     rows = shift[0].view(-1, 1, 1) + torch.arange(height).view(1, -1, 1)
@@ -66,4 +69,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     columns = torch.where(flip.view(-1, 1, 1), width - 1 - columns, columns) + shift[1].view(-1, 1, 1)
     padded = functional.pad(images, (2, 2, 2, 2))
     device = images.device
-    return padded[torch.arange(count, device=device).view(-1, 1, 1), rows.to(device), columns.to(device)]
+    number = torch.arange(count, device=device).view(-1, 1, 1)
+    # Indices on both sides of the channels' slice put the channels last.
+    moved = padded[number, ..., rows.to(device), columns.to(device)]
+    return moved if images.ndim == 3 else moved.permute(0, 3, 1, 2).contiguous()

@@ -1,13 +1,18 @@
 """From option texts to a validated matrix: the same checks for pytest and the command line. No torch."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fashiontl.architectures import ARCHITECTURES
+from fashiontl import extensions as extension_modules
+from fashiontl.architectures import ARCHITECTURES, find
 from fashiontl.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
+    DEFAULT_TASK,
+    PRESET_ARCHITECTURES,
+    PRESET_POLICIES,
     PRESET_TASKS,
     PRESETS,
     Case,
@@ -15,14 +20,14 @@ from fashiontl.case import (
     expand,
     override,
 )
-from fashiontl.data import TASKS
+from fashiontl.data import TASKS, find_task
 from fashiontl.devices import DEVICES, is_device, seen_devices
 from fashiontl.errors import FashiontlError, unknown_name
 from fashiontl.freezing import POLICIES
 
 WEIGHTS = {
     "none": "random start",
-    "imagenet": "torchvision's own ImageNet weights",
+    "imagenet": "the best published ImageNet weights",
     "fashion6": "trained here on the six classes that fashion4 lacks",
 }
 # The task whose training made a backbone, for weights that are made here.
@@ -41,9 +46,16 @@ class Axes:
 
 
 def matrix(
-    axes: Axes, preset: str, assignments: Sequence[str] = (), data_root: str = ""
+    axes: Axes, preset: str, assignments: Sequence[str] = (), data_root: str = "", extensions: Sequence[str] = ()
 ) -> tuple[list[Case], Settings]:
-    """Validate all options and expand them.
+    """Load extensions, validate all options and expand them.
+
+    Args:
+        axes: option texts.
+        preset: a name in `PRESETS`.
+        assignments: `name=value` texts that override the preset.
+        data_root: folder of the original images; empty for none.
+        extensions: as `fashiontl.extensions.load` takes them.
 
     Raises:
         FashiontlError: lists every fault of every option, not just the first.
@@ -51,20 +63,39 @@ def matrix(
     faults: list[str] = []
     settings = PRESETS["quick"]
     try:
+        extension_modules.load(extensions)
+    except FashiontlError as error:
+        faults += str(error).splitlines()
+    try:
         settings = _settings(preset, assignments, data_root)
     except FashiontlError as error:
         faults += str(error).splitlines()
-    architectures = _names("architecture", axes.arch, DEFAULT_ARCHITECTURES, ARCHITECTURES, faults)
-    policies = _names("policy", axes.policy, DEFAULT_POLICIES, POLICIES, faults)
-    tasks = _names("task", axes.task, (PRESET_TASKS.get(preset, "fashion4"),), TASKS, faults)
-    devices = _names("device", axes.device, seen_devices(), DEVICES, faults, is_device)
-    weights = _names("weights", axes.weights, ("",), WEIGHTS, faults, lambda name: Path(name).is_file())
+    architectures = _names(
+        axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, find, faults
+    )
+    policies = _names(
+        axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _known("policy", POLICIES), faults
+    )
+    tasks = _names(axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
+    devices = _names(axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
+    known_weights = (*WEIGHTS, *published_names(architectures))
+    a_path = _known("weights", known_weights, lambda name: Path(name).exists())
+    weights = _names(axes.weights, ("",), WEIGHTS, a_path, faults)
     if not faults:
         cases = expand(architectures, policies, devices, tasks, weights)
         faults = list(dict.fromkeys(fault for case in cases if (fault := _leak(case))))
     if faults:
         raise FashiontlError("\n".join(faults))
     return cases, settings
+
+
+def published_names(architectures: Iterable[str] = ()) -> list[str]:
+    """Names under which weights of any architecture in the table are published, and of those named here."""
+    entries = list(ARCHITECTURES.values())
+    for name in architectures:
+        with suppress(FashiontlError):  # an unknown architecture is a fault of its own axis
+            entries.append(find(name))
+    return sorted({name for entry in entries for name in entry.weights})
 
 
 def _settings(preset: str, assignments: Sequence[str], data_root: str) -> Settings:
@@ -78,24 +109,37 @@ def _settings(preset: str, assignments: Sequence[str], data_root: str) -> Settin
 
 
 def _names(
-    kind: str,
     texts: Sequence[str],
     default: Sequence[str],
     known: Iterable[str],
+    check: Callable[[str], object],
     faults: list[str],
-    also: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return list(known)
-    faults += [unknown_name(kind, name, known) for name in names if name not in known and not also(name)]
+    for name in names:
+        try:
+            check(name)
+        except FashiontlError as error:
+            faults += str(error).splitlines()
     return list(dict.fromkeys(names)) or list(default)
+
+
+def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda name: False) -> Callable[[str], None]:
+    """A check that a name is in a table, or is allowed for another reason."""
+
+    def check(name: str) -> None:
+        if name not in known and not also(name):
+            raise FashiontlError(unknown_name(kind, name, known))
+
+    return check
 
 
 def _leak(case: Case) -> str | None:
     """A source that has seen the target's classes is not a transfer."""
-    source = SOURCE_TASKS.get(case.weights)
-    if source is None or not set(TASKS[source].classes) & set(TASKS[case.task].classes):
+    source, task = SOURCE_TASKS.get(case.weights), find_task(case.task)
+    if source is None or task.images is not None or not set(TASKS[source].classes) & set(task.classes):
         return None
     return (
         f"weights {case.weights} were trained on classes that task {case.task} contains, which is no transfer; "

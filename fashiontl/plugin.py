@@ -13,6 +13,7 @@ import pytest
 from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
+from fashiontl.extensions import configured, located
 from fashiontl.options import WEIGHTS, Axes, matrix
 from fashiontl.progress import ProgressLine
 
@@ -20,8 +21,8 @@ AXES = {
     "arch": "architecture",
     "policy": "freezing policy",
     "device": "device: cpu, cuda, cuda:1, mps, xpu",
-    "task": "task",
-    "weights": f"{', '.join(WEIGHTS)}, or a checkpoint file",
+    "task": "task; fashion10@25 takes 25 training images a class",
+    "weights": f"{', '.join(WEIGHTS)}, a published name, a checkpoint file or a folder of them",
 }
 
 
@@ -36,6 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             metavar="NAMES",
             help=f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)",
         )
+    group.addoption(
+        "--fashiontl-plugin",
+        action="append",
+        default=[],
+        metavar="MODULE_OR_FILE",
+        help="Python module that registers architectures, policies or tasks of your own; repeat it for several",
+    )
     group.addoption("--preset", default="quick", metavar="NAME", help=f"settings: {', '.join(PRESETS)} (quick)")
     group.addoption(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
@@ -79,7 +87,9 @@ class Run:
         self.config = config
         self.results = Path(option.results)
         axes = Axes(**{name: getattr(option, name) for name in AXES})
-        self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root)
+        named = located(option.fashiontl_plugin, config.invocation_params.dir)
+        self.extensions = list(dict.fromkeys([*configured(config.rootpath), *named]))
+        self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root, self.extensions)
         self.line = ProgressLine(config)
         # Ids of the tests that the progress line has reported.
         self.reported: set[str] = set()
@@ -138,7 +148,9 @@ class Run:
 
         if self._measurer is None:
             self._worker = Worker(self.settings.threads)
-            self._measurer = Measurer(self._worker, self.settings, self.results, self.path.stem)
+            self._measurer = Measurer(
+                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions
+            )
         return self._measurer
 
     def measure(self, case: Case, test: str) -> Any:

@@ -1,5 +1,7 @@
 """Shared by all tests: pytest's own test harness, and a single thread for those that compute."""
 
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -16,3 +18,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test's extensions register, and the modules they are, are gone after it."""
+    from fashiontl import extensions
+
+    tables = [table for _, table in extensions._TABLES.values()] + [extensions._ADDED]
+    copies = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for table, copy in zip(tables, copies, strict=True):
+        table.clear()
+        table.update(copy)
+    for name in set(sys.modules) - modules:
+        # torch's own modules cannot be imported twice.
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+            del sys.modules[name]

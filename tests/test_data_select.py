@@ -106,3 +106,82 @@ def test_all_of_nothing_and_negative():
         "expected 0 or more test images a class, got -1\n"
         "ask for fewer, for all (0), or take the original set (--set data=original)"
     )
+
+
+def drawn_before_there_was_validation(labels, classes, per_class, seed):
+    """Indices as every record up to schema 1 of version 0.1.0 drew them."""
+    chosen = []
+    for label in classes:
+        members = torch.nonzero(labels == label).flatten()
+        generator = torch.Generator().manual_seed(10 * seed + label)
+        chosen.append(members[torch.randperm(len(members), generator=generator)][: per_class or None])
+    return torch.cat(chosen).sort().values.tolist()
+
+
+@given(
+    classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
+    per_class=st.integers(0, 12),
+    seed=st.integers(0, 50),
+)
+def test_without_validation_the_draw_is_that_of_older_records(classes, per_class, seed):
+    data = select(IMAGES, Task("mine", "", tuple(classes)), per_class, 2, seed)
+    assert indices(data.train_images) == drawn_before_there_was_validation(TRAIN_LABELS, classes, per_class, seed)
+    assert data.validation_images.shape == (0, 28, 28)
+    assert data.validation_labels.tolist() == []
+
+
+@given(
+    classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
+    train_per_class=st.integers(0, 7),
+    validation_per_class=st.integers(1, 5),
+    seed=st.integers(0, 50),
+)
+def test_validation_is_stratified_disjoint_and_the_same_for_all_seeds(
+    classes, train_per_class, validation_per_class, seed
+):
+    task = Task("mine", "", tuple(classes))
+    first, data = (select(IMAGES, task, train_per_class, 2, s, validation_per_class) for s in (0, seed))
+    validation, train = indices(data.validation_images), indices(data.train_images)
+    assert validation == sorted(set(validation)) == indices(first.validation_images)
+    assert not set(validation) & set(train)
+    assert torch.bincount(data.validation_labels).tolist() == [validation_per_class] * len(classes)
+    assert torch.bincount(data.train_labels).tolist() == [train_per_class or 12 - validation_per_class] * len(classes)
+    assert [classes[label] for label in data.validation_labels] == TRAIN_LABELS[validation].tolist()
+
+
+def test_validation_is_drawn_and_not_the_first():
+    data = select(IMAGES, TASKS["fashion10"], 1, 1, 0, 4)
+    first = torch.cat([torch.nonzero(label == TRAIN_LABELS).flatten()[:4] for label in range(10)]).sort().values
+    assert indices(data.validation_images) != first.tolist()
+
+
+def test_a_larger_validation_split_holds_the_smaller():
+    small, large = (set(indices(select(IMAGES, TASKS["fashion4"], 1, 1, 0, n).validation_images)) for n in (2, 5))
+    assert small < large
+
+
+def test_too_much_for_training_and_validation_together():
+    with pytest.raises(FashiontlError) as error:
+        select(IMAGES, Task("mine", "", (0, 3)), 10, 2, 0, 3)
+    assert str(error.value) == (
+        "expected 13 training images of T-shirt/top (3 of them for validation), got 12\n"
+        "expected 13 training images of Dress (3 of them for validation), got 12\n"
+        "ask for fewer, for all (0), or take the original set (--set data=original)"
+    )
+    with pytest.raises(FashiontlError, match=r"^expected 0 or more validation images a class, got -1\n"):
+        select(IMAGES, Task("mine", "", (0, 3)), 10, 2, 0, -1)
+
+
+def test_classes_of_ones_own():
+    names = tuple(f"class {number}" for number in range(12))
+    pixels, labels = numbered([number % 12 for number in range(48)])
+    colour = pixels[:, None].expand(-1, 3, -1, -1)
+    images = Images(colour, labels, colour, labels, "mine")
+    task = Task("mine", "", (11, 0), names=names, images=lambda size: images)
+    data = select(images, task, 2, 1, seed=1)
+    assert data.class_names == ("class 11", "class 0")
+    assert data.train_images.shape == (4, 3, 28, 28)
+    assert data.train_labels.tolist().count(0) == 2
+    assert data.test_labels.tolist() == [1, 0]
+    with pytest.raises(FashiontlError, match=r"(?s)5 training images of class 11, got 4.*, or add images$"):
+        select(images, task, 5, 1, seed=1)

@@ -2,8 +2,10 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fashiontl.data import TASKS, Task
+from fashiontl.data import TASKS, Task, find_task
 from fashiontl.data.tasks import CLASS_NAMES
 from fashiontl.errors import FashiontlError
 
@@ -32,16 +34,67 @@ def test_class_names_are_those_of_torchvision():
     assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
 
 
-@pytest.mark.parametrize("classes", [(), (1,), (1, 1, 2), (0, 10), (-1, 0)])
+@pytest.mark.parametrize("classes", [(1,), (1, 1, 2), (0, 10), (-1, 0)])
 def test_bad_classes(classes):
     with pytest.raises(FashiontlError) as error:
         Task("mine", "a task", classes)
     assert str(error.value) == f"task mine: expected two or more different classes from 0 to 9, got {classes}"
 
 
+def test_a_task_of_ones_own_has_its_own_names_and_takes_all_classes_unless_told():
+    assert Task("pets", "", names=("cat", "dog", "eel"), images=print).classes == (0, 1, 2)
+    assert Task("pets", "", (2, 0), names=("cat", "dog", "eel"), images=print).class_names == ("eel", "cat")
+
+
+def test_all_faults_of_a_task_are_told_at_once():
+    with pytest.raises(FashiontlError) as error:
+        Task("pets", "", names=("cat", "cat"), per_class=-1)
+    assert str(error.value) == (
+        "task pets: expected images that have these names, got none; say what loads them\n"
+        "task pets: expected two or more different names of classes, got ('cat', 'cat')\n"
+        "task pets: expected 0 or more training images a class, got -1"
+    )
+
+
+@given(name=st.sampled_from(sorted(TASKS)), count=st.integers(1, 10**6))
+def test_few_shot_names(name, count):
+    task = find_task(f"{name}@{count}")
+    assert task.per_class == count
+    assert task.classes == TASKS[name].classes
+    assert task.name == f"{name}@{count}"
+    assert find_task(name).per_class == 0
+
+
+def test_the_title_of_a_few_shot_task():
+    title = find_task("fashion10@100").title
+    assert title == "all ten classes of Fashion-MNIST; 100 training images a class"
+
+
+@pytest.mark.parametrize("count", ["0", "x", "-1", "", "1.5", "+5", "007", " 5", "5@6", "\u0665"])
+def test_bad_numbers_of_images(count):
+    with pytest.raises(FashiontlError) as error:
+        find_task(f"fashion4@{count}")
+    assert str(error.value) == (
+        f"task fashion4@{count}: expected at least 1 training image a class after @, got {count!r}; "
+        "write for example fashion4@25"
+    )
+
+
+def test_an_unknown_task_with_a_bad_number_has_two_faults():
+    with pytest.raises(FashiontlError) as error:
+        find_task("fashion5@0")
+    first, second = str(error.value).splitlines()
+    assert first.startswith("unknown task 'fashion5'; did you mean fashion")
+    assert second.startswith("task fashion5@0: expected at least 1 training image")
+
+
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("fashiontl.data", ("torch", "numpy")), ("fashiontl.data.sources", ("torch",))],
+    [
+        ("fashiontl.data", ("torch", "numpy")),
+        ("fashiontl.data.sources", ("torch",)),
+        ("fashiontl.data.own", ("torch",)),
+    ],
 )
 def test_import_is_light(module, absent):
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"

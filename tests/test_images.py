@@ -56,3 +56,32 @@ def test_augmentation_follows_its_generator() -> None:
     first, again = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3))
     assert torch.equal(first, again)
     assert not torch.equal(first, augment(images, torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 32), (28, 28), (28, 64), (64, 24)])
+def test_grey_and_the_same_in_three_channels_become_the_same(side: int, size: int) -> None:
+    grey = torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    prepare = Preprocessing(size, IMAGENET_MEAN, IMAGENET_DEVIATION, "bicubic")
+    colour = prepare(grey.unsqueeze(1).expand(-1, 3, -1, -1))
+    assert colour.shape == (3, 3, size, size)
+    assert torch.allclose(prepare(grey), colour, atol=1e-5)
+
+
+def test_colours_keep_their_channels() -> None:
+    red = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    red[:, 0] = 255
+    result = Preprocessing(32, IMAGENET_MEAN, IMAGENET_DEVIATION)(red)[0, :, 5, 5]
+    expected = [(value - m) / d for value, m, d in zip((1, 0, 0), IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
+    assert result.tolist() == pytest.approx(expected, rel=1e-5)
+    assert red.unique().tolist() == [0, 255]
+
+
+@given(st.integers(0, 2**31))
+def test_channels_move_together_as_grey_does(seed: int) -> None:
+    images = torch.randint(1, 256, (4, 3, 9, 9), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    moved = augment(images, torch.Generator().manual_seed(seed))
+    assert moved.shape == images.shape
+    assert moved.is_contiguous()
+    for channel in range(3):
+        alone = augment(images[:, channel], torch.Generator().manual_seed(seed))
+        assert torch.equal(moved[:, channel], alone)

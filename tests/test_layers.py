@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
     ("errors",),
-    ("metrics", "stats", "case", "vision"),
+    ("metrics", "stats", "case", "vision", "modes"),
     ("recipes", "environment"),
     ("record",),
     ("architectures", "freezing", "devices", "data", "images", "evaluation"),
+    ("extensions",),
     ("weights", "options", "latency", "profiling"),
     ("train",),
-    ("pretraining",),
+    ("pretraining", "workload"),
     ("phases",),
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
@@ -26,8 +27,8 @@ LAYERS = (
 )
 TORCH_FREE = (
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
-    "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "architectures", "freezing",
-    "freezing.policies", "devices",
+    "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
+    "architectures", "freezing", "freezing.policies", "devices",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from fashiontl.data import TASKS
 from fashiontl.devices import DEVICES
 from fashiontl.freezing import POLICIES
 from fashiontl.listing import listing
-from fashiontl.options import WEIGHTS
+from fashiontl.options import WEIGHTS, published_names
 
 
 def tables(text: str) -> dict[str, list[str]]:
@@ -25,8 +25,8 @@ def test_every_name_of_every_axis_is_a_row() -> None:
     assert [name.removesuffix(" *") for name in rows["--arch"]] == list(ARCHITECTURES)
     assert [name.removesuffix(" *") for name in rows["--policy"]] == list(POLICIES)
     assert rows["--device"] == list(DEVICES)
-    assert rows["--task"] == list(TASKS)
-    assert rows["--weights"] == [*WEIGHTS, "FILE"]
+    assert rows["--task"] == [*TASKS, "NAME@25"]
+    assert rows["--weights"] == [*WEIGHTS, *published_names(), "FILE", "FOLDER"]
     assert rows["--preset"] == list(PRESETS)
 
 
@@ -52,3 +52,16 @@ def test_weights_that_are_here_are_shown_as_here(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").touch()
     here = [row.split(" ")[0] for row in tables(listing())["--arch"] if row.endswith(", here")]
     assert here == ["resnet18"]
+
+
+def test_published_names_say_for_how_many_architectures() -> None:
+    rows = "\n".join(tables(listing())["--weights"])
+    assert re.search(r"^IMAGENET1K_FEATURES +published for 1 of the architectures above$", rows, re.M)
+
+
+def test_extensions_are_shown_with_what_they_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--fashiontl-plugin" not in tables(listing())
+    loaded = {"my_nets": ("architecture tiny", "task shapes"), "idle": ()}
+    monkeypatch.setattr("fashiontl.listing.added", lambda: loaded)
+    rows = [re.split("  +", row) for row in tables(listing())["--fashiontl-plugin"]]
+    assert rows == [["my_nets", "architecture tiny, task shapes"], ["idle", "nothing"]]

@@ -65,3 +65,55 @@ def test_all_faults_are_listed_with_the_nearest_names() -> None:
 def test_a_source_that_has_seen_the_target_is_refused() -> None:
     with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10 contains"):
         matrix(Axes(arch=["vgg11"], task=["fashion10"], weights=["fashion6"], device=["cpu"]), "quick")
+
+
+def test_few_shot_names_count_as_their_task() -> None:
+    cases, _ = matrix(Axes(arch=["vgg11"], policy=["full"], task=["fashion4@25,fashion10@5"], device=["cpu"]), "quick")
+    assert [(case.id, case.weights) for case in cases] == [
+        ("vgg11-full-cpu-fashion4@25", "fashion6"),
+        ("vgg11-full-cpu-fashion10@5", "imagenet"),
+    ]
+    with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10@5 contains"):
+        matrix(Axes(arch=["vgg11"], task=["fashion10@5"], weights=["fashion6"], device=["cpu"]), "quick")
+    with pytest.raises(FashiontlError, match=r"^task fashion4@0: expected at least 1 training image a class"):
+        matrix(Axes(task=["fashion4@0"], device=["cpu"]), "quick")
+
+
+def test_published_names_and_folders_are_weights(tmp_path: Path) -> None:
+    weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path)]
+    axes = Axes(arch=["vit_b_16"], policy=["full"], device=["cpu"], weights=weights)
+    assert [case.weights for case in matrix(axes, "quick", ["image_size=224"])[0]] == [
+        "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path),
+    ]  # fmt: skip
+    with pytest.raises(FashiontlError, match=r"^unknown weights 'IMAGENET1K_V3'; did you mean IMAGENET1K_V2, IM"):
+        matrix(Axes(weights=["IMAGENET1K_V3"], device=["cpu"]), "quick")
+
+
+def test_a_preset_may_say_what_runs_when_nothing_is_named() -> None:
+    cases, _ = matrix(Axes(device=["cpu"]), "tutorial")
+    assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
+
+
+@pytest.mark.usefixtures("own_tables")
+def test_extensions_are_loaded_before_names_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "doubled.py").write_text(
+        "from dataclasses import replace\n"
+        "from fashiontl.architectures import find\n"
+        "from fashiontl.extensions import register\n"
+        "register(replace(find('resnet18'), name='doubled', builder='doubled:build', weights=()))\n"
+    )
+    axes = Axes(arch=["doubled"], policy=["scratch"], device=["cpu"])
+    with pytest.raises(FashiontlError, match="unknown architecture 'doubled'"):
+        matrix(axes, "quick")
+    cases, _ = matrix(axes, "quick", extensions=[str(tmp_path / "doubled.py")])
+    assert [case.id for case in cases] == ["doubled-scratch-cpu"]
+
+
+def test_an_extension_that_fails_is_one_fault_among_the_others() -> None:
+    with pytest.raises(FashiontlError) as caught:
+        matrix(Axes(arch=["resnet81"], device=["cpu"]), "quik", extensions=["no_such_module"])
+    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
+        "extension no_such_module: ModuleNotFoundError: No module named 'no_such_module'",
+        "unknown preset 'quik'",
+        "unknown architecture 'resnet81'",
+    ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fashiontl.data.sources import Images
-from fashiontl.data.tasks import CLASS_NAMES, Task
+from fashiontl.data.tasks import Task
 from fashiontl.errors import FashiontlError
 
 
@@ -15,11 +15,13 @@ class TaskData:
     """What a case trains and tests on.
 
     Attributes:
-        train_images: uint8 [n, 28, 28].
+        train_images: uint8, grey [n, side, side] or colour [n, 3, side, side].
         train_labels: int64 [n], from 0 to the number of classes less one.
-        test_images: uint8 [m, 28, 28].
+        test_images: uint8, of the same shape but for their number m.
         test_labels: int64 [m].
         class_names: by label.
+        validation_images: uint8, of the same shape but for their number v, which may be 0.
+        validation_labels: int64 [v].
     """
 
     train_images: Tensor
@@ -27,63 +29,81 @@ class TaskData:
     test_images: Tensor
     test_labels: Tensor
     class_names: tuple[str, ...]
+    validation_images: Tensor
+    validation_labels: Tensor
 
 
-def select(images: Images, task: Task, train_per_class: int, test_per_class: int, seed: int) -> TaskData:
+def select(
+    images: Images, task: Task, train_per_class: int, test_per_class: int, seed: int, validation_per_class: int = 0
+) -> TaskData:
     """Take the images of a task, equally many of each class, in the order of the set.
 
     The draw of a class depends on the seed and the class alone: the same images are drawn for every task, and a
-    smaller draw is part of a larger one. Test images do not depend on the seed, so that cases and seeds are paired.
+    smaller draw is part of a larger one. Test and validation images do not depend on the seed, so that cases and seeds
+    are paired. Validation images are set aside from the training images before anything else is drawn.
 
     Args:
         images: the whole set.
         task: which classes, in which order.
-        train_per_class: training images of each class, drawn with the seed; 0 takes all.
+        train_per_class: training images of each class, drawn with the seed; 0 takes all but the validation images.
         test_per_class: test images of each class, the first in the set; 0 takes all.
-        seed: of the draw.
+        seed: of the draw, at least 0.
+        validation_per_class: validation images of each class, drawn from the set's training images.
 
     Raises:
         FashiontlError: more images are asked for than the set has, or fewer than none.
     """
     faults = [
-        *_count_faults("training", images.train_labels, task, train_per_class),
+        *_count_faults("training", images.train_labels, task, train_per_class, validation_per_class),
         *_count_faults("test", images.test_labels, task, test_per_class),
     ]
+    if validation_per_class < 0:
+        faults.append(f"expected 0 or more validation images a class, got {validation_per_class}")
     if faults:
-        faults.append("ask for fewer, for all (0), or take the original set (--set data=original)")
+        more = "take the original set (--set data=original)" if task.images is None else "add images"
+        faults.append(f"ask for fewer, for all (0), or {more}")
         raise FashiontlError("\n".join(faults))
-    train = _indices(images.train_labels, task, train_per_class, seed)
-    test = _indices(images.test_labels, task, test_per_class, None)
-    new_label = torch.full((len(CLASS_NAMES),), -1)
+    validation, train = [], []
+    for label in task.classes:
+        # A negative seed, so that no seed of a case draws the same order.
+        members = _shuffled(_members(images.train_labels, label), -1 - label)
+        validation.append(members[:validation_per_class])
+        rest = members[validation_per_class:].sort().values
+        train.append(_shuffled(rest, len(task.names) * seed + label)[: train_per_class or None])
+    test = [_members(images.test_labels, label)[: test_per_class or None] for label in task.classes]
+    new_label = torch.full((len(task.names),), -1)
     new_label[list(task.classes)] = torch.arange(len(task.classes))
+
+    def taken(all_images: Tensor, labels: Tensor, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        chosen = torch.cat(parts).sort().values
+        return all_images[chosen], new_label[labels[chosen]]
+
     return TaskData(
-        images.train_images[train],
-        new_label[images.train_labels[train]],
-        images.test_images[test],
-        new_label[images.test_labels[test]],
+        *taken(images.train_images, images.train_labels, train),
+        *taken(images.test_images, images.test_labels, test),
         task.class_names,
+        *taken(images.train_images, images.train_labels, validation),
     )
 
 
-def _count_faults(split: str, labels: Tensor, task: Task, per_class: int) -> list[str]:
+def _count_faults(split: str, labels: Tensor, task: Task, per_class: int, validation: int = 0) -> list[str]:
     if per_class < 0:
         return [f"expected 0 or more {split} images a class, got {per_class}"]
-    counts = torch.bincount(labels, minlength=len(CLASS_NAMES)).tolist()
-    least = max(per_class, 1)
+    counts = torch.bincount(labels, minlength=len(task.names)).tolist()
+    least = max(per_class, 1) + max(validation, 0)
+    purpose = f" ({validation} of them for validation)" if validation > 0 else ""
     return [
-        f"expected {least} {split} images of {CLASS_NAMES[label]}, got {counts[label]}"
+        f"expected {least} {split} images of {task.names[label]}{purpose}, got {counts[label]}"
         for label in task.classes
         if counts[label] < least
     ]
 
 
-def _indices(labels: Tensor, task: Task, per_class: int, seed: int | None) -> Tensor:
-    """Indices of `per_class` (0: all) images of each class in the set's order; without a seed the first of each."""
-    chosen = []
-    for label in task.classes:
-        members = torch.nonzero(labels == label).flatten()
-        if seed is not None:
-            generator = torch.Generator().manual_seed(len(CLASS_NAMES) * seed + label)
-            members = members[torch.randperm(len(members), generator=generator)]
-        chosen.append(members[: per_class or None])
-    return torch.cat(chosen).sort().values
+def _members(labels: Tensor, label: int) -> Tensor:
+    """Indices of the images of a class, in the set's order."""
+    return torch.nonzero(labels == label).flatten()
+
+
+def _shuffled(indices: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return indices[torch.randperm(len(indices), generator=generator)]

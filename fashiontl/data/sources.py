@@ -3,8 +3,9 @@
 import hashlib
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from fashiontl.data.idx import parse_idx, read_content
-from fashiontl.data.tasks import CLASS_NAMES
+from fashiontl.data.tasks import CLASS_NAMES, Task
 from fashiontl.errors import FashiontlError
 
 if TYPE_CHECKING:
@@ -73,12 +74,15 @@ class Images:
     """All images of a source.
 
     Attributes:
-        train_images: uint8 [n, 28, 28], 0 is background.
-        train_labels: int64 [n], from 0 to 9.
-        test_images: uint8 [m, 28, 28].
+        train_images: uint8, grey [n, side, side] or colour [n, 3, side, side]; Fashion-MNIST is grey, side 28, and 0 is
+            background.
+        train_labels: int64 [n], from 0 to the number of classes less one.
+        test_images: uint8, of the same shape but for their number m.
         test_labels: int64 [m].
-        source: the name of the source.
-        sha256: of the four uncompressed files, one after another in the order of the fields above.
+        source: the name of the source; no path, because records are published.
+        sha256: of Fashion-MNIST's four uncompressed files, or of the bytes of the four tensors above, one after another
+            in the order of the fields. Empty is filled in by `load_task_images`.
+        class_names: of the labels, if the source knows them.
     """
 
     train_images: "Tensor"
@@ -86,7 +90,29 @@ class Images:
     test_images: "Tensor"
     test_labels: "Tensor"
     source: str
-    sha256: str
+    sha256: str = ""
+    class_names: tuple[str, ...] = ()
+
+
+def load_task_images(task: Task, data: str, root: str | None, size: int) -> Images:
+    """Load the set that a task is about: Fashion-MNIST as `load_images` does, or the task's own.
+
+    Args:
+        task: whose images.
+        data: as in `load_images`; for Fashion-MNIST only.
+        root: as in `load_images`; for Fashion-MNIST only.
+        size: side in pixels that cases use; a task's own images may have another.
+
+    Raises:
+        FashiontlError: as `load_images`; or all that is wrong with the task's own images.
+    """
+    if task.images is None:
+        return load_images(data, root)
+    images = task.images(size)
+    faults = _own_faults(images, task)
+    if faults:
+        raise FashiontlError("\n".join(f"images of task {task.name}: {fault}" for fault in faults))
+    return images if images.sha256 else replace(images, sha256=_sha256(images))
 
 
 def load_images(data: str, root: str | None = None) -> Images:
@@ -163,6 +189,46 @@ def load_folder(name: str, folder: Path, checksums: Mapping[str, str], advice: s
     return Images(train_images, train_labels.long(), test_images, test_labels.long(), name, sha256.hexdigest())
 
 
+def _own_faults(images: object, task: Task) -> list[str]:
+    """What is wrong with a set that did not come from `load_images`."""
+    import torch
+
+    if not isinstance(images, Images):
+        return [f"expected fashiontl.data.sources.Images, got {type(images).__name__}"]
+    faults = []
+    if images.class_names and images.class_names != task.names:
+        faults.append(
+            f"expected the classes {', '.join(task.names)}, got {', '.join(images.class_names)}; correct names"
+        )
+    for split, pixels, labels in (
+        ("training", images.train_images, images.train_labels),
+        ("test", images.test_images, images.test_labels),
+    ):
+        square = pixels.ndim in {3, 4} and pixels.shape[-1] == pixels.shape[-2] and pixels.shape[1:-2] in {(), (3,)}
+        if not square or pixels.dtype != torch.uint8:
+            shape = " x ".join(map(str, pixels.shape))
+            faults.append(
+                f"expected {split} images, uint8, of shape n x side x side or n x 3 x side x side, "
+                f"got {pixels.dtype} of shape {shape}"
+            )
+        if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
+            faults.append(
+                f"expected one {split} label, int64, for each of {len(pixels)} images, "
+                f"got {labels.dtype} of shape {' x '.join(map(str, labels.shape))}"
+            )
+        elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(task.names):
+            got = f"{int(labels.min())} to {int(labels.max())}"
+            faults.append(f"expected {split} labels from 0 to {len(task.names) - 1}, got {got}")
+    return faults
+
+
+def _sha256(images: Images) -> str:
+    digest = hashlib.sha256()
+    for tensor in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _shape_faults(folder: Path, split: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> list[str]:
     faults = []
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
@@ -227,11 +293,9 @@ def _download(cache: Path) -> Source:
     """Let torchvision download the original files into the cache, where they appear only when they are whole."""
     from fashiontl.vision import torchvision
 
-    earlier = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
+        with download_timeout(), FileLock(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
             # Another process may have finished while this one waited for the lock.
             if not _locate("cache", cache, (TORCHVISION_LAYOUT,)).available:
                 torchvision.datasets.FashionMNIST(scratch, download=True)
@@ -241,6 +305,15 @@ def _download(cache: Path) -> Source:
     except (OSError, RuntimeError, HTTPException) as error:
         fault = f"Fashion-MNIST is not on this machine, and its download into {cache} failed: {error}"
         raise FashiontlError(f"{fault.strip()}\ninstall Debian's package dataset-fashion-mnist, {_ADVICE}") from error
+    return _locate("cache", cache, (TORCHVISION_LAYOUT,))
+
+
+@contextmanager
+def download_timeout() -> Iterator[None]:
+    """Give up on connections that send nothing for 30 seconds."""
+    earlier = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(earlier)
-    return _locate("cache", cache, (TORCHVISION_LAYOUT,))

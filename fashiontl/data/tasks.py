@@ -1,8 +1,14 @@
-"""Which classes of Fashion-MNIST a case tells apart."""
+"""Which classes a case tells apart, of Fashion-MNIST or of images of one's own, and from how many images."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from fashiontl.errors import FashiontlError, unknown_name
+
+if TYPE_CHECKING:
+    from fashiontl.data.sources import Images
 
 # In the order of the labels; the spelling is torchvision's, which is that of the data set's authors.
 CLASS_NAMES = (
@@ -21,32 +27,52 @@ CLASS_NAMES = (
 
 @dataclass(frozen=True)
 class Task:
-    """Some classes of Fashion-MNIST.
+    """Some classes of a data set.
 
     Attributes:
         name: what the command line and a case's id say.
         title: for people.
-        classes: labels in the data set, at least two; their order here is the order of the network's outputs.
+        classes: labels in the data set, at least two; their order here is the order of the network's outputs. Empty
+            takes all.
+        names: of the data set's classes, in the order of its labels.
+        images: loads a data set of one's own, given the side in pixels that cases use; a function, or one of the
+            loaders in `fashiontl.data.own`. None takes Fashion-MNIST.
+        per_class: training images a class; 0 leaves it to the settings.
 
     Raises:
-        FashiontlError: the classes are fewer than two, repeated, or not labels of the data set.
+        FashiontlError: everything in which the fields are out of range or contradict each other.
     """
 
     name: str
     title: str
-    classes: tuple[int, ...]
+    classes: tuple[int, ...] = ()
+    names: tuple[str, ...] = CLASS_NAMES
+    images: "Callable[[int], Images] | None" = None
+    per_class: int = 0
 
     def __post_init__(self) -> None:
-        known = range(len(CLASS_NAMES))
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2 or set(self.classes) - set(known):
-            raise FashiontlError(
-                f"task {self.name}: expected two or more different classes from 0 to {known[-1]}, got {self.classes}"
-            )
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(range(len(self.names))))
+        faults = []
+        if self.images is None and self.names != CLASS_NAMES:
+            faults.append("expected images that have these names, got none; say what loads them")
+        if len(set(self.names)) != len(self.names) or len(self.names) < 2:
+            faults.append(f"expected two or more different names of classes, got {self.names}")
+        elif len(set(self.classes)) != len(self.classes) or len(self.classes) < 2 or self._unknown_classes():
+            last = len(self.names) - 1
+            faults.append(f"expected two or more different classes from 0 to {last}, got {self.classes}")
+        if self.per_class < 0:
+            faults.append(f"expected 0 or more training images a class, got {self.per_class}")
+        if faults:
+            raise FashiontlError("\n".join(f"task {self.name}: {fault}" for fault in faults))
+
+    def _unknown_classes(self) -> set[int]:
+        return set(self.classes) - set(range(len(self.names)))
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the network's outputs."""
-        return tuple(CLASS_NAMES[label] for label in self.classes)
+        return tuple(self.names[label] for label in self.classes)
 
 
 TASKS: dict[str, Task] = {
@@ -60,11 +86,22 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of a name.
+    """The task of a name; `fashion10@100` is `fashion10` with 100 training images a class.
 
     Raises:
-        FashiontlError: there is none.
+        FashiontlError: there is no such task, or what follows `@` is no number of images.
     """
-    if name not in TASKS:
-        raise FashiontlError(unknown_name("task", name, TASKS))
-    return TASKS[name]
+    base, at, count = name.partition("@")
+    faults = [] if base in TASKS else [unknown_name("task", base, TASKS)]
+    # Two spellings of one number would be two cases.
+    if at and not re.fullmatch("[1-9][0-9]*", count):
+        faults.append(
+            f"task {name}: expected at least 1 training image a class after @, got {count!r}; "
+            f"write for example {base}@25"
+        )
+    if faults:
+        raise FashiontlError("\n".join(faults))
+    task = TASKS[base]
+    if not at:
+        return task
+    return replace(task, name=name, title=f"{task.title}; {count} training images a class", per_class=int(count))
