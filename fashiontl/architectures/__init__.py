@@ -16,8 +16,9 @@ class Architecture:
         minimum_size: side in pixels of the smallest images that it takes, found by trying.
         weights: names of torchvision's published weights.
         size_multiple: a divisor that the side must have.
-        builder: a model of torchvision, or `module:function`, called with `classes` and `image_size`, which returns a
-            module of the family, or a `Network` (then the family does not matter). Empty takes the name.
+        builder: a model of torchvision, `timm` for the model of timm that the name says, or `module:function`, called
+            with `classes` and `image_size`, which returns a module of the family, or a `Network` (then the family does
+            not matter). Empty takes the name.
         small_stem: whether a 3x3 convolution of stride 1 and no pooling take the place of the published stem.
     """
 
@@ -202,8 +203,12 @@ def find(name: str) -> Architecture:
     """The architecture of a name.
 
     Raises:
-        FashiontlError: there is none.
+        FashiontlError: there is none, or it is one of timm's, `timm/NAME`, and timm is not installed.
     """
+    if name.startswith("timm/"):
+        from fashiontl.architectures.timm_models import describe
+
+        return describe(name)
     if name not in ARCHITECTURES:
         raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
     return ARCHITECTURES[name]

@@ -13,6 +13,7 @@ from fashiontl.architectures.adapters import shrink_stem
 from fashiontl.architectures.network import Network
 from fashiontl.architectures.stages import split
 from fashiontl.architectures.states import load
+from fashiontl.architectures.timm_models import timm_network
 from fashiontl.errors import FashiontlError
 from fashiontl.vision import models
 
@@ -38,10 +39,10 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
     Args:
         name: that `find` knows.
         classes: outputs of the head.
-        state: weights under torchvision's names, for any number of classes; the head is always new. None starts at
-            random, from torch's generator, as torchvision does.
+        state: weights under torchvision's or timm's names, for any number of classes; the head is always new. None
+            starts at random, from torch's generator, as torchvision or timm does.
         image_size: side of the images in pixels. Most architectures take others as well; ViT, MaxViT and tutorial_vgg
-            only this one.
+            only this one, and so do many of timm's models.
 
     Returns:
         The network in training mode, on torch's default device (with a state: where that is).
@@ -52,6 +53,8 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
     entry = find(name)
     if fault := size_fault(name, image_size):
         raise FashiontlError(fault)
+    if entry.builder == "timm":
+        return timm_network(name, classes, state, image_size)
     if state is None:
         return _staged(_construct(entry, classes, image_size), entry)
     # On the meta device no time goes into random numbers that the weights replace.

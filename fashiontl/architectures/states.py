@@ -44,7 +44,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], family: str, name: str) 
     try:
         model.load_state_dict(copies, assign=True)
     except RuntimeError as error:
-        raise FashiontlError(f"these are not weights of {name}: {_faults(model, state)}") from error
+        raise FashiontlError(f"these are not weights of {name}: {faults(model, state)}") from error
 
 
 def _modern(model: Any, state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -67,7 +67,8 @@ def _fit_head(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         model.set_submodule(name, resized(layer, len(weight)))
 
 
-def _faults(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+def faults(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Say which weights a model lacks, has no place for, or holds in another shape."""
     expected = model.state_dict()
     # Old weights lack this counter; torch fills it in.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
