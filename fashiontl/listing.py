@@ -53,7 +53,7 @@ def _architectures() -> _Rows:
             weights = models.get_model_weights(entry.builder).DEFAULT
             here = (folder / Path(weights.url).name).exists()
             state = f"{weights.name}, " + ("here" if here else "to be downloaded")
-        yield _star(name, DEFAULT_ARCHITECTURES), entry.family, str(entry.minimum_size), state
+        yield _star(name, DEFAULT_ARCHITECTURES), entry.family or "own", str(entry.minimum_size), state
 
 
 def _policies() -> _Rows:
