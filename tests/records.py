@@ -1,7 +1,8 @@
-"""Made-up records, alike to what a run leaves, for tests of what reads them."""
+"""Made-up records, alike to what a run leaves, for tests of what reads them, and the tables of pages made of them."""
 
 import dataclasses
 import random
+import re
 from typing import Any
 
 from fashiontl.case import PRESETS, Case, Settings
@@ -59,8 +60,8 @@ def record(case: Case, *, number: int = 0, environment: Environment = LAPTOP, **
 def measurements(case: Case, settings: Settings, seed: int = 0) -> tuple[Measurement, ...]:
     """Plausible numbers, the same for the same arguments."""
     draw = random.Random(f"{case.id} {seed}")
-    parameters, gflop, speed = _NETWORKS[case.architecture]
-    share, training, accuracy = _POLICIES[case.policy]
+    parameters, gflop, speed = _network(case.architecture)
+    share, training, accuracy = _policy(case.policy)
     speed *= 40 if case.device.startswith("cuda") else 1
     trials = settings.test_per_class * 4 or 10_000
 
@@ -87,6 +88,55 @@ def measurements(case: Case, settings: Settings, seed: int = 0) -> tuple[Measure
     )
 
 
+def _network(name: str) -> tuple[float, float, float]:
+    """Of a hybrid those of its members together; of any other name ones drawn from it."""
+    if name in _NETWORKS:
+        return _NETWORKS[name]
+    if "+" in name:
+        parts = [_network(part) for part in name.partition(":")[2].split("+")]
+        parameters, gflops, speeds = zip(*parts, strict=True)
+        return sum(parameters), sum(gflops), 1 / sum(1 / speed for speed in speeds)
+    draw = random.Random(name)
+    return draw.uniform(2, 90), draw.uniform(0.01, 1), draw.uniform(0.2, 2)
+
+
+def _policy(name: str) -> tuple[float, float, float]:
+    draw = random.Random(name)
+    return _POLICIES.get(name) or (draw.random(), draw.uniform(1, 4), draw.uniform(0.85, 0.94))
+
+
+def evaluation(accuracy: float, classes: int, images: int, seed: int = 0) -> dict[str, Any]:
+    """What a record's provenance holds of one seed's answers, the same for the same arguments.
+
+    Args:
+        accuracy: about which that of each class lies.
+        classes: of the task.
+        images: test images of each class.
+        seed: of the random numbers.
+    """
+    draw = random.Random(f"{accuracy} {classes} {images} {seed}")
+    confusion = [[0] * classes for _ in range(classes)]
+    for label, row in enumerate(confusion):
+        row[label] = min(images, max(0, round(images * (accuracy + draw.gauss(0, 0.04)))))
+        row[(label + 1) % classes] += images - row[label]
+    return {
+        "accuracy": sum(confusion[label][label] for label in range(classes)) / (classes * images),
+        "confusion": confusion, "loss": 3 * (1 - accuracy), "calibration_error": (1 - accuracy) / 4,
+    }  # fmt: skip
+
+
+def evaluated(case: Case, number: int = 0, classes: int = 4, **fields: Any) -> Record:
+    """A record with the answers of each seed, and what else the newest provenance holds."""
+    made = record(case, number=number, **fields)
+    accuracies = made.values("accuracy")
+    newest = {
+        "evaluation": [evaluation(each, classes, 200, seed) for seed, each in enumerate(accuracies)],
+        "image_size": made.settings.image_size, "deterministic": True, "trained": ["f3" * 32] * len(accuracies),
+        "validation": [{"accuracies": [], "chosen": made.settings.epochs - 1}] * len(accuracies), "extensions": {},
+    }  # fmt: skip
+    return dataclasses.replace(made, provenance=made.provenance | newest)
+
+
 def matrix(
     device: str = "cpu", task: str = "fashion4", environment: Environment = LAPTOP, **fields: Any
 ) -> list[Record]:
@@ -99,3 +149,13 @@ def failed(case: Case, status: str, reason: str, **fields: Any) -> Record:
     """A record of a case that ended before anything was measured."""
     nothing = {"measurements": (), "proof": None, "provenance": {}}
     return record(case, status=status, reason=reason, **{**nothing, **fields})
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Cells of each table's lines, without the line of dashes."""
+    blocks = re.findall(r"(?:^\|.*\n?)+", page, re.MULTILINE)
+    return [[_cells(line) for line in block.splitlines() if not line.startswith("|:")] for block in blocks]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
-from fashiontl.leaderboard.notes import escape
+from fashiontl.leaderboard.markdown import escape
 from fashiontl.leaderboard.rows import SUMMARY, Row, by_accuracy, column_texts, row_of
 from fashiontl.leaderboard.sections import overview, section_text, sections
 from fashiontl.record import Record, latest, read_newest, write_atomically
@@ -15,13 +15,15 @@ _INTRODUCTION = """# Leaderboard
 
 Written by `fashiontl leaderboard` from the records under `runs/`; the newest record of each cell counts. Tables are
 sorted by accuracy on the test images, and each holds only what may be compared: one task, one machine, one set of
-settings.
+settings. More than 12 cells begin with a grid of architecture and policy; more than 24 are folded away under it, by
+architecture.
 
 - `±` is the larger half of a 95 % interval: of accuracy over test images and seeds; of speeds over repeated
   measurements in one process, so what differs from one process to the next is not in it.
-- **Bold** is the best of a column. `~` before it: not proven, because its interval overlaps another's, or because a
-  single measurement has none.
-- `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before.
+- **Bold** is the best of a column; in a grid, of a line, and ★ of all. `~` before it: not proven, because its interval
+  overlaps another's, or because a single measurement has none.
+- `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before; a
+  grid has their status alone.
 - Speeds and latency include no loading of data. A training step runs every stage, forward and back, as the policy
   asks; latency is that of one image."""
 

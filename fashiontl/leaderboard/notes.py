@@ -1,13 +1,12 @@
 """What stands under a table: all that its numbers depend on."""
 
 import dataclasses
-import functools
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from fashiontl.environment import Environment
+from fashiontl.leaderboard.markdown import code, escape
 from fashiontl.leaderboard.rows import Row
+from fashiontl.record import Record
 
 # Under tables of these tasks: the figures of the first networks that many people have met on this data.
 _REFERENCES = {
@@ -33,32 +32,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
         _command(rows),
         f"{_hardware(newest.environment, environments)} (machine `{newest.machine}`)",
         _versions(environments),
-        f"**Settings** {_code(_assignments(dataclasses.asdict(newest.settings)))}",
+        f"**Settings** {code(_assignments(newest))}",
         *_tests(rows),
+        *_extensions(rows),
         *_proof(rows),
+        *_determinism(rows),
     ]
     if newest.case.task in _REFERENCES:
         found.append(_REFERENCES[newest.case.task])
     return found
-
-
-# A page repeats few names many times.
-@functools.lru_cache(maxsize=1024)
-def escape(text: str) -> str:
-    r"""Text as Markdown that shows it as it is, on one line and within a table's cell.
-
-    >>> print(escape("a | b\n<c> 2*3 of linear_probe"))
-    a \| b &lt;c> 2\*3 of linear_probe
-    """
-    # An underscore within a word is only itself; one at a word's edge could begin emphasis.
-    text = re.sub(r"([\\`*|\[\]~]|\b_|_\b)", r"\\\1", " ".join(text.split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def provenance_entry(row: Row, part: str, name: str) -> Any:
-    """One entry of a record's provenance; None when it is not there."""
-    found = row.record.provenance.get(part)
-    return found.get(name) if isinstance(found, dict) else None
 
 
 def _command(rows: Sequence[Row]) -> str:
@@ -71,7 +53,7 @@ def _command(rows: Sequence[Row]) -> str:
         if environment.git_sha
     )
     return (
-        f"**Command** {_several((_code(record.command) for record in records), most=5)}, "
+        f"**Command** {_several((code(record.command) for record in records), most=5)}, "
         f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC" + (f", commit {commits}" if commits else "")
     )
 
@@ -81,7 +63,7 @@ def _hardware(newest: Environment, environments: Sequence[Environment]) -> str:
         *([newest.accelerator] if newest.accelerator else []),
         newest.cpu,
         f"{newest.usable_cores:g} of {newest.logical_cores} cores",
-        f"{newest.threads} threads",
+        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}",
     ]
     if newest.memory is not None:
         parts.append(f"{newest.memory / 2**30:.1f} GiB")
@@ -100,7 +82,11 @@ def _versions(environments: Sequence[Environment]) -> str:
     return f"**Versions** {', '.join(parts)}; {_several(environment.os for environment in environments)}"
 
 
-def _assignments(values: dict[str, Any]) -> str:
+def _assignments(record: Record) -> str:
+    values = dataclasses.asdict(record.settings)
+    if "@" in record.case.task:
+        # The task says how many, whatever the setting.
+        del values["train_per_class"]
     return " ".join(f"{name}={value}" for name, value in values.items() if value != "")
 
 
@@ -109,14 +95,55 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
     if tested:
         seeds = _several(f"{row.seeds} seed{'s' if row.seeds > 1 else ''}" for row in tested)
         images = _several(f"{row.trials:,} test images" for row in tested)
-        yield f"**Accuracy** of {seeds} on {images}, tested once, at the end of training"
+        yield f"**Accuracy** of {seeds} on {images}, tested once, {_end(tested)}"
     data = _several(
-        f"{escape(str(provenance_entry(row, 'data', 'source')))}, SHA-256 `{str(digest)[:12]}`"
+        f"{escape(str(row.provenance('data', 'source')))}, SHA-256 `{str(digest)[:12]}`"
         for row in rows
-        if (digest := provenance_entry(row, "data", "sha256"))
+        if (digest := row.provenance("data", "sha256"))
     )
     if data:
         yield f"**Data** {data}"
+
+
+def _end(tested: Sequence[Row]) -> str:
+    """At which epoch the test was."""
+    validated = [chosen for row in tested if (chosen := _chosen_epochs(row))]
+    if not validated:
+        return "at the end of training"
+    images = tested[0].record.settings.validation_per_class
+    cells = f" in {len(validated)} of {len(tested)} cells" if len(validated) < len(tested) else ""
+    epochs = [epoch + 1 for chosen in validated for epoch in chosen]
+    return (
+        f"at the epoch chosen{cells} on {images:,} validation images a class, carved from training: "
+        f"epochs {min(epochs)} to {max(epochs)} of {tested[0].record.settings.epochs}"
+    )
+
+
+def _chosen_epochs(row: Row) -> list[int]:
+    """The number from 0 of the epoch that each seed chose; none when no validation images chose."""
+    seeds = row.record.provenance.get("validation")
+    return [
+        seed["chosen"]
+        for seed in (seeds if isinstance(seeds, list | tuple) else ())
+        if isinstance(seed, dict) and seed.get("accuracies") and type(seed.get("chosen")) is int
+    ]
+
+
+def _determinism(rows: Sequence[Row]) -> Iterator[str]:
+    known = [flag for row in rows if isinstance(flag := row.record.provenance.get("deterministic"), bool)]
+    if known:
+        yield (
+            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
+            "give identical weights"
+        )
+
+
+def _extensions(rows: Sequence[Row]) -> Iterator[str]:
+    """Files of the user's own that took part, such as an architecture or a policy."""
+    named = [found for row in rows if isinstance(found := row.record.provenance.get("extensions"), dict)]
+    texts = [f"{code(str(name))}, SHA-256 `{str(digest)[:12]}`" for found in named for name, digest in found.items()]
+    if texts:
+        yield f"**Extensions** {_several(texts, most=5)}"
 
 
 def _proof(rows: Sequence[Row]) -> Iterator[str]:
@@ -140,10 +167,3 @@ def _several(texts: Iterable[str], most: int = 3) -> str:
     different = list(dict.fromkeys(texts))
     more = f" and {len(different) - most} more" if len(different) > most else ""
     return ", ".join(different[:most]) + more
-
-
-def _code(text: str) -> str:
-    """Text as code; backticks in it need a longer fence."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return fence + pad + text + pad + fence

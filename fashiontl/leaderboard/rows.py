@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from fashiontl.leaderboard.answers import Answers, answers_of
 from fashiontl.metrics import METRICS, Measurement, Metric
 from fashiontl.record import Record
 from fashiontl.stats import Interval, accuracy_interval, median_interval, percentile_interval
@@ -14,7 +16,7 @@ UNKNOWN = "—"
 _FEWEST_FOR_P90 = 20
 
 # What the notes read of a record's provenance; the rest of it can be long.
-_PROVENANCE = ("data", "weights", "pretraining")
+_PROVENANCE = ("data", "weights", "pretraining", "image_size", "validation", "deterministic", "extensions")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ DETAILS = (
     _column("training_time"),
     _column("wall_time"),
 )
-ACCURACY = COLUMNS[0]
+ACCURACY, TRAINING, _, LATENCY, _, TRAINING_MEMORY, INFERENCE_MEMORY, _ = COLUMNS
 # What fits the width of a terminal: without the 90th percentile, inference's memory and the parameters.
-SUMMARY = (*COLUMNS[:4], COLUMNS[5])
+SUMMARY = (*COLUMNS[:4], TRAINING_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +80,28 @@ class Row:
         intervals: by label of the column; unknown ones are left out.
         seeds: how many accuracies there are.
         trials: test images of each; 0 when unknown.
+        answers: what else is known of the answers on them.
     """
 
     record: Record
     intervals: dict[str, Interval]
     seeds: int
     trials: int
+    answers: Answers | None
 
     @property
     def sound(self) -> bool:
         """Whether the numbers may be compared."""
         return self.record.status == "ok"
+
+    def interval(self, column: Column) -> Interval | None:
+        """The number of a column with its interval; None when unknown."""
+        return self.intervals.get(column.label)
+
+    def provenance(self, part: str, name: str) -> Any:
+        """One entry of the record's provenance; None when it is not there."""
+        found = self.record.provenance.get(part)
+        return found.get(name) if isinstance(found, dict) else None
 
 
 def row_of(record: Record) -> Row:
@@ -107,6 +120,7 @@ def row_of(record: Record) -> Row:
         intervals,
         len(accuracy.values) if accuracy else 0,
         accuracy.trials if accuracy else 0,
+        answers_of(record.provenance),
     )
 
 
@@ -120,14 +134,19 @@ def by_accuracy(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def column_texts(rows: Sequence[Row], column: Column) -> list[str]:
+def column_texts(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> list[str]:
     """The cells of a column; measured numbers have one number of decimals, exact ones their own.
 
     The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
+
+    Args:
+        rows: that are compared.
+        column: what is shown of them.
+        shown: those of the rows to give the cells of; all when None.
     """
     metric = column.metric
-    intervals = [row.intervals.get(column.label) for row in rows]
-    marks = _marks([interval if row.sound else None for row, interval in zip(rows, intervals, strict=True)], metric)
+    intervals = [row.interval(column) for row in rows]
+    marks = best_marks([row.interval(column) if row.sound else None for row in rows], metric)
     places = decimals([i.estimate * metric.scale for i in intervals if i is not None], metric.digits)
     texts = []
     for interval, mark in zip(intervals, marks, strict=True):
@@ -137,18 +156,27 @@ def column_texts(rows: Sequence[Row], column: Column) -> list[str]:
         if metric.better == "equal":
             places = decimals([interval.estimate * metric.scale], metric.digits)
         texts.append(mark.format(number(interval, metric.scale, places)))
-    return texts
+    if shown is None:
+        return texts
+    by_case = {row.record.case: text for row, text in zip(rows, texts, strict=True)}
+    return [by_case[row.record.case] for row in shown]
 
 
-def _marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
+def best_marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
+    """A template for each number's text that makes the best bold, as in `column_texts`; None is no candidate."""
     plain = ["{}"] * len(intervals)
     known = [interval for interval in intervals if interval is not None]
     if metric.better == "equal" or len(known) < 2:
         return plain
-    best = (max if metric.better == "higher" else min)(known, key=lambda interval: interval.estimate)
+    best = best_of(known, metric)
     proven = sum(best.overlaps(interval) for interval in known) == 1
     mark = "**{}**" if proven else "~**{}**"
     return [mark if i is not None and i.estimate == best.estimate else "{}" for i in intervals]
+
+
+def best_of(intervals: Sequence[Interval], metric: Metric) -> Interval:
+    """The first with the best estimate, of one or more."""
+    return (max if metric.better == "higher" else min)(intervals, key=lambda interval: interval.estimate)
 
 
 def decimals(values: Sequence[float], digits: int) -> int:
@@ -173,5 +201,10 @@ def number(interval: Interval, scale: float, places: int) -> str:
     '91.0\xa0±\xa02.0'
     """
     text = f"{interval.estimate * scale:.{places}f}"
-    half = max(interval.estimate - interval.low, interval.high - interval.estimate)
+    half = half_width(interval)
     return f"{text}\xa0±\xa0{half * scale:.{places}f}" if math.isfinite(half) else text
+
+
+def half_width(interval: Interval) -> float:
+    """The larger half of an interval, which is what follows a `±`; infinite when the interval is open."""
+    return max(interval.estimate - interval.low, interval.high - interval.estimate)

@@ -2,17 +2,20 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 
 from fashiontl.case import PRESETS, Settings
-from fashiontl.data import TASKS
-from fashiontl.leaderboard.notes import escape, notes, provenance_entry
+from fashiontl.leaderboard.classes import classes_text
+from fashiontl.leaderboard.footnotes import Footnotes
+from fashiontl.leaderboard.grids import grids_text
+from fashiontl.leaderboard.hybrids import hybrids_text
+from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
+from fashiontl.leaderboard.names import Names, known_task
+from fashiontl.leaderboard.notes import notes
 from fashiontl.leaderboard.rows import ACCURACY, COLUMNS, DETAILS, UNKNOWN, Column, Row, by_accuracy, column_texts
 from fashiontl.record import meaning
 
-# A longer one is cut in the table; the record has it whole.
-_LONGEST_REASON = 100
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+# A longer table is folded away under its grids, and grouped by architecture.
+_MOST_ROWS_OPEN = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Section:
         threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
         cores = f"{environment.usable_cores:g} cores, {threads}"
         machine = environment.accelerator or f"{environment.cpu} ({cores})"
-        return f"{record.case.task}, {settings_name(record.settings)}, on {machine}"
+        return f"{_task_title(record.case.task)}, {settings_name(record.settings)}, on {machine}"
 
 
 def sections(rows: Iterable[Row]) -> list[Section]:
@@ -68,71 +71,55 @@ def settings_name(settings: Settings) -> str:
 
 def section_text(section: Section) -> str:
     """The section in Markdown."""
-    rows = section.rows
-    footnotes = list(dict.fromkeys(doubts for row in rows if (doubts := _doubts(row))))
-    statuses = [_status(row, footnotes) for row in rows]
-    task = TASKS.get(section.newest.record.case.task)
-    under = [*(f"- {note}" for note in notes(rows)), ""]
-    # Two spaces at the end are a line break.
-    under += [f"{_superscript(index)} {escape(text)}  " for index, text in enumerate(footnotes)]
+    names = Names.of(section.rows)
+    many = len(section.rows) > _MOST_ROWS_OPEN
+    rows = _by_architecture(section.rows) if many else section.rows
+    footnotes = Footnotes(rows)
+    cells = _table(rows, COLUMNS, names, TextColumn("Status", [footnotes.status(row) for row in rows]))
+    task = known_task(section.newest.record.case.task)
+    details = _table(rows, DETAILS, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))
+    classes = classes_text(rows, names)
     parts = [
         f"## {escape(section.title)}",
-        f"{task.title[0].upper()}{task.title[1:]}." if task else "",
-        table(rows, COLUMNS, {"Status": statuses}),
-        "\n".join(under).strip(),
-        "<details><summary>Sizes, times and weights</summary>",
-        table(rows, DETAILS, {"Weights' SHA-256": [_weights(row) for row in rows]}),
-        "</details>",
+        f"{escape(task.title[:1].upper() + task.title[1:])}." if task else "",
+        names.legend(),
+        grids_text(rows, names, footnotes),
+        hybrids_text(rows, names),
+        folded(f"All {len(rows)} cells", cells) if many else cells,
+        "\n".join(f"- {note}" for note in notes(rows)),
+        footnotes.text,
+        folded("Sizes, times and weights", details),
+        folded("Accuracy by class, loss and calibration", classes) if classes else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def table(rows: Sequence[Row], columns: Sequence[Column], last: dict[str, list[str]]) -> str:
-    """A table in GitHub's form, numbers to the right."""
-    import pandas as pd
-
-    cases = [row.record.case for row in rows]
-    first = {
-        "Architecture": [escape(case.architecture) for case in cases],
-        "Policy": [escape(case.policy) for case in cases],
-        "Weights": [escape(PurePath(case.weights).name) for case in cases],
-    }
-    # One device for all rows is in the section's title already, as the machine.
-    if len({case.device for case in cases}) > 1:
-        first["Device"] = [escape(case.device) for case in cases]
-    numbers = {column.label: column_texts(rows, column) for column in columns}
-    align = ["left"] * len(first) + ["right"] * len(numbers) + ["left"] * len(last)
-    frame = pd.DataFrame({**first, **numbers, **last})
-    return str(frame.to_markdown(index=False, colalign=align, disable_numparse=True))
+def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: TextColumn) -> str:
+    numbers = [TextColumn(column.label, column_texts(rows, column), "right") for column in columns]
+    return table([*names.columns(rows), *numbers, last])
 
 
-def _status(row: Row, footnotes: list[str]) -> str:
-    record = row.record
-    reason = " ".join(record.reason.split())
-    if len(reason) > _LONGEST_REASON:
-        reason = reason[: _LONGEST_REASON - 1] + "…"
-    text = "ok" if row.sound else f"**{record.status}**" + (f": {escape(reason)}" if reason else "")
-    doubts = _doubts(row)
-    return f"{text} {_superscript(footnotes.index(doubts))}" if doubts else text
+def _by_architecture(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Each architecture's rows together, in their order; architectures by their first, which is their best."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.record.case.architecture, []).append(row)
+    return tuple(row for group in groups.values() for row in group)
 
 
-def _superscript(index: int) -> str:
-    return str(index + 1).translate(_SUPERSCRIPTS)
+def _task_title(name: str) -> str:
+    """A task with its training images in words.
 
-
-def _doubts(row: Row) -> str:
-    """All that a reader must know about a row's numbers; empty when there is nothing."""
-    doubts = list(row.record.warnings)
-    unmoved = (row.record.proof or {}).get("unmoved", ())
-    if isinstance(unmoved, list | tuple) and unmoved:
-        names = ", ".join(map(str, unmoved[:3])) + (", …" if len(unmoved) > 3 else "")
-        doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
-    return "; ".join(doubts)
+    >>> _task_title("fashion10@100"), _task_title("fashion10")
+    ('fashion10, 100 training images a class', 'fashion10')
+    """
+    task, _, images = name.partition("@")
+    return f"{task}, {images} training images a class" if images.isdecimal() else name
 
 
 def _weights(row: Row) -> str:
-    digest = provenance_entry(row, "weights", "sha256")
-    accuracy = provenance_entry(row, "pretraining", "accuracy")
+    digest = row.provenance("weights", "sha256")
+    accuracy = row.provenance("pretraining", "accuracy")
     if not digest:
         return UNKNOWN
     source = f", {accuracy * 100:.1f} % on their own task" if isinstance(accuracy, float) else ""
@@ -141,14 +128,19 @@ def _weights(row: Row) -> str:
 
 def overview(found: Sequence[Section]) -> str:
     """One line a section: how many cells went well, and the most accurate."""
-    import pandas as pd
-
     lines = []
     for section in found:
         best = section.rows[0]
-        known = best.sound and ACCURACY.label in best.intervals
+        known = best.sound and best.interval(ACCURACY) is not None
         name, accuracy = (escape(best.record.id), column_texts([best], ACCURACY)[0]) if known else (UNKNOWN, UNKNOWN)
         sound = sum(row.sound for row in section.rows)
         lines.append((escape(section.title), f"{sound} of {len(section.rows)}", name, accuracy))
-    frame = pd.DataFrame(lines, columns=["Section", "Cells ok", "Most accurate", ACCURACY.label])
-    return str(frame.to_markdown(index=False, colalign=["left", "right", "left", "right"], disable_numparse=True))
+    titles, sound_ones, names, accuracies = zip(*lines, strict=True)
+    return table(
+        [
+            TextColumn("Section", titles),
+            TextColumn("Cells ok", sound_ones, "right"),
+            TextColumn("Most accurate", names),
+            TextColumn(ACCURACY.label, accuracies, "right"),
+        ]
+    )

@@ -1,0 +1,54 @@
+"""Doubts about numbers, as footnotes of a section."""
+
+from collections.abc import Sequence
+
+from fashiontl.leaderboard.markdown import escape, superscript
+from fashiontl.leaderboard.rows import Row
+
+# A longer one is cut in the table; the record has it whole.
+_LONGEST_REASON = 100
+
+
+class Footnotes:
+    """The doubts of a section's rows, numbered; rows with the same doubts share a number.
+
+    Args:
+        rows: in the order in which they are shown.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._texts = list(dict.fromkeys(doubts for row in rows if (doubts := _doubts(row))))
+
+    def mark(self, row: Row) -> str:
+        """The row's superscript with the space before it; empty when there is no doubt."""
+        doubts = _doubts(row)
+        return f" {superscript(self._texts.index(doubts) + 1)}" if doubts else ""
+
+    def status(self, row: Row) -> str:
+        """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""
+        record = row.record
+        reason = " ".join(record.reason.split())
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[: _LONGEST_REASON - 1] + "…"
+        text = "ok" if row.sound else f"**{record.status}**" + (f": {escape(reason)}" if reason else "")
+        return text + self.mark(row)
+
+    @property
+    def text(self) -> str:
+        """The footnotes in Markdown; empty without doubts."""
+        # Two spaces at the end are a line break.
+        lines = [f"{superscript(number)} {escape(text)}  " for number, text in enumerate(self._texts, start=1)]
+        return "\n".join(lines).rstrip()
+
+
+def _doubts(row: Row) -> str:
+    """All that a reader must know about a row's numbers; empty when there is nothing."""
+    doubts = list(row.record.warnings)
+    size = row.record.provenance.get("image_size")
+    if type(size) is int and size > row.record.settings.image_size:
+        doubts.append(f"images of {size} pixels, the least that it takes")
+    unmoved = (row.record.proof or {}).get("unmoved", ())
+    if isinstance(unmoved, list | tuple) and unmoved:
+        names = ", ".join(map(str, unmoved[:3])) + (", …" if len(unmoved) > 3 else "")
+        doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
+    return "; ".join(doubts)

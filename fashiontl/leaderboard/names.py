@@ -1,0 +1,94 @@
+"""How cells are called in a section's tables: what tells them apart, short names for long hybrids, known tasks."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from fashiontl.data import Task, find_task
+from fashiontl.errors import FashiontlError
+from fashiontl.leaderboard.markdown import TextColumn, escape
+from fashiontl.leaderboard.rows import Row
+
+_SHORT = {"mean": "mean of {}", "joined": "joined {}"}
+# Of a hybrid's name; about as long as the names of other architectures.
+_LONGEST = 24
+
+
+def members(architecture: str) -> tuple[str, ...]:
+    """The architectures that a hybrid combines; none of any other architecture.
+
+    >>> members("mean:vgg11+resnet18"), members("vgg11")
+    (('vgg11', 'resnet18'), ())
+    """
+    kind, _, combined = architecture.partition(":")
+    return tuple(combined.split("+")) if kind in _SHORT and "+" in combined else ()
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a section.
+
+    Attributes:
+        letters: what stands for the members of hybrids whose own names would widen every table.
+        hybrids: whether there are any.
+        devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
+    """
+
+    letters: dict[tuple[str, ...], str]
+    hybrids: bool
+    devices: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Names":
+        """Names for these rows, letters in their order."""
+        architectures = [row.record.case.architecture for row in rows]
+        long = dict.fromkeys(members(name) for name in architectures if members(name) and len(name) > _LONGEST)
+        return cls(
+            {combined: _letter(index) for index, combined in enumerate(long)},
+            any(map(members, architectures)),
+            len({row.record.case.device for row in rows}) > 1,
+        )
+
+    def architecture(self, name: str) -> str:
+        """An architecture's name in Markdown."""
+        letter = self.letters.get(members(name)) if len(name) > _LONGEST else None
+        return _SHORT[name.partition(":")[0]].format(letter) if letter else escape(name)
+
+    def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
+        """The columns that say which cell a line is."""
+        cases = [row.record.case for row in rows]
+        columns = [
+            TextColumn("Architecture", [self.architecture(case.architecture) for case in cases]),
+            TextColumn("Policy", [escape(case.policy) for case in cases]),
+            TextColumn("Weights", [weights_name(case.weights) for case in cases]),
+        ]
+        return [*columns, TextColumn("Device", [escape(case.device) for case in cases])] if self.devices else columns
+
+    def legend(self) -> str:
+        """What hybrids are and what the letters mean; empty without hybrids."""
+        if not self.hybrids:
+            return ""
+        letters = [f" {letter} is {' + '.join(map(escape, combined))}." for combined, letter in self.letters.items()]
+        return (
+            "**Hybrids**: *mean* averages the probabilities of networks that were trained each on its own; *joined* is "
+            f"one head on their joined features.{''.join(letters)}"
+        )
+
+
+def known_task(name: str) -> Task | None:
+    """The task of a name, without its images a class; None when this process does not know it, as one of a user."""
+    try:
+        return find_task(name.partition("@")[0])
+    except FashiontlError:
+        return None
+
+
+def weights_name(weights: str) -> str:
+    """The weights' name, of a path its last part, in Markdown."""
+    return escape(PurePath(weights).name)
+
+
+def _letter(index: int) -> str:
+    turn, place = divmod(index, len(string.ascii_uppercase))
+    return string.ascii_uppercase[place] + (str(turn + 1) if turn else "")

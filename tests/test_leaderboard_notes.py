@@ -1,0 +1,112 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from records import failed, record
+
+from fashiontl import leaderboard
+from fashiontl.case import PRESETS, Case
+from fashiontl.leaderboard.footnotes import Footnotes
+from fashiontl.leaderboard.notes import notes
+from fashiontl.leaderboard.rows import row_of
+from fashiontl.record import Record
+
+CASES = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
+CHOSEN_ON_20 = dataclasses.replace(PRESETS["quick"], validation_per_class=20)
+
+
+def with_provenance(case: Case, **parts: Any) -> Record:
+    settings = parts.pop("settings", PRESETS["quick"])
+    made = record(case, settings=settings)
+    return dataclasses.replace(made, provenance=made.provenance | parts)
+
+
+def note(title: str, *records: Record) -> str | None:
+    found = [each for each in notes([row_of(each) for each in records]) if each.startswith(f"**{title}**")]
+    return found[0].removeprefix(f"**{title}** ") if found else None
+
+
+def chosen(*epochs: Any) -> list[dict[str, Any]]:
+    return [{"accuracies": [0.5, 0.6], "chosen": epoch} for epoch in epochs]
+
+
+def test_validation() -> None:
+    records = [
+        with_provenance(CASES[0], validation=chosen(2, 4), settings=CHOSEN_ON_20),
+        with_provenance(CASES[1], validation=chosen(8), settings=CHOSEN_ON_20),
+    ]
+    assert note("Accuracy", *records) == (
+        "of 1 seed on 800 test images, tested once, at the epoch chosen on 20 validation images a class, carved from "
+        "training: epochs 3 to 9 of 10"
+    )
+    older = with_provenance(CASES[2], settings=CHOSEN_ON_20)
+    assert "at the epoch chosen in 2 of 3 cells on 20 " in (note("Accuracy", *records, older) or "")
+
+
+@pytest.mark.parametrize(
+    "validation", [None, 3, "text", [], [3], [{}], [{"accuracies": [], "chosen": 9}], chosen("9"), chosen(True)]
+)
+def test_without_validation(validation: Any) -> None:
+    made = with_provenance(CASES[0], validation=validation)
+    assert note("Accuracy", made) == "of 1 seed on 800 test images, tested once, at the end of training"
+
+
+def test_determinism() -> None:
+    records = [
+        with_provenance(case, deterministic=flag) for case, flag in zip(CASES, (True, False, "garbage"), strict=True)
+    ]
+    assert note("Deterministic", *records) == (
+        "training in 1 of 2 cells: the same seed, machine and versions give identical weights"
+    )
+    assert note("Deterministic", records[2], record(CASES[0])) is None
+
+
+def test_extensions() -> None:
+    records = [
+        with_provenance(CASES[0], extensions={"mine.py": "ab" * 32, "its`.py": None}),
+        with_provenance(CASES[1], extensions={"mine.py": "ab" * 32}),
+        with_provenance(CASES[2], extensions=["garbage"]),
+    ]
+    assert note("Extensions", *records) == "`mine.py`, SHA-256 `abababababab`, ``its`.py``, SHA-256 `None`"
+    assert note("Extensions", with_provenance(CASES[0], extensions={})) is None
+
+
+def test_a_hash_of_trained_weights_is_not_shown() -> None:
+    assert "f3f3" not in leaderboard.render([with_provenance(CASES[0], trained=["f3" * 32])])
+
+
+def test_few_shot_tasks_say_how_many_images() -> None:
+    page = leaderboard.render([record(Case("vgg11", "full", task="fashion10@100"))])
+    assert "\n## fashion10, 100 training images a class, quick, on AMD EPYC 7763 (2 cores, 2 threads)\n" in page
+    assert "\nAll ten classes of Fashion-MNIST.\n" in page
+    assert " train_per_class" not in page
+
+
+@pytest.mark.parametrize("task", ["of_a_user", "of_a_user@5", "fashion10@many", "@", ""])
+def test_tasks_that_are_not_known_here(task: str) -> None:
+    page = leaderboard.render([record(Case("vgg11", "full", task=task))])
+    assert page.count("\n## ") == 1
+
+
+def mark(case: Case, size: Any) -> tuple[str, str]:
+    row = row_of(with_provenance(case, image_size=size))
+    footnotes = Footnotes([row])
+    return footnotes.status(row), footnotes.text
+
+
+def test_a_raised_image_size_is_a_doubt() -> None:
+    assert mark(CASES[0], 64) == ("ok ¹", "¹ images of 64 pixels, the least that it takes")
+
+
+@pytest.mark.parametrize("size", [32, 16, None, "64", 64.0, True, [64]])
+def test_the_image_size_that_was_asked_for_is_none(size: Any) -> None:
+    assert mark(CASES[0], size) == ("ok", "")
+
+
+def test_footnotes_are_shared_and_stand_after_the_reason() -> None:
+    doubted = record(CASES[0], warnings=("a *doubt*",))
+    broken = failed(CASES[1], "oom", "too  big", warnings=("a *doubt*",))
+    rows = [row_of(doubted), row_of(broken), row_of(with_provenance(CASES[2], image_size=64))]
+    footnotes = Footnotes(rows)
+    assert [footnotes.status(row) for row in rows] == ["ok ¹", "**oom**: too big ¹", "ok ²"]
+    assert footnotes.text == "¹ a \\*doubt\\*  \n² images of 64 pixels, the least that it takes"
