@@ -68,8 +68,8 @@ def _answer(gains: Sequence[Interval]) -> str:
         return "No member went well under the same policy."
     return (
         f"Proven in {sum(gain.low > 0 for gain in gains)} of {len(gains)} comparisons with the most accurate member "
-        "under the same policy. The difference's ± adds both intervals, since all answer the same images; latency, memory "
-        "and speed are multiples of that member's."
+        "under the same policy. The difference's ± adds both intervals, since all answer the same images; latency, "
+        "memory and speed are multiples of that member's."
     )
 
 
