@@ -1,6 +1,7 @@
 """The command line as a shell meets it; that `list` prints all axes is in test_listing.py."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,14 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def run(*arguments: str, code: str = "import sys; from fashiontl.cli import main; sys.exit(main())") -> tuple[int, str]:
+MAIN = "import sys; from fashiontl.cli import main; sys.exit(main())"
+
+
+def run(*arguments: str, code: str = MAIN, folder: Path | None = None) -> tuple[int, str]:
     """Exit code and all output of a fresh process."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=folder
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -69,6 +75,31 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: py
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     assert "architectures (--arch)" in capsys.readouterr().out
+
+
+def test_list_shows_extensions_of_the_option_and_of_pyproject(tmp_path: Path) -> None:
+    task = (
+        "from fashiontl.data import Task; from fashiontl.extensions import register; register(Task('{0}', '', (1, 2)))"
+    )
+    (tmp_path / "first.py").write_text(task.format("mine"))
+    (tmp_path / "second.py").write_text(task.format("yours"))
+    (tmp_path / "pyproject.toml").write_text("[tool.fashiontl]\nextensions = ['first.py']")
+    status, text = run("list", "--fashiontl-plugin", "second.py", folder=tmp_path)
+    assert status == 0
+    assert [line.split("  ")[0] for line in text.splitlines() if "Trouser, Pullover" in line] == [
+        "fashion10", "fashion4", "mine", "yours"
+    ]  # fmt: skip
+    assert re.search(r"^first +task mine\nsecond +task yours$", text, re.MULTILINE)
+
+
+def test_an_extension_that_fails_is_an_error_without_traceback(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_module")
+    status, text = run("list", "--fashiontl-plugin", "mine.py", folder=tmp_path)
+    path = tmp_path / "mine.py"
+    assert (status, text) == (
+        2,
+        f"fashiontl list: extension {path}: {path}, line 1: ModuleNotFoundError: No module named 'no_such_module'\n",
+    )
 
 
 def test_leaderboard_without_results_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

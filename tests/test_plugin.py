@@ -225,3 +225,48 @@ def test_other_projects_tests_are_left_alone(pytester: pytest.Pytester) -> None:
 
 def test_benchmark_only_runs_the_cells(bench: pytest.Pytester) -> None:
     run(bench, "--arch=resnet18", "--policy=full", "--benchmark-only").assert_outcomes(passed=1)
+
+
+EXTENSION = """
+from dataclasses import replace
+from fashiontl.data import Task
+from fashiontl.extensions import register
+from fashiontl.freezing import POLICIES
+register(Task("shoes", "three kinds of shoes", (5, 7, 9)), replace(POLICIES["full"], name="whole"))
+"""
+OF_EXTENSION = ["--arch=resnet18", "--policy=whole", "--task=shoes@2", "--weights=none"]
+
+
+@pytest.mark.parametrize("processes", [[], ["-n2"]])
+def test_entries_of_ones_own_named_on_the_command_line(bench: pytest.Pytester, processes: list[str]) -> None:
+    bench.makepyfile(my_entries=EXTENSION)
+    run(bench, *OF_EXTENSION, "--fashiontl-plugin=my_entries.py", *processes).assert_outcomes(passed=1)
+    [line] = lines(bench)
+    assert line["id"] == "resnet18-whole-cpu-shoes@2-none"
+
+
+def test_entries_of_ones_own_named_in_pyproject(bench: pytest.Pytester) -> None:
+    bench.makepyprojecttoml("[tool.pytest.ini_options]\n[tool.fashiontl]\nextensions = ['own/my_entries.py']")
+    bench.mkdir("own").joinpath("my_entries.py").write_text(EXTENSION)
+    run(bench, *OF_EXTENSION).assert_outcomes(passed=1)
+    # Paths are relative to the file, wherever pytest was started.
+    inner = bench.mkdir("inner")
+    command = [sys.executable, "-m", "pytest", "..", "--device=cpu", *OF_EXTENSION, "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=inner, capture_output=True, text=True, check=False)
+    assert "test_cell[resnet18-whole-cpu-shoes@2-none]" in done.stdout
+
+
+def test_an_extension_that_fails_is_one_line_and_no_traceback(bench: pytest.Pytester) -> None:
+    path = bench.makepyfile(my_entries="1 / 0")
+    result = run(bench, "--fashiontl-plugin=my_entries.py")
+    assert result.ret == 2
+    expected = f"extension {path}: {path}, line 1: ZeroDivisionError: division by zero"
+    assert expected in result.stderr.lines
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+
+
+def test_a_pyproject_that_names_no_list(bench: pytest.Pytester) -> None:
+    bench.makepyprojecttoml("[tool.pytest.ini_options]\n[tool.fashiontl]\nextensions = 'my_entries.py'")
+    result = run(bench)
+    assert result.ret == 2
+    result.stderr.fnmatch_lines(["*pyproject.toml: expected [[]tool.fashiontl[]] with extensions = *"])

@@ -1,0 +1,240 @@
+"""Entries from outside: the tables they land in, and every way in which a file of someone else can be wrong."""
+
+import hashlib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl import extensions
+from fashiontl.architectures import ARCHITECTURES, Architecture, find
+from fashiontl.data import TASKS, Task, find_task
+from fashiontl.errors import FashiontlError
+from fashiontl.extensions import configured, facts, load, located, register
+from fashiontl.freezing import POLICIES, Policy
+
+pytestmark = pytest.mark.usefixtures("own_tables")
+
+TINY = Architecture("tiny", "", 1, builder="my_nets:build")
+SHOES = Task("shoes", "three kinds of shoes", (5, 7, 9))
+ENDS = Policy("ends", "", "", POLICIES["full"].plan)
+REGISTERS = "from fashiontl.data import Task\nfrom fashiontl.extensions import register\n"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, name: str = "my_nets.py") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def fault(*names: object) -> str:
+    with pytest.raises(FashiontlError) as caught:
+        load([str(name) for name in names])
+    return str(caught.value)
+
+
+def test_entries_land_in_their_tables() -> None:
+    register(TINY, SHOES, ENDS)
+    assert find("tiny") is TINY
+    assert find_task("shoes@3").per_class == 3
+    assert POLICIES["ends"] is ENDS
+
+
+def test_an_equal_entry_may_come_again() -> None:
+    register(TINY)
+    register(replace(TINY), ARCHITECTURES["resnet18"])
+    assert find("tiny") == TINY
+
+
+def test_all_faults_are_told_and_nothing_is_added() -> None:
+    before = dict(TASKS)
+    with pytest.raises(FashiontlError) as caught:
+        register(
+            SHOES,
+            replace(TINY, name="resnet18"),
+            replace(SHOES, name="all"),
+            replace(TINY, weights=("IMAGENET1K_V1",)),
+            "shoes",  # type: ignore[arg-type]
+            Task,  # type: ignore[arg-type]
+        )
+    assert str(caught.value).splitlines() == [
+        "architecture resnet18: this name is taken by another entry; choose a new one",
+        "task all: expected a name of letters, digits, _ and . (not all), got 'all'",
+        "architecture tiny: weights are names that torchvision publishes, for torchvision's builders only; "
+        "name a file instead",
+        "expected an Architecture, a Policy or a Task, got 'shoes'",
+        f"expected an Architecture, a Policy or a Task, got {Task!r}",
+    ]
+    assert before == TASKS
+
+
+@pytest.mark.parametrize("name", ["", "a-b", "a b", "a,b", "a@5", "a+b", "a/b", "a:b", "a\n", ".a", "ä"])
+def test_names_that_would_break_ids(name: str) -> None:
+    with pytest.raises(FashiontlError, match=r"expected a name of letters, digits, _ and \. \(not all\), got"):
+        register(replace(SHOES, name=name))
+
+
+@given(st.from_regex(r"[a-z0-9_][a-z0-9_.]*", fullmatch=True).filter(lambda name: name != "all"))
+def test_other_names_are_fine_and_found(name: str) -> None:
+    taken = TASKS.get(name)
+    if taken is None:
+        register(replace(SHOES, name=name))
+        assert find_task(f"{name}@2").classes == (5, 7, 9)
+        del TASKS[name]
+
+
+def test_a_file_is_the_module_of_its_name_and_may_import_its_neighbours(write: Write) -> None:
+    write("LAYERS = 7", "my_layers.py")
+    path = write(REGISTERS + "from my_layers import LAYERS\nregister(Task('shoes', 'shoes', (5, LAYERS)))")
+    load([str(path)])
+    load([str(path), "my_nets"])
+    assert sys.modules["my_nets"].LAYERS == 7
+    assert find_task("shoes").classes == (5, 7)
+    assert extensions.added() == {"my_nets": ("task shoes",)}
+    assert str(path.parent) not in sys.path[:-1]
+
+
+def test_a_module_in_the_current_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("", "own/__init__.py")
+    write(REGISTERS + "register(Task('shoes', 'shoes', (5, 7)))", "own/tasks.py")
+    monkeypatch.chdir(tmp_path)
+    load(["own.tasks"])
+    assert extensions.added() == {"own.tasks": ("task shoes",)}
+
+
+def test_the_builder_of_a_file_is_found(write: Write) -> None:
+    from fashiontl.architectures.build import build
+
+    path = write(
+        "from fashiontl.architectures import Architecture\n"
+        "from fashiontl.architectures.adapters import resnet9\n"
+        "from fashiontl.extensions import register\n"
+        "def small(classes, image_size): return resnet9(classes, image_size, width=2)\n"
+        "register(Architecture('small', '', 8, builder='my_nets:small'))\n"
+    )
+    load([str(path)])
+    assert build("small", 3, image_size=8).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("x = 1\nimport no_such_module\n", 2, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def f(): return 1 / 0\n\n\nf()\n", 1, "ZeroDivisionError: division by zero"),
+        ("import json\n\njson.loads('x')\n", 3, "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ("x = (1\n", 1, "SyntaxError: '(' was never closed"),
+        ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
+        (
+            REGISTERS + "register(Task('a-b', '', (5, 7)))\n",
+            3,
+            "task a-b: expected a name of letters, digits, _ and . (not all), got 'a-b'",
+        ),
+        (
+            REGISTERS + "\nregister(Task('a', '', (5, 10)))\n",
+            4,
+            "task a: expected two or more different classes from 0 to 9, got (5, 10)",
+        ),
+    ],
+)
+def test_what_fails_in_a_file_is_named_with_its_line(write: Write, text: str, line: int, message: str) -> None:
+    path = write(text)
+    assert fault(path) == f"extension {path}: {path}, line {line}: {message}"
+
+
+def test_modules_and_files_that_are_not_there(tmp_path: Path) -> None:
+    assert fault("no_such_module") == (
+        "extension no_such_module: ModuleNotFoundError: No module named 'no_such_module'; install it, or name the path "
+        "of a .py file"
+    )
+    path = tmp_path / "gone.py"
+    assert fault(path) == (
+        f"extension {path}: expected a file whose name is a Python identifier, got no file {path}; correct the name"
+    )
+    assert fault("my nets").startswith("extension 'my nets': expected a module (package.module) or the path of a .py")
+
+
+def test_a_file_whose_name_is_no_module(write: Write) -> None:
+    path = write("", "my-nets.py")
+    assert fault(path).endswith("expected a file whose name is a Python identifier, got my-nets.py; correct the name")
+
+
+@pytest.mark.parametrize("name", ["json.py", "sys.py", "colorsys.py"])
+def test_a_file_named_as_another_module(write: Write, name: str) -> None:
+    path = write("", name)
+    assert re.fullmatch(
+        rf"extension {path}: expected a name that no other module has, but Python finds {path.stem} in .*; "
+        "rename the file",
+        fault(path),
+    )
+
+
+def test_two_files_of_one_name(write: Write) -> None:
+    first, second = write("", "one/my_nets.py"), write("", "two/my_nets.py")
+    load([str(first)])
+    assert f"Python finds my_nets in {first}; rename the file" in fault(second)
+
+
+def test_facts_are_hashes_by_the_modules_names(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write("x = 1")
+    write("y = 2", "own/__init__.py")
+    write("z = 3", "own/more.py")
+    names = [str(path), "own"]
+    load(names)
+    assert facts(names) == {
+        "my_nets": hashlib.sha256(b"x = 1").hexdigest(),
+        "own": hashlib.sha256(b"y = 2" + b"z = 3").hexdigest(),
+    }
+    assert facts([]) == {}
+
+
+def test_files_are_located_and_modules_are_not(tmp_path: Path) -> None:
+    assert located(["nets/a.py", "/b.py", "own.tasks"], tmp_path) == [f"{tmp_path}/nets/a.py", "/b.py", "own.tasks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("[tool.other]\nx = 1", []),
+        ("[tool.fashiontl]", []),
+        ('[tool.fashiontl]\nextensions = ["a.b", "c/d.py"]', ["a.b", "{}/c/d.py"]),
+    ],
+)
+def test_what_pyproject_names(write: Write, tmp_path: Path, text: str, expected: list[str]) -> None:
+    write(text, "pyproject.toml")
+    assert configured(tmp_path) == [name.format(tmp_path) for name in expected]
+
+
+def test_no_pyproject(tmp_path: Path) -> None:
+    assert configured(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["[tool", "tool = 3", "\0"])
+def test_a_pyproject_that_is_none(write: Write, tmp_path: Path, text: str) -> None:
+    path = write(text, "pyproject.toml")
+    with pytest.raises(FashiontlError) as caught:
+        configured(tmp_path)
+    assert str(caught.value).startswith(f"{path}: expected TOML, got: ")
+
+
+@pytest.mark.parametrize("value", ['extensions = "a.py"', "extensions = [1]", "extensions = {}"])
+def test_a_pyproject_whose_list_is_none(write: Write, tmp_path: Path, value: str) -> None:
+    path = write(f"[tool.fashiontl]\n{value}", "pyproject.toml")
+    with pytest.raises(FashiontlError) as caught:
+        configured(tmp_path)
+    assert str(caught.value).startswith(
+        f'{path}: expected [tool.fashiontl] with extensions = ["my_package.nets", "path/to/file.py"], got '
+    )
