@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from fashiontl.architectures.network import Layer, Network, resized
 from fashiontl.errors import FashiontlError
 
-
 # Of modules, and of single parameters.
 _Names: TypeAlias = tuple[list[str], list[str]]
 
@@ -38,17 +37,17 @@ class WholeNetwork(Network):
         self._head = _classifier(name, model)
         self._image_size = image_size
         self._cuts: tuple[int, ...] | None = None
-        # Not a submodule, since it holds the model's own modules a second time; `stages` fills it.
-        self._views = {stage: _View(*members) for stage, members in _members(model, groups, self._head).items()}
+        # Not submodules, since they hold the model's own modules a second time.
+        self._views = {stage: _View(model, *members) for stage, members in _members(model, groups, self._head).items()}
 
     @property
-    def stages(self) -> nn.ModuleDict:
+    def stages(self) -> nn.ModuleDict:  # type: ignore[override] # a chain's are an attribute
         """The stages, each with the modules and parameters that the model has at this moment.
 
-        Names of members have `/` for `.`. To replace a module, replace it in `model`, not here.
+        Names of members have `/` for `.`. A module that is assigned to such a name takes its place in the model.
         """
         for view in self._views.values():
-            view.fill(self.model)
+            view.fill()
         return nn.ModuleDict(self._views)
 
     @property
@@ -78,7 +77,7 @@ class WholeNetwork(Network):
             )
         if start == stop:
             return inputs
-        return self._features(inputs) if start == 0 else self.head_layer(inputs)  # type: ignore[no-any-return]
+        return self._features(inputs) if start == 0 else self.head_layer(inputs)
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -124,20 +123,27 @@ class WholeNetwork(Network):
 
 
 class _View(nn.Module):
-    """One stage: names of modules and of single parameters of a model, and what has these names when it is filled."""
+    """One stage: modules and single parameters of a model under their names, which are looked up at each filling."""
 
-    def __init__(self, modules: Sequence[str], parameters: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, modules: Sequence[str], parameters: Sequence[str]) -> None:
         super().__init__()
+        # In a tuple, or it would be a submodule.
+        self._model = (model,)
         self._members = tuple(modules), tuple(parameters)
 
-    def fill(self, model: nn.Module) -> None:
+    def fill(self) -> None:
+        (model,), (modules, parameters) = self._model, self._members
         self._modules.clear()
         self._parameters.clear()
-        modules, parameters = self._members
         for name in modules:
             self.add_module(name.replace(".", "/"), model.get_submodule(name))
         for name in parameters:
             self.register_parameter(name.replace(".", "/"), model.get_parameter(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            self._model[0].set_submodule(name.replace("/", "."), value)
 
 
 def _classifier(name: str, model: Any) -> str:
