@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import machine_key, read_environment
+from fashiontl.extensions import facts
 from fashiontl.metrics import Measurement
 from fashiontl.record import SCHEMA, Record, check_folder
 from fashiontl.worker import Outcome, Worker
@@ -61,14 +62,24 @@ class Measurer:
         results: folder below which traces are written.
         run: the run's name.
         cache: folder of the pretrained backbones.
+        extensions: modules and files with entries of the user's own.
     """
 
-    def __init__(self, worker: Worker, settings: Settings, results: Path, run: str, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        settings: Settings,
+        results: Path,
+        run: str,
+        cache: Path | None = None,
+        extensions: Sequence[str] = (),
+    ) -> None:
         self._worker = worker
         self._settings = settings
         self._results = results
         self._run = run
         self._cache = cache or cache_folder()
+        self._extensions = list(extensions)
         self._devices: dict[str, Outcome] = {}
 
     def device(self, name: str) -> Outcome:
@@ -125,6 +136,9 @@ class Measurer:
 
     def _phases(self, case: Case, collected: _Collected, progress: Progress) -> Outcome:
         job: dict[str, Any] = {"case": asdict(case), "settings": asdict(self._settings), "cache": str(self._cache)}
+        if self._extensions:
+            job["extensions"] = self._extensions
+            collected.provenance["extensions"] = facts(self._extensions)
         traces = self._results / "traces" / self._run / case.file_name
         steps: list[tuple[str, Callable[[_Collected, Mapping[str, Any]], None]]] = [
             ("train", _read_training),
@@ -141,7 +155,8 @@ class Measurer:
             outcome = self._worker.run(phase, job, self._settings.timeout, progress)
             if outcome.status != "ok":
                 break
-            job["checkpoint"] = outcome.value.get("checkpoint", job.get("checkpoint"))
+            if phase == "pretrain":
+                job["checkpoints"] = outcome.value["checkpoints"]
             collected.warnings += outcome.value.get("warnings", [])
             read(collected, outcome.value)
         return outcome
@@ -161,16 +176,17 @@ def _command() -> str:
 
 
 def _read_pretraining(collected: _Collected, value: Mapping[str, Any]) -> None:
-    names = ("sha256", "recipe", "accuracy", "seconds", "cached")
-    collected.provenance["pretraining"] = {name: value[name] for name in names}
+    collected.provenance["pretraining"] = value["pretraining"]
 
 
 def _read_training(collected: _Collected, value: Mapping[str, Any]) -> None:
     collected.add("accuracy", *value["accuracy"], trials=value["trials"])
     collected.add("training_time", *value["training_time"])
     collected.proofs += value["proof"]
-    for name in ("data", "weights", "recipe", "evaluation", "losses", "reused_stages"):
-        collected.provenance[name] = value[name]
+    always = ("data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic")
+    for name in (*always, "trained", "validation", "members"):
+        if name in always or any(value[name]):
+            collected.provenance[name] = value[name]
 
 
 def _read_inference(collected: _Collected, value: Mapping[str, Any]) -> None:

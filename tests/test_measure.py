@@ -31,12 +31,8 @@ PROOF = {
 VALUES: dict[str, dict[str, Any]] = {
     "device": {"absence": None, "facts": {"accelerator": "Abacus 3000", "driver": "7"}},
     "pretrain": {
-        "checkpoint": "source.pt",
-        "sha256": "aa",
-        "recipe": {},
-        "accuracy": 0.9,
-        "seconds": 3.0,
-        "cached": True,
+        "checkpoints": {"resnet18": "source.pt"},
+        "pretraining": {"sha256": "aa", "recipe": {}, "accuracy": 0.9, "seconds": 3.0, "cached": True},
     },
     "train": {
         "accuracy": [0.5, 0.75],
@@ -49,6 +45,11 @@ VALUES: dict[str, dict[str, Any]] = {
         "evaluation": [],
         "losses": [[1.0]],
         "reused_stages": 0,
+        "image_size": 32,
+        "deterministic": True,
+        "trained": ["cc", "dd"],
+        "validation": [None, None],
+        "members": [None, None],
         "warnings": ["twice", "of training"],
     },
     "inference": {
@@ -147,7 +148,7 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
     assert worker.calls[1] == ("pretrain", {**common, "traces": traces}, 7.0)
     for call in worker.calls[2:]:
-        assert call[1:] == ({**common, "traces": traces, "checkpoint": "source.pt"}, 7.0)
+        assert call[1:] == ({**common, "traces": traces, "checkpoints": {"resnet18": "source.pt"}}, 7.0)
 
 
 def test_warnings_are_told_once_each(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_only_source_weights_are_pretrained(tmp_path: Path, weights: str) -> Non
     worker = FakeWorker()
     record = measurer(worker, tmp_path).measure(Case("resnet18", "full", weights=weights))
     assert worker.phases == ["device", "train", "inference", "step", "profile"]
-    assert worker.calls[1][1].get("checkpoint") is None
+    assert worker.calls[1][1].get("checkpoints") is None
     assert "pretraining" not in record.provenance
 
 

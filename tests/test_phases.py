@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fashiontl import devices, phases
 from fashiontl.architectures.network import Network
 from fashiontl.case import PRESETS, Case, Settings
+from fashiontl.workload import Workload
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
@@ -101,10 +102,10 @@ def test_a_probe_reuses_all_but_the_head() -> None:
 def test_a_source_backbone_is_made_and_used(tmp_path: Path) -> None:
     work = job(Case(ARCHITECTURE, "last_stage"), cache=str(tmp_path))
     made = run(phases.pretrain, work)
-    assert Path(made["checkpoint"]).parent == tmp_path
-    assert made["cached"] is False
-    value = run(phases.train, {**work, "checkpoint": made["checkpoint"]})
-    assert value["weights"] == {"name": "fashion6", "sha256": made["sha256"]}
+    assert Path(made["checkpoints"][ARCHITECTURE]).parent == tmp_path
+    assert made["pretraining"]["cached"] is False
+    value = run(phases.train, {**work, "checkpoints": made["checkpoints"]})
+    assert value["weights"] == {"name": "fashion6", "sha256": made["pretraining"]["sha256"]}
 
 
 @pytest.mark.parametrize(("case", "trainable"), [(SCRATCH, PARAMETERS), (PROBE, HEAD)])
@@ -148,30 +149,87 @@ def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:
     assert any("conv" in row["name"] for row in value["operators"])
 
 
-def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
-    """Reuse of a frozen prefix would make a probe's step look cheaper than it is."""
-    network = phases._start({}, PROBE, SETTINGS).network
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    seen: list[str] = []
-    for name, stage in network.stages.items():
-        stage.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name))
-    call = phases._training_step(network, PROBE, SETTINGS)
-    call()
-    call()
-    assert seen == list(network.stage_names) * 2
-    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert len(moved) == 2
-    assert all(name.startswith("stages.head.") for name in moved)
-    assert all(torch.allclose(network.state_dict()[name], before[name], atol=1e-5) for name in moved)
-
-
 def test_normalisation_that_is_not_there_is_told() -> None:
     plain = Network({"stage1": [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], "head": [nn.Linear(4, 4)]})
     told = ["the network has no normalisation layers, so only the head was trained"]
-    assert phases._without_effect("bn_only", plain) == told
-    assert phases._without_effect("full", plain) == []
-    normalised = phases._start({}, PROBE, SETTINGS).network
-    assert phases._without_effect("bn_only", normalised) == []
+
+    def doubts(policy: str, network: Network | None = None) -> list[str]:
+        work = Workload.of(job(Case(ARCHITECTURE, policy, weights="none")))
+        return phases._without_effect(work, network or work.networks()[0])
+
+    assert doubts("bn_only", plain) == told
+    assert doubts("full", plain) == []
+    assert doubts("bn_only") == []
+
+
+MEMBERS = (ARCHITECTURE, "squeezenet1_1")
+
+
+def test_a_mean_of_probabilities_trains_each_member_as_it_would_be_alone() -> None:
+    hybrid = Case("mean:" + "+".join(MEMBERS), "full", weights="none")
+    alone = [run(phases.train, job(replace(hybrid, architecture=name))) for name in MEMBERS]
+    value = run(phases.train, job(hybrid))
+    for name, single in zip(MEMBERS, alone, strict=True):
+        assert value["trained"][0][name] == single["trained"][0]
+        assert value["members"][0][name] == single["accuracy"][0]
+    assert len(value["proof"]) == 2
+    assert value["weights"] == {name: {"name": "none"} for name in MEMBERS}
+
+
+@pytest.mark.parametrize("kind", ["mean", "joined"])
+def test_a_hybrid_costs_what_its_members_do(kind: str) -> None:
+    names = {kind: f"{kind}:" + "+".join(MEMBERS)}
+    values = {name: run(phases.inference, job(Case(name, "full", weights="none"))) for name in (*MEMBERS, names[kind])}
+    hybrid = values.pop(names[kind])
+    together = sum(value["parameters"] for value in values.values())
+    if kind == "mean":
+        assert hybrid["parameters"] == together == hybrid["trainable_parameters"]
+    else:
+        assert hybrid["parameters"] == together - 2 * 4 + 4, "one bias of four classes in place of two"
+    assert hybrid["flops"] == pytest.approx(sum(value["flops"] for value in values.values()), rel=0.01)
+    assert run(phases.step, job(Case(names[kind], "linear_probe", weights="none")))["train_throughput"]
+
+
+def test_a_joined_probe_runs_its_backbones_once() -> None:
+    value = run(phases.train, job(Case("joined:" + "+".join(MEMBERS), "linear_probe", weights="none")))
+    assert value["proof"][0]["trained_parameters"] == 2
+    assert value["reused_stages"] == 5
+
+
+def test_sources_of_a_hybrid(tmp_path: Path) -> None:
+    case = Case("joined:" + "+".join(MEMBERS), "linear_probe")
+    made = run(phases.pretrain, job(case, cache=str(tmp_path)))
+    assert set(made["checkpoints"]) == set(made["pretraining"]["members"]) == set(MEMBERS)
+    value = run(phases.train, job(case, checkpoints=made["checkpoints"]))
+    for name in MEMBERS:
+        assert value["weights"]["members"][name]["sha256"] == made["pretraining"]["members"][name]["sha256"]
+
+
+def test_few_images_a_class_are_the_tasks_own() -> None:
+    few = run(phases.train, job(Case(ARCHITECTURE, "scratch", task="fashion4@2")))
+    same = run(phases.train, job(SCRATCH, replace(SETTINGS, train_per_class=2)))
+    assert few["trained"] == same["trained"]
+    assert few["trained"] != run(phases.train, job(SCRATCH))["trained"]
+
+
+def test_validation_is_recorded() -> None:
+    value = run(phases.train, job(SCRATCH, replace(SETTINGS, validation_per_class=3, epochs=2)))
+    (validation,) = value["validation"]
+    assert len(validation["accuracies"]) == 2
+    assert validation["accuracies"][validation["chosen"]] == max(validation["accuracies"])
+    assert run(phases.train, job(SCRATCH))["validation"] == [None]
+
+
+def test_images_are_of_a_size_that_the_architecture_takes() -> None:
+    value = run(phases.train, job(Case("alexnet", "linear_probe", weights="none")))
+    assert value["image_size"] == 63
+    assert run(phases.train, job(SCRATCH))["image_size"] == 32
+
+
+def test_the_record_tells_whether_the_weights_can_be_had_again() -> None:
+    one, two = run(phases.train, job(SCRATCH)), run(phases.train, job(SCRATCH))
+    assert one["deterministic"] is True
+    assert one["trained"] == two["trained"]
 
 
 def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +241,9 @@ def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(phases, "predict", predict)
     told = "an operator has no deterministic form on this device"
-    assert run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))["warnings"] == [told]
+    value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))
+    assert value["warnings"] == [told]
+    assert value["deterministic"] is False
 
 
 def test_float32_means_float32_and_determinism_only_where_weights_are_made() -> None:

@@ -67,7 +67,7 @@ def test_made_anew_it_has_the_same_weights(tmp_path: Path, first: dict[str, Any]
 
 
 def test_it_is_a_start_for_the_target_task(first: dict[str, Any]) -> None:
-    begun = start(Case(ARCHITECTURE, "full"), 32, Path(first["checkpoint"]))
+    begun = start(Case(ARCHITECTURE, "full"), 32, {ARCHITECTURE: Path(first["checkpoint"])})
     assert begun.network.classes == 4
     assert begun.provenance == {"name": "fashion6", "sha256": first["sha256"]}
 

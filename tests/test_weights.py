@@ -15,7 +15,7 @@ from fashiontl.case import Case
 from fashiontl.errors import FashiontlError
 from fashiontl.images import FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
 from fashiontl.vision import models
-from fashiontl.weights import Start, save, start
+from fashiontl.weights import Start, digest, save, start
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"
@@ -48,7 +48,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def begin(weights: str | Path, architecture: str = ARCHITECTURE, checkpoint: Path | None = None) -> Start:
-    return start(Case(architecture, "full", weights=str(weights)), SIZE, checkpoint)
+    return start(
+        Case(architecture, "full", weights=str(weights)), SIZE, {architecture: checkpoint} if checkpoint else {}
+    )
 
 
 def backbone(begun: Start) -> dict[str, Tensor]:
@@ -208,5 +210,63 @@ def test_what_holds_no_weights(tmp_path: Path, contents: Any, got: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    fails(tmp_path / "gone.pt", r"^no file .*gone\.pt; --weights takes none, imagenet, fashion6, .*, or a folder of checkpoints$")
-    fails(tmp_path, "expected a checkpoint that")
+    fails(tmp_path / "gone.pt", r"^no file .*gone\.pt; --weights takes none, imagenet, .*, or a folder of checkpoints$")
+
+
+@pytest.mark.parametrize("name", [f"{ARCHITECTURE}.pt", f"{ARCHITECTURE}-f707e712.pth", f"{ARCHITECTURE}.safetensors"])
+def test_a_folder_of_checkpoints(tmp_path: Path, state: dict[str, Tensor], name: str) -> None:
+    for file in ("resnet18.pt", "shufflenet_v2_x0_5b.pt", "notes.txt"):
+        (tmp_path / file).write_text("another's")
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors.torch").save_file(dict(state), tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name)
+    begun = begin(tmp_path)
+    assert_holds(begun, state)
+    assert begun.provenance["sha256"] == sha256(tmp_path / name)
+
+
+def test_a_folder_without_the_file_or_with_two(tmp_path: Path) -> None:
+    wanted = rf"{ARCHITECTURE}\.pt, \.pth or \.safetensors, or {ARCHITECTURE}-HASH\.pth"
+    fails(tmp_path, f"expected one file called {wanted}, got no checkpoints$")
+    for suffix in (".pt", "-1.pth"):
+        (tmp_path / f"{ARCHITECTURE}{suffix}").write_text("either")
+    fails(tmp_path, rf"expected one file called {wanted}, got {ARCHITECTURE}-1\.pth, {ARCHITECTURE}\.pt$")
+
+
+def test_preprocessing_is_the_checkpoints_own(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save({"state_dict": state, "mean": [0.5], "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}, file)
+    begun = begin(file)
+    expected = Preprocessing(SIZE, (0.5,) * 3, (0.1, 0.2, 0.3), "bicubic")
+    assert begun.preprocessing == expected
+    assert begun.doubts == ()
+    torch.save({"state_dict": state}, file)
+    told = "the checkpoint does not say with which mean and deviation it was trained; ImageNet's were taken"
+    assert begin(file).doubts == (told,)
+    torch.save({"state_dict": state, "mean": [0.1, 0.2], "std": [1.0]}, file)
+    fails(file, "expected a mean and a deviation of one or three channels, got 2")
+
+
+def test_a_joined_hybrid_starts_from_each_members_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    other = models.get_model("squeezenet1_1", weights=None).state_dict()
+    torch.save(state, tmp_path / f"{ARCHITECTURE}.pt")
+    torch.save(other, tmp_path / "squeezenet1_1.pt")
+    begun = begin(tmp_path, f"joined:{ARCHITECTURE}+squeezenet1_1")
+    assert sorted(begun.provenance["members"]) == [ARCHITECTURE, "squeezenet1_1"]
+    held = [value for name, value in begun.network.state_dict().items() if ".head." not in name]
+    wanted = [v for s in (state, other) for n, v in s.items() if not n.startswith(("fc.", "classifier."))]
+    assert sorted(value.double().sum().item() for value in held) == sorted(v.double().sum().item() for v in wanted)
+    torch.save({"state_dict": other, "mean": [0.1], "std": [0.2]}, tmp_path / "squeezenet1_1.pt")
+    fails(tmp_path, "expected members with one preprocessing, got 2", f"joined:{ARCHITECTURE}+squeezenet1_1")
+
+
+def test_equal_weights_have_equal_digests() -> None:
+    torch.manual_seed(0)
+    one, two = build(ARCHITECTURE, 4, image_size=SIZE), build(ARCHITECTURE, 4, image_size=SIZE)
+    assert digest(one) != digest(two)
+    two.load_state_dict(one.state_dict())
+    assert digest(one) == digest(two)
+    buffer = two.get_buffer(next(name for name, _ in two.named_buffers()))
+    buffer.view(torch.int32)[0] ^= 1
+    assert digest(one) != digest(two), "one bit"

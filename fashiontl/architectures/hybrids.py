@@ -1,5 +1,6 @@
 """Hybrids: networks that answer as one, by the mean of their probabilities or by one head on their joined features."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,18 @@ class MeanOfProbabilities(nn.Module):
         Returns:
             Logarithms of the mean probabilities, `[n, classes]`: logits whose softmax is that mean.
         """
-        logarithms = torch.stack([network(images).log_softmax(1) for network in self.networks])
-        return logarithms.logsumexp(0) - torch.tensor(float(len(self.networks))).log()
+        return combined([network(images) for network in self.networks])
+
+
+def combined(logits: Sequence[Tensor]) -> Tensor:
+    """Logits whose softmax is the mean of the probabilities of several; one alone stays as it is.
+
+    Args:
+        logits: each `[n, classes]`.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
 
 
 class JoinedNetwork(Network):
@@ -55,7 +66,7 @@ class JoinedNetwork(Network):
             )
         bodies = [_body(member) for member in members]
         depth = max(map(len, bodies))
-        padded = [[[]] * (depth - len(body)) + body for body in bodies]
+        padded: list[list[list[nn.Module]]] = [[[]] * (depth - len(body)) + body for body in bodies]
         stages: dict[str, Sequence[nn.Module]] = {
             f"stage{number}": [SideBySide([nn.Sequential(*modules) for modules in level])]
             for number, level in enumerate(zip(*padded, strict=True), start=1)
@@ -105,10 +116,10 @@ class Join(nn.Module):
 
 
 def _body(network: Network) -> list[list[nn.Module]]:
-    return [list(stage) for name, stage in network.stages.items() if name not in {"neck", "head"}]
+    return [list(stage.children()) for name, stage in network.stages.items() if name not in {"neck", "head"}]
 
 
 def _neck(network: Network) -> list[nn.Module]:
-    modules = list(network.stages["neck"]) if "neck" in network.stages else []
+    modules = list(network.stages["neck"].children()) if "neck" in network.stages else []
     # A convolution as the last layer is averaged over the image after it; joined features are averaged before.
     return modules if isinstance(network.head_layer, nn.Linear) else [*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]

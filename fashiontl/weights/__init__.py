@@ -1,19 +1,25 @@
 """Where a network starts: at random, from published ImageNet weights, a pretrained source, a file, or a folder."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fashiontl.architectures import find
+import torch
+
+from fashiontl.architectures import find, members
 from fashiontl.architectures.build import build
+from fashiontl.architectures.hybrids import JoinedNetwork
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case, is_published
 from fashiontl.data import find_task
+from fashiontl.errors import FashiontlError
 from fashiontl.images import Preprocessing
 from fashiontl.weights.files import in_folder, load, save
 from fashiontl.weights.published import Published, torchvision_weights
 
-__all__ = ["Start", "save", "start"]
+__all__ = ["Start", "digest", "save", "start"]
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,20 @@ class Start:
     doubts: tuple[str, ...] = ()
 
 
-def start(case: Case, size: int, checkpoint: Path | None = None) -> Start:
+def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) -> Start:
     """Build the case's network with its weights.
 
     Args:
-        case: what to build; its `weights` say how it starts.
+        case: what to build, no `mean:` hybrid; its `weights` say how it starts.
         size: side of the input in pixels.
-        checkpoint: the file that pretraining left, for source weights.
+        checkpoints: the files that pretraining left, by architecture, for source weights.
 
     Raises:
         FashiontlError: weights that are not there, cannot be read, or belong to another architecture.
     """
+    checkpoints = checkpoints or {}
+    if names := members(case.architecture):
+        return _joined(case, {name: start(replace(case, architecture=name), size, checkpoints) for name in names})
     architecture, classes = case.architecture, len(find_task(case.task).class_names)
     if case.weights == "none":
         network = build(architecture, classes, image_size=size)
@@ -53,11 +62,33 @@ def start(case: Case, size: int, checkpoint: Path | None = None) -> Start:
         network = build(architecture, classes, published.state, image_size=size)
         preprocessing = Preprocessing(size, published.mean, published.deviation, published.interpolation)
         return Start(network, preprocessing, published.provenance)
-    path = checkpoint or Path(case.weights)
+    path = checkpoints.get(architecture, Path(case.weights))
     if path.is_dir():
         path = in_folder(path, architecture)
     network, preprocessing, provenance, doubts = load(architecture, classes, size, path, case.weights)
     return Start(network, preprocessing, provenance, tuple(doubts))
+
+
+def digest(network: Network) -> str:
+    """SHA-256 of a network's parameters and buffers with their names; equal weights have equal digests."""
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _joined(case: Case, starts: Mapping[str, Start]) -> Start:
+    preprocessings = {begun.preprocessing for begun in starts.values()}
+    if len(preprocessings) > 1:
+        raise FashiontlError(
+            f"{case.architecture}: expected members with one preprocessing, got {len(preprocessings)}; "
+            "use mean:, which gives each member its own"
+        )
+    network = JoinedNetwork([begun.network for begun in starts.values()], len(find_task(case.task).class_names))
+    provenance = {"name": case.weights, "members": {name: begun.provenance for name, begun in starts.items()}}
+    doubts = dict.fromkeys(doubt for begun in starts.values() for doubt in begun.doubts)
+    return Start(network, preprocessings.pop(), provenance, tuple(doubts))
 
 
 def _published(architecture: str, tag: str) -> Published:

@@ -1,0 +1,118 @@
+"""What the phases of a case work on: its networks, its images, and a training step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fashiontl import devices, extensions
+from fashiontl.architectures import fitting_size, trained_apart
+from fashiontl.architectures.hybrids import MeanOfProbabilities
+from fashiontl.architectures.network import Network
+from fashiontl.case import Case, Settings
+from fashiontl.data import Task, find_task
+from fashiontl.freezing import POLICIES, Plan
+from fashiontl.freezing.adapters import prepare
+from fashiontl.freezing.apply import apply, parameter_groups
+from fashiontl.recipes import recipe_for
+from fashiontl.train import is_normalised
+from fashiontl.weights import Start, start
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A case as a phase sees it.
+
+    Attributes:
+        case: the cell.
+        settings: how, at an image size that the architecture takes.
+        task: the case's.
+        checkpoints: files that pretraining left, by architecture.
+    """
+
+    case: Case
+    settings: Settings
+    task: Task
+    checkpoints: dict[str, Path]
+
+    @classmethod
+    def of(cls, job: dict[str, Any]) -> "Workload":
+        """Read a job; the user's own entries are loaded first.
+
+        Raises:
+            FashiontlError: a name that no table has.
+        """
+        extensions.load(job.get("extensions", ()))
+        case, settings = Case(**job["case"]), Settings(**job["settings"])
+        size = fitting_size(case.architecture, settings.image_size)
+        checkpoints = {name: Path(path) for name, path in job.get("checkpoints", {}).items()}
+        return cls(case, replace(settings, image_size=size), find_task(case.task), checkpoints)
+
+    def parts(self) -> list[Case]:
+        """The cases whose networks are trained each on its own: this one, or those of a hybrid's members."""
+        return [replace(self.case, architecture=name) for name in trained_apart(self.case.architecture)]
+
+    def start(self, part: Case) -> Start:
+        """A part's network before training, on the CPU."""
+        return start(part, self.settings.image_size, self.checkpoints)
+
+    def networks(self) -> list[Network]:
+        """Every part's network before training, on the device."""
+        return [self.start(part).network.to(self.case.device) for part in self.parts()]
+
+    def plan(self, network: Network, epoch: int = 0) -> Plan:
+        """What the policy does with a network in an epoch."""
+        return POLICIES[self.case.policy].plan(network.stage_names, epoch, self.settings.epochs)
+
+    def prepare(self, network: Network) -> None:
+        """Add to a network on the device what its policy trains beside it, and put the first epoch's plan on it."""
+        plan = self.plan(network)
+        prepare(network, plan, self.random_images(1))
+        apply(network, plan)
+
+    def random_images(self, count: int) -> Tensor:
+        """Noise in place of images, float32 `[count, 3, size, size]` on the device; always the same."""
+        size = self.settings.image_size
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, 3, size, size, generator=generator).to(self.case.device)
+
+    def training_step(self, networks: Sequence[Network]) -> Callable[[], None]:
+        """A function that makes one training step of each network on a batch that is on the device already.
+
+        It runs every stage at every step: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed
+        with what a step costs.
+        """
+        steps = [self._step(network) for network in networks]
+
+        def call() -> None:
+            for one in steps:
+                one()
+
+        return call
+
+    def _step(self, network: Network) -> Callable[[], None]:
+        self.prepare(network)
+        count = self.settings.throughput_batch
+        recipe = recipe_for(self.case.policy, self.settings, normalised=is_normalised(network))
+        # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
+        groups = parameter_groups(network, self.plan(network), 1e-6, recipe.decay)
+        optimizer = torch.optim.AdamW(groups, fused=devices.split(self.case.device)[0] in {"cpu", "cuda"})
+        inputs = self.random_images(count)
+        labels = torch.arange(count, device=self.case.device) % len(self.task.class_names)
+
+        def call() -> None:
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(network(inputs), labels, label_smoothing=recipe.smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+        return call
+
+
+def answering(networks: Sequence[Network]) -> nn.Module:
+    """What answers for a case: its network, or the mean of a hybrid's."""
+    return networks[0] if len(networks) == 1 else MeanOfProbabilities(networks)

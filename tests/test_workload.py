@@ -1,0 +1,60 @@
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from fashiontl.architectures.hybrids import MeanOfProbabilities
+from fashiontl.case import PRESETS, Case
+from fashiontl.errors import FashiontlError
+from fashiontl.workload import Workload, answering
+
+ARCHITECTURE = "shufflenet_v2_x0_5"
+SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **more: Any) -> Workload:
+    case = Case(architecture, policy, weights="none")
+    return Workload.of({"case": asdict(case), "settings": asdict(SETTINGS), **more})
+
+
+def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
+    """Reuse of a frozen prefix would make a probe's step look cheaper than it is."""
+    work = workload()
+    (network,) = work.networks()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    seen: list[str] = []
+    for name, stage in network.stages.items():
+        stage.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name))
+    call = work.training_step([network])
+    call()
+    call()
+    assert seen == list(network.stage_names) * 2
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert len(moved) == 2
+    assert all(name.startswith("stages.head.") for name in moved)
+    assert all(torch.allclose(network.state_dict()[name], before[name], atol=1e-5) for name in moved)
+
+
+def test_a_step_of_a_mean_is_a_step_of_each_member() -> None:
+    work = workload(f"mean:{ARCHITECTURE}+resnet9", "full")
+    networks = work.networks()
+    before = [network.head_layer.weight.detach().clone() for network in networks]
+    work.training_step(networks)()
+    assert not any(torch.equal(n.head_layer.weight, old) for n, old in zip(networks, before, strict=True))
+    assert isinstance(answering(networks), MeanOfProbabilities)
+    assert answering(networks[:1]) is networks[0]
+
+
+def test_the_size_is_one_that_every_member_takes() -> None:
+    assert workload("vit_b_32", "full").random_images(2).shape == (2, 3, 32, 32)
+    assert workload("mean:alexnet+resnet18", "full").random_images(1).shape == (1, 3, 63, 63)
+    assert torch.equal(workload().random_images(3), workload().random_images(3))
+
+
+def test_an_unknown_task() -> None:
+    case = replace(Case(ARCHITECTURE, "full"), task="fashion11")
+    with pytest.raises(FashiontlError, match="unknown task 'fashion11'"):
+        Workload.of({"case": asdict(case), "settings": asdict(SETTINGS)})
