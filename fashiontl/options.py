@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fashiontl import extensions as extension_modules
-from fashiontl.architectures import ARCHITECTURES, find
+from fashiontl.architectures import ARCHITECTURES, check_name, find, members
 from fashiontl.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
@@ -71,7 +71,7 @@ def matrix(
     except FashiontlError as error:
         faults += str(error).splitlines()
     architectures = _names(
-        axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, find, faults
+        axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
     )
     policies = _names(
         axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _known("policy", POLICIES), faults
@@ -94,7 +94,7 @@ def published_names(architectures: Iterable[str] = ()) -> list[str]:
     entries = list(ARCHITECTURES.values())
     for name in architectures:
         with suppress(FashiontlError):  # an unknown architecture is a fault of its own axis
-            entries.append(find(name))
+            entries += [find(member) for member in members(name) or (name,)]
     return sorted({name for entry in entries for name in entry.weights})
 
 

@@ -24,7 +24,7 @@ _EVALUATION_BATCH = 200
 
 @dataclass(frozen=True)
 class Examples:
-    """Images, uint8 `[n, 28, 28]`, and their labels, int64 `[n]`, on one device."""
+    """Images, uint8 `[n, height, width]` or `[n, 3, height, width]`, and labels, int64 `[n]`, on one device."""
 
     images: Tensor
     labels: Tensor
@@ -182,7 +182,7 @@ def predict(network: Network, images: Tensor, preprocessing: Preprocessing) -> T
 
     Args:
         network: left in eval mode.
-        images: uint8 `[n, 28, 28]` on the network's device.
+        images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device.
         preprocessing: of the images.
 
     Returns:

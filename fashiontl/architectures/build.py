@@ -81,4 +81,11 @@ def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:
 
 
 def _staged(model: nn.Module, entry: Architecture) -> Network:
-    return model if isinstance(model, Network) else split(model, entry.family)
+    if isinstance(model, Network):
+        return model
+    if not entry.family:
+        raise FashiontlError(
+            f"{entry.name}: expected a Network from {entry.builder}, got {type(model).__name__}; "
+            "or name the family by which it falls into stages"
+        )
+    return split(model, entry.family)
