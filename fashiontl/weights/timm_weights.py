@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fashiontl.architectures import find
 from fashiontl.architectures.timm_models import PREFIX, configuration, library
+from fashiontl.data.sources import download_timeout
 from fashiontl.errors import FashiontlError
 from fashiontl.weights.published import DEFAULT, Published, first_line, sha256
 
@@ -122,7 +123,8 @@ def _url_file(url: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), progress=False)
+        with download_timeout():
+            torch.hub.download_url_to_file(url, str(file), progress=False)
     return file
 
 

