@@ -65,5 +65,5 @@ def test_links_point_at_files() -> None:
 def test_the_options_table_names_every_option() -> None:
     from fashiontl.plugin import AXES
 
-    for option in [*AXES, "preset", "set", "data-root", "results", "resume"]:
+    for option in [*AXES, "preset", "set", "data-root", "results", "resume", "fashiontl-plugin"]:
         assert f"| `--{option}` |" in README
