@@ -5,8 +5,13 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["pytester"]
+
+# A slow moment of the machine is no fault of the code: no test is timed.
+settings.register_profile("fashiontl", deadline=None)
+settings.load_profile("fashiontl")
 
 
 @pytest.fixture(scope="module")

@@ -117,3 +117,26 @@ def test_an_extension_that_fails_is_one_fault_among_the_others() -> None:
         "unknown preset 'quik'",
         "unknown architecture 'resnet81'",
     ]
+
+
+def test_lora_without_its_library_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FashiontlError, match=r"^policy lora needs the library peft; pip install 'fashiontl\[lora\]'$"):
+        matrix(Axes(arch=["vgg11"], policy=["lora"], device=["cpu"]), "quick")
+    assert "lora" in {case.policy for case in matrix(Axes(arch=["vgg11"], policy=["all"], device=["cpu"]), "quick")[0]}
+
+
+def test_hybrids_and_published_names() -> None:
+    axes = Axes(arch=["mean:vgg11+resnet50"], policy=["full"], device=["cpu"], weights=["IMAGENET1K_V2"])
+    assert ids(axes) == ["mean:vgg11+resnet50-full-cpu-IMAGENET1K_V2"]
+    with pytest.raises(FashiontlError) as caught:
+        matrix(Axes(arch=["mean:vgg11+resnet51", "joined:vgg11"], policy=["full"], device=["cpu"]), "quick")
+    assert [line[:28] for line in str(caught.value).splitlines()] == [
+        "unknown architecture 'resnet", "joined:vgg11: expected two o",
+    ]  # fmt: skip
+
+
+def test_the_tutorials_preset_names_its_networks() -> None:
+    cases, settings = matrix(Axes(device=["cpu"]), "tutorial")
+    assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
+    assert (settings.recipe, settings.epochs, settings.batch_size) == ("naive_adam", 20, 32)

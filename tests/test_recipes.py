@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from fashiontl.case import PRESETS, Settings
 from fashiontl.recipes import Recipe, pretraining_recipe, recipe_for
 
@@ -23,3 +25,11 @@ def test_a_plain_network_takes_smaller_steps() -> None:
 
 def test_a_source_is_trained_without_label_smoothing_by_its_own_settings() -> None:
     assert pretraining_recipe(SETTINGS, normalised=True) == Recipe(3, 50, rate=1e-3, smoothing=0.0)
+
+
+def test_naive_recipes_are_the_tutorials() -> None:
+    plain = {"decay": 0.0, "smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
+    for policy in ("scratch", "linear_probe"):
+        for name, optimizer, rate in (("naive_adam", "adam", 1e-3), ("naive_sgd", "sgd", 0.1)):
+            recipe = recipe_for(policy, replace(PRESETS["tutorial"], recipe=name), normalised=False)
+            assert recipe == Recipe(20, 32, rate, optimizer=optimizer, **plain)
