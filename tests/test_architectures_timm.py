@@ -324,6 +324,13 @@ def test_a_model_with_several_classifiers(name: str, kind: str) -> None:
     )
 
 
+def test_a_size_for_which_timm_cannot_make_a_model() -> None:
+    assert error("timm/gcvit_xxtiny", image_size=8) == (
+        "timm cannot make timm/gcvit_xxtiny for images of 8 pixels: ZeroDivisionError division by zero; "
+        "use its own size, --set image_size=224"
+    )
+
+
 def test_a_model_without_groups() -> None:
     assert error("timm/poolformer_s12") == (
         "timm/poolformer_s12: timm does not say how its layers are grouped; choose another model"

@@ -83,16 +83,23 @@ def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, im
 
 def _create(name: str, classes: int, image_size: int) -> Any:
     """A model with a random start, on torch's default device."""
-    if torch.get_default_device().type != "meta":
+    if torch.get_default_device().type == "meta":
+        # Some compute with tensors, whose values the meta device does not have, or hold constants outside their state
+        # dict, which weights that are read later would not bring.
+        with suppress(Exception):
+            model = _timm_model(name, classes, image_size)
+            if {key for key, _ in model.named_buffers()} <= model.state_dict().keys():
+                return model
+        with torch.device("cpu"):
+            return _create(name, classes, image_size)
+    try:
         return _timm_model(name, classes, image_size)
-    # Some compute with tensors, whose values the meta device does not have, or hold constants outside their state dict,
-    # which weights that are read later would not bring.
-    with suppress(RuntimeError):
-        model = _timm_model(name, classes, image_size)
-        if {key for key, _ in model.named_buffers()} <= model.state_dict().keys():
-            return model
-    with torch.device("cpu"):
-        return _timm_model(name, classes, image_size)
+    except Exception as error:  # each model has its own way to refuse a size
+        own = configuration(name).input_size[-1]
+        raise FashiontlError(
+            f"timm cannot make {name} for images of {image_size} pixels: {type(error).__name__} {error}; "
+            f"use its own size, --set image_size={own}"
+        ) from error
 
 
 def _timm_model(name: str, classes: int, image_size: int, **arguments: Any) -> Any:
