@@ -194,7 +194,10 @@ def inference(job: Job, progress: Progress) -> Job:
 
 
 def step(job: Job, progress: Progress) -> Job:
-    """Time training steps of a case on one synthetic batch and read their memory peak."""
+    """Time training steps of a case on one synthetic batch and read their memory peak.
+
+    Where the policy changes over the epochs, a step's time is the mean over them, and the peak is the highest.
+    """
     work = Workload.of(job)
     case, settings = work.case, work.settings
     modes.fastest()
@@ -202,17 +205,22 @@ def step(job: Job, progress: Progress) -> Job:
         load_library()
     base = _base_memory(case.device)
     networks = work.networks()
-    call = work.training_step(networks)
     kind, index = devices.split(case.device)
     devices.DEVICES[kind].reset_peak(index)
     progress("training throughput")
-    slices = time_slices(call, lambda: devices.synchronize(case.device), seconds=settings.seconds)
+    seconds: list[list[float]] = []
+    loops: dict[str, Samples] = {}
+    for epoch, share in work.periods(networks[0]):
+        call = work.training_step(networks, epoch)
+        slices = time_slices(call, lambda: devices.synchronize(case.device), seconds=settings.seconds)
+        seconds.append([share * value for value in slices.values])
+        loops[f"training throughput{f' in epoch {epoch + 1}' if share < 1 else ''}"] = slices
     return {
-        "train_throughput": [settings.throughput_batch / value for value in slices.values],
+        "train_throughput": [settings.throughput_batch / sum(values) for values in zip(*seconds, strict=False)],
         "training_peak_memory": devices.DEVICES[kind].peak(index) - base,
         "base_memory": base,
-        "warm_up": {"train_throughput": slices.warm_up},
-        "warnings": _unsettled({"training throughput": slices}) + _changing(work, networks[0]),
+        "warm_up": {"train_throughput": sum(slices.warm_up for slices in loops.values())},
+        "warnings": _unsettled(loops),
     }
 
 
@@ -237,12 +245,6 @@ def _without_effect(work: Workload, network: Network) -> list[str]:
     if is_normalised(network) or all(stage.trains != "normalisation" for stage in work.plan(network)):
         return []
     return ["the network has no normalisation layers, so only the head was trained"]
-
-
-def _changing(work: Workload, network: Network) -> list[str]:
-    """Say so where a step does not cost the same in every epoch."""
-    plans = {work.plan(network, epoch) for epoch in range(work.settings.epochs)}
-    return ["the policy changes over the epochs; training steps were timed as in the first"] if len(plans) > 1 else []
 
 
 def _base_memory(name: str) -> int:

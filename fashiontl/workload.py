@@ -1,5 +1,6 @@
 """What the phases of a case work on: its networks, its images, and a training step."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,9 +69,16 @@ class Workload:
         """What the policy does with a network in an epoch."""
         return POLICIES[self.case.policy].plan(network.stage_names, epoch, self.settings.epochs)
 
-    def prepare(self, network: Network) -> None:
-        """Add to a network on the device what its policy trains beside it, and put the first epoch's plan on it."""
-        plan = self.plan(network)
+    def periods(self, network: Network) -> list[tuple[int, float]]:
+        """Epochs with one plan after the other: the first of each, and which share of all epochs it has."""
+        plans = [self.plan(network, epoch) for epoch in range(self.settings.epochs)]
+        lengths = [(plan, len(list(group))) for plan, group in itertools.groupby(plans)]
+        firsts = itertools.accumulate((length for _, length in lengths[:-1]), initial=0)
+        return [(first, length / len(plans)) for first, (_, length) in zip(firsts, lengths, strict=True)]
+
+    def prepare(self, network: Network, epoch: int = 0) -> None:
+        """Add to a network on the device what its policy trains beside it, and put an epoch's plan on it."""
+        plan = self.plan(network, epoch)
         prepare(network, plan, self.random_images(1))
         apply(network, plan)
 
@@ -80,13 +88,13 @@ class Workload:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, size, size, generator=generator).to(self.case.device)
 
-    def training_step(self, networks: Sequence[Network]) -> Callable[[], None]:
-        """A function that makes one training step of each network on a batch that is on the device already.
+    def training_step(self, networks: Sequence[Network], epoch: int = 0) -> Callable[[], None]:
+        """A function that makes one training step of each network, as in an epoch, on a batch that is on the device.
 
         It runs every stage at every step: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed
         with what a step costs.
         """
-        steps = [self._step(network) for network in networks]
+        steps = [self._step(network, epoch) for network in networks]
 
         def call() -> None:
             for one in steps:
@@ -94,12 +102,12 @@ class Workload:
 
         return call
 
-    def _step(self, network: Network) -> Callable[[], None]:
-        self.prepare(network)
+    def _step(self, network: Network, epoch: int) -> Callable[[], None]:
+        self.prepare(network, epoch)
         count = self.settings.throughput_batch
         recipe = recipe_for(self.case.policy, self.settings, normalised=is_normalised(network))
         # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
-        groups = parameter_groups(network, self.plan(network), 1e-6, recipe.decay)
+        groups = parameter_groups(network, self.plan(network, epoch), 1e-6, recipe.decay)
         optimizer = torch.optim.AdamW(groups, fused=devices.split(self.case.device)[0] in {"cpu", "cuda"})
         inputs = self.random_images(count)
         labels = torch.arange(count, device=self.case.device) % len(self.task.class_names)

@@ -240,3 +240,11 @@ def test_weights_that_timm_does_not_publish() -> None:
         "timm/resnet10t: expected weights imagenet, got IMAGENET1K_V1; timm's tags are part of the name: "
         "timm/resnet10t.c3_in1k"
     )
+
+
+def test_a_file_without_preprocessing_takes_timms_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save(build(LITE0, 4, image_size=32).model.state_dict(), file)
+    begun = start(Case(LITE0, "full", weights=str(file)), 32)
+    assert begun.preprocessing == Preprocessing(32, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert begun.doubts == ()

@@ -58,3 +58,15 @@ def test_an_unknown_task() -> None:
     case = replace(Case(ARCHITECTURE, "full"), task="fashion11")
     with pytest.raises(FashiontlError, match="unknown task 'fashion11'"):
         Workload.of({"case": asdict(case), "settings": asdict(SETTINGS)})
+
+
+def test_periods_have_one_plan_each() -> None:
+    def periods(policy: str, epochs: int) -> list[tuple[int, float]]:
+        work = workload(policy=policy)
+        work = replace(work, settings=replace(work.settings, epochs=epochs))
+        return work.periods(work.networks()[0])
+
+    assert periods("full", 7) == [(0, 1.0)]
+    assert periods("lp_ft", 5) == [(0, 0.4), (2, 0.6)]
+    # The head, three stages and the stem: after five epochs everything trains.
+    assert periods("gradual_unfreeze", 10) == [(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.1), (4, 0.6)]

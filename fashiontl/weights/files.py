@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fashiontl.architectures import find
 from fashiontl.architectures.build import build
 from fashiontl.architectures.network import Network
 from fashiontl.errors import FashiontlError
@@ -79,7 +80,7 @@ def load(
     if contents.get("recipe") is not None:
         provenance["recipe"] = str(contents["recipe"])
     if contents.get("format") != _FORMAT:
-        preprocessing, doubts = _foreign_preprocessing(contents, size)
+        preprocessing, doubts = _foreign_preprocessing(architecture, contents, size)
         return build(architecture, classes, _state(contents, path), image_size=size), preprocessing, provenance, doubts
     if contents["architecture"] != architecture:
         raise FashiontlError(
@@ -102,10 +103,20 @@ def load(
     return network, preprocessing, provenance, []
 
 
-def _foreign_preprocessing(contents: Mapping[str, Any], size: int) -> tuple[Preprocessing, list[str]]:
-    """What a checkpoint says of its images, in keys `mean` and `std` (or `deviation`) beside its weights."""
+def _foreign_preprocessing(
+    architecture: str, contents: Mapping[str, Any], size: int
+) -> tuple[Preprocessing, list[str]]:
+    """What a checkpoint says of its images, in keys `mean` and `std` (or `deviation`) beside its weights.
+
+    Of a checkpoint that says nothing, timm's configuration of the model does.
+    """
     mean, deviation = contents.get("mean"), contents.get("std", contents.get("deviation"))
     if mean is None or deviation is None:
+        if find(architecture).family == "timm":
+            from fashiontl.architectures.timm_models import configuration
+
+            config = configuration(architecture)
+            return Preprocessing(size, tuple(config.mean), tuple(config.std), config.interpolation), []
         doubt = "the checkpoint does not say with which mean and deviation it was trained; ImageNet's were taken"
         return Preprocessing(size, IMAGENET_MEAN, IMAGENET_DEVIATION), [doubt]
     interpolation = str(contents.get("interpolation", "bilinear"))
