@@ -177,9 +177,8 @@ def inference(job: Job, progress: Progress) -> Job:
         with FlopCounterMode(display=False) as counter:
             model(one)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    for network in networks:
-        # Only now: adapters can be merged into the weights, so they are no part of what inference costs.
-        work.prepare(network)
+    # Only now: adapters can be merged into the weights, so they are no part of what inference costs.
+    trainable = sum(work.trainable_parameters(network) for network in networks)
     return {
         "latency": latency.values,
         "inference_throughput": [settings.throughput_batch / value for value in slices.values],
@@ -187,7 +186,7 @@ def inference(job: Job, progress: Progress) -> Job:
         "base_memory": base,
         "flops": counter.get_total_flops(),
         "parameters": parameters,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable_parameters": trainable,
         "warm_up": {"latency": latency.warm_up, "inference_throughput": slices.warm_up},
         "warnings": _unsettled({"latency": latency, "inference throughput": slices}),
     }

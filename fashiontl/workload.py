@@ -82,6 +82,14 @@ class Workload:
         prepare(network, plan, self.random_images(1))
         apply(network, plan)
 
+    def trainable_parameters(self, network: Network) -> int:
+        """How many parameters train, in the epoch with the most of them; the network is prepared for it."""
+        counts = []
+        for epoch, _ in self.periods(network):
+            self.prepare(network, epoch)
+            counts.append(sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad))
+        return max(counts)
+
     def random_images(self, count: int) -> Tensor:
         """Noise in place of images, float32 `[count, 3, size, size]` on the device; always the same."""
         size = self.settings.image_size

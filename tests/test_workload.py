@@ -60,6 +60,14 @@ def test_an_unknown_task() -> None:
         Workload.of({"case": asdict(case), "settings": asdict(SETTINGS)})
 
 
+def test_what_trains_is_counted_where_most_does() -> None:
+    for policy, same in (("lp_ft", "full"), ("progressive_freeze", "full"), ("linear_probe", "linear_probe")):
+        one, other = workload(policy=policy), workload(policy=same)
+        one = replace(one, settings=replace(one.settings, epochs=4))
+        counts = [work.trainable_parameters(work.networks()[0]) for work in (one, other)]
+        assert counts[0] == counts[1] > 0
+
+
 def test_periods_have_one_plan_each() -> None:
     def periods(policy: str, epochs: int) -> list[tuple[int, float]]:
         work = workload(policy=policy)
