@@ -42,7 +42,7 @@ class Case:
     """What is measured: strings only, so that a case is a pytest id, a record's key and a leaderboard's row.
 
     Attributes:
-        architecture: a name that `fashiontl.architectures.find` knows.
+        architecture: a name that `fashiontl.architectures.check_name` takes.
         policy: a name in `fashiontl.freezing.POLICIES`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`.
         task: a name that `fashiontl.data.find_task` knows.

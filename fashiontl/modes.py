@@ -1,11 +1,15 @@
 """torch's global switches, for a process that ends with its phase."""
 
+import os
+
 import torch
 
 
 def deterministic() -> None:
     """Ask for the same result each time, as far as the device can; torch's documentation, "Reproducibility"."""
     _full_precision()
+    # cuBLAS reads it when its first handle is made; without it torch warns of every matrix product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling all new memory guards code that reads what it never wrote; it would only cost time here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

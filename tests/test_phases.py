@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -290,8 +291,11 @@ def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.Mo
     assert value["deterministic"] is False
 
 
-def test_float32_means_float32_and_determinism_only_where_weights_are_made() -> None:
+def test_float32_means_float32_and_determinism_only_where_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     run(phases.train, job(PROBE))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     run(phases.step, job(PROBE))
