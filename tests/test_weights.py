@@ -101,6 +101,26 @@ def test_imagenet_weights_are_read_where_torchvision_keeps_them(hub: Path, state
     }
 
 
+def test_published_weights_by_name(hub: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, hub / FILE)
+    assert_holds(begin("IMAGENET1K_V1"), state)
+    fails("IMAGENET1K_V2", f"^{ARCHITECTURE}: unknown ImageNet weights 'IMAGENET1K_V2'; .*IMAGENET1K_V1")
+
+
+def test_each_name_is_a_file_and_a_preprocessing_of_its_own(hub: Path) -> None:
+    # Stand-ins under the names of the two sets that torchvision publishes for this network.
+    torch.manual_seed(0)
+    files = {"IMAGENET1K_V1": "mobilenet_v2-b0353104.pth", "IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth"}
+    states = {name: models.get_model("mobilenet_v2", weights=None).state_dict() for name in files}
+    for name, file in files.items():
+        torch.save(states[name], hub / file)
+    for asked, name in {**dict(zip(files, files, strict=True)), "imagenet": "IMAGENET1K_V2"}.items():
+        begun = begin(asked, "mobilenet_v2")
+        assert begun.provenance["name"] == f"mobilenet_v2 {name}"
+        assert begun.provenance["sha256"] == sha256(hub / files[name])
+        assert torch.equal(next(begun.network.parameters()), next(iter(states[name].values())))
+
+
 def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
     with pytest.raises(FashiontlError) as caught:
         begin("imagenet")
