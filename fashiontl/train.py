@@ -251,13 +251,18 @@ class Batches:
         self.first_stage = prefix
 
 
-def _optimizer(
-    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
-) -> torch.optim.Optimizer:
+def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser, at its peak rate, of what trains under a plan."""
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
     device = next(network.parameters()).device.type
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.optimizer]
-    optimizer: torch.optim.Optimizer = kind(groups, fused=device in {"cpu", "cuda"})
+    return kind(groups, fused=device in {"cpu", "cuda"})  # type: ignore[no-any-return]
+
+
+def _optimizer(
+    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
+) -> torch.optim.Optimizer:
+    optimizer = new_optimizer(network, plan, recipe)
     for group in optimizer.param_groups:
         group["peak_rate"] = group["lr"]
         for parameter in group["params"]:

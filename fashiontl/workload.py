@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fashiontl import devices, extensions
+from fashiontl import extensions
 from fashiontl.architectures import fitting_size, trained_apart
 from fashiontl.architectures.hybrids import MeanOfProbabilities
 from fashiontl.architectures.network import Network
@@ -18,9 +18,9 @@ from fashiontl.case import Case, Settings
 from fashiontl.data import Task, find_task
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.adapters import prepare
-from fashiontl.freezing.apply import apply, parameter_groups
+from fashiontl.freezing.apply import apply
 from fashiontl.recipes import recipe_for
-from fashiontl.train import is_normalised
+from fashiontl.train import is_normalised, new_optimizer
 from fashiontl.weights import Start, start
 
 
@@ -115,8 +115,7 @@ class Workload:
         count = self.settings.throughput_batch
         recipe = recipe_for(self.case.policy, self.settings, normalised=is_normalised(network))
         # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
-        groups = parameter_groups(network, self.plan(network, epoch), 1e-6, recipe.decay)
-        optimizer = torch.optim.AdamW(groups, fused=devices.split(self.case.device)[0] in {"cpu", "cuda"})
+        optimizer = new_optimizer(network, self.plan(network, epoch), replace(recipe, rate=1e-6))
         inputs = self.random_images(count)
         labels = torch.arange(count, device=self.case.device) % len(self.task.class_names)
 

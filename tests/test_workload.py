@@ -78,3 +78,17 @@ def test_periods_have_one_plan_each() -> None:
     assert periods("lp_ft", 5) == [(0, 0.4), (2, 0.6)]
     # The head, three stages and the stem: after five epochs everything trains.
     assert periods("gradual_unfreeze", 10) == [(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.1), (4, 0.6)]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("tuned", "AdamW"), ("naive_adam", "Adam"), ("naive_sgd", "SGD")])
+def test_a_timed_step_is_of_the_recipes_optimizer(recipe: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    for name in ("AdamW", "Adam", "SGD"):
+        real = getattr(torch.optim, name)
+        monkeypatch.setattr(
+            torch.optim, name, lambda *a, name=name, real=real, **options: made.append(name) or real(*a, **options)
+        )
+    work = workload("resnet9", "full")
+    work = replace(work, settings=replace(work.settings, recipe=recipe))
+    work.training_step(work.networks())()
+    assert made == [kind]
