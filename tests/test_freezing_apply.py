@@ -321,7 +321,6 @@ def test_layers_of_every_kind_of_normalisation_train_under_bn_only() -> None:
     }
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=9))
 def test_a_frozen_prefix_ends_before_the_first_stage_that_trains(trained: list[bool]) -> None:
     plan = tuple(ALL if all_ else FROZEN for all_ in trained)
@@ -332,7 +331,7 @@ def test_a_stage_whose_statistics_follow_the_batch_is_no_prefix() -> None:
     assert frozen_prefix((FROZEN, StagePlan("none", "batch", 0.0), FROZEN, ALL)) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(sorted(POLICIES)), st.integers(4, 6), st.booleans(), st.booleans(), st.integers(1, 6), st.data())
 def test_frozen_tensors_are_bit_identical_after_steps(
     policy: str, stages: int, stem: bool, neck: bool, epochs: int, data: st.DataObject

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fashiontl.errors import FashiontlError
@@ -23,8 +23,6 @@ def stage_names(draw: st.DrawFn, least: int = 4) -> tuple[str, ...]:
 
 policies = st.sampled_from(sorted(POLICIES))
 all_epochs = st.integers(1, 20)
-# A box that others load makes any single example slow.
-no_deadline = settings(deadline=None)
 
 
 def plans(policy: str, names: tuple[str, ...], epochs: int) -> list[Plan]:
@@ -92,7 +90,6 @@ def test_progressive_freeze_starts_full_and_ends_with_one_stage_and_the_head() -
     assert kept[4] == (*(FROZEN,) * 4, BACKBONE, BACKBONE, HEAD)
 
 
-@no_deadline
 @given(policies, stage_names(), all_epochs)
 def test_every_plan_has_a_stage_plan_for_each_stage_and_its_head_trains(
     policy: str, names: tuple[str, ...], epochs: int
@@ -106,7 +103,6 @@ def test_every_plan_has_a_stage_plan_for_each_stage_and_its_head_trains(
     assert plans(policy, names, epochs) == plans(policy, names, epochs), "not a pure function"
 
 
-@no_deadline
 @given(policies, stage_names(), all_epochs)
 def test_the_neck_does_what_the_last_feature_stage_does(policy: str, names: tuple[str, ...], epochs: int) -> None:
     without = tuple(name for name in names if name != "neck")
@@ -116,7 +112,6 @@ def test_the_neck_does_what_the_last_feature_stage_does(policy: str, names: tupl
             assert plan[-2] == plan[-3]
 
 
-@no_deadline
 @given(st.sampled_from(["gradual_unfreeze", "progressive_freeze", "lp_ft"]), stage_names(), all_epochs)
 def test_what_is_frozen_is_a_prefix_that_only_shrinks_or_only_grows(
     policy: str, names: tuple[str, ...], epochs: int
@@ -127,7 +122,6 @@ def test_what_is_frozen_is_a_prefix_that_only_shrinks_or_only_grows(
     assert lengths == sorted(lengths, reverse=policy != "progressive_freeze")
 
 
-@no_deadline
 @given(stage_names(), all_epochs)
 def test_gradual_unfreeze_thaws_at_most_one_feature_stage_an_epoch(names: tuple[str, ...], epochs: int) -> None:
     without = tuple(name for name in names if name != "neck")
@@ -135,7 +129,6 @@ def test_gradual_unfreeze_thaws_at_most_one_feature_stage_an_epoch(names: tuple[
     assert kept == [min(epoch + 1, len(without)) for epoch in range(epochs)]
 
 
-@no_deadline
 @given(stage_names(), all_epochs)
 def test_progressive_freeze_begins_with_all_and_never_leaves_the_head_alone(
     names: tuple[str, ...], epochs: int
@@ -145,7 +138,6 @@ def test_progressive_freeze_begins_with_all_and_never_leaves_the_head_alone(
     assert not frozen(kept[-1])[-2]
 
 
-@no_deadline
 @given(stage_names())
 def test_discriminative_rates_rise_towards_the_head_by_one_factor(names: tuple[str, ...]) -> None:
     without = tuple(name for name in names if name != "neck")
@@ -153,7 +145,6 @@ def test_discriminative_rates_rise_towards_the_head_by_one_factor(names: tuple[s
     assert rates == [0.75 ** (len(without) - 1 - number) for number in range(len(without))]
 
 
-@no_deadline
 @given(st.integers(1, 3), stage_names())
 def test_the_last_k_are_counted_without_the_neck(count: int, names: tuple[str, ...]) -> None:
     plan = POLICIES[{1: "last_stage", 2: "last_2", 3: "last_3"}[count]].plan(names, 0, 1)
@@ -162,7 +153,6 @@ def test_the_last_k_are_counted_without_the_neck(count: int, names: tuple[str, .
     assert training - {"neck"} == {*features[-count:], "head"}
 
 
-@no_deadline
 @given(st.integers(1, 4), stage_names())
 def test_surgical_trains_one_feature_stage(number: int, names: tuple[str, ...]) -> None:
     plan = POLICIES[f"surgical_{number}"].plan(names, 0, 1)

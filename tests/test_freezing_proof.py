@@ -286,7 +286,7 @@ def test_half_precision_and_channels_last_are_compared_too(dtype: torch.dtype) -
     assert watch.result().holds
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(sorted(POLICIES)), st.integers(4, 6), st.booleans(), st.booleans(), st.integers(1, 6))
 def test_honest_training_is_proven_for_any_number_of_stages_and_epochs(
     policy: str, stages: int, stem: bool, neck: bool, epochs: int

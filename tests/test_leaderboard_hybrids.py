@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from records import failed, record, tables
 
 from fashiontl import leaderboard
+from fashiontl.architectures import members
 from fashiontl.case import Case
 from fashiontl.leaderboard.hybrids import difference, hybrids_text
-from fashiontl.leaderboard.names import Names, members
+from fashiontl.leaderboard.names import Names
 from fashiontl.leaderboard.rows import Row, row_of
 from fashiontl.metrics import Measurement
 from fashiontl.record import Record

@@ -145,10 +145,9 @@ _OWN = (
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
 
 
-HYBRIDS = {
-    "mean": "mean of the probabilities of networks that are trained each on its own",
-    "joined": "one linear head on the joined features of several networks",
-}
+# `mean:` answers with the mean of the probabilities of networks that are trained each on its own, `joined:` with one
+# linear head on the joined features of several.
+HYBRIDS = ("mean", "joined")
 
 
 def members(name: str) -> tuple[str, ...]:
@@ -157,8 +156,8 @@ def members(name: str) -> tuple[str, ...]:
     >>> members("mean:vgg11+resnet18"), members("resnet18")
     (('vgg11', 'resnet18'), ())
     """
-    kind, colon, names = name.partition(":")
-    return tuple(names.split("+")) if colon and kind in HYBRIDS else ()
+    kind, _, names = name.partition(":")
+    return tuple(names.split("+")) if kind in HYBRIDS and "+" in names else ()
 
 
 def trained_apart(name: str) -> tuple[str, ...]:
@@ -186,11 +185,13 @@ def check_name(name: str) -> None:
     Raises:
         FashiontlError: it is not; all faults of a hybrid's members are listed.
     """
-    names = members(name)
+    kind, colon, names = name.partition(":")
+    hybrid = colon and kind in HYBRIDS
+    apart = names.split("+") if hybrid else [name]
     faults = []
-    if names and (len(names) < 2 or len(set(names)) < len(names)):
+    if hybrid and len(set(apart)) < max(2, len(apart)):
         faults.append(f"{name}: expected two or more different members, as in mean:vgg11+resnet18")
-    for member in names or (name,):
+    for member in apart:
         try:
             find(member)
         except FashiontlError as error:
@@ -223,11 +224,9 @@ def size_fault(name: str, image_size: int) -> str | None:
     'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
     """
     entry = find(name)
-    if image_size < entry.minimum_size:
-        wanted, next_size = f"of at least {entry.minimum_size} pixels", entry.minimum_size
-    elif image_size % entry.size_multiple:
-        multiple = entry.size_multiple
-        wanted, next_size = f"whose side is a multiple of {multiple} pixels", -(-image_size // multiple) * multiple
-    else:
+    next_size = fitting_size(name, image_size)
+    if next_size == image_size:
         return None
-    return f"{name} takes images {wanted}, got {image_size}; use --set image_size={next_size}"
+    too_small = image_size < entry.minimum_size
+    wanted = f"of at least {entry.minimum_size}" if too_small else f"whose side is a multiple of {entry.size_multiple}"
+    return f"{name} takes images {wanted} pixels, got {image_size}; use --set image_size={next_size}"

@@ -53,7 +53,7 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
     entry = find(name)
     if fault := size_fault(name, image_size):
         raise FashiontlError(fault)
-    if entry.builder == "timm":
+    if entry.family == "timm":
         return timm_network(name, classes, state, image_size)
     if state is None:
         return _staged(_construct(entry, classes, image_size), entry)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from fashiontl.architectures import members
 from fashiontl.leaderboard.markdown import TextColumn, folded, table
-from fashiontl.leaderboard.names import Names, members
+from fashiontl.leaderboard.names import Names
 from fashiontl.leaderboard.rows import (
     ACCURACY,
     INFERENCE_MEMORY,

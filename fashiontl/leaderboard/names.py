@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from fashiontl.architectures import members
 from fashiontl.data import Task, find_task
 from fashiontl.errors import FashiontlError
 from fashiontl.leaderboard.markdown import TextColumn, escape
@@ -13,16 +14,6 @@ from fashiontl.leaderboard.rows import Row
 _SHORT = {"mean": "mean of {}", "joined": "joined {}"}
 # Of a hybrid's name; about as long as the names of other architectures.
 _LONGEST = 24
-
-
-def members(architecture: str) -> tuple[str, ...]:
-    """The architectures that a hybrid combines; none of any other architecture.
-
-    >>> members("mean:vgg11+resnet18"), members("vgg11")
-    (('vgg11', 'resnet18'), ())
-    """
-    kind, _, combined = architecture.partition(":")
-    return tuple(combined.split("+")) if kind in _SHORT and "+" in combined else ()
 
 
 @dataclass(frozen=True)
