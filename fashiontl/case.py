@@ -15,6 +15,11 @@ DEFAULT_ARCHITECTURES = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
 DEFAULT_POLICIES = ("scratch", "linear_probe", "last_stage", "full", "bn_only")
 DEFAULT_TASK = "fashion4"
 
+# The axes of how a network is run, besides image size and batch; the first of each is the default.
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+EXECUTIONS = ("eager", "compile")
+
 
 def default_weights(policy: str, task: str) -> str:
     """The weights that a case starts from when none are named.
@@ -39,7 +44,7 @@ def is_published(weights: str) -> bool:
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """What is measured: strings only, so that a case is a pytest id, a record's key and a leaderboard's row.
+    """What is measured: names and sizes only, so that a case is a pytest id, a record's key and a leaderboard's row.
 
     Attributes:
         architecture: a name that `fashiontl.architectures.check_name` takes.
@@ -48,6 +53,12 @@ class Case:
         task: a name that `fashiontl.data.find_task` knows.
         weights: `none`, `imagenet` or a published name such as `IMAGENET1K_V1`, `fashion6`, or the path of a
             checkpoint or of a folder of checkpoints; empty takes `default_weights`.
+        precision: `fp32`; `tf32`, float32 whose products and convolutions may round to TF32; `bf16` and `fp16`, in
+            which training runs under autocast and inference with weights of that type.
+        memory_format: of images and weights, `contiguous` or `channels_last`.
+        execution: `eager`, or `compile` for `torch.compile` in what is timed.
+        image_size: side in pixels; 0 takes that of the settings.
+        batch: images a step in the throughput measurements; 0 takes that of the settings.
     """
 
     architecture: str
@@ -55,6 +66,11 @@ class Case:
     device: str = "cpu"
     task: str = DEFAULT_TASK
     weights: str = ""
+    precision: str = PRECISIONS[0]
+    memory_format: str = MEMORY_FORMATS[0]
+    execution: str = EXECUTIONS[0]
+    image_size: int = 0
+    batch: int = 0
 
     def __post_init__(self) -> None:
         # A model from scratch has no weights to start from, so the two axes cannot contradict each other.
@@ -69,13 +85,30 @@ class Case:
         'resnet18-linear_probe-cpu'
         >>> Case("resnet18", "full", "cuda:1", task="fashion10", weights="none").id
         'resnet18-full-cuda:1-fashion10-none'
+        >>> Case("resnet18", "full", "cuda", precision="bf16", memory_format="channels_last", image_size=64).id
+        'resnet18-full-cuda-bf16-channels_last-64px'
         """
         parts = [self.architecture, self.policy, self.device]
         if self.task != DEFAULT_TASK:
             parts.append(self.task)
         if self.weights != default_weights(self.policy, self.task):
             parts.append(PurePath(self.weights).name)
-        return "-".join(parts)
+        return "-".join([*parts, *self.variant])
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What of the axes beyond architecture, policy, device, task and weights is not at its default.
+
+        >>> Case("resnet18", "full", execution="compile", batch=128).variant
+        ('compile', 'batch128')
+        """
+        named = (
+            (self.precision, PRECISIONS), (self.memory_format, MEMORY_FORMATS), (self.execution, EXECUTIONS),
+        )  # fmt: skip
+        parts = [value for value, known in named if value != known[0]]
+        parts += [f"{self.image_size}px"] * bool(self.image_size)
+        parts += [f"batch{self.batch}"] * bool(self.batch)
+        return tuple(parts)
 
     @property
     def file_name(self) -> str:
@@ -108,7 +141,12 @@ class Settings:
         pretrain_epochs: passes over them.
         pretrain_batch_size: images a step there.
         throughput_batch: images a step in the throughput measurements.
-        samples: the most latency samples taken.
+        accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
+        sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
+            time is full; 0 makes none.
+        samples: latency samples after which a median that is precise enough ends the sampling; the 99th percentile
+            takes 1,000.
+        half_width: what is precise enough: half of the median's 95 % interval over the median.
         seconds: time budget of each speed measurement, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.
         threads: CPU threads of a worker; 0 takes the cores that this process may use.
@@ -131,7 +169,10 @@ class Settings:
     pretrain_epochs: int = 3
     pretrain_batch_size: int = 50
     throughput_batch: int = 32
+    accuracy: bool = True
+    sweep: int = 0
     samples: int = 200
+    half_width: float = 0.02
     seconds: float = 1.0
     timeout: float = 600.0
     threads: int = 0
@@ -171,7 +212,9 @@ PRESETS: dict[str, Settings] = {
         pretrain_epochs=5,
         pretrain_batch_size=128,
         throughput_batch=128,
+        sweep=4096,
         samples=1000,
+        half_width=0.01,
         seconds=5.0,
         timeout=7200.0,
     ),
@@ -203,16 +246,30 @@ def expand(
     devices: Sequence[str],
     tasks: Sequence[str],
     weights: Sequence[str] = ("",),
+    **variants: Sequence[Any],
 ) -> list[Case]:
     """Every combination of the axes, each once, in the order in which a person reads them.
 
     Cells of one architecture and task stand together, so that a pretrained backbone is used while it is warm.
 
+    Args:
+        architectures: names.
+        policies: names.
+        devices: names.
+        tasks: names.
+        weights: names or paths; empty takes the default.
+        variants: values of the other fields of `Case`, by the field's name.
+
     Raises:
         FashiontlError: two different cases would have one id.
     """
-    product = itertools.product(devices, tasks, architectures, policies, weights)
-    cases = list(dict.fromkeys(Case(a, p, device, task, w) for device, task, a, p, w in product))
+    product = itertools.product(devices, tasks, architectures, policies, weights, *variants.values())
+    cases = list(
+        dict.fromkeys(
+            Case(a, p, device, task, w, **dict(zip(variants, values, strict=True)))
+            for device, task, a, p, w, *values in product
+        )
+    )
     by_id: dict[str, Case] = {}
     for case in cases:
         if case != by_id.setdefault(case.id, case):
@@ -265,7 +322,14 @@ def _parse(kind: type, text: str) -> Any:
 
 
 def _range_faults(settings: Settings) -> list[str]:
-    zero_is_allowed = {"train_per_class", "test_per_class", "validation_per_class", "pretrain_per_class", "threads"}
+    zero_is_allowed = {
+        "train_per_class",
+        "test_per_class",
+        "validation_per_class",
+        "pretrain_per_class",
+        "threads",
+        "sweep",
+    }
     choices = {"data": ("embedded", "original"), "recipe": ("tuned", "naive_adam", "naive_sgd")}
     faults = [
         f"setting {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(settings, name)!r}"

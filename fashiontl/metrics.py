@@ -12,7 +12,7 @@ class Metric:
 
     Attributes:
         name: key in records.
-        unit: base unit of the raw values (`s`, `B`, `images/s`, `1` for fractions and counts).
+        unit: base unit of the raw values (`s`, `B`, `J/image`, `images/s`, `1` for fractions and counts).
         better: which way is better; `equal` means that any change is a finding.
         label: column header in tables, with the unit that is shown.
         scale: raw value times `scale` is the number shown.
@@ -31,13 +31,38 @@ _ALL = (
     Metric("accuracy", "1", "higher", "Accuracy (%)", 100.0),
     Metric("train_throughput", "images/s", "higher", "Training (images/s)"),
     Metric("inference_throughput", "images/s", "higher", "Inference (images/s)"),
+    Metric("end_to_end_throughput", "images/s", "higher", "End to end (images/s)"),
     Metric("latency", "s", "lower", "Latency (ms)", 1e3),
+    Metric("device_latency", "s", "lower", "Device latency (ms)", 1e3),
+    Metric("load_time", "s", "lower", "Load (s)"),
+    Metric("first_call_time", "s", "lower", "First inference (s)"),
+    Metric("first_step_time", "s", "lower", "First step (s)"),
+    Metric("inference_compile_time", "s", "lower", "Compile inference (s)"),
+    Metric("training_compile_time", "s", "lower", "Compile training (s)"),
+    Metric("step_data_time", "s", "lower", "Data (ms)", 1e3),
+    Metric("step_forward_time", "s", "lower", "Forward (ms)", 1e3),
+    Metric("step_backward_time", "s", "lower", "Backward (ms)", 1e3),
+    Metric("step_optimizer_time", "s", "lower", "Optimiser (ms)", 1e3),
     Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", 1 / 2**20),
     Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", 1 / 2**20),
+    Metric("load_peak_memory", "B", "lower", "Load peak (MiB)", 1 / 2**20),
+    Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", 1 / 2**20),
+    Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", 1 / 2**20),
+    Metric("load_reserved_memory", "B", "lower", "Load reserved (MiB)", 1 / 2**20),
+    Metric("training_process_memory", "B", "lower", "Training process (MiB)", 1 / 2**20),
+    Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", 1 / 2**20),
+    Metric("load_process_memory", "B", "lower", "Load process (MiB)", 1 / 2**20),
     Metric("base_memory", "B", "lower", "Empty worker (MiB)", 1 / 2**20),
+    Metric("inference_energy", "J/image", "lower", "Inference (J/image)"),
+    Metric("training_energy", "J/image", "lower", "Training (J/image)"),
+    Metric("idle_power", "W", "lower", "Idle (W)"),
+    Metric("largest_inference_batch", "images", "higher", "Largest inference batch"),
+    Metric("largest_training_batch", "images", "higher", "Largest training batch"),
     Metric("parameters", "1", "equal", "Parameters (M)", 1e-6),
     Metric("trainable_parameters", "1", "equal", "Trainable (M)", 1e-6),
-    Metric("flops", "FLOP", "equal", "GFLOP/image", 1e-9),
+    Metric("flops", "FLOP", "equal", "Forward (GFLOP/image)", 1e-9),
+    Metric("training_flops", "FLOP", "equal", "Training (GFLOP/image)", 1e-9),
+    Metric("peak_flops", "FLOP/s", "higher", "Measured peak (GFLOP/s)", 1e-9),
     Metric("training_time", "s", "lower", "Training time (s)"),
     Metric("wall_time", "s", "lower", "Case time (s)"),
 )

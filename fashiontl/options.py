@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fashiontl import extensions as extension_modules
 from fashiontl.architectures import ARCHITECTURES, check_name, find, members
@@ -12,6 +13,9 @@ from fashiontl.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
     DEFAULT_TASK,
+    EXECUTIONS,
+    MEMORY_FORMATS,
+    PRECISIONS,
     PRESET_ARCHITECTURES,
     PRESET_POLICIES,
     PRESET_TASKS,
@@ -31,6 +35,7 @@ WEIGHTS = {
     "imagenet": "the best published ImageNet weights",
     "fashion6": "trained here on the six classes that fashion4 lacks",
 }
+_VARIANTS = {"precision": PRECISIONS, "memory_format": MEMORY_FORMATS, "execution": EXECUTIONS}
 # The task whose training made a backbone, for weights that are made here.
 SOURCE_TASKS = {"fashion6": "fashion6"}
 
@@ -44,6 +49,11 @@ class Axes:
     device: Sequence[str] = ()
     task: Sequence[str] = ()
     weights: Sequence[str] = ()
+    precision: Sequence[str] = ()
+    memory_format: Sequence[str] = ()
+    execution: Sequence[str] = ()
+    image_size: Sequence[str] = ()
+    batch: Sequence[str] = ()
 
 
 def matrix(
@@ -80,8 +90,14 @@ def matrix(
     known_weights = (*WEIGHTS, *published_names(architectures))
     a_path = _known("weights", known_weights, lambda name: Path(name).exists())
     weights = _names(axes.weights, ("",), WEIGHTS, a_path, faults)
+    variants: dict[str, list[Any]] = {
+        name: _names(getattr(axes, name), known[:1], known, _known(name.replace("_", " "), known), faults)
+        for name, known in _VARIANTS.items()
+    }
+    for name in ("image_size", "batch"):
+        variants[name] = _sizes(name.replace("_", " "), getattr(axes, name), faults)
     if not faults:
-        cases = expand(architectures, policies, devices, tasks, weights)
+        cases = expand(architectures, policies, devices, tasks, weights, **variants)
         faults = list(dict.fromkeys(fault for case in cases if (fault := _leak(case))))
     if faults:
         raise FashiontlError("\n".join(faults))
@@ -123,6 +139,14 @@ def _names(
         except FashiontlError as error:
             faults += str(error).splitlines()
     return list(dict.fromkeys(names)) or list(default)
+
+
+def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
+    """Whole numbers from 1; 0, which is the settings' own, when none is named."""
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if not (name.isascii() and name.isdecimal()) or int(name) < 1]
+    faults += [f"{kind}: expected a whole number of at least 1, got {name!r}" for name in wrong]
+    return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
 
 
 def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda name: False) -> Callable[[str], None]:

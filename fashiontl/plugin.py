@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from fashiontl.case import PRESETS, Case
+from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
 from fashiontl.extensions import configured, located
@@ -23,6 +23,11 @@ AXES = {
     "device": "device: cpu, cuda, cuda:1, mps, xpu",
     "task": "task; fashion10@25 takes 25 training images a class",
     "weights": f"{', '.join(WEIGHTS)}, a published name, a checkpoint file or a folder of them",
+    "precision": ", ".join(PRECISIONS),
+    "memory_format": " or ".join(MEMORY_FORMATS),
+    "execution": f"{' or '.join(EXECUTIONS)}, torch.compile",
+    "image_size": "side of the images in pixels",
+    "batch": "images a step in the throughput measurements",
 }
 
 
@@ -31,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fashiontl", "transfer-learning benchmarks")
     for name, title in AXES.items():
         group.addoption(
-            f"--{name}",
+            f"--{name.replace('_', '-')}",
             action="append",
             default=[],
             metavar="NAMES",

@@ -95,3 +95,26 @@ def test_presets_name_themselves() -> None:
     assert {settings.preset for settings in PRESETS.values()} == set(PRESETS)
     assert all(dataclasses.asdict(settings) for settings in PRESETS.values())
     assert isinstance(PRESETS["full"], Settings)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (Case("a", "full", precision="bf16"), "a-full-cpu-bf16"),
+        (Case("a", "full", memory_format="channels_last", execution="compile"), "a-full-cpu-channels_last-compile"),
+        (Case("a", "full", task="fashion10", image_size=64, batch=128), "a-full-cpu-fashion10-64px-batch128"),
+        (Case("a", "full", precision="fp32", memory_format="contiguous", execution="eager"), "a-full-cpu"),
+    ],
+)
+def test_a_variant_is_in_the_id_only_where_it_is_no_default(case: Case, expected: str) -> None:
+    assert case.id == expected
+
+
+def test_variants_multiply() -> None:
+    cases = expand(["a"], ["full"], ["cpu"], ["fashion4"], precision=["fp32", "bf16"], batch=[0, 8])
+    assert [case.id for case in cases] == [
+        "a-full-cpu",
+        "a-full-cpu-batch8",
+        "a-full-cpu-bf16",
+        "a-full-cpu-bf16-batch8",
+    ]

@@ -51,6 +51,30 @@ def test_a_checkpoint_that_exists_is_a_weight(tmp_path: Path) -> None:
     assert ids(axes) == ["vgg11-full-cpu-mine.pt"]
 
 
+def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
+    axes = Axes(
+        arch=["resnet18"], policy=["full"], device=["cpu"], precision=["fp32,bf16"], execution=["eager"],
+        memory_format=["all"], image_size=["64"], batch=["8, 16"],
+    )  # fmt: skip
+    found = ids(axes)
+    assert len(found) == len(set(found)) == 8
+    assert found[0] == "resnet18-full-cpu-64px-batch8"
+    assert found[-1] == "resnet18-full-cpu-bf16-channels_last-64px-batch16"
+
+
+def test_faults_of_variants() -> None:
+    axes = Axes(precision=["fp8"], memory_format=["channels_first"], image_size=["0", "2x"], batch=["-1"])
+    with pytest.raises(FashiontlError) as caught:
+        matrix(axes, "quick")
+    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
+        "unknown precision 'fp8'",
+        "unknown memory format 'channels_first'",
+        "image size: expected a whole number of at least 1, got '0'",
+        "image size: expected a whole number of at least 1, got '2x'",
+        "batch: expected a whole number of at least 1, got '-1'",
+    ]
+
+
 def test_all_faults_are_listed_with_the_nearest_names() -> None:
     axes = Axes(arch=["resnet81"], policy=["linear_prob"], device=["gpu"], task=["fashion5"], weights=["imagnet"])
     with pytest.raises(FashiontlError) as caught:

@@ -298,6 +298,17 @@ def test_read_newest_agrees_with_latest(tmp_path: Path, order: int) -> None:
     assert read_newest(tmp_path, lambda each: each) == (latest(read_runs(tmp_path).records), [])
 
 
+def test_a_line_from_before_an_axis_existed_is_of_the_same_case(tmp_path: Path) -> None:
+    old, new = (record(Case("resnet18", "full"), number=number) for number in (1, 2))
+    line = to_json(old).replace(',"precision":"fp32"', "").replace(',"batch":0', "")
+    assert line != to_json(old)
+    path = tmp_path / "runs" / "m" / "a.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{to_json(new)}\n{line}\n")
+    kept, faults = read_newest(tmp_path, lambda each: each.started)
+    assert (kept, faults) == ([new.started], [])
+
+
 def test_read_newest_falls_back_to_an_older_line(tmp_path: Path) -> None:
     old, new, *_ = variants()
     path = store(tmp_path, "run", old, new)

@@ -7,20 +7,20 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from filelock import FileLock
 
-from fashiontl.case import Settings
+from fashiontl.case import Case, Settings
 from fashiontl.errors import FashiontlError
-from fashiontl.record.line import SCHEMA, Record, compact, from_json, to_json
+from fashiontl.record.line import SCHEMA, Record, from_json, to_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
-_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile")
+_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile", "half_width", "sweep")
 
 _Kept = TypeVar("_Kept")
 
@@ -146,14 +146,15 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
     faults: list[str] = []
     try:
         for where, line in _lines(_run_files(results), faults):
+            key: Hashable
             found = line.endswith(b"}\n") and _BEGINNING.match(line)
             if found:
                 started, machine, case, settings = found.groups()
-                key = (machine, case, _meaning_of_json(settings))
+                key = (machine.decode(), _case_of_json(case), _meaning_of_json(settings))
             else:
                 record = from_json(line, where)
                 started = record.started.encode()
-                key = (record.machine.encode(), compact(asdict(record.case)).encode(), meaning(record.settings))
+                key = _identity(record)
             newest.offer(key, started, (where, line))
         return [keep(from_json(line, where)) for where, line in newest.take()], faults
     except FashiontlError:
@@ -207,6 +208,15 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 def _identity(record: Record) -> Hashable:
     return record.machine, record.case, meaning(record.settings)
+
+
+@functools.lru_cache(maxsize=4096)
+def _case_of_json(case: bytes) -> Case:
+    # Not the text itself: a line from before an axis existed lacks it, and is of the same case as one that names it.
+    try:
+        return Case(**json.loads(case))
+    except (TypeError, ValueError) as error:
+        raise FashiontlError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=1024)
