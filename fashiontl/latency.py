@@ -1,18 +1,86 @@
-"""The timing loops: how long a step takes, once it has settled. No torch: what is timed is a function."""
+"""The timing loops: how long a step takes, once it is steady. No torch: what is timed is a function."""
 
 import gc
+import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from fashiontl.stats import drift_and_noise, median_interval
 
 Clock = Callable[[], float]
 
-_WINDOW = 3
 # The fewest samples from which a 95 % interval of the median exists (order statistics: 2 * 0.5^6 < 0.05).
 _LEAST = 6
-_SETTLED = 0.05
+# Enough for the 99th percentile to have an interval of its own; more would only lengthen the record.
+_MOST = 10_000
 _SLICE_SECONDS = 0.02
+# Samples are kept or dropped in groups of about this length: as often as one asks whether the machine was throttled.
+_GROUP_SECONDS = 0.05
+_GROUP_SAMPLES = 200
+
+# Steady is what drifts by less than this from one half of a window to the other, or by less than noise explains, ...
+_DRIFT = 0.02
+# ... and whose noise, as a standard deviation, is below this share: of anything wilder no half says where it lies.
+_NOISE = 0.2
+# Two halves of a window are at least three calls each, and together last at least this share of the time budget.
+_HALF = 3
+_MOST_HALF = 250
+_WINDOW_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What a loop reads besides the clock.
+
+    Attributes:
+        synchronize: waits until the device has finished; called before the clock is read.
+        mark: notes a point in the device's own queue, without waiting; None where the host's clock is all there is.
+        elapsed: seconds between two such marks, once the device has passed them.
+        throttled: whether the machine was slowed down since it was last asked.
+        clock: seconds, monotonic.
+    """
+
+    synchronize: Callable[[], None]
+    mark: Callable[[], Any] | None = None
+    elapsed: Callable[[Any, Any], float] | None = None
+    throttled: Callable[[], bool] = lambda: False
+    clock: Clock = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how closely a loop looks.
+
+    Attributes:
+        seconds: time budget of the sampling; the warm-up may take as much again.
+        samples: the fewest samples after which a precise median ends the sampling.
+        half_width: what is precise: half of the median's 95 % interval over the median.
+    """
+
+    seconds: float
+    samples: int = _LEAST
+    half_width: float = 0.02
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a warm-up ended.
+
+    Attributes:
+        calls: made before the first sample.
+        steady: whether it ended because the calls had become steady, not because its time was up.
+        drift: from one half of the last window to the other, relative to the median.
+        noise: standard deviation within it, relative to the median.
+    """
+
+    calls: int
+    steady: bool
+    drift: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -21,48 +89,41 @@ class Samples:
 
     Attributes:
         values: seconds a call, in the order in which they were taken.
-        warm_up: calls made before the first sample.
-        settled: whether the warm-up ended because the samples had settled, not because its time was up.
+        device: seconds a call in the device's own time; empty where it has none.
+        parts: seconds of each part of a call, by its name; empty when the call has none.
+        warm_up: how it went.
+        ended: why sampling ended: the median was precise, the time was up, or there were samples enough.
+        throttled: samples that were dropped because the machine was slowed down meanwhile.
     """
 
     values: tuple[float, ...]
-    warm_up: int
-    settled: bool
+    device: tuple[float, ...]
+    parts: dict[str, tuple[float, ...]]
+    warm_up: WarmUp
+    ended: Literal["precise", "time", "samples"]
+    throttled: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the median's 95 % interval over the median; None when there is no interval."""
+        return _half_width(self.values)
+
+    @property
+    def throttled_share(self) -> float:
+        """Share of all samples that were dropped."""
+        return self.throttled / max(1, self.throttled + len(self.values))
 
 
-def time_calls(
-    call: Callable[[], object],
-    synchronize: Callable[[], None],
-    *,
-    seconds: float,
-    most: int,
-    clock: Clock = time.perf_counter,
-) -> Samples:
-    """Time single calls, each from its start until the device has finished it: what one request waits.
+def time_calls(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
+    """Time single calls, each from its start until the device has finished it: what one request waits."""
 
-    Args:
-        call: the workload.
-        synchronize: waits for the device; called before the clock is read.
-        seconds: time budget of the sampling; the warm-up may take as much again.
-        most: stop after this many samples.
-        clock: seconds, monotonic.
-    """
-    warm_up, settled = _warm_up(call, synchronize, seconds, clock)
-    values: list[float] = []
-    with _no_garbage_collection():
-        deadline = clock() + seconds
-        while len(values) < most and (len(values) < _LEAST or clock() < deadline):
-            values.append(_timed(call, synchronize, 1, clock))
-    return Samples(tuple(values), warm_up, settled)
+    def take() -> list[_Sample]:
+        return [_timed(call, instrument, 1)]
+
+    return _run(take, instrument, effort)
 
 
-def time_slices(
-    call: Callable[[], object],
-    synchronize: Callable[[], None],
-    *,
-    seconds: float,
-    clock: Clock = time.perf_counter,
-) -> Samples:
+def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
     """Time runs of calls with one wait at the end of each: the pace at which a queue is worked off.
 
     Waiting after every call would keep a device idle between small steps. A slice is at least 20 ms long, so that
@@ -71,38 +132,165 @@ def time_slices(
     Returns:
         Samples whose values are seconds a call, one a slice.
     """
-    warm_up, settled = _warm_up(call, synchronize, seconds, clock)
-    values: list[float] = []
-    with _no_garbage_collection():
-        calls = max(1, round(_SLICE_SECONDS / max(_timed(call, synchronize, 1, clock), 1e-9)))
-        deadline = clock() + seconds
-        while len(values) < _LEAST or clock() < deadline:
-            values.append(_timed(call, synchronize, calls, clock) / calls)
-    return Samples(tuple(values), warm_up, settled)
+    calls = 1
+
+    def take() -> list[_Sample]:
+        return [_timed(call, instrument, calls)]
+
+    def size(seconds: float) -> None:
+        nonlocal calls
+        calls = max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+
+    return _run(take, instrument, effort, size)
 
 
-def _warm_up(
-    call: Callable[[], object], synchronize: Callable[[], None], seconds: float, clock: Clock
-) -> tuple[int, bool]:
-    """Call until the medians of two windows in a row agree within 5 %, or until the time is up."""
-    values: list[float] = []
-    deadline = clock() + seconds
-    while len(values) < 2 * _WINDOW or clock() < deadline:
-        values.append(_timed(call, synchronize, 1, clock))
-        if len(values) >= 2 * _WINDOW:
-            before = statistics.median(values[-2 * _WINDOW : -_WINDOW])
-            if abs(statistics.median(values[-_WINDOW:]) - before) <= _SETTLED * before:
-                return len(values), True
-    return len(values), False
+def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
+    """Time calls that consist of parts, one after the other, and each part.
+
+    The device is waited for only after several calls, as in real use; marks in its queue tell the parts apart. Without
+    marks (on the CPU, where a call has finished when it returns) the clock does.
+
+    Returns:
+        Samples whose values are seconds a call, the means of runs of at least 20 ms.
+    """
+    mark = instrument.mark or instrument.clock
+    elapsed = instrument.elapsed or (lambda before, after: after - before)
+    calls = 1
+
+    def take() -> list[_Sample]:
+        rows = []
+        instrument.synchronize()
+        started = instrument.clock()
+        for _ in range(calls):
+            marks = [mark()]
+            for part in parts.values():
+                part()
+                marks.append(mark())
+            rows.append(marks)
+        instrument.synchronize()
+        each = (instrument.clock() - started) / calls
+        shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
+        return [(each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))]
+
+    def size(seconds: float) -> None:
+        nonlocal calls
+        calls = max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+
+    return _run(take, instrument, effort, size, tuple(parts))
 
 
-def _timed(call: Callable[[], object], synchronize: Callable[[], None], calls: int, clock: Clock) -> float:
-    synchronize()
+# Seconds of the whole call by the host's clock, then by the device's or of each part.
+_Sample = tuple[float, ...]
+
+
+def _timed(call: Callable[[], object], instrument: Instrument, calls: int) -> _Sample:
+    mark, elapsed, clock = instrument.mark, instrument.elapsed, instrument.clock
+    instrument.synchronize()
     started = clock()
+    before = mark() if mark else None
     for _ in range(calls):
         call()
-    synchronize()
-    return clock() - started
+    after = mark() if mark else None
+    instrument.synchronize()
+    seconds = (clock() - started) / calls
+    return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
+
+
+def _run(
+    take: Callable[[], list[_Sample]],
+    instrument: Instrument,
+    effort: Effort,
+    size: Callable[[float], None] = lambda seconds: None,
+    parts: Sequence[str] = (),
+) -> Samples:
+    """Warm up, then take samples until they are enough.
+
+    Args:
+        take: takes one or several samples.
+        instrument: the clock and what else is read.
+        effort: when they are enough.
+        size: told how long a call takes once it is warm.
+        parts: names of what the samples hold besides the whole; without any it is the device's time.
+    """
+    with _no_garbage_collection():
+        warm_up, median = _warm_up(take, instrument.clock, effort.seconds)
+        size(median)
+        kept, ended, throttled = _sample(take, instrument, effort)
+    columns = list(zip(*kept, strict=True)) or [()]
+    return Samples(
+        values=columns[0],
+        device=columns[1] if len(columns) > 1 and not parts else (),
+        parts=dict(zip(parts, columns[1:], strict=False)),
+        warm_up=warm_up,
+        ended=ended,
+        throttled=throttled,
+    )
+
+
+def _warm_up(take: Callable[[], list[_Sample]], clock: Clock, seconds: float) -> tuple[WarmUp, float]:
+    """Call until the calls are steady, or until the time is up; also the median of the last window."""
+    values: list[float] = []
+    started = clock()
+    look = 2 * _HALF
+    while True:
+        values += [sample[0] for sample in take()]
+        over = clock() - started >= seconds
+        if len(values) < look and not (over and len(values) >= 2 * _HALF):
+            continue
+        mean = max((clock() - started) / len(values), 1e-9)
+        half = max(_HALF, min(_MOST_HALF, math.ceil(_WINDOW_SHARE * seconds / 2 / mean)))
+        window = values[-2 * half :]
+        drift, noise = drift_and_noise(window)
+        # The standard error of a difference of two medians of normal values, twice: what chance may well do.
+        chance = 2 * math.sqrt(math.pi / half) * noise
+        steady = len(window) == 2 * half and drift <= max(_DRIFT, chance) and noise <= _NOISE
+        if steady or over:
+            return WarmUp(len(values), steady, drift, noise), statistics.median(window)
+        # Looking after each of many short calls would be slower than the calls.
+        look = len(values) + max(1, half // 3)
+
+
+def _sample(
+    take: Callable[[], list[_Sample]], instrument: Instrument, effort: Effort
+) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
+    """Samples that were kept, why there are no more, and how many were dropped."""
+    clock = instrument.clock
+    kept: list[_Sample] = []
+    group: list[_Sample] = []
+    throttled = 0
+    look: float = effort.samples
+    instrument.throttled()  # what happened before is forgotten
+    asked = clock()
+    deadline = asked + effort.seconds
+    while True:
+        group += take()
+        now = clock()
+        over = now >= deadline and len(kept) + len(group) + throttled >= _LEAST
+        if now - asked < _GROUP_SECONDS and len(group) < _GROUP_SAMPLES and not over:
+            continue
+        if instrument.throttled():
+            throttled += len(group)
+        else:
+            kept += group
+        group = []
+        asked = now
+        if len(kept) >= look:
+            width = _half_width([sample[0] for sample in kept])
+            if width is not None and width <= effort.half_width:
+                return kept, "precise", throttled
+            look = len(kept) * 1.1
+        if over:
+            return kept, "time", throttled
+        if len(kept) + throttled >= _MOST:
+            return kept, "samples", throttled
+
+
+def _half_width(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    interval = median_interval(values)
+    width = max(interval.high - interval.estimate, interval.estimate - interval.low)
+    return width / interval.estimate if interval.estimate and math.isfinite(width) else None
 
 
 class _no_garbage_collection:  # noqa: N801 - used like a function

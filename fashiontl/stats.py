@@ -1,10 +1,11 @@
 """Pure statistics: percentiles, and the intervals that are shown beside every number. No I/O."""
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,33 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = 0
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The median with an interval between two of the values; it takes six of them to have one at 95 %."""
     return percentile_interval(values, 50, confidence)
+
+
+def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
+    """How far values in the order of time move on the whole, and how much they jump from one to the next.
+
+    Noise comes from differences of neighbours (von Neumann, Annals of Mathematical Statistics, 1941), here through
+    their median absolute size, so that neither a drift nor a few outliers count as noise.
+
+    >>> drift, noise = drift_and_noise([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+    >>> round(drift, 3), noise
+    (0.667, 0.0)
+
+    Args:
+        values: an even number, four or more, positive.
+
+    Returns:
+        The difference of the two halves' medians, without its sign, and the standard deviation that neighbours
+        suggest if the values are normal; both over the median of all.
+    """
+    half = len(values) // 2
+    middle = median(values)
+    if not middle:
+        return 0.0, 0.0
+    jumps = [abs(after - before) for before, after in itertools.pairwise(values)]
+    # A difference of two normal values has sqrt(2) times their deviation, and 0.6745 of that as its median size.
+    noise = median(jumps) / (NormalDist().inv_cdf(0.75) * math.sqrt(2))
+    return abs(median(values[half:]) - median(values[:half])) / middle, noise / middle
 
 
 def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:

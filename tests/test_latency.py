@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.latency import time_calls, time_slices
+from fashiontl.latency import Effort, Instrument, Samples, time_calls, time_parts, time_slices
 
 
 class Machine:
     """A device whose time is counted, not waited for: calls are queued, and only a wait lets them pass."""
 
-    def __init__(self, cost: Callable[[int], float]) -> None:
+    def __init__(self, cost: Callable[[int], float], throttled: Callable[[float], bool] = lambda now: False) -> None:
         self.now = 0.0
         self.calls = 0
         self.queued = 0.0
         self.waits = 0
+        self.asked = 0
         self._cost = cost
+        self._throttled = throttled
 
     def clock(self) -> float:
         return self.now
@@ -30,60 +32,193 @@ class Machine:
         self.queued = 0.0
         self.waits += 1
 
+    def throttled(self) -> bool:
+        self.asked += 1
+        return self._throttled(self.now)
+
+    @property
+    def instrument(self) -> Instrument:
+        return Instrument(self.synchronize, throttled=self.throttled, clock=self.clock)
+
+    @property
+    def with_marks(self) -> Instrument:
+        """With marks in the queue, which the device passes when all before them has run."""
+        return Instrument(
+            self.synchronize,
+            mark=lambda: self.now + self.queued,
+            elapsed=lambda before, after: after - before,
+            clock=self.clock,
+        )
+
 
 def test_calls_are_waited_for() -> None:
     machine = Machine(lambda number: 0.010)
-    samples = time_calls(machine.call, machine.synchronize, seconds=1, most=20, clock=machine.clock)
+    samples = time_calls(machine.call, machine.instrument, Effort(1, samples=20))
     assert samples.values == pytest.approx([0.010] * 20)
-    assert (samples.warm_up, samples.settled) == (6, True)
+    # Two halves of five calls are a tenth of the second, and one does not look after each call.
+    assert samples.warm_up.calls in range(10, 13)
+    assert (samples.warm_up.steady, samples.ended) == (True, "precise")
+    assert (samples.device, samples.parts, samples.throttled, samples.half_width) == ((), {}, 0, pytest.approx(0))
 
 
-def test_warm_up_ends_when_medians_agree() -> None:
-    # A plateau of slow calls agrees with itself; only a fall or a rise keeps the warm-up going.
-    machine = Machine(lambda number: 0.100 if number < 12 else 0.010)
-    samples = time_calls(machine.call, machine.synchronize, seconds=5, most=5, clock=machine.clock)
-    assert (samples.warm_up, samples.settled) == (6, True)
+def test_the_devices_own_time_stands_beside_the_hosts() -> None:
+    machine = Machine(lambda number: 0.010)
 
-    falling = Machine(lambda number: 1.0 / (number + 1))
-    samples = time_calls(falling.call, falling.synchronize, seconds=100, most=5, clock=falling.clock)
-    assert samples.settled
-    assert samples.warm_up > 30
+    def call() -> None:
+        machine.call()
+        machine.now += 0.003  # the host prepares the call while the device has nothing to do
+
+    samples = time_calls(call, machine.with_marks, Effort(1, samples=8))
+    assert samples.values == pytest.approx([0.013] * len(samples.values))
+    assert samples.device == pytest.approx([0.013] * len(samples.values))
+    samples = time_calls(machine.call, machine.with_marks, Effort(1, samples=8))
+    assert samples.device == pytest.approx([0.010] * len(samples.values))
 
 
-def test_what_never_settles_says_so() -> None:
-    machine = Machine(lambda number: 0.01 * 1.3 ** min(number, 60))
-    samples = time_calls(machine.call, machine.synchronize, seconds=2, most=5, clock=machine.clock)
-    assert not samples.settled
-    assert len(samples.values) == 5
+def test_warm_up_lasts_while_the_calls_get_faster() -> None:
+    falling = Machine(lambda number: max(0.010, 0.1 * 0.9**number))
+    samples = time_calls(falling.call, falling.instrument, Effort(2, samples=6))
+    assert samples.warm_up.steady
+    # From call 22 on they are level, and the first half of the window must be level too, within 2 %.
+    assert samples.warm_up.calls >= 22 + 5
+    assert samples.values == pytest.approx([0.010] * len(samples.values))
+
+
+def test_few_slow_calls_are_a_warm_up_too() -> None:
+    machine = Machine(lambda number: 3.0 if number == 0 else 0.9)
+    samples = time_calls(machine.call, machine.instrument, Effort(1, samples=6))
+    assert samples.warm_up.calls == 6
+    assert samples.warm_up.steady
+    assert len(samples.values) == 6
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [lambda number: 0.01 * 1.02 ** min(number, 600), lambda number: 0.01 if number % 2 else 0.02],
+    ids=["ever slower", "two speeds in turn"],
+)
+def test_what_never_settles_says_so(cost: Callable[[int], float]) -> None:
+    machine = Machine(cost)
+    samples = time_calls(machine.call, machine.instrument, Effort(2, samples=6))
+    assert not samples.warm_up.steady
+    assert samples.warm_up.drift > 0.02 or samples.warm_up.noise > 0.2
+    assert len(samples.values) >= 6
+
+
+def test_noise_within_bounds_is_steady() -> None:
+    machine = Machine(lambda number: 0.010 + 0.0003 * (number * 7 % 5))
+    samples = time_calls(machine.call, machine.instrument, Effort(1))
+    assert samples.warm_up.steady
+    assert 0 < samples.warm_up.noise < 0.2
 
 
 def test_sampling_ends_with_its_time() -> None:
-    machine = Machine(lambda number: 0.1)
-    samples = time_calls(machine.call, machine.synchronize, seconds=1, most=1000, clock=machine.clock)
-    assert 10 <= len(samples.values) <= 11
+    machine = Machine(lambda number: 0.1 * (1 + number % 3))
+    samples = time_calls(machine.call, machine.instrument, Effort(1, samples=6, half_width=1e-6))
+    assert samples.ended == "time"
+    assert sum(samples.values) == pytest.approx(1.2, abs=0.3)
+
+
+def test_sampling_ends_when_precise_but_not_before_the_samples_asked() -> None:
+    machine = Machine(lambda number: 0.001)
+    samples = time_calls(machine.call, machine.instrument, Effort(60, samples=1000))
+    assert samples.ended == "precise"
+    assert 1000 <= len(samples.values) <= 1100
+
+
+def test_a_record_does_not_grow_without_end() -> None:
+    machine = Machine(lambda number: 0.0001 * (1 + number % 3 / 10))
+    samples = time_calls(machine.call, machine.instrument, Effort(1e4, half_width=-1))
+    assert samples.ended == "samples"
+    assert 10_000 <= len(samples.values) <= 10_200
+
+
+def test_a_clock_that_stands_still_ends_too() -> None:
+    machine = Machine(lambda number: 0.0)
+    samples = time_calls(machine.call, machine.instrument, Effort(1))
+    assert set(samples.values) == {0.0}
+    assert (samples.ended, samples.half_width) == ("samples", None)
+
+
+def test_samples_of_a_throttled_machine_are_dropped() -> None:
+    machine = Machine(lambda number: 0.010, lambda now: 0.4 < now < 0.7)
+    samples = time_calls(machine.call, machine.instrument, Effort(1, samples=1000))
+    assert samples.throttled in range(25, 36)
+    assert samples.throttled_share == samples.throttled / (samples.throttled + len(samples.values))
+    assert len(samples.values) + samples.throttled == pytest.approx(100, abs=2)
+
+
+def test_a_machine_that_is_always_throttled_ends_without_samples() -> None:
+    machine = Machine(lambda number: 0.010, lambda now: True)
+    samples = time_calls(machine.call, machine.instrument, Effort(0.5))
+    assert (samples.values, samples.ended, samples.throttled_share, samples.half_width) == ((), "time", 1.0, None)
+
+
+def test_one_asks_for_throttling_between_groups_only() -> None:
+    machine = Machine(lambda number: 0.001)
+    time_calls(machine.call, machine.instrument, Effort(1, samples=500))
+    assert machine.asked == 1 + 10, "every 50 calls of a millisecond"
 
 
 def test_slices_wait_once_and_last_20_ms() -> None:
     machine = Machine(lambda number: 0.001)
-    samples = time_slices(machine.call, machine.synchronize, seconds=0.2, clock=machine.clock)
+    samples = time_slices(machine.call, machine.instrument, Effort(0.2, half_width=-1))
     assert samples.values == pytest.approx([0.001] * len(samples.values))
     assert len(samples.values) == 10
+    warm_up = samples.warm_up.calls
     # Per slice one wait before and one after, whatever the number of calls in it.
-    assert machine.calls == 6 + 1 + 10 * 20
-    assert machine.waits == 2 * (6 + 1 + 10)
+    assert machine.calls == warm_up + 10 * 20
+    assert machine.waits == 2 * (warm_up + 10)
+
+
+def test_parts_add_up_to_the_call() -> None:
+    costs = {"data": 0.001, "forward": 0.004, "backward": 0.008}
+    machine = Machine(lambda number: list(costs.values())[number % 3])
+    parts = dict.fromkeys(costs, machine.call)
+    samples = time_parts(parts, machine.with_marks, Effort(1))
+    assert list(samples.parts) == list(costs)
+    for name, cost in costs.items():
+        assert samples.parts[name] == pytest.approx([cost] * len(samples.values))
+    assert samples.values == pytest.approx([sum(costs.values())] * len(samples.values))
+    # Runs of two calls, 26 ms, are waited for at their ends only.
+    calls = machine.calls / 3
+    assert machine.waits == 2 * (samples.warm_up.calls + (calls - samples.warm_up.calls) / 2)
+
+
+def test_parts_without_marks_are_read_from_the_clock() -> None:
+    machine = Machine(lambda number: 0.0)
+
+    def part(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            machine.now += seconds
+
+        return run
+
+    samples = time_parts({"a": part(0.01), "b": part(0.03)}, machine.instrument, Effort(1))
+    assert samples.parts["a"] == pytest.approx([0.01] * len(samples.values))
+    assert samples.parts["b"] == pytest.approx([0.03] * len(samples.values))
 
 
 def test_a_missing_wait_is_seen_in_the_numbers() -> None:
     machine = Machine(lambda number: 0.010)
-    samples = time_calls(machine.call, lambda: None, seconds=0.0, most=5, clock=machine.clock)
-    assert set(samples.values) == {0.0}
+    forgetful = Instrument(lambda: None, clock=machine.clock)
+    assert set(time_calls(machine.call, forgetful, Effort(1)).values) == {0.0}
 
 
 @given(st.floats(1e-4, 1.0), st.floats(0.001, 2.0))
 def test_slices_read_the_true_cost(cost: float, seconds: float) -> None:
     machine = Machine(lambda number: cost)
-    samples = time_slices(machine.call, machine.synchronize, seconds=seconds, clock=machine.clock)
+    samples = time_slices(machine.call, machine.instrument, Effort(seconds))
     assert samples.values == pytest.approx([cost] * len(samples.values), rel=1e-6)
+    assert samples.warm_up.steady
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=50), st.floats(0.001, 1.0))
+def test_every_loop_ends(costs: list[float], seconds: float) -> None:
+    machine = Machine(lambda number: costs[number % len(costs)])
+    samples: Samples = time_calls(machine.call, machine.instrument, Effort(seconds))
+    assert len(samples.values) >= 6
+    assert min(costs) * 0.999 <= min(samples.values) <= max(samples.values) <= max(costs) * 1.001
 
 
 def test_garbage_collector_rests_while_sampling() -> None:
@@ -94,6 +229,6 @@ def test_garbage_collector_rests_while_sampling() -> None:
         machine.call()
         seen.append(gc.isenabled())
 
-    time_calls(call, machine.synchronize, seconds=1, most=7, clock=machine.clock)
+    time_calls(call, machine.instrument, Effort(1, samples=7))
     assert seen[-7:] == [False] * 7
     assert gc.isenabled()

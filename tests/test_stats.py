@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fashiontl.stats import (
     Interval,
     accuracy_interval,
+    drift_and_noise,
     mean_interval,
     median_interval,
     percentile,
@@ -162,3 +163,33 @@ def test_accuracy_interval_stays_a_proportion_and_is_never_narrower_than_one_see
 def test_overlaps(low: float, high: float, expected: bool) -> None:
     assert Interval(1.5, 1, 2).overlaps(Interval(low, low, high)) is expected
     assert Interval(low, low, high).overlaps(Interval(1.5, 1, 2)) is expected
+
+
+def test_drift_is_not_noise_and_noise_is_not_drift() -> None:
+    climbing = [1 + 0.01 * number for number in range(20)]
+    drift, noise = drift_and_noise(climbing)
+    assert drift == pytest.approx(0.1 / 1.095)
+    assert noise == pytest.approx(0.01 / 0.9539 / 1.095, rel=1e-3)
+    drift, noise = drift_and_noise([1.0, 1.2] * 10)
+    assert drift == 0
+    assert noise == pytest.approx(0.2 / 0.9539 / 1.1, rel=1e-3)
+
+
+def test_one_outlier_is_neither() -> None:
+    assert drift_and_noise([1.0] * 9 + [100.0] + [1.0] * 10) == (0.0, 0.0)
+
+
+def test_noise_of_normal_values_is_their_deviation() -> None:
+    draw = random.Random(1)
+    drift, noise = drift_and_noise([draw.gauss(10, 0.5) for _ in range(4000)])
+    assert noise == pytest.approx(0.05, rel=0.1)
+    assert drift < 0.01
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=4, max_size=40).filter(lambda values: len(values) % 2 == 0))
+def test_drift_and_noise_have_no_unit(values: list[float]) -> None:
+    assert drift_and_noise([2 * value for value in values]) == pytest.approx(drift_and_noise(values))
+    drift, noise = drift_and_noise(values)
+    assert drift == pytest.approx(drift_and_noise(values[::-1])[0])
+    assert drift >= 0
+    assert noise >= 0
