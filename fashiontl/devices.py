@@ -13,10 +13,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fashiontl import nvml
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, each under its own name; None where the device has no such figure.
+
+    Attributes:
+        peak: the most that was in use: on devices with memory of their own by tensors, on the CPU by the process
+            since it began (its resident set's high-water mark).
+        reserved: the most that torch's allocator held on the device, in use or not.
+        process: what the process held, as the system tells: on the CPU the high-water mark again, on CUDA what the
+            driver counts now, with the context and the libraries' workspaces.
+    """
+
+    peak: int
+    reserved: int | None = None
+    process: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,8 +49,10 @@ class Device:
             fast. It may be wrong: `absence` decides before anything is measured.
         absence: why device `index` cannot be used, or None; with torch.
         synchronize: waits until all work queued on device `index` has ended.
+        mark: notes a point in the queue of device `index`; None where a call has finished when it returns.
+        elapsed: seconds between two marks that the device has passed.
         reset_peak: forgets the memory peak of device `index`, as far as that can be forgotten.
-        peak: bytes at the peak since then (CPU: of the process's resident set, since it began).
+        memory: bytes on device `index` at the peak since then.
         facts: accelerator name, driver and library versions, for the environment.
     """
 
@@ -41,8 +62,10 @@ class Device:
     absence: Callable[[int], str | None]
     synchronize: Callable[[int], None]
     reset_peak: Callable[[int], None]
-    peak: Callable[[int], int]
+    memory: Callable[[int], Memory]
     facts: Callable[[int], dict[str, str | None]]
+    mark: Callable[[int], Any] | None = None
+    elapsed: Callable[[Any, Any], float] | None = None
 
 
 def split(device: str) -> tuple[str, int]:
@@ -80,6 +103,18 @@ def synchronize(device: str) -> None:
     DEVICES[kind].synchronize(index)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; any other RuntimeError is not one.
+
+    torch's CPU allocator raises a plain RuntimeError, so its own words decide there.
+    """
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def profiler_activities(device: str) -> "list[ProfilerActivity]":
     """What torch's profiler should watch for this device."""
     from torch.profiler import ProfilerActivity
@@ -92,10 +127,11 @@ def _nothing(index: int) -> None:
     del index
 
 
-def _process_peak(index: int) -> int:
+def _process_memory(index: int) -> Memory:
     del index
     # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2) of each).
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Memory(peak, process=peak)
 
 
 def _nvidia_seen() -> int:
@@ -132,10 +168,27 @@ def _cuda_reset_peak(index: int) -> None:
     torch.cuda.reset_peak_memory_stats(index)
 
 
-def _cuda_peak(index: int) -> int:
+def _cuda_memory(index: int) -> Memory:
     import torch
 
-    return torch.cuda.max_memory_allocated(index)
+    gpu = nvml.find(index)
+    return Memory(
+        torch.cuda.max_memory_allocated(index),
+        torch.cuda.max_memory_reserved(index),
+        gpu.own_bytes() if gpu else None,
+    )
+
+
+def _cuda_mark(index: int) -> Any:
+    import torch
+
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(index))
+    return event
+
+
+def _between_events(before: Any, after: Any) -> float:
+    return float(before.elapsed_time(after)) / 1e3
 
 
 def _cuda_facts(index: int) -> dict[str, str | None]:
@@ -174,12 +227,22 @@ def _mps_synchronize(index: int) -> None:
     torch.mps.synchronize()
 
 
-def _mps_peak(index: int) -> int:
+def _mps_memory(index: int) -> Memory:
     import torch
 
     del index
     # Metal keeps no high-water mark; what the driver holds at the end is a lower bound, as its allocator caches.
-    return torch.mps.driver_allocated_memory()
+    held = torch.mps.driver_allocated_memory()
+    return Memory(held, reserved=held)
+
+
+def _mps_mark(index: int) -> Any:
+    import torch
+
+    del index
+    event = torch.mps.event.Event(enable_timing=True)
+    event.record()  # type: ignore[no-untyped-call]
+    return event
 
 
 def _xpu_seen() -> int:
@@ -208,10 +271,18 @@ def _xpu_reset_peak(index: int) -> None:
     torch.xpu.reset_peak_memory_stats(index)
 
 
-def _xpu_peak(index: int) -> int:
+def _xpu_memory(index: int) -> Memory:
     import torch
 
-    return int(torch.xpu.max_memory_allocated(index))
+    return Memory(int(torch.xpu.max_memory_allocated(index)), int(torch.xpu.max_memory_reserved(index)))
+
+
+def _xpu_mark(index: int) -> Any:
+    import torch
+
+    event = torch.xpu.Event(enable_timing=True)
+    event.record(torch.xpu.current_stream(index))
+    return event
 
 
 def _xpu_facts(index: int) -> dict[str, str | None]:
@@ -228,7 +299,7 @@ _ALL = (
         absence=lambda index: f"cpu:{index} asked for, there is only cpu" if index else None,
         synchronize=_nothing,
         reset_peak=_nothing,
-        peak=_process_peak,
+        memory=_process_memory,
         facts=lambda index: {},
     ),
     Device(
@@ -238,7 +309,9 @@ _ALL = (
         absence=_cuda_absence,
         synchronize=_cuda_synchronize,
         reset_peak=_cuda_reset_peak,
-        peak=_cuda_peak,
+        memory=_cuda_memory,
+        mark=_cuda_mark,
+        elapsed=_between_events,
         facts=_cuda_facts,
     ),
     Device(
@@ -248,7 +321,9 @@ _ALL = (
         absence=_mps_absence,
         synchronize=_mps_synchronize,
         reset_peak=_nothing,
-        peak=_mps_peak,
+        memory=_mps_memory,
+        mark=_mps_mark,
+        elapsed=_between_events,
         facts=lambda index: {"accelerator": "Apple " + platform.processor()},
     ),
     Device(
@@ -258,7 +333,9 @@ _ALL = (
         absence=_xpu_absence,
         synchronize=_xpu_synchronize,
         reset_peak=_xpu_reset_peak,
-        peak=_xpu_peak,
+        memory=_xpu_memory,
+        mark=_xpu_mark,
+        elapsed=_between_events,
         facts=_xpu_facts,
     ),
 )

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from fashiontl.devices import is_out_of_memory
 from fashiontl.errors import FashiontlError
 
 
@@ -64,16 +65,6 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
     partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}))
     partial.replace(result)
     return 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; any other RuntimeError is not one.
-
-    torch's CPU allocator raises a plain RuntimeError, so its own words decide there.
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _send(channel: int, message: dict[str, Any]) -> None:

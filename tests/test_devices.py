@@ -78,12 +78,12 @@ def test_mps_and_cuda_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB is Linux's")
 def test_the_cpu_peak_is_a_high_water_mark() -> None:
-    before = devices.DEVICES["cpu"].peak(0)
+    before = devices.DEVICES["cpu"].memory(0).peak
     block = bytearray(200 * 2**20)
     block[:: 2**12] = b"x" * len(block[:: 2**12])
     size = len(block)
     del block
-    after = devices.DEVICES["cpu"].peak(0)
+    after = devices.DEVICES["cpu"].memory(0).peak
     assert after >= before
     assert after >= size
     assert after == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

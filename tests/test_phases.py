@@ -17,6 +17,7 @@ from fashiontl.architectures.network import Network
 from fashiontl.case import PRESETS, Case, Settings
 from fashiontl.data.select import TaskData
 from fashiontl.latency import Samples
+from fashiontl.phases import accuracy, speed
 from fashiontl.train import Examples
 from fashiontl.workload import Workload
 
@@ -152,7 +153,7 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
         return Samples([2.0, 4.0, 9.0] if len(trainable) == 1 else [10.0, 20.0], warm_up=3, settled=len(trainable) == 1)
 
     monkeypatch.setattr(Workload, "training_step", training_step)
-    monkeypatch.setattr(phases, "time_slices", time_slices)
+    monkeypatch.setattr(speed, "time_slices", time_slices)
     settings = replace(SETTINGS, epochs=4, throughput_batch=6)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), settings))
     assert trainable == [HEAD, PARAMETERS]
@@ -245,7 +246,7 @@ def test_validation_is_recorded() -> None:
 def test_no_test_image_chooses_the_epoch(guard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: weights depend on the test's labels as soon as the epoch is chosen on them."""
     settings = replace(SETTINGS, train_per_class=10, validation_per_class=20, test_per_class=20, epochs=4)
-    real_select, real_fit = phases.select, phases.fit
+    real_select, real_fit = accuracy.select, accuracy.fit
     tests: list[Examples] = []
 
     def select(*arguments: Any, turn: int) -> TaskData:
@@ -257,10 +258,10 @@ def test_no_test_image_chooses_the_epoch(guard: bool, monkeypatch: pytest.Monkey
     def fit(*arguments: Any, validation: Examples, **options: Any) -> Any:
         return real_fit(*arguments, validation=validation if guard else tests[-1], **options)
 
-    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr(accuracy, "fit", fit)
     weights = set()
     for turn in range(3):
-        monkeypatch.setattr(phases, "select", partial(select, turn=turn))
+        monkeypatch.setattr(accuracy, "select", partial(select, turn=turn))
         weights.add(run(phases.train, job(Case("resnet9", "scratch"), settings))["trained"][0])
     assert (len(weights) == 1) == guard
 
@@ -278,13 +279,13 @@ def test_the_record_tells_whether_the_weights_can_be_had_again() -> None:
 
 
 def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = phases.predict
+    real = accuracy.predict
 
     def predict(*arguments: Any) -> Tensor:
         warnings.warn("xyz does not have a deterministic implementation", UserWarning, stacklevel=1)
         return real(*arguments)
 
-    monkeypatch.setattr(phases, "predict", predict)
+    monkeypatch.setattr(accuracy, "predict", predict)
     told = "an operator has no deterministic form on this device"
     value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))
     assert value["warnings"] == [told]
