@@ -86,7 +86,7 @@ def read_environment(accelerator: Mapping[str, str | None] | None = None, *, thr
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=_cpu(),
         logical_cores=os.cpu_count() or 1,
-        usable_cores=_usable_cores(),
+        usable_cores=usable_cores(),
         threads=threads,
         memory=_memory(),
         accelerator=facts.get("accelerator"),
@@ -156,11 +156,12 @@ def _cpu() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-def _usable_cores() -> float:
+def usable_cores() -> float:
+    """CPU cores that this process may keep busy: its affinity and the quotas of its control groups."""
     # sched_getaffinity exists on Linux only.
     allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quotas = []
-    for folder in _control_groups():
+    for folder in control_groups():
         # Version 2: "QUOTA PERIOD" in one file, "max" for none. Version 1: two files, -1 for none.
         numbers = (_text(folder / "cpu.max") or "").split() or [
             _text(folder / "cpu.cfs_quota_us") or "",
@@ -177,12 +178,12 @@ def _memory() -> int | None:
     except (ValueError, OSError, AttributeError):
         return None
     limits = [
-        _text(folder / name) or "" for folder in _control_groups() for name in ("memory.max", "memory.limit_in_bytes")
+        _text(folder / name) or "" for folder in control_groups() for name in ("memory.max", "memory.limit_in_bytes")
     ]
     return min([total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
-def _control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Path]:
+def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Path]:
     """Folders whose limits bind this process: of its control groups and of all groups above them (cgroups(7)).
 
     Args:

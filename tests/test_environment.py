@@ -117,8 +117,8 @@ def control_group(folder: Path, **files: str) -> None:
 def groups(tmp_path: Path, membership: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "membership"
     file.write_text(membership)
-    folders = module._control_groups(tmp_path / "cgroup", file)
-    monkeypatch.setattr(module, "_control_groups", lambda: folders)
+    folders = module.control_groups(tmp_path / "cgroup", file)
+    monkeypatch.setattr(module, "control_groups", lambda: folders)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
 
 
@@ -126,7 +126,7 @@ def test_quota_of_version_2_may_be_a_parents(tmp_path: Path, monkeypatch: pytest
     control_group(tmp_path / "cgroup" / "pod", cpu__max="150000 100000", memory__max="67108864")
     control_group(tmp_path / "cgroup" / "pod" / "box", cpu__max="max 100000", memory__max="max")
     groups(tmp_path, "0::/pod/box\n", monkeypatch)
-    assert module._usable_cores() == 1.5
+    assert module.usable_cores() == 1.5
     assert module._memory() == 2**26
 
 
@@ -135,10 +135,10 @@ def test_quota_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     control_group(tmp_path / "cgroup" / "cpu" / "box", cpu__cfs_quota_us="200000", cpu__cfs_period_us="100000")
     control_group(tmp_path / "cgroup" / "memory", memory__limit_in_bytes="67108864")
     groups(tmp_path, "5:devices:/x\n4:memory:/gone\n1:cpu:/box\n", monkeypatch)
-    assert module._usable_cores() == 2
+    assert module.usable_cores() == 2
     assert module._memory() == 2**26
 
 
 def test_affinity_without_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups(tmp_path, "", monkeypatch)
-    assert module._usable_cores() == 8
+    assert module.usable_cores() == 8

@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 LAYERS = (
     ("errors",),
     ("metrics", "stats", "case", "vision", "modes"),
-    ("recipes", "environment"),
+    ("recipes", "environment", "nvml", "processes"),
+    ("conditions", "energy"),
     ("record",),
-    ("architectures", "freezing", "devices", "data", "images", "evaluation"),
+    ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
     ("extensions",),
-    ("weights", "options", "latency", "profiling"),
+    ("weights", "options", "latency", "profiling", "peak"),
     ("train",),
     ("pretraining", "workload"),
     ("phases",),
@@ -28,7 +29,7 @@ LAYERS = (
 TORCH_FREE = (
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
-    "architectures", "freezing", "freezing.policies", "devices",
+    "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
 )  # fmt: skip
 
 

@@ -1,0 +1,388 @@
+"""The machine is a folder of files here, and the GPU a stand-in."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from fake_nvml import Card, library
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl import conditions as module
+from fashiontl import nvml
+from fashiontl.conditions import Conditions, GpuConditions, Observer, ThrottleWatch, read_conditions
+from fashiontl.processes import Process
+
+QUIET = Conditions(
+    load=0.5, usable_cores=2.0, cpu_hertz=3e9, cpu_celsius=50.0, throttled_seconds=1.0, core_throttles=4,
+    busy_seconds=100.0, steal_seconds=2.0, available_bytes=2**30,
+)  # fmt: skip
+COOL = GpuConditions(
+    sm_hertz=1.8e9, max_sm_hertz=1.98e9, memory_hertz=2.6e9, celsius=40.0, watts=300.0, throttle_reasons=("idle",),
+    thermal_violation_seconds=7.0, foreign_processes=(),
+)  # fmt: skip
+
+
+class Machine:
+    """Control groups of version 2 or 1 and two CPUs, below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.group, self.parent, self.cpus = folder / "pod" / "box", folder / "pod", folder / "cpus"
+        self.group.mkdir(parents=True)
+
+    def quota(self, own: str, above: str = "") -> None:
+        for folder, text in ((self.group, own), (self.parent, above)):
+            if text:
+                (folder / "cpu.stat").write_text(f"usage_usec 77\nnr_throttled 9\n{text}\nnr_bursts 0\n")
+
+    def heat(self, *counts: int) -> None:
+        for cpu, count in enumerate(counts):
+            folder = self.cpus / f"cpu{cpu}" / "thermal_throttle"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "core_throttle_count").write_text(f"{count}\n")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(module, "control_groups", lambda: [machine.group, machine.parent])
+    monkeypatch.setattr(module, "_CPUS", machine.cpus)
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: [0, 1], raising=False)
+    return machine
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...] = (), **facts: Any) -> Card:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    card = Card("GPU-a", **facts)
+    monkeypatch.setattr(nvml, "_installed", lambda: library(card, missing=missing))
+    return card
+
+
+# Reading
+
+
+def test_reads_this_machine() -> None:
+    found = read_conditions("cpu")
+    assert found.gpu is None
+    assert 0 < found.usable_cores <= (os.cpu_count() or 1)
+    assert found.available_bytes is not None
+    assert 2**20 < found.available_bytes <= psutil.virtual_memory().total
+    assert found.busy_seconds is not None
+    assert found.busy_seconds > 0
+    assert found.cpu_hertz is None or 1e8 < found.cpu_hertz < 1e10
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["usable_cores"] == found.usable_cores
+
+
+def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.quota("throttled_usec 2500000", "throttled_usec 500000")
+    machine.heat(3, 4, 100)  # the third CPU is not ours
+    times = {"user": 8.0, "nice": 1.0, "system": 2.0, "idle": 99.0, "iowait": 9.0, "irq": 0.5, "softirq": 0.25}
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(**times, steal=3.0))
+    clocks = [SimpleNamespace(current=2300.0), SimpleNamespace(current=3100.0), SimpleNamespace(current=0.0)]
+    monkeypatch.setattr(psutil, "cpu_freq", lambda percpu: clocks, raising=False)
+    sensors = {
+        "acpitz": [SimpleNamespace(current=99.0)],
+        "coretemp": [SimpleNamespace(current=61.0), SimpleNamespace(current=72.5)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: sensors, raising=False)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (1.5, 9.0, 9.0))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
+    monkeypatch.setattr(module, "usable_cores", lambda: 1.5)
+    assert read_conditions("cpu") == Conditions(
+        load=1.5, usable_cores=1.5, cpu_hertz=3.1e9, cpu_celsius=72.5, throttled_seconds=3.0, core_throttles=7,
+        busy_seconds=11.75, steal_seconds=3.0, available_bytes=12345,
+    )  # fmt: skip
+
+
+def test_quota_of_version_1_is_told_in_nanoseconds(machine: Machine) -> None:
+    machine.quota("throttled_time 2500000000")
+    assert read_conditions("cpu").throttled_seconds == 2.5
+
+
+def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    for name in ("cpu_times", "cpu_freq", "getloadavg", "virtual_memory"):
+        monkeypatch.setattr(psutil, name, refuse)
+    monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", refuse)
+    machine.heat(1, 1)
+    cores = read_conditions("cpu").usable_cores
+    assert read_conditions("cpu") == Conditions(None, cores, None, None, None, None, None, None, None, None)
+
+
+def test_a_platform_without_steal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=8.0, nice=1.0, system=2.0, idle=99.0))
+    found = read_conditions("cpu")
+    assert (found.busy_seconds, found.steal_seconds) == (11.0, None)
+
+
+def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(monkeypatch, reasons=0x5, violation=1_500_000_000)
+    assert read_conditions("cuda").gpu == GpuConditions(
+        sm_hertz=1.755e9, max_sm_hertz=1.98e9, memory_hertz=2.619e9, celsius=61.0, watts=350.5,
+        throttle_reasons=("idle", "software power cap"), thermal_violation_seconds=1.5, foreign_processes=(),
+    )  # fmt: skip
+    assert read_conditions("cuda:1").gpu is None
+    assert read_conditions("cpu").gpu is None
+
+
+def in_namespace(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(psutil, "LINUX", True)
+    monkeypatch.setattr(Path, "readlink", lambda self: Path(name))
+
+
+def test_foreign_processes_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = os.getpid()
+    tree = {1: Process(0, 0.0, 0.0, 0.0), me: Process(1, 0.0, 0.0, 0.0), me + 1: Process(me, 0.0, 0.0, 0.0)}
+    gpu(monkeypatch, processes=[(me, 1), (1, None), (me + 1, 2), (77, 3), (78, 4)])
+    in_namespace(monkeypatch, "pid:[4026531836]")
+    monkeypatch.setattr(module, "list_processes", lambda: tree)
+    monkeypatch.setattr(module, "exists", lambda pid: pid != 78)
+    monkeypatch.setattr(module, "describe", lambda pid: f"python (pid {pid})")
+    found = read_conditions("cuda").gpu
+    assert found is not None
+    assert found.foreign_processes == ("python (pid 77)",)
+
+
+def test_in_a_container_foreign_processes_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver may list this very process under its id on the host."""
+    card = gpu(monkeypatch, processes=[(4711, 1)])
+    in_namespace(monkeypatch, "pid:[4026532800]")
+    found = read_conditions("cuda").gpu
+    assert found is not None
+    assert found.foreign_processes is None
+    card.processes.clear()
+    found = read_conditions("cuda").gpu
+    assert found is not None
+    assert found.foreign_processes == ()
+
+
+def test_a_driver_that_lists_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(monkeypatch, missing=("nvmlDeviceGetComputeRunningProcesses",))
+    found = read_conditions("cuda").gpu
+    assert found is not None
+    assert found.foreign_processes is None
+
+
+# Throttling
+
+
+def test_watch_sees_both_counters_rise(machine: Machine) -> None:
+    machine.quota("throttled_usec 5", "throttled_usec 7")
+    machine.heat(1, 1)
+    watch = ThrottleWatch("cpu")
+    assert watch.reads == ("cpu quota", "core throttle count")
+    machine.heat(2, 1)
+    assert watch() is False  # what came before the first call is forgotten
+    assert watch() is False
+    machine.quota("throttled_usec 5", "throttled_usec 8")
+    assert watch() is True
+    assert watch() is False
+    machine.heat(2, 2)
+    assert watch() is True
+    assert watch() is False
+
+
+def test_watch_ignores_what_else_changes(machine: Machine) -> None:
+    machine.quota("throttled_usec 5")
+    watch = ThrottleWatch("cpu")
+    watch()
+    (machine.group / "cpu.stat").write_text("usage_usec 99\nnr_throttled 10\nthrottled_usec 5\n")
+    assert watch() is False
+
+
+def test_watch_that_can_read_nothing_says_no(machine: Machine) -> None:
+    machine.quota("nothing_of_use 5")  # the root group's has no such number
+    watch = ThrottleWatch("cpu")
+    assert watch.reads == ()
+    assert [watch(), watch()] == [False, False]
+
+
+def test_watch_outlives_what_it_reads(machine: Machine) -> None:
+    machine.quota("throttled_usec 5")
+    watch = ThrottleWatch("cpu")
+    watch()
+    (machine.group / "cpu.stat").write_text("")
+    assert watch() is False
+
+
+def test_watch_closes_its_files(machine: Machine) -> None:
+    machine.quota("throttled_usec 5")
+    machine.heat(1, 1)
+    process = psutil.Process()
+    before = process.num_fds()
+    watch = ThrottleWatch("cpu")
+    assert process.num_fds() > before
+    del watch
+    assert process.num_fds() == before
+
+
+def test_watch_of_a_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.quota("throttled_usec 5")
+    card = gpu(monkeypatch, reasons=0x40)
+    watch = ThrottleWatch("cuda:0")
+    assert watch.reads == ("cpu quota", "gpu thermal violation time", "gpu throttle reasons")
+    assert watch() is False
+    assert [watch(), watch()] == [True, True]  # it goes on
+    card.reasons = 0x7  # idle, application clocks, power cap
+    assert watch() is False
+    card.violation += 1000
+    assert [watch(), watch()] == [True, False]
+    machine.quota("throttled_usec 6")
+    assert [watch(), watch()] == [True, False]
+
+
+@pytest.mark.usefixtures("machine")
+def test_watch_of_a_gpu_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
+    gpu(monkeypatch, missing=(*names, "nvmlDeviceGetViolationStatus"))
+    watch = ThrottleWatch("cuda")
+    assert watch.reads == ()
+    assert [watch(), watch()] == [False, False]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
+def test_watch_says_yes_exactly_when_a_counter_rose(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
+    machine, total = Machine(tmp_path_factory.mktemp("machine")), 10
+    machine.quota(f"throttled_usec {total}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "control_groups", lambda: [machine.group])
+        patch.setattr(module, "_CPUS", machine.cpus)
+        watch = ThrottleWatch("cpu")
+    watch()
+    for step in steps:
+        total += step
+        machine.quota(f"throttled_usec {total}")
+        assert watch() is (step > 0)
+
+
+# Doubts
+
+
+def observe(
+    monkeypatch: pytest.MonkeyPatch,
+    before: Conditions = QUIET,
+    after: Conditions | None = None,
+    *,
+    others: dict[int, float] | None = None,
+    seconds: float = 10.0,
+) -> list[str]:
+    states = iter([before, after or before])
+    monkeypatch.setattr(module, "read_conditions", lambda device: next(states))
+    monkeypatch.setattr(module, "list_processes", dict)
+    monkeypatch.setattr(module, "used_by_others", lambda before, after, pid: others or {})
+    monkeypatch.setattr(module, "describe", lambda pid: f"pytest (pid {pid})")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    times = iter([100.0, 100.0 + seconds])
+    observer = Observer("cuda", clock=lambda: next(times))
+    observer.begin()
+    result = observer.end()
+    assert result["before"] == dataclasses.asdict(before)
+    assert result["after"] == dataclasses.asdict(after or before)
+    json.dumps(result)
+    return result["doubts"]
+
+
+def cpu(**facts: Any) -> Conditions:
+    return dataclasses.replace(QUIET, **facts)
+
+
+def with_gpu(**facts: Any) -> Conditions:
+    return cpu(gpu=dataclasses.replace(COOL, **facts))
+
+
+def test_a_quiet_machine_raises_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observe(monkeypatch) == []
+    assert observe(monkeypatch, with_gpu(), with_gpu(sm_hertz=1.7e9, celsius=80.0)) == []
+    nothing = Conditions(None, 2.0, None, None, None, None, None, None, None, GpuConditions(*[None] * 8))
+    assert observe(monkeypatch, nothing) == []
+
+
+def test_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observe(monkeypatch, others={12: 5.0, 13: 2.0, 14: 0.25, 15: 0.75}) == [
+        "other processes used 0.8 of 2 cores during the case: pytest (pid 12), pytest (pid 13), pytest (pid 15)"
+    ]
+    assert observe(monkeypatch, others={12: 0.99}) == []  # 5 % of 2 cores for 10 s is 1 s
+    assert observe(monkeypatch, others={12: 0.09}, seconds=0.1) == []  # few ticks
+    assert len(observe(monkeypatch, others={12: 0.1}, seconds=0.1)) == 1
+
+
+def test_steal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observe(monkeypatch, after=cpu(steal_seconds=2.5, busy_seconds=109.5)) == [
+        "the hypervisor withheld 5% of the CPU time that this machine wanted"
+    ]
+    assert observe(monkeypatch, after=cpu(steal_seconds=2.1875, busy_seconds=109.8125)) == []
+
+
+def test_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observe(monkeypatch, after=cpu(throttled_seconds=1.5)) == [
+        "the CPU quota of 2 cores stopped this process's control group for 0.5 s"
+    ]
+    assert observe(monkeypatch, after=cpu(throttled_seconds=1.375)) == []
+
+
+def test_heat(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert observe(monkeypatch, after=cpu(core_throttles=7)) == ["heat slowed CPU cores down 3 times during the case"]
+
+
+def test_load_before_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ["the load average was 5.1 on 4 cores before the case began"]
+    assert observe(monkeypatch, cpu(load=5.1), cpu(load=1.0)) == expected
+    assert observe(monkeypatch, cpu(load=5.0), cpu(load=50.0)) == []
+
+
+def test_cpu_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ["the fastest core's clock fell from 3.00 to 2.60 GHz"]
+    assert observe(monkeypatch, after=cpu(cpu_hertz=2.6e9)) == expected
+    assert observe(monkeypatch, after=cpu(cpu_hertz=2.8e9)) == []
+    assert observe(monkeypatch, cpu(cpu_hertz=0.8e9), cpu(cpu_hertz=3e9)) == []  # it was at rest
+
+
+def test_shared_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = with_gpu(foreign_processes=("python (pid 7)", "Xorg (pid 8)"))
+    after = with_gpu(foreign_processes=("python (pid 7)", "ollama (pid 9)"))
+    assert observe(monkeypatch, before, after) == [
+        "the GPU was shared with python (pid 7), Xorg (pid 8), ollama (pid 9)"
+    ]
+
+
+def test_throttled_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    after = with_gpu(
+        throttle_reasons=("software power cap", "hardware slowdown", "hardware power brake"),
+        thermal_violation_seconds=7.25,
+    )
+    assert observe(monkeypatch, with_gpu(), after) == [
+        "the GPU was throttled before or after the case: hardware power brake, hardware slowdown",
+        "heat held the GPU's clocks down for 0.25 s during the case",
+        "the GPU was at its power limit, which lowers its clocks",
+    ]
+
+
+def test_gpu_clock_counts_under_load_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = with_gpu(sm_hertz=1.2e9), with_gpu(sm_hertz=1.8e9)
+    assert observe(monkeypatch, slow, fast) == []
+    busy = {"throttle_reasons": ("application clocks",)}
+    slow, fast = with_gpu(sm_hertz=1.2e9, **busy), with_gpu(sm_hertz=1.8e9, **busy)
+    assert observe(monkeypatch, fast, slow) == ["the GPU's clock went from 1.80 to 1.20 GHz"]
+    assert observe(monkeypatch, slow, fast) == ["the GPU's clock went from 1.20 to 1.80 GHz"]
+
+
+def test_end_without_begin() -> None:
+    with pytest.raises(RuntimeError, match="before begin"):
+        Observer("cpu").end()
+
+
+def test_on_this_machine() -> None:
+    observer = Observer("cpu")
+    observer.begin()
+    result = observer.end()
+    assert set(result) == {"before", "after", "doubts"}
+    assert result["after"]["busy_seconds"] >= result["before"]["busy_seconds"]
+    assert json.loads(json.dumps(result)) == result

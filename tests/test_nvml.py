@@ -1,0 +1,224 @@
+"""No GPU is needed: a stand-in plays NVML, and its names are checked against nvidia-ml-py where that is installed."""
+
+import ast
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_nvml import Card, NVMLError, library
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl import nvml
+
+FUNCTIONS = {name for name in vars(library()) if name.startswith("nvml")}
+READS = (
+    "sm_hertz", "memory_hertz", "max_sm_hertz", "celsius", "watts", "joules", "throttle_reasons",
+    "thermal_violation_seconds", "processes", "own_bytes",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+
+
+def uuid_at(index: int, module: Any) -> str | None:
+    gpu = nvml.find(index, module)
+    return gpu and (gpu.instance or gpu.handle).uuid
+
+
+def seen(module: Any) -> list[str]:
+    found = [uuid_at(index, module) for index in range(9)]
+    return [uuid for uuid in found if uuid is not None]
+
+
+def test_values_in_base_units() -> None:
+    gpu = nvml.find(0, library(Card("GPU-a", violation=2_500_000_000, processes=[(5, None), (os.getpid(), 2**30)])))
+    assert gpu is not None
+    assert (gpu.sm_hertz(), gpu.memory_hertz(), gpu.max_sm_hertz()) == (1.755e9, 2.619e9, 1.98e9)
+    assert (gpu.celsius(), gpu.watts(), gpu.joules()) == (61.0, 350.5, pytest.approx(1234.567, rel=1e-12))
+    assert gpu.thermal_violation_seconds() == 2.5
+    assert gpu.processes() == ((5, None), (os.getpid(), 2**30))
+    assert gpu.own_bytes() == 2**30
+
+
+def test_own_memory_is_unknown_where_the_driver_does_not_list_us() -> None:
+    gpu = nvml.find(0, library(Card("GPU-a", processes=[(os.getpid() + 1, 7)])))
+    assert gpu is not None
+    assert gpu.own_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "names", "throttling"),
+    [
+        (0x0, (), set()),
+        (0x1, ("idle",), set()),
+        (0x2 | 0x4, ("application clocks", "software power cap"), set()),
+        (0x8, ("hardware slowdown",), {"hardware slowdown"}),
+        (0x20, ("software thermal slowdown",), {"software thermal slowdown"}),
+        (0x4 | 0x40, ("software power cap", "hardware thermal slowdown"), {"hardware thermal slowdown"}),
+        (0x80, ("hardware power brake",), {"hardware power brake"}),
+        (0x10 | 0x100, ("sync boost", "display clocks"), set()),
+        (0x4000, ("reason 0x4000",), set()),
+    ],
+)
+def test_reasons_by_name(bits: int, names: tuple[str, ...], throttling: set[str]) -> None:
+    gpu = nvml.find(0, library(Card("GPU-a", reasons=bits)))
+    assert gpu is not None
+    assert gpu.throttle_reasons() == names
+    assert nvml.THROTTLING & set(names) == throttling
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_is_not_supported_is_unknown(read: str) -> None:
+    card = Card("GPU-a", processes=[(os.getpid(), 1)])
+    whole = ("nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetName")
+    gpu = nvml.find(0, library(card, missing=tuple(FUNCTIONS - set(whole))))
+    assert gpu is not None
+    assert getattr(gpu, read)() is None
+    # An older nvidia-ml-py does not even have the function.
+    assert getattr(nvml.Gpu(SimpleNamespace(NVMLError=NVMLError), card), read)() is None
+
+
+def test_older_drivers_names_of_functions() -> None:
+    newer = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetCurrentClocksEventReasons")
+    gpu = nvml.find(0, library(Card("GPU-a", reasons=0x4), missing=newer))
+    assert gpu is not None
+    assert gpu.celsius() == 60
+    assert gpu.throttle_reasons() == ("software power cap", "hardware power brake")
+
+
+def test_a_driver_older_than_the_module_is_no_error() -> None:
+    class MismatchError(Exception):
+        pass
+
+    def old(_: object) -> None:
+        raise MismatchError
+
+    module = SimpleNamespace(
+        NVMLError=NVMLError, NVMLLibraryMismatchError=MismatchError, nvmlDeviceGetComputeRunningProcesses=old
+    )
+    assert nvml.Gpu(module, Card("GPU-a")).processes() is None
+
+
+def test_no_driver() -> None:
+    assert nvml.find(0, library(Card("GPU-a"), missing=("nvmlInit",))) is None
+
+
+def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml.find(0) is None
+
+
+def test_only_cuda_devices_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = Card("GPU-a"), Card("GPU-b")
+    module = library(*cards)
+    monkeypatch.setattr(nvml, "_installed", lambda: module)
+    assert nvml.of_device("cpu") is None
+    assert nvml.of_device("mps") is None
+    assert nvml.of_device("cuda") == nvml.Gpu(module, cards[0])
+    assert nvml.of_device("cuda:1") == nvml.Gpu(module, cards[1])
+    assert nvml.of_device("cuda:2") is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        (None, ["GPU-aa1", "GPU-ab2", "GPU-cc3"]),
+        ("", []),
+        ("2,0", ["GPU-cc3", "GPU-aa1"]),
+        (" 1 , 2", ["GPU-ab2", "GPU-cc3"]),
+        ("0,2,-1,1", ["GPU-aa1", "GPU-cc3"]),
+        ("0,9,1", ["GPU-aa1"]),
+        ("1,1", []),
+        ("-1", []),
+        ("GPU-cc3,GPU-aa1", ["GPU-cc3", "GPU-aa1"]),
+        ("GPU-c", ["GPU-cc3"]),
+        ("GPU-a", []),
+        ("GPU-cc3,GPU-nowhere,GPU-aa1", ["GPU-cc3"]),
+        ("none", []),
+    ],
+)
+def test_visible_devices(variable: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert seen(library(Card("GPU-aa1"), Card("GPU-ab2"), Card("GPU-cc3"))) == expected
+
+
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_numbers_and_uuids_name_the_same_devices(order: list[int], count: int) -> None:
+    module = library(*(Card(f"GPU-{index}") for index in range(5)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, order[:count])))
+        by_number = seen(module)
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{index}" for index in order[:count]))
+        assert seen(module) == by_number == [f"GPU-{index}" for index in order[:count]]
+
+
+def test_unlike_gpus_have_no_sure_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA may put the second first; a neighbour's temperature would be worse than none."""
+    module = library(Card("GPU-a", "Tesla T4"), Card("GPU-b", "NVIDIA H100"))
+    assert seen(module) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert seen(module) == []
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert seen(module) == ["GPU-b"]
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a")
+    assert seen(module) == ["GPU-a"]
+
+
+def sliced() -> Any:
+    first = Card("MIG-1", processes=[(11, 1)])
+    second = Card("MIG-2", processes=[(22, 2)])
+    return library(Card("GPU-a"), Card("GPU-b", mig=True, slices=[None, first, second], processes=[(11, 1), (22, 2)]))
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, ["MIG-1"]), ("MIG-2", ["MIG-2"]), ("MIG-2,MIG-1", ["MIG-2"]), ("1", ["MIG-1"]), ("0", ["GPU-a"])],
+)
+def test_a_process_sees_one_slice(variable: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert seen(sliced()) == expected
+
+
+def test_a_slice_has_its_own_processes_and_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2")
+    gpu = nvml.find(0, sliced())
+    assert gpu is not None
+    assert gpu.handle.uuid == "GPU-b"
+    assert gpu.processes() == ((22, 2),)
+    assert (gpu.joules(), gpu.watts()) == (None, None)
+    assert gpu.sm_hertz() == 1.755e9
+
+
+def test_the_real_module_has_the_functions() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    tree = ast.parse(Path(nvml.__file__).read_text())
+    words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    words += [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    names = {word for word in words if word.startswith("nvml") and word.isidentifier()}
+    assert names == FUNCTIONS
+    assert [name for name in names if not callable(getattr(pynvml, name, None))] == []
+    assert issubclass(pynvml.NVMLError, Exception)
+    constants = (
+        pynvml.NVML_CLOCK_SM,
+        pynvml.NVML_CLOCK_MEM,
+        pynvml.NVML_TEMPERATURE_GPU,
+        pynvml.NVML_PERF_POLICY_THERMAL,
+    )
+    assert constants == (nvml._CLOCK_SM, nvml._CLOCK_MEMORY, nvml._TEMPERATURE_GPU, nvml._POLICY_THERMAL)
+    bits = {
+        "GpuIdle": "idle", "ApplicationsClocksSetting": "application clocks", "SwPowerCap": "software power cap",
+        "HwSlowdown": "hardware slowdown", "SyncBoost": "sync boost",
+        "SwThermalSlowdown": "software thermal slowdown", "HwThermalSlowdown": "hardware thermal slowdown",
+        "HwPowerBrakeSlowdown": "hardware power brake", "DisplayClockSetting": "display clocks",
+    }  # fmt: skip
+    assert {getattr(pynvml, f"nvmlClocksEventReason{name}"): title for name, title in bits.items()} == nvml._REASONS
