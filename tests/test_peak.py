@@ -1,0 +1,195 @@
+"""The measured peak: chosen with a fake clock, and real arithmetic on this machine."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl import devices, peak
+from fashiontl.case import PRECISIONS
+from fashiontl.flops import step_flops
+from fashiontl.peak import Work, convolutions, fastest, matrix_products, measured_peak
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Bench:
+    """A device on which calls take the time that they are told, once it is waited for, and its clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.queued = 0.0
+        self.calls: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def synchronize(self) -> None:
+        self.now += self.queued
+        self.queued = 0.0
+
+    def work(self, flops: int, *rates: float, prepare: float = 0.0) -> Work:
+        """Work whose calls run at these rates, FLOP/s, one after the other and then at the last."""
+        left = list(rates)
+
+        def call() -> None:
+            self.calls.append(flops)
+            self.queued += flops / (left.pop(0) if len(left) > 1 else left[0])
+
+        def make() -> Callable[[], None]:
+            self.now += prepare
+            return call
+
+        return Work(flops, make)
+
+    def fastest(self, *works: Work, seconds: float = 100.0) -> float | None:
+        return fastest(works, seconds, self.synchronize, self.clock)
+
+
+def test_the_best_of_several_sizes() -> None:
+    bench = Bench()
+    rate = bench.fastest(bench.work(10**6, 1e9), bench.work(10**7, 3e9), bench.work(10**8, 2e9))
+    assert rate == pytest.approx(3e9)
+
+
+def test_a_median_of_slices_is_neither_the_luckiest_nor_the_slowest() -> None:
+    # Two calls to warm up; then five slices of one call each, since a call takes longer than a slice.
+    bench = Bench()
+    rate = bench.fastest(bench.work(10**9, 1e9, 1e9, 8e9, 1e9, 5e8, 2e9, 1e8))
+    assert rate == pytest.approx(1e9)
+    assert len(bench.calls) == 7
+
+
+def test_short_calls_are_timed_by_the_slice() -> None:
+    bench = Bench()
+    # 1.5 ms a call: seven in a slice of 10 ms, five slices, two calls before them. The first loads kernels: 1.5 s.
+    assert bench.fastest(bench.work(1_500_000, 1e6, 1e9)) == pytest.approx(1e9)
+    assert len(bench.calls) == 2 + 5 * 7
+
+
+def test_what_would_not_end_in_time_is_passed_over_and_what_would_is_not() -> None:
+    bench = Bench()
+    small, large, middle = bench.work(10**6, 1e9), bench.work(10**10, 9e9), bench.work(10**7, 2e9)
+    assert bench.fastest(small, large, middle, seconds=1.0) == pytest.approx(2e9)
+    assert set(bench.calls) == {10**6, 10**7}
+    assert bench.now < 1.0
+
+
+def test_the_smallest_is_measured_whatever_it_takes() -> None:
+    bench = Bench()
+    assert bench.fastest(bench.work(10**9, 1e8), bench.work(10**10, 1e9), seconds=0.0) == pytest.approx(1e8)
+    assert set(bench.calls) == {10**9}
+
+
+def test_time_that_operands_take_to_make_is_spent_too_but_is_no_part_of_the_rate() -> None:
+    bench = Bench()
+    works = bench.work(10**7, 1e9, prepare=5.0), bench.work(10**8, 2e9)
+    assert bench.fastest(*works, seconds=5.5) == pytest.approx(1e9)
+
+
+def test_what_does_not_fit_into_memory_is_left_out_and_other_errors_are_not() -> None:
+    def full() -> Callable[[], object]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken() -> Callable[[], object]:
+        raise RuntimeError("not implemented for this type")
+
+    bench = Bench()
+    assert bench.fastest(bench.work(10**6, 1e9), Work(10**7, full), bench.work(10**7, 2e9)) == pytest.approx(2e9)
+    assert bench.fastest(Work(10**6, full)) is None
+    with pytest.raises(RuntimeError, match="not implemented"):
+        bench.fastest(Work(10**6, broken))
+
+
+@given(st.lists(st.tuples(st.integers(10**6, 10**9), st.floats(1e6, 1e12)), min_size=1, max_size=6))
+def test_with_time_enough_it_is_the_highest_rate(works: list[tuple[int, float]]) -> None:
+    bench = Bench()
+    rate = bench.fastest(*(bench.work(flops, speed) for flops, speed in works), seconds=1e9)
+    assert rate == pytest.approx(max(speed for _, speed in works))
+
+
+def test_the_arithmetic_of_each_size() -> None:
+    products = matrix_products("cpu", torch.float32)
+    assert [work.flops for work in products] == [2 * side**3 for side in (512, 1024, 2048, 4096, 8192)]
+    found = convolutions("cpu", torch.float32)
+    expected = [
+        2 * batch * channels * side * side * channels * 9
+        for batch in (1, 8, 64, 512)
+        for channels, side in ((128, 28), (256, 14))
+        for _ in ("channels_last", "contiguous")
+    ]
+    assert [work.flops for work in found] == expected == sorted(expected)
+
+
+def test_what_is_run_is_what_is_counted() -> None:
+    for work in (matrix_products("cpu", torch.float32)[0], convolutions("cpu", torch.float32)[0]):
+        assert step_flops(work.prepare()) == work.flops
+
+
+def test_operands_have_the_type_and_the_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = convolutions("meta", torch.bfloat16)[:2]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(peak.functional, "conv2d", lambda images, weight, padding: seen.append((images, weight)))
+    for work in works:
+        work.prepare()()
+    assert {tensor.dtype for pair in seen for tensor in pair} == {torch.bfloat16}
+    for pair, memory_format in zip(seen, (torch.channels_last, torch.contiguous_format), strict=True):
+        assert all(tensor.is_contiguous(memory_format=memory_format) for tensor in pair)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_peak_of_this_machine(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "_SIDES", (64, 128))
+    monkeypatch.setattr(peak, "_IMAGES", ((8, 8),))
+    found = measured_peak("cpu", precision, 0.0, lambda: devices.synchronize("cpu"))
+    assert set(found) == {"matmul", "convolution"}
+    # Between a wristwatch and ten times the largest machine: a mistaken unit falls outside.
+    assert all(1e6 < rate < 1e16 for rate in found.values())
+
+
+@pytest.mark.slow
+def test_the_peak_of_this_machine_at_full_size() -> None:
+    started = time.perf_counter()
+    found = measured_peak("cpu", "fp32", 2.0, lambda: devices.synchronize("cpu"))
+    elapsed = time.perf_counter() - started
+    # What it says it did in that time it can have done: the smallest product alone runs seven times.
+    assert found["matmul"] * elapsed > 7 * 2 * 512**3
+    assert all(1e8 < rate < 1e16 for rate in found.values())
+
+
+@pytest.fixture
+def switches() -> Iterator[Callable[[], tuple[bool, bool, bool]]]:
+    """Reads TF32 of matrix products, of convolutions, and cuDNN's search; set apart before a test, put back after."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, True, False
+    yield lambda: (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_tf32_is_allowed_for_its_own_peak_alone(
+    precision: str, allowed: bool, fails: bool, switches: Callable[[], tuple[bool, bool, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append((*switches(), torch.is_inference_mode_enabled()))
+        if fails:
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(peak, "fastest", look)
+    with pytest.raises(RuntimeError, match="broken") if fails else nullcontext():
+        assert measured_peak("cpu", precision, 1.0, lambda: None) == {}
+    assert set(seen) == {(allowed, allowed, True, True)}
+    assert switches() == (False, True, False)
+
+
+def test_every_precision_has_a_type() -> None:
+    assert set(peak._DTYPES) == set(PRECISIONS)
