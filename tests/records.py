@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fashiontl.case import PRESETS, Case, Settings
@@ -35,10 +36,17 @@ _POLICIES = {
     "scratch": (1.0, 1.0, 0.86), "linear_probe": (0.0003, 3.1, 0.885), "last_stage": (0.75, 2.2, 0.915),
     "full": (1.0, 1.0, 0.93), "bn_only": (0.001, 1.3, 0.905),
 }  # fmt: skip
+# What a precision does to speed and to the measured peak.
+_PRECISIONS = {"fp32": 1.0, "tf32": 3.0, "bf16": 6.0, "fp16": 6.0}
 
 
-def record(case: Case, *, number: int = 0, environment: Environment = LAPTOP, **fields: Any) -> Record:
-    """A record of a case that went well; fields replace its own."""
+def record(
+    case: Case, *, number: int = 0, environment: Environment = LAPTOP, old: bool = False, **fields: Any
+) -> Record:
+    """A record of a case that went well; fields replace its own.
+
+    An old one is from when latency, throughput and peaks of memory were all that was measured of speed.
+    """
     settings: Settings = fields.get("settings", PRESETS["quick"])
     values = {
         "schema": SCHEMA, "id": case.id, "run": "20260102T030405Z-01234567-abc123", "command": "pytest bench/",
@@ -49,33 +57,34 @@ def record(case: Case, *, number: int = 0, environment: Environment = LAPTOP, **
             "data": {"source": "the package's own selection", "sha256": "d1" * 32},
             "weights": {"name": case.weights, "sha256": "e2" * 32} if case.weights != "none" else {"name": "none"},
             "losses": [[1.25, 0.5]],
+            **({} if old else _speed_facts(case, settings)),
         },
         "artifacts": {},
     }  # fmt: skip
     if "measurements" not in fields:
-        values["measurements"] = measurements(case, settings, number)
+        values["measurements"] = measurements(case, settings, number, old=old)
     return Record(**{**values, **fields})
 
 
-def measurements(case: Case, settings: Settings, seed: int = 0) -> tuple[Measurement, ...]:
+def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = False) -> tuple[Measurement, ...]:
     """Plausible numbers, the same for the same arguments."""
     draw = random.Random(f"{case.id} {seed}")
     parameters, gflop, speed = _network(case.architecture)
     share, training, accuracy = _policy(case.policy)
-    speed *= 40 if case.device.startswith("cuda") else 1
+    speed *= _speed_factor(case)
     trials = settings.test_per_class * 4 or 10_000
 
     def many(centre: float, count: int) -> tuple[float, ...]:
         return tuple(centre * draw.lognormvariate(0, 0.03) for _ in range(count))
 
-    return (
+    first = (
         Measurement(
             "accuracy",
             tuple(round((accuracy + draw.gauss(0, 0.015)) * trials) / trials for _ in range(settings.seeds)),
             trials,
         ),
         Measurement("training_time", many(20 / speed, settings.seeds)),
-        Measurement("latency", many(0.006 / speed, 100)),
+        Measurement("latency", many(0.006 / speed, 100 if old else settings.samples)),
         Measurement("inference_throughput", many(640 * speed, 30)),
         Measurement("train_throughput", many(190 * speed * training, 30)),
         Measurement("inference_peak_memory", many(parameters * 5e6, 1)),
@@ -86,6 +95,75 @@ def measurements(case: Case, settings: Settings, seed: int = 0) -> tuple[Measure
         Measurement("flops", (gflop * 1e9,)),
         Measurement("wall_time", many(50 / speed, 1)),
     )
+    if old:
+        return first
+    batch = case.batch or settings.throughput_batch
+    step = batch / (190 * speed * training)
+    parts = {"data": 0.05 * step * training, "forward": 0.3 * step, "backward": 0.6 * step, "optimizer": 0.1 * step}
+    single = {
+        "load_time": 0.05 + parameters / 400, "first_call_time": 0.05 / speed, "first_step_time": 0.2 / speed,
+        "load_peak_memory": parameters * 4.2e6, "load_process_memory": 3.1e8 + parameters * 4.2e6,
+        "inference_process_memory": 3.1e8 + parameters * 5e6, "training_process_memory": 3.1e8 + parameters * 1.5e7,
+        "training_flops": gflop * 3e9 / training, "peak_flops": _peak(case),
+    }  # fmt: skip
+    if case.execution == "compile":
+        single |= {"inference_compile_time": 12.0, "training_compile_time": 31.0}
+    if case.device.startswith("cuda"):
+        single |= {f"{phase}_reserved_memory": parameters * 2e7 for phase in ("load", "inference", "training")}
+        single |= {"inference_energy": gflop * 0.02, "training_energy": gflop * 0.07 / training, "idle_power": 71.5}
+        first += (Measurement("device_latency", many(0.004 / speed, settings.samples)),)
+    if settings.sweep:
+        single["largest_training_batch"] = 64
+    return (
+        *first,
+        Measurement("end_to_end_throughput", many(batch / sum(parts.values()), 30)),
+        *(Measurement(f"step_{name}_time", many(seconds, 30)) for name, seconds in parts.items()),
+        *(Measurement(name, many(value, 1) if name.endswith("time") else (value,)) for name, value in single.items()),
+    )
+
+
+def _speed_factor(case: Case) -> float:
+    """How many times as fast as in float32 on the CPU."""
+    cuda = 40 if case.device.startswith("cuda") else 1
+    return cuda * _PRECISIONS[case.precision] ** 0.5 * (1.3 if case.execution == "compile" else 1)
+
+
+def _peak(case: Case) -> float:
+    return (5e13 if case.device.startswith("cuda") else 2.4e11) * _PRECISIONS[case.precision]
+
+
+def _speed_facts(case: Case, settings: Settings) -> dict[str, Any]:
+    """What a record's provenance holds of its measurements of speed."""
+    loop = {"warm_up": 24, "steady": True, "drift": 0.004, "noise": 0.011, "ended": "precise", "throttled": 0}
+    facts: dict[str, Any] = {
+        "timing": {
+            "latency": loop,
+            "inference_throughput": loop,
+            "train_throughput": loop | {"ended": "time"},
+            "end_to_end_throughput": loop | {"ended": "time"},
+        },
+        "conditions": {"before": {"load": 0.25}, "after": {"load": 1.5}},
+        "peak": {"matmul": _peak(case) * 0.9, "convolution": _peak(case)},
+    }
+    if case.execution == "compile":
+        graphs = {"graphs": 1, "graph_breaks": 0, "recompiles": 0}
+        facts["compile"] = {"inference": graphs, "training": graphs | {"graphs": 3, "graph_breaks": 2}}
+    if settings.sweep:
+        facts["sweep"] = {
+            "inference": sweep(settings.sweep, settings.sweep, "setting", 1e-3 / _speed_factor(case)),
+            "training": sweep(settings.sweep, 64, "memory", 4e-3 / _speed_factor(case)),
+        }
+    return facts
+
+
+def sweep(most: int, largest: int, limit: str, seconds: float) -> dict[str, Any]:
+    """What a record's provenance holds of a sweep in which a call takes some seconds, and more for larger batches."""
+    batches = [2**power for power in range(20) if 2**power <= min(most, largest)]
+    points = [
+        {"batch": batch, "seconds": [seconds * (1 + batch / 16) * (1 + step / 500) for step in range(9)]}
+        for batch in batches
+    ]
+    return {"points": points, "largest": largest, "limit": limit}
 
 
 def _network(name: str) -> tuple[float, float, float]:
@@ -138,10 +216,19 @@ def evaluated(case: Case, number: int = 0, classes: int = 4, **fields: Any) -> R
 
 
 def matrix(
-    device: str = "cpu", task: str = "fashion4", environment: Environment = LAPTOP, **fields: Any
+    device: str = "cpu",
+    task: str = "fashion4",
+    environment: Environment = LAPTOP,
+    variants: Sequence[Mapping[str, Any]] = ({},),
+    **fields: Any,
 ) -> list[Record]:
-    """A run of four architectures and five policies."""
-    cases = [Case(network, policy, device, task) for network in _NETWORKS for policy in _POLICIES]
+    """A run of four architectures and five policies, each in every variant (fields of `Case`)."""
+    cases = [
+        Case(network, policy, device, task, **variant)
+        for network in _NETWORKS
+        for policy in _POLICIES
+        for variant in variants
+    ]
     return [record(case, number=number, environment=environment, **fields) for number, case in enumerate(cases)]
 
 

@@ -13,9 +13,7 @@ from fashiontl.case import PRESETS, Case
 from fashiontl.errors import FashiontlError
 from fashiontl.leaderboard.markdown import escape
 from fashiontl.leaderboard.notes import notes
-from fashiontl.leaderboard.rows import (
-    row_of,
-)
+from fashiontl.leaderboard.rows import row_of
 from fashiontl.leaderboard.sections import sections, settings_name
 from fashiontl.metrics import Measurement
 from fashiontl.record import Record, RunFile, runs
@@ -76,6 +74,8 @@ def test_the_notes() -> None:
         "- **Versions** Python 3.12.4, torch 2.13.0+cpu, torchvision 0.28.0, fashiontl 0.1.0; Linux 6.8.0 x86_64",
         "- **Accuracy** of 1 seed on 800 test images, tested once, at the end of training",
         "- **Data** the package's own selection, SHA-256 `d1d1d1d1d1d1`",
+        "- **Timing** 8 loops ended: 4 once their median was precise, 4 as their time was up; all became steady; none "
+        "dropped samples of a throttled machine",
         "- **Policy kept** in 2 of 2 trained cells: after training, what was frozen was bit-identical (120 parameter "
         "tensors and 120 buffers compared), and every stage that trains had moved (4 parameter tensors)",
     ]
@@ -116,9 +116,10 @@ def test_sizes_and_weights_are_folded_away() -> None:
     source = {"accuracy": 0.873, "sha256": "e2" * 32}
     measured = record(CPU[2])
     page = leaderboard.render([dataclasses.replace(measured, provenance=measured.provenance | {"pretraining": source})])
-    folded = page[page.index("<details>") : page.index("</details>")]
-    header, row = tables(folded)[0]
-    assert header[3:] == ["Parameters (M)", "GFLOP/image", "Training time (s)", "Case time (s)", "Weights' SHA-256"]
+    header, row = tables(page[page.index("<summary>Sizes, times and weights</summary>") :])[0]
+    assert header[3:] == [
+        "Parameters (M)", "Forward (GFLOP/image)", "Training time (s)", "Case time (s)", "Weights' SHA-256",
+    ]  # fmt: skip
     assert row[3:5] == ["11.2", "0.0700"]
     assert row[7] == "`e2e2e2e2e2e2`, 87.3 % on their own task"
 
@@ -213,6 +214,51 @@ def test_a_page_of_nothing() -> None:
     assert leaderboard.render([]).startswith("# Leaderboard\n")
 
 
+NEW_TITLES = (
+    "Latency, loading and compiling", "Training step", "Memory", "Arithmetic and energy", "Batch sizes",
+)  # fmt: skip
+
+
+def test_old_records_are_shown_as_before() -> None:
+    page = leaderboard.render(matrix(old=True))
+    assert re.findall(r"<summary>(.*?)</summary>", page) == [
+        "Training speed and memory by architecture and policy", "Sizes, times and weights",
+    ]  # fmt: skip
+    assert not re.search(r"Variant|p99|\*\*Timing", page)
+
+
+def test_new_records_have_more_tables() -> None:
+    settings = dataclasses.replace(PRESETS["quick"], sweep=64)
+    page = leaderboard.render(matrix("cuda", environment=SERVER, settings=settings))
+    titles = re.findall(r"<summary>(.*?)</summary>", page)
+    assert tuple(titles[1:6]) == NEW_TITLES
+
+
+def test_p99_stands_in_the_table_when_some_row_has_samples_enough() -> None:
+    many = dataclasses.replace(PRESETS["quick"], samples=1000)
+    records = [record(CPU[0]), record(CPU[1], settings=many), failed(CPU[2], "oom", "too big")]
+    table = tables(leaderboard.render(records))[0]
+    place = table[0].index("Latency p99 (ms)")
+    assert table[0][place - 2 : place] == ["Latency p50 (ms)", "Latency p90 (ms)"]
+    texts = {line[1]: line[place] for line in table[1:]}
+    assert texts["scratch"] == texts["full"] == "—"
+    assert "±" in texts["linear_probe"]
+    assert "p99" not in str(tables(leaderboard.render(records[:1]))[0])
+
+
+def test_rows_that_differ_in_how_they_run_say_so() -> None:
+    variants = ({}, {"batch": 64}, {"image_size": 48}, {"precision": "bf16", "execution": "compile"})
+    records = [record(Case("vgg11", "full", **each), number=number) for number, each in enumerate(variants)]
+    page = leaderboard.render(records)
+    table = tables(page)[0]
+    assert table[0][3] == "Variant"
+    assert sorted(line[3] for line in table[1:]) == ["", "48px", "batch64", "bf16 compile"]
+    assert (
+        "\n**Variant**: what of precision, memory format, execution, image size and batch differs from fp32, "
+        "contiguous, eager and the settings below.\n"
+    ) in page
+
+
 ANYTHING = st.none() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)
 DICTIONARIES = st.dictionaries(
     st.sampled_from(
@@ -231,10 +277,22 @@ DICTIONARIES = st.dictionaries(
             "deterministic",
             "extensions",
             "trained",
+            "timing",
+            "sweep",
+            "peak",
+            "compile",
+            "conditions",
         ]
     ),
     ANYTHING
-    | st.dictionaries(st.sampled_from(["sha256", "source", "accuracy"]), ANYTHING)
+    | st.dictionaries(
+        st.sampled_from(["sha256", "source", "accuracy", "inference", "training", "matmul", "latency"]),
+        ANYTHING
+        | st.dictionaries(
+            st.sampled_from(["points", "largest", "limit", "graphs", "recompiles", "ended", "steady", "throttled"]),
+            ANYTHING | st.lists(st.dictionaries(st.sampled_from(["batch", "seconds"]), ANYTHING)),
+        ),
+    )
     | st.lists(
         st.dictionaries(st.sampled_from(["accuracies", "chosen", "confusion", "loss", "calibration_error"]), ANYTHING)
     ),
@@ -249,9 +307,9 @@ def test_whatever_a_record_holds_the_table_stays_whole(
     page = leaderboard.render(
         [record(case, status="crashed", reason=reason, proof=proof, provenance=provenance, measurements=())]
     )
-    table, details = tables(page)[:2]
-    assert [len(line) for line in table] == [12, 12]
-    assert [len(line) for line in details] == [8, 8]
+    assert [len(line) for line in tables(page)[0]] == [12, 12]
+    assert [len(line) for line in tables(page[page.index("<summary>Sizes, times") :])[0]] == [8, 8]
+    assert all(len({len(line) for line in table}) == 1 for table in tables(page))
 
 
 @given(st.text())
@@ -315,13 +373,26 @@ def test_summary() -> None:
     measured = (Measurement("accuracy", (0.9,), 800), Measurement("latency", (0.004,) * 20))
     text = leaderboard.summary([failed(CPU[0], "timeout", "too slow"), record(CPU[1], measurements=measured)])
     assert text == (
-        "Cell                         Accuracy      Training     Inference    Latency p50    Training peak  Status\n"
-        "                                  (%)    (images/s)    (images/s)           (ms)            (MiB)\n"
-        "-------------------------  ----------  ------------  ------------  -------------  ---------------  --------\n"
-        "resnet18-linear_probe-cpu  90.0 ± 2.3             —             —    4.00 ± 0.00                —  ok\n"
-        "resnet18-scratch-cpu                —             —             —              —                —  timeout\n"
+        "Cell                         Accuracy      Training     Inference      Latency    Training  Status\n"
+        "                                  (%)    (images/s)    (images/s)          p50        peak\n"
+        "                                                                          (ms)       (MiB)\n"
+        "-------------------------  ----------  ------------  ------------  -----------  ----------  --------\n"
+        "resnet18-linear_probe-cpu  90.0 ± 2.3             —             —  4.00 ± 0.00           —  ok\n"
+        "resnet18-scratch-cpu                —             —             —            —           —  timeout\n"
         "resnet18-scratch-cpu: timeout: too slow"
     )
+
+
+def test_a_long_name_takes_several_lines_of_the_summary() -> None:
+    case = Case("mean:vgg11+resnet18+mobilenet_v2", "linear_probe", "cuda:1", precision="bf16", execution="compile")
+    text = leaderboard.summary([record(case), record(Case("a" * 70, "full"), number=1)])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 110
+    names = [line[:32].rstrip() for line in lines[4:]]
+    assert sorted(names) == sorted(
+        ["mean:vgg11+resnet18+", "  mobilenet_v2-linear_probe-", "  cuda:1-bf16-compile", "a" * 30, "  " + "a" * 30,
+         "  aaaaaaaaaa-full-cpu"]
+    )  # fmt: skip
 
 
 def test_summary_of_nothing() -> None:

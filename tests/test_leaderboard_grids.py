@@ -136,6 +136,59 @@ def test_devices_have_lines_of_their_own() -> None:
     ]  # fmt: skip
 
 
+VARIANTS = ({}, {"precision": "bf16"}, {"batch": 64}, {"image_size": 64, "execution": "compile"})
+
+
+def test_variants_have_lines_of_their_own() -> None:
+    cases = [
+        Case(network, policy, **variant)
+        for network in ("vgg11", "resnet18")
+        for variant in VARIANTS[:2]
+        for policy in ("scratch", "full", "last_2", "bn_only")
+    ]
+    page = grids([cell("", "", (80 - number) / 100, case=case) for number, case in enumerate(cases)])
+    assert tables(page)[0] == [
+        ["Architecture", "Variant", "scratch", "last_2", "full", "bn_only"],
+        ["vgg11", "", "~**80.0** ★", "78.0", "79.0", "77.0"],
+        ["vgg11", "bf16", "~**76.0**", "74.0", "75.0", "73.0"],
+        ["resnet18", "", "~**72.0**", "70.0", "71.0", "69.0"],
+        ["resnet18", "bf16", "~**68.0**", "66.0", "67.0", "65.0"],
+    ]
+
+
+CELLS = st.builds(
+    lambda axes, variant: Case(*axes, **variant),
+    st.tuples(
+        st.sampled_from(["vgg11", "resnet18"]),
+        st.sampled_from(["scratch", "full", "last_2", "of_a_user"]),
+        st.sampled_from(["cpu", "cuda"]),
+        st.just("fashion4"),
+        st.sampled_from(["", "none", "imagenet", "mine.pt"]),
+    ),
+    st.sampled_from(VARIANTS),
+)
+
+
+def is_worth_a_grid(cases: list[Case]) -> bool:
+    return len({case.architecture for case in cases}) > 1 and len({case.policy for case in cases}) > 1
+
+
+@given(st.lists(CELLS, min_size=13, max_size=60, unique=True).filter(is_worth_a_grid))
+def test_no_cell_is_left_out(cases: list[Case]) -> None:
+    page = grids([cell("", "", 0.9, [1000.0 + number], case=case) for number, case in enumerate(cases)])
+    speeds = page[page.index("**Training (images/s)** by architecture") : page.index("**Training peak")]
+    shown = {text.strip("~* ★") for table in tables(speeds) for line in table[1:] for text in line}
+    assert {str(1000 + number) for number in range(len(cases))} <= shown
+
+
+def test_without_accuracy_costs_are_open() -> None:
+    records = [dataclasses.replace(each, measurements=each.measurements[1:]) for each in fourteen()]
+    page = grids(records)
+    assert page.startswith("**Training (images/s)** by architecture and policy\n\n")
+    assert "<details>" not in page
+    assert "**Accuracy" not in page
+
+
 def test_the_short_list() -> None:
     records = [*fourteen()[:-1], cell("resnet18", "last_stage", 0.8, [90.0])]
     page = grids(records)

@@ -1,4 +1,6 @@
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ FOUR = "vgg11+resnet18+mobilenet_v2+densenet121"
 NUMBERS = st.floats(-10, 10)
 
 
-def cell(architecture: str, accuracy: float, seconds: float = 0.01, policy: str = "full", **axes: str) -> Record:
+def cell(architecture: str, accuracy: float, seconds: float = 0.01, policy: str = "full", **axes: Any) -> Record:
     measured = (
         Measurement("accuracy", (accuracy,), 10_000),
         Measurement("latency", (seconds,) * 9),
@@ -80,10 +82,12 @@ def test_only_like_is_compared() -> None:
         cell("vgg11", 0.99, policy="last_2"),
         cell("vgg11", 0.99, weights="imagenet"),
         cell("vgg11", 0.99, device="cuda"),
+        cell("vgg11", 0.99, precision="bf16"),
+        cell("vgg11", 0.99, batch=64),
         cell("densenet121", 0.99),
         failed(Case("vgg11", "full"), "oom", "too big"),
     ]
-    assert lines(records) == [["mean:vgg11+resnet18", "cpu", "95.0 ± 0.4", *["—"] * 6]]
+    assert lines(records) == [["mean:vgg11+resnet18", "", "cpu", "95.0 ± 0.4", *["—"] * 6]]
     assert text(records).startswith("**Does combining help?** No member went well under the same policy.\n\n|")
 
 
@@ -95,6 +99,22 @@ def test_a_member_that_was_not_measured_is_said() -> None:
 
 def test_a_small_loss_is_no_negative_zero() -> None:
     assert lines([cell("mean:vgg11+resnet18", 0.8999), cell("vgg11", 0.9), cell("resnet18", 0.1)])[0][3] == "+0.0 ± 1.2"
+
+
+def test_variants_are_compared_with_their_like() -> None:
+    records = [
+        cell(name, accuracy, precision=precision)
+        for precision, (one, other) in {"fp32": (0.9, 0.95), "bf16": (0.8, 0.7)}.items()
+        for name, accuracy in (("vgg11", one), ("resnet18", 0.1), ("mean:vgg11+resnet18", other))
+    ]
+    assert [(line[1], line[4], line[5]) for line in lines(records)] == [
+        ("", "+5.0 ± 1.0", "yes"), ("bf16", "-10.0 ± 1.7", "no, it harms"),
+    ]  # fmt: skip
+
+
+def test_without_accuracy_nothing_is_compared() -> None:
+    made = cell("mean:vgg11+resnet18", 0.9)
+    assert text([dataclasses.replace(made, measurements=made.measurements[1:])]) == ""
 
 
 def test_without_hybrids_there_is_nothing() -> None:

@@ -61,6 +61,27 @@ def test_determinism() -> None:
     assert note("Deterministic", records[2], record(CASES[0])) is None
 
 
+def test_timing() -> None:
+    precise = {"warm_up": 6, "steady": True, "drift": 0.0, "noise": 0.0, "ended": "precise", "throttled": 0}
+    records = [
+        with_provenance(CASES[0], timing={"latency": precise, "train_throughput": precise | {"ended": "time"}}),
+        with_provenance(CASES[1], timing={"latency": precise | {"steady": False, "throttled": 12, "ended": "samples"}}),
+        with_provenance(CASES[2], timing={"latency": precise | {"steady": False}, "broken": 3}),
+    ]
+    assert note("Timing", *records) == (
+        "4 loops ended: 2 once their median was precise, 1 as their time was up, 1 with as many samples as a record "
+        "holds; 2 never became steady; 1 dropped samples of a throttled machine"
+    )
+    assert note("Timing", with_provenance(CASES[0], timing={"latency": precise})) == (
+        "1 loop ended: 1 once their median was precise; all became steady; none dropped samples of a throttled machine"
+    )
+
+
+@pytest.mark.parametrize("timing", [None, 3, [], {}, {"latency": None}, {"latency": {"ended": ["time"]}}])
+def test_timing_that_is_unknown(timing: Any) -> None:
+    assert note("Timing", with_provenance(CASES[0], timing=timing)) is None
+
+
 def test_extensions() -> None:
     records = [
         with_provenance(CASES[0], extensions={"mine.py": "ab" * 32, "its`.py": None}),
@@ -101,6 +122,20 @@ def test_a_raised_image_size_is_a_doubt() -> None:
 @pytest.mark.parametrize("size", [32, 16, None, "64", 64.0, True, [64]])
 def test_the_image_size_that_was_asked_for_is_none(size: Any) -> None:
     assert mark(CASES[0], size) == ("ok", "")
+
+
+def test_an_image_size_of_the_case_is_what_was_asked_for() -> None:
+    assert mark(Case("resnet18", "full", image_size=64), 64) == ("ok", "")
+    assert mark(Case("resnet18", "full", image_size=64), 96) == (
+        "ok ¹",
+        "¹ images of 96 pixels, the least that it takes",
+    )
+
+
+def test_many_footnotes_are_folded_away() -> None:
+    rows = [row_of(record(Case("vgg11", f"policy{number}"), warnings=(f"drift {number}",))) for number in range(13)]
+    assert Footnotes(rows).text.startswith("<details><summary>13 footnotes</summary>\n\n¹ drift 0  \n")
+    assert "<details>" not in Footnotes(rows[:12]).text
 
 
 def test_footnotes_are_shared_and_stand_after_the_reason() -> None:

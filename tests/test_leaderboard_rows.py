@@ -1,3 +1,5 @@
+import dataclasses
+import math
 import re
 from typing import Any
 
@@ -6,27 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import failed, record
 
-from fashiontl.case import Case
-from fashiontl.leaderboard.rows import (
-    COLUMNS,
-    DETAILS,
-    Column,
-    Row,
-    by_accuracy,
-    column_texts,
-    decimals,
-    number,
-    row_of,
-)
+from fashiontl.case import PRESETS, Case
+from fashiontl.leaderboard.columns import ALL, LATENCY, P90, P99, Column
+from fashiontl.leaderboard.rows import Row, by_accuracy, column_texts, decimals, number, relative_widths, row_of
 from fashiontl.metrics import Measurement
 from fashiontl.stats import Interval
 
-LATENCY, P90 = COLUMNS[3], COLUMNS[4]
 CPU = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
 
 
 def column(label: str) -> Column:
-    return next(column for column in (*COLUMNS, *DETAILS) if column.label == label)
+    return next(column for column in ALL if column.label == label)
 
 
 def rows(*values: tuple[float, ...], metric: str = "latency", trials: int = 0, **fields: Any) -> list[Row]:
@@ -77,6 +69,26 @@ def test_exact_numbers_have_no_best_and_their_own_decimals() -> None:
 def test_p90_needs_twenty_samples() -> None:
     few, enough = rows(tuple(range(1, 20)), tuple(range(1, 21)))
     assert texts([few, enough], P90) == ["—", "18100"]
+
+
+def test_p99_needs_a_thousand_samples() -> None:
+    few, enough = rows(tuple(range(1, 1000)), tuple(range(1, 1001)))
+    assert texts([few, enough], P99) == ["—", "990010 ± 7010"]
+
+
+def test_relative_widths() -> None:
+    narrow, wide, none = Interval(100, 98, 101), Interval(10, 10, 12), Interval(5, -math.inf, math.inf)
+    assert relative_widths([narrow, wide, none]) == "Each number is ± 2 to 20 % of itself."
+    assert relative_widths([narrow, none]) == "Each number is ± 2 % of itself."
+    assert relative_widths([none]) == relative_widths([Interval(0, 0, 0)]) == ""
+
+
+def test_a_row_holds_no_list_of_samples() -> None:
+    """What keeps very many records in memory."""
+    settings = dataclasses.replace(PRESETS["quick"], samples=5000, sweep=4096)
+    row = row_of(record(CPU[0], settings=settings))
+    assert row.record.measurements == ()
+    assert len(repr(row)) < 20_000
 
 
 @given(st.lists(st.floats(1e-9, 1e12), min_size=1, max_size=20), st.integers(1, 5))

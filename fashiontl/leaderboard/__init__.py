@@ -1,11 +1,13 @@
 """The leaderboard: records in, one page of Markdown out. No torch; pandas only when a table is made."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
+from fashiontl.leaderboard.columns import SUMMARY
 from fashiontl.leaderboard.markdown import escape
-from fashiontl.leaderboard.rows import SUMMARY, Row, by_accuracy, column_texts, row_of
+from fashiontl.leaderboard.rows import Row, by_accuracy, column_texts, row_of
 from fashiontl.leaderboard.sections import overview, section_text, sections
 from fashiontl.record import Record, latest, read_newest, write_atomically
 
@@ -24,8 +26,12 @@ architecture.
   overlaps another's, or because a single measurement has none.
 - `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before; a
   grid has their status alone.
-- Speeds and latency include no loading of data. A training step runs every stage, forward and back, as the policy
-  asks; latency is that of one image."""
+- Speeds and latency include no loading of data, except those called end to end. A training step runs every stage,
+  forward and back, as the policy asks; latency is that of one image.
+- Numbers that few people look for are folded away under each table, each with a line on what it is."""
+
+# Of a cell's name in a terminal, so that all columns fit into about 110.
+_LONGEST_NAME = 30
 
 
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
@@ -72,17 +78,23 @@ def summary(records: Iterable[Record]) -> str:
     if not rows:
         return "no records"
     columns = {
-        # The unit goes to a line of its own, since a terminal is narrow.
-        column.label.replace(" (", "\n("): [
+        # Each word goes to a line of its own, since a terminal is narrow.
+        column.label.replace(" ", "\n"): [
             text.replace("*", "").replace("\xa0", " ") for text in column_texts(rows, column)
         ]
         for column in SUMMARY
     }
-    table = {"Cell": [row.record.id for row in rows], **columns, "Status": [row.record.status for row in rows]}
+    table = {"Cell": [_broken(row.record.id) for row in rows], **columns, "Status": [row.record.status for row in rows]}
     align = ["left", *["right"] * len(columns), "left"]
     failures = [f"{row.record.id}: {row.record.status}: {row.record.reason}" for row in rows if not row.sound]
     text = tabulate(table, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
     return "\n".join([text, *failures])
+
+
+def _broken(name: str) -> str:
+    """A cell's name on as many lines as it takes, broken after its hyphens and its members' plus signs."""
+    lines = re.findall(rf".{{1,{_LONGEST_NAME}}}(?:(?<=[-+])|$)|.{{1,{_LONGEST_NAME}}}", name)
+    return "\n  ".join(lines)
 
 
 def _render(rows: Iterable[Row], faults: Sequence[str]) -> str:

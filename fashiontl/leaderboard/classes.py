@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from fashiontl.leaderboard.columns import ACCURACY
 from fashiontl.leaderboard.markdown import TextColumn, escape, table
 from fashiontl.leaderboard.names import Names, known_task
-from fashiontl.leaderboard.rows import ACCURACY, UNKNOWN, Row, best_marks, column_texts, decimals
+from fashiontl.leaderboard.rows import UNKNOWN, Row, best_marks, column_texts, decimals
 from fashiontl.metrics import Metric
 from fashiontl.stats import Interval
 

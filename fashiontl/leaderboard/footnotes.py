@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
-from fashiontl.leaderboard.markdown import escape, superscript
+from fashiontl.leaderboard.markdown import escape, folded, superscript
 from fashiontl.leaderboard.rows import Row
 
 # A longer one is cut in the table; the record has it whole.
 _LONGEST_REASON = 100
+
+# More footnotes than these are folded away.
+_MOST_OPEN = 12
 
 
 class Footnotes:
@@ -38,14 +41,15 @@ class Footnotes:
         """The footnotes in Markdown; empty without doubts."""
         # Two spaces at the end are a line break.
         lines = [f"{superscript(number)} {escape(text)}  " for number, text in enumerate(self._texts, start=1)]
-        return "\n".join(lines).rstrip()
+        text = "\n".join(lines).rstrip()
+        return folded(f"{len(lines)} footnotes", text) if len(lines) > _MOST_OPEN else text
 
 
 def _doubts(row: Row) -> str:
     """All that a reader must know about a row's numbers; empty when there is nothing."""
     doubts = list(row.record.warnings)
     size = row.record.provenance.get("image_size")
-    if type(size) is int and size > row.record.settings.image_size:
+    if type(size) is int and size > (row.record.case.image_size or row.record.settings.image_size):
         doubts.append(f"images of {size} pixels, the least that it takes")
     unmoved = (row.record.proof or {}).get("unmoved", ())
     if isinstance(unmoved, list | tuple) and unmoved:

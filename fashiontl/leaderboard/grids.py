@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fashiontl.freezing import POLICIES
+from fashiontl.leaderboard.columns import ACCURACY, LATENCY, TRAINING, TRAINING_MEMORY, Column
 from fashiontl.leaderboard.footnotes import Footnotes
 from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
-from fashiontl.leaderboard.names import Names, weights_name
+from fashiontl.leaderboard.names import Names, variant_name, weights_name
 from fashiontl.leaderboard.rows import (
-    ACCURACY,
-    LATENCY,
-    TRAINING,
-    TRAINING_MEMORY,
     UNKNOWN,
-    Column,
     Row,
     best_marks,
     best_of,
@@ -22,6 +18,7 @@ from fashiontl.leaderboard.rows import (
     column_texts,
     decimals,
     half_width,
+    relative_widths,
 )
 from fashiontl.stats import Interval
 
@@ -33,11 +30,12 @@ _MOST_ON_FRONTIER = 10
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of a grid: a start of one architecture on one device, by policy."""
+    """One line of a grid: a start of one architecture on one device, run in one way, by policy."""
 
     architecture: str
-    weights: str
     device: str
+    variant: tuple[str, ...]
+    weights: str
     cells: dict[str, Row]
 
 
@@ -62,10 +60,13 @@ def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
         title = f"**{column.label}** by architecture and policy"
         return [title, *_grid(lines, column, names, footnotes), _remarks(rows, column)]
 
+    costs = [*grid(TRAINING), *grid(TRAINING_MEMORY)]
+    if not _known(rows, ACCURACY):
+        return "\n\n".join(filter(None, costs))
     parts = [
         *grid(ACCURACY),
         _frontier_text(rows, names, footnotes),
-        folded("Training speed and memory by architecture and policy", *grid(TRAINING), *grid(TRAINING_MEMORY)),
+        folded("Training speed and memory by architecture and policy", *costs),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -88,30 +89,26 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
 
 def _lines(rows: Sequence[Row]) -> list[_Line]:
     """Lines by their best accuracy. A model from scratch has no weights, so it stands beside each start of its own."""
-    lines: dict[tuple[str, str, str], _Line] = {}
+    lines: dict[tuple[str, str, tuple[str, ...], str], _Line] = {}
     scratch: list[Row] = []
     for row in by_accuracy(rows):
         case = row.record.case
         if case.policy == "scratch":
             scratch.append(row)
             continue
-        key = (case.architecture, case.weights, case.device)
+        key = (case.architecture, case.device, case.variant, case.weights)
         lines.setdefault(key, _Line(*key, {})).cells[case.policy] = row
     for row in scratch:
         case = row.record.case
-        beside = [
-            line for line in lines.values() if (line.architecture, line.device) == (case.architecture, case.device)
-        ]
-        if not beside:
-            key = (case.architecture, case.weights, case.device)
-            beside = [lines.setdefault(key, _Line(*key, {}))]
-        for line in beside:
+        key = (case.architecture, case.device, case.variant, case.weights)
+        beside = [line for other, line in lines.items() if other[:-1] == key[:-1]]
+        for line in beside or [lines.setdefault(key, _Line(*key, {}))]:
             line.cells["scratch"] = row
 
-    def order(line: _Line) -> tuple[float, str, str, str]:
+    def order(line: _Line) -> tuple[float, str, str, str, tuple[str, ...]]:
         known = [i for row in line.cells.values() if row.sound and (i := row.interval(ACCURACY)) is not None]
         best = max((interval.estimate for interval in known), default=-math.inf)
-        return -best, line.architecture, line.weights, line.device
+        return -best, line.architecture, line.weights, line.device, line.variant
 
     return sorted(lines.values(), key=order)
 
@@ -123,8 +120,10 @@ def _grid(lines: Sequence[_Line], column: Column, names: Names, footnotes: Footn
         key=lambda policy: (places.index(policy) if policy in places else len(places), policy),
     )
     first = [TextColumn("Architecture", [names.architecture(line.architecture) for line in lines])]
-    if len({(line.architecture, line.device) for line in lines}) < len(lines):
+    if len({(line.architecture, line.device, line.variant) for line in lines}) < len(lines):
         first.append(TextColumn("Weights", [weights_name(line.weights) for line in lines]))
+    if names.variants:
+        first.append(TextColumn("Variant", [variant_name(line.variant) for line in lines]))
     if names.devices:
         first.append(TextColumn("Device", [escape(line.device) for line in lines]))
     best = _best([row for line in lines for row in line.cells.values()], column)
@@ -166,12 +165,11 @@ def _remarks(rows: Sequence[Row], column: Column) -> str:
     """How wide the intervals are that the grid leaves out, and whether its best is proven."""
     known = _known(rows, column)
     if column is ACCURACY:
-        widths, unit, places = [half_width(interval) * 100 for interval in known], " points", 1
+        widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
+        width = f"Each number is ± {min(widths):.1f} to {max(widths):.1f} points." if widths else ""
     else:
-        widths = [100 * half_width(interval) / interval.estimate for interval in known if interval.estimate]
-        unit, places = " % of itself", 0
-    widths = list(filter(math.isfinite, widths))
-    remarks = [f"Each number is ± {min(widths):.{places}f} to {max(widths):.{places}f}{unit}."] if widths else []
+        width = relative_widths(known)
+    remarks = [width] if width else []
     best = _best(rows, column)
     if best is not None:
         remarks.append(f"★ is the best of all, {_proof(best, known)}.")

@@ -1,22 +1,13 @@
 """Whether combining networks helps: each hybrid beside the best of its members."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fashiontl.architectures import members
+from fashiontl.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING, Column
 from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import (
-    ACCURACY,
-    INFERENCE_MEMORY,
-    LATENCY,
-    TRAINING,
-    UNKNOWN,
-    Column,
-    Row,
-    column_texts,
-    decimals,
-    half_width,
-)
+from fashiontl.leaderboard.rows import UNKNOWN, Row, column_texts, decimals, half_width
 from fashiontl.stats import Interval
 
 _FACTORS = {"Latency (times)": LATENCY, "Inference peak (times)": INFERENCE_MEMORY, "Training speed (times)": TRAINING}
@@ -35,13 +26,17 @@ def difference(one: Interval, other: Interval) -> Interval:
 
 
 def hybrids_text(rows: Sequence[Row], names: Names) -> str:
-    """The table in Markdown; empty without hybrids that went well.
+    """The table in Markdown; empty without hybrids that went well and whose accuracy is known.
 
     Args:
         rows: of one section.
         names: of the section.
     """
-    hybrids = [row for row in rows if row.sound and members(row.record.case.architecture)]
+    hybrids = [
+        row
+        for row in rows
+        if row.sound and members(row.record.case.architecture) and row.interval(ACCURACY) is not None
+    ]
     if not hybrids:
         return ""
     best = [_best_member(row, rows) for row in hybrids]
@@ -82,8 +77,7 @@ def _measured_members(hybrid: Row, rows: Sequence[Row]) -> list[Row]:
         if row.sound
         and row.interval(ACCURACY) is not None
         and row.record.case.architecture in members(case.architecture)
-        and (row.record.case.policy, row.record.case.device, row.record.case.weights)
-        == (case.policy, case.device, case.weights)
+        and replace(row.record.case, architecture=case.architecture) == case
     ]
 
 

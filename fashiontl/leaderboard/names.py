@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from fashiontl.architectures import members
+from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
 from fashiontl.data import Task, find_task
 from fashiontl.errors import FashiontlError
 from fashiontl.leaderboard.markdown import TextColumn, escape
@@ -23,11 +24,13 @@ class Names:
     Attributes:
         letters: what stands for the members of hybrids whose own names would widen every table.
         hybrids: whether there are any.
+        variants: whether any cell has one, as of precision.
         devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
     """
 
     letters: dict[tuple[str, ...], str]
     hybrids: bool
+    variants: bool
     devices: bool
 
     @classmethod
@@ -38,6 +41,7 @@ class Names:
         return cls(
             {combined: _letter(index) for index, combined in enumerate(long)},
             any(map(members, architectures)),
+            any(row.record.case.variant for row in rows),
             len({row.record.case.device for row in rows}) > 1,
         )
 
@@ -54,17 +58,32 @@ class Names:
             TextColumn("Policy", [escape(case.policy) for case in cases]),
             TextColumn("Weights", [weights_name(case.weights) for case in cases]),
         ]
-        return [*columns, TextColumn("Device", [escape(case.device) for case in cases])] if self.devices else columns
+        if self.variants:
+            columns.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
+        if self.devices:
+            columns.append(TextColumn("Device", [escape(case.device) for case in cases]))
+        return columns
 
     def legend(self) -> str:
-        """What hybrids are and what the letters mean; empty without hybrids."""
-        if not self.hybrids:
-            return ""
-        letters = [f" {letter} is {' + '.join(map(escape, combined))}." for combined, letter in self.letters.items()]
-        return (
-            "**Hybrids**: *mean* averages the probabilities of networks that were trained each on its own; *joined* is "
-            f"one head on their joined features.{''.join(letters)}"
-        )
+        """What hybrids, their letters and variants are; empty without any."""
+        found = []
+        if self.hybrids:
+            letters = [f" {letter} is {' + '.join(map(escape, those))}." for those, letter in self.letters.items()]
+            found.append(
+                "**Hybrids**: *mean* averages the probabilities of networks that were trained each on its own; "
+                f"*joined* is one head on their joined features.{''.join(letters)}"
+            )
+        if self.variants:
+            found.append(
+                f"**Variant**: what of precision, memory format, execution, image size and batch differs from "
+                f"{', '.join((PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0]))} and the settings below."
+            )
+        return "\n\n".join(found)
+
+
+def variant_name(variant: Sequence[str]) -> str:
+    """The parts of `Case.variant` in Markdown; empty without any, since `—` would mean unknown."""
+    return " ".join(map(escape, variant))
 
 
 def known_task(name: str) -> Task | None:

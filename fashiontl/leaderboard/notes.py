@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from fashiontl.environment import Environment
+from fashiontl.leaderboard.loops import Loops
 from fashiontl.leaderboard.markdown import code, escape
 from fashiontl.leaderboard.rows import Row
 from fashiontl.record import Record
@@ -34,6 +35,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         _versions(environments),
         f"**Settings** {code(_assignments(newest))}",
         *_tests(rows),
+        *_timing(rows),
         *_extensions(rows),
         *_proof(rows),
         *_determinism(rows),
@@ -127,6 +129,24 @@ def _chosen_epochs(row: Row) -> list[int]:
         for seed in (seeds if isinstance(seeds, list | tuple) else ())
         if isinstance(seed, dict) and seed.get("accuracies") and type(seed.get("chosen")) is int
     ]
+
+
+def _timing(rows: Sequence[Row]) -> Iterator[str]:
+    loops = Loops(*map(sum, zip(*(row.loops for row in rows), strict=True)))
+    ended = {
+        "once their median was precise": loops.precise,
+        "as their time was up": loops.time,
+        "with as many samples as a record holds": loops.samples,
+    }
+    total = sum(ended.values())
+    if not total:
+        return
+    reasons = ", ".join(f"{count} {why}" for why, count in ended.items() if count)
+    steady = f"{loops.unsteady} never became steady" if loops.unsteady else "all became steady"
+    yield (
+        f"**Timing** {total} loop{'s' if total > 1 else ''} ended: {reasons}; {steady}; {loops.throttled or 'none'} "
+        "dropped samples of a throttled machine"
+    )
 
 
 def _determinism(rows: Sequence[Row]) -> Iterator[str]:

@@ -1,74 +1,24 @@
 """One row a record: its numbers with their intervals, what is best of a column, and how a number is written."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fashiontl.leaderboard.answers import Answers, answers_of
-from fashiontl.metrics import METRICS, Measurement, Metric
+from fashiontl.leaderboard.columns import ACCURACY, ALL, Column
+from fashiontl.leaderboard.loops import Loops, loops_of
+from fashiontl.leaderboard.sweeps import Sweep, sweeps_of
+from fashiontl.metrics import Metric
 from fashiontl.record import Record
-from fashiontl.stats import Interval, accuracy_interval, median_interval, percentile_interval
+from fashiontl.stats import Interval
 
 UNKNOWN = "—"
 
-# Two of twenty values lie beyond a 90th percentile; from fewer it is little more than the maximum.
-_FEWEST_FOR_P90 = 20
-
-# What the notes read of a record's provenance; the rest of it can be long.
-_PROVENANCE = ("data", "weights", "pretraining", "image_size", "validation", "deterministic", "extensions")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of numbers.
-
-    Attributes:
-        label: header, with the unit.
-        metric: what it shows.
-        statistic: the number and its interval, in base units, of a measurement that has values; None is unknown.
-    """
-
-    label: str
-    metric: Metric
-    statistic: Callable[[Measurement], Interval | None]
-
-
-def _column(
-    name: str,
-    statistic: Callable[[Measurement], Interval | None] = lambda measured: median_interval(measured.values),
-    label: str = "",
-) -> Column:
-    return Column(label or METRICS[name].label, METRICS[name], statistic)
-
-
-def _accuracy(measured: Measurement) -> Interval:
-    return accuracy_interval(measured.values, measured.trials)
-
-
-def _p90(measured: Measurement) -> Interval | None:
-    return percentile_interval(measured.values, 90) if len(measured.values) >= _FEWEST_FOR_P90 else None
-
-
-COLUMNS = (
-    _column("accuracy", _accuracy),
-    _column("train_throughput"),
-    _column("inference_throughput"),
-    _column("latency", label="Latency p50 (ms)"),
-    _column("latency", _p90, label="Latency p90 (ms)"),
-    _column("training_peak_memory"),
-    _column("inference_peak_memory"),
-    _column("trainable_parameters"),
-)
-DETAILS = (
-    _column("parameters"),
-    _column("flops"),
-    _column("training_time"),
-    _column("wall_time"),
-)
-ACCURACY, TRAINING, _, LATENCY, _, TRAINING_MEMORY, INFERENCE_MEMORY, _ = COLUMNS
-# What fits the width of a terminal: without the 90th percentile, inference's memory and the parameters.
-SUMMARY = (*COLUMNS[:4], TRAINING_MEMORY)
+# What is read of a record's provenance as it is; the rest of it can be long.
+_PROVENANCE = (
+    "data", "weights", "pretraining", "image_size", "validation", "deterministic", "extensions", "peak", "compile",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +31,8 @@ class Row:
         seeds: how many accuracies there are.
         trials: test images of each; 0 when unknown.
         answers: what else is known of the answers on them.
+        sweeps: over batch sizes, by what was run: `inference`, `training`.
+        loops: how the timing loops went.
     """
 
     record: Record
@@ -88,6 +40,8 @@ class Row:
     seeds: int
     trials: int
     answers: Answers | None
+    sweeps: dict[str, Sweep]
+    loops: Loops
 
     @property
     def sound(self) -> bool:
@@ -107,12 +61,7 @@ class Row:
 def row_of(record: Record) -> Row:
     """Reduce a record to its row."""
     measured = {measurement.metric: measurement for measurement in record.measurements if measurement.values}
-    intervals = {}
-    for column in (*COLUMNS, *DETAILS):
-        if column.metric.name in measured:
-            interval = column.statistic(measured[column.metric.name])
-            if interval is not None:
-                intervals[column.label] = interval
+    intervals = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
     accuracy = measured.get("accuracy")
     provenance = {name: record.provenance[name] for name in _PROVENANCE if name in record.provenance}
     return Row(
@@ -121,6 +70,8 @@ def row_of(record: Record) -> Row:
         len(accuracy.values) if accuracy else 0,
         accuracy.trials if accuracy else 0,
         answers_of(record.provenance),
+        sweeps_of(record.provenance),
+        loops_of(record.provenance),
     )
 
 
@@ -208,3 +159,13 @@ def number(interval: Interval, scale: float, places: int) -> str:
 def half_width(interval: Interval) -> float:
     """The larger half of an interval, which is what follows a `±`; infinite when the interval is open."""
     return max(interval.estimate - interval.low, interval.high - interval.estimate)
+
+
+def relative_widths(intervals: Sequence[Interval]) -> str:
+    """How wide intervals are that a table leaves out, in a sentence; empty when none has a width."""
+    widths = [100 * half_width(interval) / interval.estimate for interval in intervals if interval.estimate]
+    widths = list(filter(math.isfinite, widths))
+    if not widths:
+        return ""
+    ends = dict.fromkeys(f"{width:.0f}" for width in (min(widths), max(widths)))
+    return f"Each number is ± {' to '.join(ends)} % of itself."

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 
 from fashiontl.case import PRESETS, Settings
 from fashiontl.leaderboard.classes import classes_text
+from fashiontl.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, Column
+from fashiontl.leaderboard.details import details_text
 from fashiontl.leaderboard.footnotes import Footnotes
 from fashiontl.leaderboard.grids import grids_text
 from fashiontl.leaderboard.hybrids import hybrids_text
 from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
 from fashiontl.leaderboard.names import Names, known_task
 from fashiontl.leaderboard.notes import notes
-from fashiontl.leaderboard.rows import ACCURACY, COLUMNS, DETAILS, UNKNOWN, Column, Row, by_accuracy, column_texts
+from fashiontl.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts
 from fashiontl.record import meaning
 
 # A longer table is folded away under its grids, and grouped by architecture.
@@ -75,9 +77,11 @@ def section_text(section: Section) -> str:
     many = len(section.rows) > _MOST_ROWS_OPEN
     rows = _by_architecture(section.rows) if many else section.rows
     footnotes = Footnotes(rows)
-    cells = _table(rows, COLUMNS, names, TextColumn("Status", [footnotes.status(row) for row in rows]))
+    # From fewer samples than it takes, a 99th percentile would only widen the table.
+    columns = [column for column in COLUMNS if column is not P99 or any(row.interval(P99) for row in rows)]
+    cells = _table(rows, columns, names, TextColumn("Status", [footnotes.status(row) for row in rows]))
     task = known_task(section.newest.record.case.task)
-    details = _table(rows, DETAILS, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))
+    sizes = _table(rows, SIZES, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))
     classes = classes_text(rows, names)
     parts = [
         f"## {escape(section.title)}",
@@ -88,7 +92,8 @@ def section_text(section: Section) -> str:
         folded(f"All {len(rows)} cells", cells) if many else cells,
         "\n".join(f"- {note}" for note in notes(rows)),
         footnotes.text,
-        folded("Sizes, times and weights", details),
+        *details_text(rows, names),
+        folded("Sizes, times and weights", sizes),
         folded("Accuracy by class, loss and calibration", classes) if classes else "",
     ]
     return "\n\n".join(part for part in parts if part)
