@@ -207,3 +207,24 @@ def _student_probability(freedom: int, angle: float) -> float:
         total += term
     total *= math.sin(angle)
     return (angle + total) * 2 / math.pi if odd else total
+
+
+def smallest_difference(deviation: float, count: int, confidence: float = 0.95, power: float = 0.8) -> float:
+    """The difference between two means that a t test finds with some probability: (t + t') s sqrt(2 / n).
+
+    t is its critical value, two-sided, and t' the quantile at the power, both with 2n - 2 degrees of freedom. The exact
+    answer, by the non-central distribution, differs by less than 1 % from 4 values a side up. Cohen's table 2.4.1
+    (Statistical Power Analysis, 1988) asks 17 a side for a difference of one deviation, and 64 for half of one.
+
+    Args:
+        deviation: standard deviation of single values, in any unit; that of logarithms gives a relative difference.
+        count: independent values on each side, 2 or more.
+        confidence: of the test, between 0 and 1.
+        power: how often the difference is found, between 0.5 and 1.
+
+    Returns:
+        In the unit of the deviation.
+    """
+    freedom = 2 * count - 2
+    critical, found = student_quantile(freedom, confidence), student_quantile(freedom, 2 * power - 1)
+    return (critical + found) * deviation * math.sqrt(2 / count)

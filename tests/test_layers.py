@@ -14,22 +14,25 @@ LAYERS = (
     ("errors",),
     ("metrics", "stats", "case", "vision", "modes"),
     ("recipes", "environment", "nvml", "processes"),
-    ("conditions", "energy"),
+    ("conditions", "energy", "locks"),
     ("record",),
     ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
     ("extensions",),
-    ("weights", "options", "latency", "profiling", "peak"),
-    ("train",),
+    ("weights", "options", "latency", "profiling", "peak", "variants"),
+    ("train", "selftest", "sweep"),
+    ("steps",),
     ("pretraining", "workload"),
     ("phases",),
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
+    ("doctor",),
     ("plugin", "cli"),
 )
 TORCH_FREE = (
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
+    "selftest", "locks", "doctor", "sweep",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 import math
 import random
-from statistics import fmean
+from statistics import fmean, variance
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from fashiontl.stats import (
     median_interval,
     percentile,
     percentile_interval,
+    smallest_difference,
     student_quantile,
     wilson,
 )
@@ -193,3 +194,32 @@ def test_drift_and_noise_have_no_unit(values: list[float]) -> None:
     assert drift == pytest.approx(drift_and_noise(values[::-1])[0])
     assert drift >= 0
     assert noise >= 0
+
+
+@pytest.mark.parametrize(("count", "difference"), [(17, 1.0), (64, 0.5)])
+def test_the_smallest_difference_is_cohens(count: int, difference: float) -> None:
+    """Table 2.4.1 of his Statistical Power Analysis: values a side at 5 % error, two-sided, and 80 % power."""
+    assert smallest_difference(1, count) <= difference < smallest_difference(1, count - 1)
+
+
+def test_the_smallest_difference_is_found_four_times_in_five() -> None:
+    draw = random.Random(2)
+    count, deviation = 8, 0.01
+    difference = smallest_difference(deviation, count)
+    critical = student_quantile(2 * count - 2, 0.95)
+    found = 0
+    for _ in range(4000):
+        sides = [[draw.gauss(mean, deviation) for _ in range(count)] for mean in (0, difference)]
+        error = math.sqrt(sum(variance(side) for side in sides) / count)
+        found += abs(fmean(sides[1]) - fmean(sides[0])) > critical * error
+    assert found / 4000 == pytest.approx(0.8, abs=0.02)
+
+
+@given(st.floats(1e-6, 1e3), st.integers(2, 200), st.floats(0.55, 0.99))
+def test_the_smallest_difference_has_the_deviations_unit_and_falls_with_more_values(
+    deviation: float, count: int, power: float
+) -> None:
+    difference = smallest_difference(deviation, count, power=power)
+    assert difference == pytest.approx(deviation * smallest_difference(1, count, power=power))
+    assert smallest_difference(deviation, count + 1, power=power) < difference
+    assert smallest_difference(deviation, count, power=power + 0.005) > difference
