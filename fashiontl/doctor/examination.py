@@ -1,0 +1,220 @@
+"""Whether a device can be measured on, and how small a difference can be told there."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fashiontl.conditions import Observer
+from fashiontl.doctor.findings import Line, Report, Section
+from fashiontl.doctor.surroundings import conditions
+from fashiontl.leaderboard.columns import LATENCY
+from fashiontl.leaderboard.rows import decimals, number
+from fashiontl.locks import alone_on
+from fashiontl.measure import cache_folder
+from fashiontl.metrics import Measurement
+from fashiontl.selftest import Check, failures, quantity
+from fashiontl.stats import smallest_difference
+from fashiontl.worker import Outcome, Worker
+
+Progress = Callable[[str], None]
+
+# A side of a comparison, and also how many are timed here.
+PROCESSES = 8
+_TIMEOUT = 120.0
+_SELF_TEST_SECONDS = 2.0
+_PEAK_SECONDS = 1.0
+# Of the smallest difference: up to the first it serves most changes of code, past the second none.
+_FINE, _USELESS = 0.05, 0.5
+
+
+def examine(worker: Worker, device: str, progress: Progress, seconds: float = 0.3) -> Report:
+    """Examine a device while no case runs on it.
+
+    Args:
+        worker: runs the examination's phases.
+        device: a name that `fashiontl.devices.is_device` takes.
+        progress: called with what is being done.
+        seconds: how long each process of the noise floor is timed.
+    """
+    progress(f"waiting for {device}")
+    with alone_on(device, cache_folder()):
+        observer = Observer(device)
+        observer.begin()
+        found = worker.run("device", {"device": device}, _TIMEOUT, progress)
+        reason = found.reason or found.value.get("absence")
+        if reason:
+            return Report(device, False, f"This box cannot measure on {device}: {reason}.")
+        tested = worker.run("self_test", {"device": device, "seconds": _SELF_TEST_SECONDS}, _TIMEOUT, progress)
+        checks, test_section = _self_test(tested)
+        peaks, peak_section = _peaks(worker, device, progress)
+        timed = []
+        for index in range(PROCESSES):
+            progress(f"noise floor, process {index + 1} of {PROCESSES}")
+            timed.append(worker.run("noise", {"device": device, "seconds": seconds}, _TIMEOUT))
+        floor, noise_section = _noise(timed)
+        observed = observer.end()
+    broken = [
+        line.advice for section in (test_section, noise_section) for line in section.lines if line.verdict == "bad"
+    ]
+    return Report(
+        device,
+        fit=not broken,
+        summary=_summary(device, broken, floor["smallest_difference"]),
+        sections=(
+            Section(f"device {device}", _device(found.value["facts"])),
+            test_section,
+            peak_section,
+            noise_section,
+            Section("conditions", conditions(device, observed)),
+        ),
+        facts={
+            "device": found.value["facts"],
+            "checks": [asdict(check) for check in checks],
+            "peak": peaks,
+            "noise": floor,
+            "conditions": observed,
+        },
+    )
+
+
+def in_leaderboard(read: Check) -> Check:
+    """A delay's reading as the leaderboard writes a latency."""
+    expected = read.expected * 1e3
+    text = ""
+    if read.got is not None:
+        interval = LATENCY.statistic({"latency": Measurement("latency", (read.got,))})
+        assert interval is not None
+        scale = LATENCY.metric.scale
+        text = number(interval, scale, decimals([interval.estimate * scale], LATENCY.metric.digits))
+    # 1 % as in the self-test, and half of the last digit.
+    tolerance = 0.015 * expected
+    return Check(
+        name=f"{read.name}, as the leaderboard writes it",
+        expected=expected,
+        got=float(text) if text else None,
+        unit="ms",
+        tolerance=tolerance,
+        passed=bool(text) and abs(float(text) - expected) <= tolerance,
+        note=f"the leaderboard writes something else under {LATENCY.label}",
+    )
+
+
+def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
+    """How much processes differ, and which difference two sets of `PROCESSES` of them can tell.
+
+    Args:
+        medians: seconds, one a process.
+
+    Returns:
+        `deviation`, the standard deviation of the medians' logarithms, which is relative; and `smallest_difference`,
+        relative too, at 95 % confidence and 80 % power. None where fewer than two are known.
+    """
+    if len(medians) < 2:
+        return {"deviation": None, "smallest_difference": None}
+    deviation = statistics.stdev(math.log(median) for median in medians)
+    return {
+        "deviation": deviation,
+        "smallest_difference": math.expm1(smallest_difference(deviation, PROCESSES)),
+    }
+
+
+def _summary(device: str, broken: Sequence[str], difference: float | None) -> str:
+    if broken:
+        return f"This box cannot measure on {device}: {'; '.join(broken)}."
+    if difference is None:
+        return f"This box can measure on {device}, but how small a difference it can tell is unknown."
+    return (
+        f"This box can measure on {device}: differences of about {_percent(difference)} can be told apart with "
+        f"{PROCESSES} processes a side."
+    )
+
+
+def _device(facts: Mapping[str, str | None]) -> tuple[Line, ...]:
+    return (Line("here", "yes"), *(Line(name, value) for name, value in facts.items() if value is not None))
+
+
+def _self_test(outcome: Outcome) -> tuple[list[Check], Section]:
+    title = "self-test"
+    if outcome.status != "ok":
+        return [], Section(title, (Line("all checks", "failed", "bad", outcome.reason),))
+    checks = [Check(**check) for check in outcome.value["checks"]]
+    millisecond = next(check for check in checks if check.expected == 0.001 and check.unit == "s")
+    checks.append(in_leaderboard(millisecond))
+    return checks, Section(title, tuple(map(_check_line, checks)))
+
+
+def _check_line(check: Check) -> Line:
+    wrong = failures([check])
+    allowed = f"{quantity(check.expected, check.unit)} ± {quantity(check.tolerance, check.unit)}"
+    value = f"{quantity(check.got, check.unit)} (expected {allowed})"
+    return Line(check.name, value, "bad" if wrong else "ok", "".join(wrong))
+
+
+def _peaks(worker: Worker, device: str, progress: Progress) -> tuple[dict[str, Any], Section]:
+    precisions = ("fp32", "tf32", "bf16", "fp16") if device.startswith("cuda") else ("fp32", "bf16")
+    peaks, lines = {}, []
+    for precision in precisions:
+        job = {"device": device, "precision": precision, "seconds": _PEAK_SECONDS}
+        outcome = worker.run("peak", job, _TIMEOUT, progress)
+        if outcome.status != "ok" or not outcome.value:
+            lines.append(Line(precision, "unknown", "note", outcome.reason or "too little memory"))
+            continue
+        peaks[precision] = outcome.value
+        rates = [f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in outcome.value.items()]
+        lines.append(Line(precision, ", ".join(rates)))
+    return peaks, Section("arithmetic peak, measured", tuple(lines))
+
+
+def _noise(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], Section]:
+    known = [outcome.value for outcome in outcomes if outcome.status == "ok" and outcome.value["median"]]
+    medians = [value["median"] for value in known]
+    widths = [value["half_width"] for value in known if value["half_width"] is not None]
+    floor = noise_floor(medians)
+    facts = {**floor, "processes": PROCESSES, "medians": medians, "half_widths": widths}
+    reasons = dict.fromkeys(outcome.reason for outcome in outcomes if outcome.status != "ok")
+    lines = [Line("processes", f"{len(known)} of {PROCESSES} timed")]
+    if len(known) < PROCESSES:
+        reason = "; ".join(reasons) or "every sample was taken while the machine was throttled"
+        lines = [Line("processes", f"{len(known)} of {PROCESSES} timed", "bad", f"processes were not timed: {reason}")]
+    deviation, difference = floor["deviation"], floor["smallest_difference"]
+    if deviation is not None and difference is not None:
+        lines += [
+            Line("a small training step", f"{statistics.median(medians) * 1e3:.3g} ms"),
+            _steady([value["steady"] for value in known]),
+            Line("between processes", _percent(deviation), advice="standard deviation of their medians"),
+            Line(
+                "within a process",
+                _percent(statistics.median(widths)) if widths else "unknown",
+                advice="half of the 95 % interval of a median, which is what ± is in tables",
+            ),
+            _difference(difference),
+        ]
+    return facts, Section("noise floor", tuple(lines))
+
+
+def _steady(answers: Sequence[bool]) -> Line:
+    value = f"{sum(answers)} of {len(answers)} processes"
+    if all(answers):
+        return Line("steady", value)
+    return Line("steady", value, "note", "elsewhere steps got faster or slower, or jumped, until the time was up")
+
+
+def _difference(difference: float) -> Line:
+    name, value = "smallest difference", f"{_percent(difference)} with {PROCESSES} processes a side"
+    if difference > _USELESS:
+        reason = f"the same step differs so much between processes that only {_percent(difference)} would show"
+        return Line(name, value, "bad", f"{reason}; end other work")
+    if difference > _FINE:
+        return Line(name, value, "note", "end other work, fix the clocks, or time more processes a side")
+    return Line(name, value, advice="95 % confidence, 80 % power")
+
+
+def _percent(share: float) -> str:
+    """A share in per cent, with two digits or three.
+
+    >>> _percent(0.0234), _percent(0.00456), _percent(12.3)
+    ('2.3 %', '0.46 %', '1230 %')
+    """
+    return f"{share * 100:.{2 if share < 0.01 else 1 if share < 0.1 else 0}f} %"

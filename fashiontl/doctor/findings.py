@@ -1,0 +1,81 @@
+"""What was found, as lines in sections: for people a table, for machines JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["ok", "note", "bad"]
+
+# Of a column of the table, in letters; the rest goes to further lines.
+_WIDTH = 56
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was found.
+
+    Attributes:
+        name: what.
+        value: for people.
+        verdict: `ok`; `note` where something is missing or could be better; `bad` where numbers cannot be trusted.
+        advice: what it means, or what to do.
+    """
+
+    name: str
+    value: str
+    verdict: Verdict = "ok"
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Lines that belong together."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found about a device.
+
+    Attributes:
+        device: its name.
+        fit: whether the device is here, passed every check, and processes on it agree well enough to compare.
+        summary: one sentence.
+        sections: the findings, for people.
+        facts: the same raw and in base units, as JSON holds it: `device`, `checks`, `peak`, `noise`, `conditions`.
+    """
+
+    device: str
+    fit: bool
+    summary: str
+    sections: tuple[Section, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def to_text(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
+    """One sentence a device, then tables."""
+    parts = ["\n".join(report.summary for report in reports)]
+    parts += [_table(section) for report in reports for section in report.sections]
+    parts += [_table(section) for section in equipment]
+    return "\n\n".join(parts)
+
+
+def to_json(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
+    """One object: `fit`, `devices` with one report each, and `equipment`."""
+    found = {
+        "fit": all(report.fit for report in reports),
+        "devices": [asdict(report) for report in reports],
+        "equipment": [asdict(section) for section in equipment],
+    }
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _table(section: Section) -> str:
+    from tabulate import tabulate
+
+    rows = [(line.verdict, line.name, line.value, line.advice) for line in section.lines]
+    widths = [None, None, _WIDTH, _WIDTH]
+    return f"{section.title}\n" + tabulate(rows, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)

@@ -1,0 +1,239 @@
+"""The doctor, with a worker that answers what a test says; the real one is in test_phases_box.py and test_cli.py."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
+from fashiontl.doctor.examination import PROCESSES, examine, in_leaderboard, noise_floor
+from fashiontl.leaderboard.columns import LATENCY
+from fashiontl.selftest import Check
+from fashiontl.stats import smallest_difference
+from fashiontl.worker import Outcome, Worker
+
+MILLISECOND = Check("a delay of 1 ms", 0.001, 0.0010004, "s", 1e-5, True, "the loop's clock disagrees")
+MEDIANS = (0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041)
+
+
+class Fake(Worker):
+    """A worker whose answers are written down, one for each phase or a function of the job."""
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__(threads=1)
+        medians = iter(MEDIANS)
+        self.jobs: list[tuple[str, dict[str, Any]]] = []
+        self.answers = {
+            "device": {"absence": None, "facts": {"accelerator": "Sparrow 7", "driver": None}},
+            "self_test": {"checks": [asdict(MILLISECOND)], "failures": []},
+            "peak": {"matmul": 90e9, "convolution": 14e9},
+            "noise": lambda job: {"median": next(medians), "half_width": 0.004, "steady": True},
+            **answers,
+        }
+
+    def run(
+        self, phase: str, job: Mapping[str, Any], timeout: float, progress: Callable[[str], None] = lambda text: None
+    ) -> Outcome:
+        del timeout, progress
+        self.jobs.append((phase, dict(job)))
+        answer = self.answers[phase]
+        answer = answer(job) if callable(answer) else answer
+        return answer if isinstance(answer, Outcome) else Outcome("ok", "", answer)
+
+
+class Quiet:
+    """An observer to whom nothing happens."""
+
+    doubts: tuple[str, ...] = ()
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict.fromkeys(
+            ("load", "cpu_hertz", "cpu_celsius", "throttled_seconds", "core_throttles", "busy_seconds", "steal_seconds")
+        )
+        state |= {"usable_cores": 2.0, "available_bytes": 2**30, "gpu": None}
+        return {"before": state, "after": {**state, "load": 0.5}, "doubts": list(self.doubts)}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(examination, "Observer", Quiet)
+
+
+def examined(name: str = "cpu", **answers: Any) -> Report:
+    return examine(Fake(**answers), name, lambda text: None)
+
+
+def lines(report: Report, title: str) -> dict[str, Line]:
+    (section,) = (section for section in report.sections if section.title == title)
+    return {line.name: line for line in section.lines}
+
+
+def test_a_box_that_can_measure() -> None:
+    worker, seen = Fake(), []
+    report = examine(worker, "cpu", seen.append, seconds=0.7)
+    deviation = math.log(0.0041 / 0.0040) * math.sqrt(8 / 7) / 2
+    difference = math.expm1(smallest_difference(deviation, 8))
+    assert report.fit
+    told = f"differences of about {difference * 100:.1f} % can be told apart with 8 processes a side"
+    assert report.summary == f"This box can measure on cpu: {told}."
+    assert report.facts["noise"] == {
+        "deviation": pytest.approx(deviation),
+        "smallest_difference": pytest.approx(difference),
+        "processes": 8,
+        "medians": list(MEDIANS),
+        "half_widths": [0.004] * 8,
+    }
+    assert report.facts["peak"] == {name: {"matmul": 90e9, "convolution": 14e9} for name in ("fp32", "bf16")}
+    assert [phase for phase, _ in worker.jobs] == ["device", "self_test", "peak", "peak"] + ["noise"] * PROCESSES
+    assert worker.jobs[-1][1] == {"device": "cpu", "seconds": 0.7}
+    assert seen == ["waiting for cpu", *(f"noise floor, process {number} of 8" for number in range(1, 9))]
+
+
+def test_what_people_read() -> None:
+    report = examined()
+    assert [section.title for section in report.sections] == [
+        "device cpu", "self-test", "arithmetic peak, measured", "noise floor", "conditions",
+    ]  # fmt: skip
+    assert lines(report, "device cpu")["accelerator"] == Line("accelerator", "Sparrow 7")
+    assert "driver" not in lines(report, "device cpu"), "what is unknown is left out"
+    assert lines(report, "self-test")["a delay of 1 ms"].value == "1.000 ms (expected 1.000 ms ± 10.000 µs)"
+    assert lines(report, "arithmetic peak, measured")["bf16"].value == "matmul 90 GFLOP/s, convolution 14 GFLOP/s"
+    floor = lines(report, "noise floor")
+    assert floor["a small training step"].value == "4.05 ms"
+    assert floor["between processes"].value == "1.3 %"
+    assert floor["within a process"].value == "0.40 %"
+    assert floor["steady"] == Line("steady", "8 of 8 processes")
+    text = to_text([report], [Section("extras", (Line("peft", "absent", "note", "pip install it"),))])
+    assert text.splitlines()[0] == report.summary
+    assert "\nextras\n" in text
+    assert "note  peft  absent  pip install it" in text
+
+
+def test_an_absent_device_is_told_and_nothing_is_measured() -> None:
+    worker = Fake(device={"absence": "torch sees no NVIDIA GPU", "facts": {}})
+    report = examine(worker, "cuda", lambda text: None)
+    assert report == Report("cuda", False, "This box cannot measure on cuda: torch sees no NVIDIA GPU.")
+    assert len(worker.jobs) == 1
+    crashed = examined("cuda", device=Outcome("crashed", "device: the driver is gone", {}))
+    assert crashed.summary == "This box cannot measure on cuda: device: the driver is gone."
+
+
+def test_a_check_that_fails() -> None:
+    wrong = replace(MILLISECOND, got=0.00103, passed=False)
+    report = examined(self_test={"checks": [asdict(wrong)], "failures": []})
+    sentence = "expected 1.000 ms within 10.000 µs, got 1.030 ms; the loop's clock disagrees"
+    assert not report.fit
+    assert report.summary.startswith(
+        f"This box cannot measure on cpu: a delay of 1 ms: {sentence}; a delay of 1 ms, as"
+    )
+    assert lines(report, "self-test")["a delay of 1 ms"].verdict == "bad"
+
+
+def test_a_self_test_that_crashes() -> None:
+    report = examined(self_test=Outcome("crashed", "self_test: RuntimeError: no", {}))
+    assert (report.fit, report.facts["checks"]) == (False, [])
+    assert report.summary == "This box cannot measure on cpu: self_test: RuntimeError: no."
+
+
+def test_a_peak_that_is_unknown_is_no_failure() -> None:
+    def peak(job: Mapping[str, Any]) -> Any:
+        return (
+            Outcome("oom", "no memory", {})
+            if job["precision"] == "fp16"
+            else {}
+            if job["precision"] == "bf16"
+            else {"matmul": 1e12}
+        )
+
+    report = examined("cuda:1", peak=peak)
+    assert report.fit
+    found = lines(report, "arithmetic peak, measured")
+    assert [(name, line.verdict, line.advice) for name, line in found.items()] == [
+        ("fp32", "ok", ""), ("tf32", "ok", ""), ("bf16", "note", "too little memory"), ("fp16", "note", "no memory"),
+    ]  # fmt: skip
+    assert report.facts["peak"] == {"fp32": {"matmul": 1e12}, "tf32": {"matmul": 1e12}}
+
+
+@pytest.mark.parametrize(
+    ("factor", "fit", "verdict"), [(1.0, True, "ok"), (1.02, True, "ok"), (1.1, True, "note"), (2.0, False, "bad")]
+)
+def test_the_noise_floor_is_judged(factor: float, fit: bool, verdict: str) -> None:
+    medians = iter([0.004, 0.004 * factor] * 4)
+    report = examined(noise=lambda job: {"median": next(medians), "half_width": None, "steady": False})
+    line = lines(report, "noise floor")["smallest difference"]
+    assert (report.fit, line.verdict) == (fit, verdict)
+    assert lines(report, "noise floor")["steady"].verdict == "note"
+    assert lines(report, "noise floor")["within a process"].value == "unknown"
+    if not fit:
+        assert "differs so much between processes" in report.summary
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Outcome("timeout", "noise took longer than 120 s", {}), "noise took longer than 120 s"),
+        (
+            {"median": None, "half_width": None, "steady": False},
+            "every sample was taken while the machine was throttled",
+        ),
+    ],
+)
+def test_processes_that_were_not_timed(answer: Any, reason: str) -> None:
+    report = examined(noise=answer)
+    assert not report.fit
+    assert report.summary == f"This box cannot measure on cpu: processes were not timed: {reason}."
+    assert report.facts["noise"]["smallest_difference"] is None
+    one_short = iter([answer, *({"median": 1.0, "half_width": 0.1, "steady": True},) * 7])
+    report = examined(noise=lambda job: next(one_short))
+    assert (report.fit, report.facts["noise"]["smallest_difference"]) == (False, 0.0)
+
+
+@given(st.lists(st.floats(1e-5, 1e2), min_size=2, max_size=12), st.floats(1e-3, 1e3))
+def test_the_noise_floor_has_no_unit(medians: list[float], scale: float) -> None:
+    floor = noise_floor(medians)
+    scaled = noise_floor([scale * median for median in medians])
+    assert floor["deviation"] == pytest.approx(scaled["deviation"], abs=1e-9)
+    assert floor["smallest_difference"] == pytest.approx(scaled["smallest_difference"], rel=1e-6, abs=1e-6)
+
+
+def test_the_noise_floor_of_one_process_is_unknown() -> None:
+    assert noise_floor([0.004]) == {"deviation": None, "smallest_difference": None}
+    assert noise_floor([0.004] * 8) == {"deviation": 0.0, "smallest_difference": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "got", "passed"),
+    [(0.0010049, 1.0, True), (0.00099, 0.99, True), (0.0012, 1.2, False), (1.0, 1000.0, False), (1e-6, 0.001, False)],
+)
+def test_a_latency_through_the_whole_chain(seconds: float, got: float, passed: bool) -> None:
+    check = in_leaderboard(replace(MILLISECOND, got=seconds))
+    assert (check.got, check.passed) == (pytest.approx(got), passed)
+
+
+def test_a_leaderboard_in_another_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = replace(LATENCY, metric=replace(LATENCY.metric, scale=1.0))
+    monkeypatch.setattr(examination, "LATENCY", wrong)
+    assert not in_leaderboard(MILLISECOND).passed
+    assert not in_leaderboard(replace(MILLISECOND, got=None)).passed
+
+
+def test_json_is_one_object_without_what_json_has_not() -> None:
+    found = json.loads(to_json([examined(), examined("mps", device={"absence": "no", "facts": {}})], []))
+    assert found["fit"] is False
+    assert [(device["device"], device["fit"]) for device in found["devices"]] == [("cpu", True), ("mps", False)]
+    assert found["devices"][0]["facts"]["checks"][0]["got"] == 0.0010004
+    assert found["devices"][0]["facts"]["noise"]["medians"] == list(MEDIANS)
+    assert found["equipment"] == []

@@ -1,0 +1,236 @@
+"""What the doctor says of the box's state and of what is here, on made-up boxes."""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fashiontl.doctor import Line, equipment, surroundings
+from fashiontl.doctor.surroundings import conditions
+from fashiontl.worker import Outcome, Worker
+
+STATE: dict[str, Any] = {
+    "load": 0.25, "usable_cores": 2.0, "cpu_hertz": 3.2e9, "cpu_celsius": 51.0, "throttled_seconds": 1.0,
+    "core_throttles": 3, "busy_seconds": 100.0, "steal_seconds": 7.0, "available_bytes": 3 * 2**30, "gpu": None,
+}  # fmt: skip
+GPU: dict[str, Any] = {
+    "sm_hertz": 1.98e9, "max_sm_hertz": 1.98e9, "memory_hertz": 2.6e9, "celsius": 40.0, "watts": 120.0,
+    "throttle_reasons": ("software power cap",), "thermal_violation_seconds": 0.0, "foreign_processes": (),
+}  # fmt: skip
+
+
+@pytest.fixture
+def cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A system folder that a test fills; one core count, and nothing that can be watched."""
+    monkeypatch.setattr(surroundings, "_CPUS", tmp_path / "cpu")
+    monkeypatch.setattr(surroundings, "ThrottleWatch", lambda device: SimpleNamespace(reads=()))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    return tmp_path / "cpu"
+
+
+def state(after: Mapping[str, Any] = STATE, *doubts: str) -> dict[str, Line]:
+    found = conditions("cpu", {"before": STATE, "after": after, "doubts": list(doubts)})
+    return {line.name: line for line in found}
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
+
+
+@pytest.mark.usefixtures("cpus")
+def test_what_can_be_read() -> None:
+    found = state({**STATE, "throttled_seconds": 1.5, "steal_seconds": 7.25}, "other processes used 1.0 of 2 cores")
+    assert {name: line.value for name, line in found.items()} == {
+        "load average before": "0.25 on 4 cores",
+        "usable cores": "2 of 4",
+        "stopped by the quota": "0.50 s meanwhile",
+        "slowed down by heat": "3 times since boot",
+        "temperature": "51 °C",
+        "clock": "3.20 GHz",
+        "stolen by the hypervisor": "0.25 s meanwhile",
+        "memory to be had": "3.0 GiB",
+        "governor": "not readable",
+        "turbo": "not readable",
+        "watched while timing": "nothing",
+        "meanwhile": "other processes used 1.0 of 2 cores",
+    }
+    assert [name for name, line in found.items() if line.verdict == "note"] == [
+        "governor", "turbo", "watched while timing", "meanwhile",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("cpus")
+def test_what_cannot_be_read_is_said() -> None:
+    nothing = {**dict.fromkeys(STATE), "usable_cores": 1.5}
+    found = {line.name: line for line in conditions("cpu", {"before": nothing, "after": nothing, "doubts": []})}
+    unread = [name for name, line in found.items() if line.value == "not readable"]
+    assert len(unread) == 9
+    assert all(found[name].verdict == "note" for name in unread)
+    assert found["usable cores"] == Line(
+        "usable cores", "1.5 of 4", "note", "a quota that ends within a core stops threads; ask for whole cores"
+    )
+
+
+@pytest.mark.parametrize(("governor", "verdict"), [("performance", "ok"), ("powersave", "note"), ("schedutil", "note")])
+def test_the_governor(governor: str, verdict: str, cpus: Path) -> None:
+    write(cpus / "cpu0" / "cpufreq" / "scaling_governor", governor)
+    assert (state()["governor"].value, state()["governor"].verdict) == (governor, verdict)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "value", "verdict"),
+    [
+        ("intel_pstate/no_turbo", "0", "on", "note"),
+        ("intel_pstate/no_turbo", "1", "off", "ok"),
+        ("cpufreq/boost", "1", "on", "note"),
+        ("cpufreq/boost", "0", "off", "ok"),
+    ],
+)
+def test_turbo(file: str, text: str, value: str, verdict: str, cpus: Path) -> None:
+    write(cpus / file, text)
+    assert (state()["turbo"].value, state()["turbo"].verdict) == (value, verdict)
+
+
+@pytest.mark.usefixtures("cpus")
+def test_a_gpus_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        surroundings, "ThrottleWatch", lambda device: SimpleNamespace(reads=(f"{device} reasons", "heat"))
+    )
+    found = state({**STATE, "gpu": GPU})
+    assert found["watched while timing"] == Line("watched while timing", "cpu reasons, heat")
+    assert {name: line.value for name, line in found.items() if "GPU" in name} == {
+        "GPU clock": "1.98 GHz",
+        "GPU temperature": "40 °C",
+        "GPU power": "120 W",
+        "GPU clocks held down by": "software power cap",
+        "others on the GPU": "nobody",
+    }
+    shared = state({**STATE, "gpu": {**GPU, "foreign_processes": ("python (pid 12)",), "throttle_reasons": ()}})
+    assert shared["others on the GPU"] == Line("others on the GPU", "python (pid 12)", "note")
+    assert shared["GPU clocks held down by"].value == "nothing"
+    hidden = state({**STATE, "gpu": dict.fromkeys(GPU)})
+    assert {line.value for name, line in hidden.items() if "GPU" in name} == {"not readable"}
+
+
+class Devices(Worker):
+    """A worker that knows one device."""
+
+    def run(
+        self, phase: str, job: Mapping[str, Any], timeout: float, progress: Callable[[str], None] = lambda text: None
+    ) -> Outcome:
+        del timeout, progress
+        assert phase == "device"
+        reason = {"cuda": "no NVIDIA GPU", "mps": "no Apple"}.get(job["device"])
+        if job["device"] == "xpu":
+            return Outcome("crashed", "device: broken", {})
+        return Outcome("ok", "", {"absence": reason, "facts": {}})
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Folders of a user who has nothing yet."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FASHIONTL_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(surroundings, "_POWERCAP", tmp_path / "powercap")
+    monkeypatch.setattr(surroundings, "meter", lambda device: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    return tmp_path
+
+
+def here(home: Path) -> dict[str, Line]:
+    sections = equipment(Devices(threads=1), home / "results", lambda text: None)
+    return {line.name: line for section in sections for line in section.lines}
+
+
+def test_devices_with_their_reasons(home: Path) -> None:
+    found = here(home)
+    assert found["cpu"] == Line("cpu", "CPU")
+    assert found["cuda"] == Line("cuda", "absent", "note", "no NVIDIA GPU")
+    assert found["xpu"].advice == "device: broken"
+
+
+def test_data_and_weights(home: Path) -> None:
+    found = here(home)
+    assert found["embedded images"].verdict == "ok"
+    assert found["original images"].verdict == "note"
+    folder = home / "torch" / "hub" / "checkpoints"
+    assert found["ImageNet weights"] == Line(
+        "ImageNet weights", f"none in {folder}", "note", "downloaded by --weights imagenet"
+    )
+    folder.mkdir(parents=True)
+    (folder / "resnet18-f37072fd.pth").touch()
+    for file in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        write(home / "data" / file, "")
+    found = here(home)
+    assert found["ImageNet weights"].value == f"1 files in {folder}"
+    assert found["original images"] == Line("original images", str(home / "data"), "ok", "--set data=original")
+
+
+def test_torchs_folder_is_where_torch_says(tmp_path: Path) -> None:
+    import torch
+
+    for variables in ({"TORCH_HOME": str(tmp_path)}, {"XDG_CACHE_HOME": str(tmp_path)}, {}):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+                patch.delenv(name, raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            assert str(surroundings._hub()) == torch.hub.get_dir()
+
+
+def test_extras(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    def version(package: str) -> str:
+        if package == "peft":
+            raise PackageNotFoundError(package)
+        return "1.2.3"
+
+    monkeypatch.setattr(surroundings, "version", version)
+    found = here(home)
+    assert found["timm"] == Line("timm", "1.2.3", "ok", "architectures timm/NAME")
+    assert found["peft"] == Line("peft", "absent", "note", "for policy lora: pip install 'fashiontl[lora]'")
+
+
+def test_a_compiler(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    assert here(home)["C++ compiler"].value == "no no-such-compiler"
+    compiler = home / "bin" / "mine"
+    write(compiler, "#!/bin/sh")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert here(home)["C++ compiler"] == Line("C++ compiler", str(compiler), "ok", "--execution compile on the CPU")
+
+
+def test_rapl(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    assert here(home)["RAPL"].value == "absent"
+    (home / "powercap" / "intel-rapl:0").mkdir(parents=True)
+    assert here(home)["RAPL"].value == "not readable"
+    assert "chmod a+r" in here(home)["RAPL"].advice
+    monkeypatch.setattr(surroundings, "meter", lambda device: SimpleNamespace(device=device))
+    assert here(home)["RAPL"] == Line("RAPL", "readable", "ok", "energy of the CPU")
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(5 * 2**30, "ok"), (2**30, "note")])
+def test_room_on_the_disk(free: int, verdict: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    found = here(home)
+    assert (found["cache"].value, found["cache"].verdict) == (
+        f"{free / 2**30:.1f} GiB free at {home / 'cache'}",
+        verdict,
+    )
+    assert not (home / "results").exists(), "looking makes no folder"
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert here(home)["results"].verdict == "bad"
+    assert here(home)["results"].advice == "cannot be written; name another with --results"
