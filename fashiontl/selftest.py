@@ -80,14 +80,16 @@ def self_test(
     Args:
         device: torch's name of it.
         instrument: what cases on it are timed with.
-        seconds: time budget of each delay; everything takes three to six times as long, and a device that has to be
-            waited for about a second more.
+        seconds: about how long the delays may take together, if that is no less than it takes to read each a few times;
+            a device that has to be waited for takes about a second more.
         reference: seconds, of a clock that the loops do not use; None takes `independent_clock`.
         queue: makes the work that shows whether a device is waited for; None takes `matrix_products`.
     """
     clock = reference or independent_clock()
-    delays = [delay(length, instrument, seconds, clock) for length in _DELAYS]
-    checks = [added(instrument, seconds), *delays, shown(delays[0])]
+    # Of each of three loops, which may warm up for as long again.
+    budget = seconds / 6
+    delays = [delay(length, instrument, budget, clock) for length in _DELAYS]
+    checks = [added(instrument, budget), *delays, shown(delays[0])]
     if device.partition(":")[0] != "cpu":
         checks += waiting(instrument, (queue or matrix_products)(device))
     return [*checks, *arithmetic(device)]
@@ -132,7 +134,7 @@ def added(instrument: Instrument, seconds: float) -> Check:
     """What the loop adds to a call: the time of one that does nothing."""
     most = _MOST_ADDED if instrument.mark is None else _MOST_ADDED_WITH_MARKS
     note = "the loop adds too much to the fastest networks, which answer in about 0.5 ms"
-    return _check("a call that does nothing", 0.0, _median(lambda: None, instrument, seconds / 2), "s", most, note)
+    return _check("a call that does nothing", 0.0, _median(lambda: None, instrument, seconds), "s", most, note)
 
 
 def delay(length: float, instrument: Instrument, seconds: float, reference: Clock) -> Check:
@@ -143,7 +145,7 @@ def delay(length: float, instrument: Instrument, seconds: float, reference: Cloc
     Args:
         length: seconds.
         instrument: of the loop.
-        seconds: time budget.
+        seconds: time budget of the sampling.
         reference: seconds, of the clock that makes the delay.
     """
 
