@@ -182,7 +182,7 @@ def _cuda_memory(index: int) -> Memory:
 def _cuda_mark(index: int) -> Any:
     import torch
 
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(index))
     return event
 
@@ -241,7 +241,7 @@ def _mps_mark(index: int) -> Any:
 
     del index
     event = torch.mps.event.Event(enable_timing=True)
-    event.record()  # type: ignore[no-untyped-call]
+    event.record()
     return event
 
 
@@ -280,7 +280,7 @@ def _xpu_memory(index: int) -> Memory:
 def _xpu_mark(index: int) -> Any:
     import torch
 
-    event = torch.xpu.Event(enable_timing=True)
+    event = torch.xpu.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record(torch.xpu.current_stream(index))
     return event
 

@@ -1,27 +1,31 @@
 """One case becomes one record: every phase in a process of its own, and whatever happens is a row."""
 
+import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock
 
 from fashiontl.case import Case, Settings
+from fashiontl.conditions import Observer
 from fashiontl.environment import machine_key, read_environment
 from fashiontl.extensions import facts
-from fashiontl.metrics import Measurement
+from fashiontl.locks import alone_on
+from fashiontl.metrics import METRICS, Measurement
 from fashiontl.record import SCHEMA, Record, check_folder
 from fashiontl.worker import Outcome, Worker
 
 Progress = Callable[[str], None]
+
+# A quick look at the clock and the peak is a small part of even one case.
+_MOST_SELF_TEST_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
@@ -39,6 +43,16 @@ def check_cache() -> None:
     check_folder(cache_folder(), "pretrained backbones", "FASHIONTL_CACHE")
 
 
+# What phases return besides measurements, warnings and proofs, and goes into the record's provenance: as it is, where
+# any seed has it, and from several phases together.
+_ALWAYS = (
+    "data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic", "pretraining",
+    "sweep", "profile",
+)  # fmt: skip
+_WHERE_ANY = ("trained", "validation", "members")
+_BY_LOOP = ("timing", "compile", "energy")
+
+
 @dataclass
 class _Collected:
     """What the phases of one case have given so far."""
@@ -48,9 +62,27 @@ class _Collected:
     proofs: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    invalid: list[str] = field(default_factory=list)
 
-    def add(self, metric: str, *values: float, trials: int = 0) -> None:
-        self.measurements.append(Measurement(metric, tuple(values), trials))
+    def add(self, value: Mapping[str, Any]) -> None:
+        """Take what a phase returned: measurements under their metrics' names, and the rest by its own."""
+        known = {measurement.metric for measurement in self.measurements}
+        for metric in METRICS:
+            raw = value.get(metric, [])
+            if raw != [] and metric not in known:
+                trials = value["trials"] if metric == "accuracy" else 0
+                values = tuple(raw) if isinstance(raw, list) else (raw,)
+                self.measurements.append(Measurement(metric, values, trials))
+        self.warnings += [*value.get("warnings", []), *value.get("energy_doubts", [])]
+        self.invalid += value.get("invalid", [])
+        self.proofs += value.get("proof", [])
+        for name, found in value.items():
+            if name in _ALWAYS or (name in _WHERE_ANY and any(found)):
+                self.provenance[name] = found
+            elif name in _BY_LOOP:
+                self.provenance.setdefault(name, {}).update(found)
+        if "profile" in value:
+            self.artifacts["trace"] = value["profile"]["trace"]
 
 
 class Measurer:
@@ -80,15 +112,11 @@ class Measurer:
         self._run = run
         self._cache = cache or cache_folder()
         self._extensions = list(extensions)
-        self._devices: dict[str, Outcome] = {}
+        self._asked: dict[str, Outcome] = {}
 
     def device(self, name: str) -> Outcome:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
-        if name not in self._devices:
-            outcome = self._worker.run("device", {"device": name}, timeout=120)
-            reason = outcome.value.get("absence")
-            self._devices[name] = Outcome("skipped", reason, outcome.value) if reason else outcome
-        return self._devices[name]
+        return _skipped_where_absent(self._once("device", {"device": name}))
 
     def measure(self, case: Case, progress: Progress = lambda text: None) -> Record:
         """Run every phase of a case.
@@ -105,16 +133,28 @@ class Measurer:
         environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads)
         collected = _Collected()
         outcome = device
+        if outcome.status == "ok" and case.variant:
+            outcome = _skipped_where_absent(self._once("variant", {"case": asdict(case)}))
+            collected.warnings += outcome.value.get("doubts", [])
         if outcome.status == "ok":
-            with self._alone_on(case.device, progress):
+            progress(f"waiting for {case.device}")
+            with alone_on(case.device, self._cache):
+                self._machine(case, collected, progress)
                 begun = time.perf_counter()
+                observer = Observer(case.device)
+                observer.begin()
                 outcome = self._phases(case, collected, progress)
+                conditions = observer.end()
+                collected.warnings += conditions.pop("doubts")
+                collected.provenance["conditions"] = conditions
         status, reason = outcome.status, outcome.reason
         violations = [violation for proof in collected.proofs for violation in proof["violations"]]
         if violations:
             status, reason = "invalid", "the policy was not kept: " + "; ".join(violations[:3])
+        elif status == "ok" and collected.invalid:
+            status, reason = "invalid", "; ".join(collected.invalid)
         if status != "skipped":
-            collected.add("wall_time", time.perf_counter() - begun)
+            collected.add({"wall_time": time.perf_counter() - begun})
         return Record(
             schema=SCHEMA,
             id=case.id,
@@ -139,33 +179,62 @@ class Measurer:
         if self._extensions:
             job["extensions"] = self._extensions
             collected.provenance["extensions"] = facts(self._extensions)
-        traces = self._results / "traces" / self._run / case.file_name
-        steps: list[tuple[str, Callable[[_Collected, Mapping[str, Any]], None]]] = [
-            ("train", _read_training),
-            ("inference", _read_inference),
-            ("step", _read_step),
-        ]
-        if case.weights == "fashion6":
-            steps.insert(0, ("pretrain", _read_pretraining))
-        if self._settings.profile:
-            steps.append(("profile", _read_profile))
-            job["traces"] = str(traces)
+        phases = self._case_phases(case)
+        if "profile" in phases:
+            job["traces"] = str(self._results / "traces" / self._run / case.file_name)
         outcome = Outcome("ok", "", {})
-        for phase, read in steps:
+        for phase in phases:
             outcome = self._worker.run(phase, job, self._settings.timeout, progress)
             if outcome.status != "ok":
                 break
             if phase == "pretrain":
                 job["checkpoints"] = outcome.value["checkpoints"]
-            collected.warnings += outcome.value.get("warnings", [])
-            read(collected, outcome.value)
+            collected.add(outcome.value)
         return outcome
 
-    def _alone_on(self, device: str, progress: Progress) -> AbstractContextManager[object]:
-        """Wait until no other case runs on the device, on this machine, whoever started it."""
-        self._cache.mkdir(parents=True, exist_ok=True)
-        progress(f"waiting for {device}")
-        return FileLock(self._cache / f"device-{device.replace(':', '-')}.lock")
+    def _case_phases(self, case: Case) -> list[str]:
+        settings = self._settings
+        wanted = {
+            "pretrain": case.weights == "fashion6",
+            "train": settings.accuracy,
+            "inference": True,
+            "step": True,
+            "sweep": settings.sweep > 0,
+            "profile": settings.profile,
+        }
+        return [phase for phase, is_wanted in wanted.items() if is_wanted]
+
+    def _machine(self, case: Case, collected: _Collected, progress: Progress) -> None:
+        """What is known of the machine itself: measured once a session, by the first case that asks."""
+        device, precision = case.device, case.precision
+        seconds = min(_MOST_SELF_TEST_SECONDS, 2 * self._settings.seconds)
+        progress("testing the clock")
+        outcome = self._once("self_test", {"device": device, "seconds": seconds})
+        collected.warnings += (
+            [f"this machine cannot measure: {failure}" for failure in outcome.value["failures"]]
+            if outcome.status == "ok"
+            else [f"the self-test failed: {outcome.reason}"]
+        )
+        progress("measuring the peak")
+        outcome = self._once("peak", {"device": device, "precision": precision, "seconds": seconds})
+        if outcome.status == "ok" and outcome.value:
+            collected.provenance["peak"] = outcome.value
+            collected.add({"peak_flops": max(outcome.value.values())})
+        else:
+            collected.warnings.append(f"the peak was not measured: {outcome.reason or 'too little memory'}")
+
+    def _once(self, phase: str, job: dict[str, Any]) -> Outcome:
+        """The answer to a question about the machine, asked once a session."""
+        key = json.dumps([phase, job], sort_keys=True)
+        if key not in self._asked:
+            self._asked[key] = self._worker.run(phase, job, timeout=120)
+        return self._asked[key]
+
+
+def _skipped_where_absent(outcome: Outcome) -> Outcome:
+    """The outcome of a question whether something is here: `skipped`, with the reason, when it is not."""
+    reason = outcome.value.get("absence")
+    return Outcome("skipped", reason, outcome.value) if reason else outcome
 
 
 def _command() -> str:
@@ -173,39 +242,6 @@ def _command() -> str:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return shlex.join([name, *sys.argv[1:]])
-
-
-def _read_pretraining(collected: _Collected, value: Mapping[str, Any]) -> None:
-    collected.provenance["pretraining"] = value["pretraining"]
-
-
-def _read_training(collected: _Collected, value: Mapping[str, Any]) -> None:
-    collected.add("accuracy", *value["accuracy"], trials=value["trials"])
-    collected.add("training_time", *value["training_time"])
-    collected.proofs += value["proof"]
-    always = ("data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic")
-    for name in (*always, "trained", "validation", "members"):
-        if name in always or any(value[name]):
-            collected.provenance[name] = value[name]
-
-
-def _read_inference(collected: _Collected, value: Mapping[str, Any]) -> None:
-    for name in ("latency", "inference_throughput"):
-        collected.add(name, *value[name])
-    for name in ("inference_peak_memory", "base_memory", "flops", "parameters", "trainable_parameters"):
-        collected.add(name, value[name])
-    collected.provenance["warm_up_calls"] = dict(value["warm_up"])
-
-
-def _read_step(collected: _Collected, value: Mapping[str, Any]) -> None:
-    collected.add("train_throughput", *value["train_throughput"])
-    collected.add("training_peak_memory", value["training_peak_memory"])
-    collected.provenance["warm_up_calls"].update(value["warm_up"])
-
-
-def _read_profile(collected: _Collected, value: Mapping[str, Any]) -> None:
-    collected.provenance["operators"] = value["operators"]
-    collected.artifacts["trace"] = value["trace"]
 
 
 def _merged(proofs: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fashiontl import extensions
 from fashiontl.architectures import fitting_size, trained_apart
@@ -16,11 +15,15 @@ from fashiontl.architectures.hybrids import MeanOfProbabilities
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case, Settings
 from fashiontl.data import Task, find_task
+from fashiontl.data.select import select
+from fashiontl.data.sources import load_task_images
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.adapters import prepare
 from fashiontl.freezing.apply import apply
 from fashiontl.recipes import recipe_for
-from fashiontl.train import is_normalised, new_optimizer
+from fashiontl.steps import TrainingStep
+from fashiontl.train import Examples, is_normalised, new_optimizer
+from fashiontl.variants import Variant
 from fashiontl.weights import Start, start
 
 
@@ -30,7 +33,7 @@ class Workload:
 
     Attributes:
         case: the cell.
-        settings: how, at an image size that the architecture takes.
+        settings: how, at an image size that the architecture takes and with the case's own batch.
         task: the case's.
         checkpoints: files that pretraining left, by architecture.
     """
@@ -49,21 +52,43 @@ class Workload:
         """
         extensions.load(job.get("extensions", ()))
         case, settings = Case(**job["case"]), Settings(**job["settings"])
-        size = fitting_size(case.architecture, settings.image_size)
+        size = fitting_size(case.architecture, case.image_size or settings.image_size)
+        batch = case.batch or settings.throughput_batch
         checkpoints = {name: Path(path) for name, path in job.get("checkpoints", {}).items()}
-        return cls(case, replace(settings, image_size=size), find_task(case.task), checkpoints)
+        settings = replace(settings, image_size=size, throughput_batch=batch)
+        return cls(case, settings, find_task(case.task), checkpoints)
+
+    @property
+    def variant(self) -> Variant:
+        """How the case's networks are run."""
+        return Variant.of(self.case)
+
+    @property
+    def eagerly(self) -> "Workload":
+        """The same without a compiler, for what cannot look into compiled code."""
+        return replace(self, case=replace(self.case, execution="eager"))
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the policy puts adapters beside frozen layers."""
+        return any(stage.trains == "adapters" for stage in POLICIES[self.case.policy].plan(("stage1", "head"), 0, 1))
 
     def parts(self) -> list[Case]:
         """The cases whose networks are trained each on its own: this one, or those of a hybrid's members."""
         return [replace(self.case, architecture=name) for name in trained_apart(self.case.architecture)]
 
     def start(self, part: Case) -> Start:
-        """A part's network before training, on the CPU."""
-        return start(part, self.settings.image_size, self.checkpoints)
+        """A part's network before training, on the device."""
+        begun = start(part, self.settings.image_size, self.checkpoints)
+        return replace(begun, network=begun.network.to(self.case.device))
+
+    def starts(self) -> list[Start]:
+        """Every part's network before training, on the device."""
+        return [self.start(part) for part in self.parts()]
 
     def networks(self) -> list[Network]:
-        """Every part's network before training, on the device."""
-        return [self.start(part).network.to(self.case.device) for part in self.parts()]
+        """The same without what came with them."""
+        return [begun.network for begun in self.starts()]
 
     def plan(self, network: Network, epoch: int = 0) -> Plan:
         """What the policy does with a network in an epoch."""
@@ -96,36 +121,49 @@ class Workload:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 3, size, size, generator=generator).to(self.case.device)
 
-    def training_step(self, networks: Sequence[Network], epoch: int = 0) -> Callable[[], None]:
-        """A function that makes one training step of each network, as in an epoch, on a batch that is on the device.
+    def examples(self) -> Examples:
+        """The training images that the first seed draws, on the device."""
+        settings = self.settings
+        images = load_task_images(self.task, settings.data, settings.data_root or None, settings.image_size)
+        drawn = select(images, self.task, self.task.per_class or settings.train_per_class, 1, 0)
+        return Examples(drawn.train_images.to(self.case.device), drawn.train_labels.to(self.case.device))
 
-        It runs every stage at every step: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed
-        with what a step costs.
+    def step(self, begun: Start, epoch: int = 0, count: int = 0) -> TrainingStep:
+        """One training step of a network, as in an epoch, in its parts; the network is prepared for it.
+
+        It runs every stage: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed with what a
+        step costs.
+
+        Args:
+            begun: the network.
+            epoch: whose plan is used.
+            count: images a step; 0 takes the settings' own.
         """
-        steps = [self._step(network, epoch) for network in networks]
-
-        def call() -> None:
-            for one in steps:
-                one()
-
-        return call
-
-    def _step(self, network: Network, epoch: int) -> Callable[[], None]:
+        network = begun.network
         self.prepare(network, epoch)
-        count = self.settings.throughput_batch
         recipe = recipe_for(self.case.policy, self.settings, normalised=is_normalised(network))
         # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
-        optimizer = new_optimizer(network, self.plan(network, epoch), replace(recipe, rate=1e-6))
-        inputs = self.random_images(count)
-        labels = torch.arange(count, device=self.case.device) % len(self.task.class_names)
+        recipe = replace(recipe, rate=1e-6)
+        images = self.random_images(count or self.settings.throughput_batch)
+        labels = torch.arange(len(images), device=images.device) % len(self.task.class_names)
+        optimizer = new_optimizer(network, self.plan(network, epoch), recipe)
+        return TrainingStep(network, optimizer, self.variant, begun.preprocessing, recipe, Examples(images, labels))
 
-        def call() -> None:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(network(inputs), labels, label_smoothing=recipe.smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    def training_step(self, starts: Sequence[Start], epoch: int = 0) -> Callable[[], None]:
+        """A function that makes one training step of each network on a batch that is on the device."""
+        return together([self.step(begun, epoch) for begun in starts])
 
-        return call
+
+def together(calls: Sequence[Callable[[], None]]) -> Callable[[], None]:
+    """One call that makes several, one after the other."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def call() -> None:
+        for each in calls:
+            each()
+
+    return call
 
 
 def answering(networks: Sequence[Network]) -> nn.Module:

@@ -30,6 +30,9 @@ PROOF = {
 }
 VALUES: dict[str, dict[str, Any]] = {
     "device": {"absence": None, "facts": {"accelerator": "Abacus 3000", "driver": "7"}},
+    "variant": {"absence": None, "doubts": ["emulated"]},
+    "self_test": {"checks": [], "failures": []},
+    "peak": {"matmul": 2e9, "convolution": 1e9},
     "pretrain": {
         "checkpoints": {"resnet18": "source.pt"},
         "pretraining": {"sha256": "aa", "recipe": {}, "accuracy": 0.9, "seconds": 3.0, "cached": True},
@@ -53,35 +56,56 @@ VALUES: dict[str, dict[str, Any]] = {
         "warnings": ["twice", "of training"],
     },
     "inference": {
+        "load_time": 0.5,
         "latency": [0.25, 0.5],
+        "device_latency": [],
         "inference_throughput": [8.0],
         "inference_peak_memory": 10,
+        "inference_process_memory": 30,
         "base_memory": 20,
         "flops": 30,
         "parameters": 40,
         "trainable_parameters": 50,
-        "warm_up": {"latency": 6},
+        "timing": {"latency": {"warm_up": 6}},
         "warnings": ["twice"],
+        "invalid": [],
     },
     "step": {
         "train_throughput": [4.0],
+        "step_data_time": [0.125],
         "training_peak_memory": 60,
-        "warm_up": {"train_throughput": 7},
+        "base_memory": 21,
+        "training_flops": 90.0,
+        "timing": {"train_throughput": {"warm_up": 7}},
+        "energy_doubts": ["flat battery"],
         "warnings": [],
+        "invalid": [],
     },
-    "profile": {"operators": [{"name": "mm"}], "trace": "traces/x"},
+    "sweep": {
+        "largest_inference_batch": 64,
+        "sweep": {"inference": {"points": [], "largest": 64, "limit": "memory"}},
+    },
+    "profile": {"profile": {"operators": [{"name": "mm"}], "trace": "traces/x"}},
 }
+MACHINE = {"peak_flops": (2e9,)}
 TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
 INFERRED = {
+    "load_time": (0.5,),
     "latency": (0.25, 0.5),
     "inference_throughput": (8.0,),
     "inference_peak_memory": (10,),
+    "inference_process_memory": (30,),
     "base_memory": (20,),
     "flops": (30,),
     "parameters": (40,),
     "trainable_parameters": (50,),
 }
-STEPPED = {"train_throughput": (4.0,), "training_peak_memory": (60,)}
+STEPPED = {
+    "train_throughput": (4.0,),
+    "step_data_time": (0.125,),
+    "training_peak_memory": (60,),
+    "training_flops": (90.0,),
+}
 
 
 class FakeWorker:
@@ -102,7 +126,8 @@ class FakeWorker:
 
     @property
     def phases(self) -> list[str]:
-        return [phase for phase, _, _ in self.calls]
+        """Those of cases: what is asked of the machine is left out."""
+        return [phase for phase, _, _ in self.calls if phase not in {"self_test", "peak"}]
 
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS) -> Measurer:
@@ -119,13 +144,16 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
     record = measurer(worker, tmp_path).measure(CASE, said.append)
     assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
     assert said[0] == "waiting for cpu"
-    assert said[1:] == [f"in {phase}" for phase in worker.phases[1:]]
+    assert said[1:3] == ["testing the clock", "measuring the peak"]
+    assert said[3:] == [f"in {phase}" for phase in worker.phases[1:]]
     assert (record.status, record.reason, record.schema, record.run) == ("ok", "", SCHEMA, "run-1")
     assert (record.id, record.case, record.settings) == (CASE.id, CASE, SETTINGS)
     assert record.command == "pytest bench/ --set 'a b=1'"
-    assert values(record) == {**TRAINED, **INFERRED, **STEPPED}
+    assert values(record) == {**MACHINE, **TRAINED, **INFERRED, **STEPPED}
     assert [one.trials for one in record.measurements if one.metric == "accuracy"] == [20]
-    assert record.provenance["warm_up_calls"] == {"latency": 6, "train_throughput": 7}
+    assert record.provenance["timing"] == {"latency": {"warm_up": 6}, "train_throughput": {"warm_up": 7}}
+    assert record.provenance["peak"] == {"matmul": 2e9, "convolution": 1e9}
+    assert set(record.provenance["conditions"]) == {"before", "after"}
     assert record.provenance["pretraining"] == {
         "sha256": "aa",
         "recipe": {},
@@ -133,7 +161,7 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
         "seconds": 3.0,
         "cached": True,
     }
-    assert record.provenance["operators"] == [{"name": "mm"}]
+    assert record.provenance["profile"]["operators"] == [{"name": "mm"}]
     assert record.artifacts == {"trace": "traces/x"}
     assert (record.environment.threads, record.environment.accelerator) == (3, "Abacus 3000")
     assert record.machine.startswith("abacus-3000-")
@@ -144,15 +172,19 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path).measure(CASE)
     assert worker.calls[0] == ("device", {"device": "cpu"}, 120)
+    assert worker.calls[1] == ("self_test", {"device": "cpu", "seconds": 2.0}, 120)
+    assert worker.calls[2] == ("peak", {"device": "cpu", "precision": "fp32", "seconds": 2.0}, 120)
     common = {"case": asdict(CASE), "settings": asdict(SETTINGS), "cache": str(tmp_path / "cache")}
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
-    assert worker.calls[1] == ("pretrain", {**common, "traces": traces}, 7.0)
-    for call in worker.calls[2:]:
+    assert worker.calls[3] == ("pretrain", {**common, "traces": traces}, 7.0)
+    for call in worker.calls[4:]:
         assert call[1:] == ({**common, "traces": traces, "checkpoints": {"resnet18": "source.pt"}}, 7.0)
 
 
 def test_warnings_are_told_once_each(tmp_path: Path) -> None:
-    assert measurer(FakeWorker(), tmp_path).measure(CASE).warnings == ("twice", "of training")
+    found = measurer(FakeWorker(), tmp_path).measure(CASE).warnings
+    # What else this machine does meanwhile is told after them.
+    assert found[:3] == ("twice", "of training", "flat battery")
 
 
 def test_proofs_of_all_seeds_are_one(tmp_path: Path) -> None:
@@ -164,7 +196,7 @@ def test_only_source_weights_are_pretrained(tmp_path: Path, weights: str) -> Non
     worker = FakeWorker()
     record = measurer(worker, tmp_path).measure(Case("resnet18", "full", weights=weights))
     assert worker.phases == ["device", "train", "inference", "step", "profile"]
-    assert worker.calls[1][1].get("checkpoints") is None
+    assert worker.calls[3][1].get("checkpoints") is None
     assert "pretraining" not in record.provenance
 
 
@@ -174,7 +206,7 @@ def test_no_profile_when_none_is_wanted(tmp_path: Path) -> None:
     assert worker.phases == ["device", "pretrain", "train", "inference", "step"]
     assert "traces" not in worker.calls[-1][1]
     assert (record.status, record.artifacts) == ("ok", {})
-    assert "operators" not in record.provenance
+    assert "profile" not in record.provenance
 
 
 @pytest.mark.parametrize("status", ["crashed", "timeout", "oom"])
@@ -182,11 +214,11 @@ def test_no_profile_when_none_is_wanted(tmp_path: Path) -> None:
     ("phase", "kept"),
     [
         ("device", {}),
-        ("pretrain", {}),
-        ("train", {}),
-        ("inference", TRAINED),
-        ("step", {**TRAINED, **INFERRED}),
-        ("profile", {**TRAINED, **INFERRED, **STEPPED}),
+        ("pretrain", MACHINE),
+        ("train", MACHINE),
+        ("inference", {**MACHINE, **TRAINED}),
+        ("step", {**MACHINE, **TRAINED, **INFERRED}),
+        ("profile", {**MACHINE, **TRAINED, **INFERRED, **STEPPED}),
     ],
 )
 def test_what_was_measured_before_a_failure_is_kept(
@@ -200,6 +232,57 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert (record.proof is None) == (phase in {"device", "pretrain", "train"})
     assert len(record.values("wall_time")) == 1
     assert from_json(to_json(record), "here") == record
+
+
+def test_the_machine_is_tested_once_a_session(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    cases = measurer(worker, tmp_path)
+    for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
+        assert cases.measure(case).values("peak_flops") == (2e9,)
+    asked = [(phase, job.get("precision")) for phase, job, _ in worker.calls if phase in {"self_test", "peak"}]
+    assert asked == [("self_test", None), ("peak", "fp32"), ("peak", "bf16")]
+
+
+def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path) -> None:
+    worker = FakeWorker(self_test={"failures": ["1 ms read as 2 ms"]}, peak=Outcome("crashed", "no", {}))
+    for _ in range(2):
+        record = measurer(worker, tmp_path).measure(CASE)
+        assert record.warnings[0] == "this machine cannot measure: 1 ms read as 2 ms"
+        assert record.warnings[1] == "the peak was not measured: no"
+        assert (record.status, record.values("peak_flops")) == ("ok", ())
+    record = measurer(FakeWorker(self_test=Outcome("timeout", "slow", {})), tmp_path).measure(CASE)
+    assert record.warnings[0] == "the self-test failed: slow"
+
+
+def test_a_variant_that_the_device_lacks_is_skipped(tmp_path: Path) -> None:
+    worker = FakeWorker(variant={"absence": "needs an NVIDIA GPU"})
+    record = measurer(worker, tmp_path).measure(Case("resnet18", "full", precision="tf32"))
+    assert (record.status, record.reason, record.measurements) == ("skipped", "needs an NVIDIA GPU", ())
+    assert worker.phases == ["device", "variant"]
+    record = measurer(FakeWorker(), tmp_path).measure(Case("resnet18", "full", precision="bf16"))
+    assert (record.status, record.warnings[0]) == ("ok", "emulated")
+
+
+def test_what_was_taken_while_throttled_is_invalid(tmp_path: Path) -> None:
+    worker = FakeWorker(inference={"invalid": ["latency: half was throttled"]})
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == ("invalid", "latency: half was throttled")
+    assert values(record) == {**MACHINE, **TRAINED, **INFERRED, **STEPPED}, "what was measured stays"
+
+
+def test_a_sweep_where_one_is_wanted(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    record = measurer(worker, tmp_path, Settings(sweep=64, profile=False)).measure(CASE)
+    assert worker.phases[-1] == "sweep"
+    assert record.values("largest_inference_batch") == (64,)
+    assert record.provenance["sweep"]["inference"]["limit"] == "memory"
+
+
+def test_speed_alone(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    record = measurer(worker, tmp_path, Settings(accuracy=False)).measure(Case("resnet18", "full", weights="none"))
+    assert worker.phases == ["device", "inference", "step", "profile"]
+    assert (record.status, record.proof, record.values("accuracy")) == ("ok", None, ())
 
 
 def test_a_device_that_is_absent_is_skipped_and_asked_once(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from fashiontl import devices, phases
 from fashiontl.architectures.network import Network
 from fashiontl.case import PRESETS, Case, Settings
 from fashiontl.data.select import TaskData
-from fashiontl.latency import Samples
-from fashiontl.phases import accuracy, speed
+from fashiontl.errors import FashiontlError
+from fashiontl.latency import Samples, WarmUp
+from fashiontl.phases import accuracy, loops, speed, sweeping
 from fashiontl.train import Examples
+from fashiontl.weights import Start
 from fashiontl.workload import Workload
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
@@ -118,53 +120,139 @@ def test_a_source_backbone_is_made_and_used(tmp_path: Path) -> None:
 def test_inference_counts_and_times(case: Case, trainable: int) -> None:
     lines: list[str] = []
     value = run(phases.inference, job(case), lines)
-    assert lines == ["latency", "inference throughput"]
+    assert lines == ["latency", "inference throughput", "inference energy"]
     assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, trainable)
     # 40.8 M multiply-adds at 224 pixels (torchvision's documentation), of which 1 M in a head of 1000 classes.
     assert value["flops"] == pytest.approx(2 * 39.5e6 * (32 / 224) ** 2, rel=0.1)
-    assert 5 <= len(value["latency"]) <= 6
+    assert len(value["latency"]) >= 5
     assert all(0 < latency < 5 for latency in value["latency"])
+    assert value["device_latency"] == []
     assert len(value["inference_throughput"]) >= 6
-    assert value["warm_up"]["latency"] >= 6
+    assert all(0 < value[name] < 60 for name in ("load_time", "first_call_time"))
+    assert set(value["timing"]) == {"latency", "inference_throughput"}
+    assert value["timing"]["latency"]["warm_up"] >= 6
+    assert value["timing"]["latency"]["ended"] in {"precise", "time"}
+    assert value["invalid"] == []
+    assert "inference_compile_time" not in value
     assert value["base_memory"] > 50 * 2**20
-    assert value["inference_peak_memory"] >= 0
+    assert 0 <= value["load_peak_memory"] <= value["inference_peak_memory"]
+    assert value["inference_process_memory"] == value["inference_peak_memory"] + value["base_memory"]
     assert isinstance(value["inference_peak_memory"], int)
 
 
-def test_steps_are_timed() -> None:
+def test_steps_are_timed_whole_and_in_parts() -> None:
     lines: list[str] = []
     value = run(phases.step, job(SCRATCH), lines)
-    assert lines == ["training throughput"]
+    assert lines == ["training throughput", "training energy", "training end to end"]
     assert len(value["train_throughput"]) >= 6
+    parts = [value[f"step_{part}_time"] for part in ("data", "forward", "backward", "optimizer")]
+    for throughput, *seconds in zip(value["end_to_end_throughput"], *parts, strict=True):
+        # What is not in a part is the loop's own: two images a step.
+        assert 0.5 * 2 / throughput < sum(seconds) <= 2 / throughput * 1.001
     assert value["training_peak_memory"] >= 0
+    assert value["first_step_time"] > 0
+
+
+def test_a_frozen_prefix_costs_its_forward_pass_alone() -> None:
+    flops = {case.policy: run(phases.step, job(case))["training_flops"] for case in (SCRATCH, PROBE)}
+    forward = run(phases.inference, job(SCRATCH))["flops"]
+    # Forward, and for the head the gradients of its weights: 2 FLOPs for each of 1024 x 4.
+    assert flops["linear_probe"] == forward + 2 * 1024 * 4
+    # Gradients of inputs and weights cost a forward pass each; the images, before the first of 24 filters, need none.
+    assert flops["scratch"] == 3 * forward - 2 * 24 * (3 * 3 * 3) * 16 * 16
+
+
+def test_bf16_runs_with_weights_of_half_the_size() -> None:
+    case = replace(PROBE, precision="bf16", memory_format="channels_last")
+    value = run(phases.inference, job(case))
+    assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, HEAD)
+    assert value["flops"] == run(phases.inference, job(PROBE))["flops"]
+    assert len(run(phases.step, job(case))["train_throughput"]) >= 6
+    trained = run(phases.train, job(case))
+    assert trained["proof"][0]["holds"] is True
+    assert trained["trained"] != run(phases.train, job(PROBE))["trained"]
+
+
+def test_the_case_says_its_size_and_batch() -> None:
+    value = run(phases.train, job(replace(SCRATCH, image_size=40)))
+    assert value["image_size"] == 40
+    work = Workload.of(job(replace(SCRATCH, image_size=40, batch=7)))
+    assert work.random_images(work.settings.throughput_batch).shape == (7, 3, 40, 40)
+
+
+def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "limit_memory", lambda: None)
+    lines: list[str] = []
+    value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
+    assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
+    assert [point["batch"] for point in value["sweep"]["training"]["points"]] == [2, 4]
+    assert {each["limit"] for each in value["sweep"].values()} == {"setting"}
+    assert "largest_inference_batch" not in value, "memory was not the limit, so the largest is not known"
+    assert lines == ["inference, batch 1", "inference, batch 2", "inference, batch 4"] + [
+        f"training, batch {batch}" for batch in (2, 4)
+    ]
+
+
+@pytest.mark.parametrize("phase", [phases.inference, phases.step])
+def test_no_profiler_in_a_timed_pass(phase: Any) -> None:
+    with torch.profiler.profile(), pytest.raises(FashiontlError, match="expected no profiler in a timed pass"):
+        run(phase, job(PROBE))
+
+
+def test_throttled_samples_make_a_case_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "ThrottleWatch", lambda device: lambda: True)
+    value = run(phases.inference, job(PROBE))
+    assert value["latency"] == []
+    assert value["invalid"][0].startswith("latency: 100% of the samples were taken while the machine was throttled")
+    assert any("samples dropped" in warning for warning in value["warnings"])
 
 
 def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     trainable: list[int] = []
     real = Workload.training_step
 
-    def training_step(work: Workload, networks: list[Network], epoch: int) -> Callable[[], None]:
-        call = real(work, networks, epoch)
-        trainable.append(sum(p.numel() for p in networks[0].parameters() if p.requires_grad))
+    def training_step(work: Workload, starts: list[Start], epoch: int) -> Callable[[], None]:
+        call = real(work, starts, epoch)
+        trainable.append(sum(p.numel() for p in starts[0].network.parameters() if p.requires_grad))
         return call
 
-    def time_slices(call: Callable[[], None], *_: Any, **__: Any) -> Samples:
-        call()
-        return Samples([2.0, 4.0, 9.0] if len(trainable) == 1 else [10.0, 20.0], warm_up=3, settled=len(trainable) == 1)
+    def samples(values: tuple[float, ...], steady: bool, **parts: tuple[float, ...]) -> Samples:
+        return Samples(values, (), parts, WarmUp(3, steady, 0.1, 0.05), "precise", 0)
 
+    def time_slices(call: Callable[[], None], *_: Any) -> Samples:
+        call()
+        return samples((2.0, 4.0, 9.0), True) if len(trainable) == 1 else samples((10.0, 20.0), False)
+
+    def time_parts(parts: dict[str, Callable[[], None]], *_: Any) -> Samples:
+        for part in parts.values():
+            part()
+        probing = len(ended) == 0
+        ended.append(probing)
+        return samples((1.0 if probing else 3.0,), True, **dict.fromkeys(parts, (0.25 if probing else 0.75,)))
+
+    ended: list[bool] = []
     monkeypatch.setattr(Workload, "training_step", training_step)
     monkeypatch.setattr(speed, "time_slices", time_slices)
+    monkeypatch.setattr(speed, "time_parts", time_parts)
     settings = replace(SETTINGS, epochs=4, throughput_batch=6)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), settings))
     assert trainable == [HEAD, PARAMETERS]
-    assert value["train_throughput"] == [6 / (0.5 * 2 + 0.5 * 10), 6 / (0.5 * 4 + 0.5 * 20)]
-    assert value["warm_up"] == {"train_throughput": 6}
-    assert value["warnings"] == ["training throughput in epoch 3 had not settled after 3 warm-up calls"]
+    assert value["train_throughput"] == [round(6 / (0.5 * 2 + 0.5 * 10), 6), 6 / (0.5 * 4 + 0.5 * 20)]
+    assert value["end_to_end_throughput"] == [6 / (0.5 * 1 + 0.5 * 3)]
+    assert value["step_backward_time"] == [0.5 * 0.25 + 0.5 * 0.75]
+    assert value["warnings"] == [
+        "train throughput in epoch 3 was not steady after 3 warm-up calls (drift 10.0%, noise 5.0%)"
+    ]
+    full, probe = (
+        run(phases.step, job(Case(ARCHITECTURE, policy, weights="none"), settings))["training_flops"]
+        for policy in ("full", "linear_probe")
+    )
+    assert value["training_flops"] == (full + probe) / 2
 
 
 def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:
-    value = run(phases.profile, job(SCRATCH, traces=str(tmp_path / "traces")))
-    assert value["trace"] == str(tmp_path / "traces")
+    profile = run(phases.profile, job(SCRATCH, traces=str(tmp_path / "traces")))["profile"]
+    assert {row["module"].split(".")[0] for row in profile["operators"]} >= {"stem", "stage1", "head"}
     (trace,) = (tmp_path / "traces").glob("shufflenet_v2_x0_5-scratch-cpu.*.pt.trace.json.gz")
     with gzip.open(trace) as file:
         assert len(json.load(file)["traceEvents"]) > 100

@@ -23,12 +23,13 @@ def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **m
 def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
     """Reuse of a frozen prefix would make a probe's step look cheaper than it is."""
     work = workload()
-    (network,) = work.networks()
+    (begun,) = work.starts()
+    network = begun.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
     seen: list[str] = []
     for name, stage in network.stages.items():
         stage.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name))
-    call = work.training_step([network])
+    call = work.training_step([begun])
     call()
     call()
     assert seen == list(network.stage_names) * 2
@@ -40,9 +41,10 @@ def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
 
 def test_a_step_of_a_mean_is_a_step_of_each_member() -> None:
     work = workload(f"mean:{ARCHITECTURE}+resnet9", "full")
-    networks = work.networks()
+    starts = work.starts()
+    networks = [begun.network for begun in starts]
     before = [network.head_layer.weight.detach().clone() for network in networks]
-    work.training_step(networks)()
+    work.training_step(starts)()
     assert not any(torch.equal(n.head_layer.weight, old) for n, old in zip(networks, before, strict=True))
     assert isinstance(answering(networks), MeanOfProbabilities)
     assert answering(networks[:1]) is networks[0]
@@ -90,5 +92,5 @@ def test_a_timed_step_is_of_the_recipes_optimizer(recipe: str, kind: str, monkey
         )
     work = workload("resnet9", "full")
     work = replace(work, settings=replace(work.settings, recipe=recipe))
-    work.training_step(work.networks())()
+    work.training_step(work.starts())()
     assert made == [kind]

@@ -4,8 +4,21 @@ A phase takes a job (what `fashiontl.measure` wrote) and a progress callback, an
 """
 
 from fashiontl.phases.accuracy import pretrain, train
-from fashiontl.phases.box import device
+from fashiontl.phases.box import device, noise, peak, self_test, variant
 from fashiontl.phases.speed import inference, step
+from fashiontl.phases.sweeping import sweep
 from fashiontl.phases.traces import profile
 
-__all__ = ["device", "inference", "pretrain", "profile", "step", "train"]
+__all__ = [
+    "device",
+    "inference",
+    "noise",
+    "peak",
+    "pretrain",
+    "profile",
+    "self_test",
+    "step",
+    "sweep",
+    "train",
+    "variant",
+]

@@ -43,7 +43,7 @@ def train(job: Job, progress: Progress) -> Job:
     """Train a case with each seed and test it once at the end of each; lists hold one entry a seed."""
     work = Workload.of(job)
     settings = work.settings
-    modes.deterministic()
+    modes.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     per_class = work.task.per_class or settings.train_per_class
     with warnings.catch_warnings(record=True) as caught:
@@ -96,7 +96,7 @@ def _train_part(
     device_name = part.device
     torch.manual_seed(seed)
     begun = work.start(part)
-    network = begun.network.to(device_name)
+    network = begun.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
@@ -109,10 +109,11 @@ def _train_part(
         begun.preprocessing,
         seed=seed,
         validation=validation if len(validation.labels) else None,
+        variant=work.variant,
         progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
     )
     progress(f"testing, {where}")
-    logits = predict(network, chosen.test_images.to(device_name), begun.preprocessing)
+    logits = predict(network, chosen.test_images.to(device_name), begun.preprocessing, work.variant)
     value = {
         "accuracy": evaluate(logits, chosen.test_labels).accuracy,
         "training_time": result.seconds,

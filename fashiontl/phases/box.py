@@ -1,9 +1,24 @@
 """Phases about the machine and not a case."""
 
-import torch
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
 
-from fashiontl import devices
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fashiontl import devices, modes, variants
+from fashiontl.case import Case
+from fashiontl.latency import Effort, time_slices
+from fashiontl.peak import measured_peak
 from fashiontl.phases.job import Job, Progress
+from fashiontl.phases.loops import instrument
+from fashiontl.selftest import failures
+from fashiontl.selftest import self_test as known_work
+
+# Small enough for any device, and some milliseconds on a core.
+_IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
 
 
 def device(job: Job, progress: Progress) -> Job:
@@ -17,3 +32,75 @@ def device(job: Job, progress: Progress) -> Job:
         torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
         devices.synchronize(name)
     return {"absence": reason, "facts": facts}
+
+
+def variant(job: Job, progress: Progress) -> Job:
+    """Whether a case's device can run it as its variant says: `absence` is None or the reason; and `doubts`."""
+    del progress
+    case = Case(**job["case"])
+    reason = variants.absence(case)
+    return {"absence": reason, "doubts": [] if reason else variants.doubts(case)}
+
+
+def self_test(job: Job, progress: Progress) -> Job:
+    """Give the timing loops work whose answer is known: `checks`, and `failures` in sentences."""
+    progress("testing the clock")
+    checks = known_work(job["device"], instrument(job["device"]), job["seconds"])
+    return {"checks": [asdict(check) for check in checks], "failures": failures(checks)}
+
+
+def peak(job: Job, progress: Progress) -> Job:
+    """What matrix products and convolutions reach in a precision, FLOP/s; one that does not fit is left out."""
+    progress(f"measuring the peak in {job['precision']}")
+    name = job["device"]
+    return dict(measured_peak(name, job["precision"], job["seconds"], lambda: devices.synchronize(name)))
+
+
+def noise(job: Job, progress: Progress) -> Job:
+    """Time one small training step that is always the same; what differs from process to process is noise.
+
+    Returns:
+        `median` of a step in seconds, `half_width` of its 95 % interval over it (None when there is none), and whether
+        the steps were `steady`.
+    """
+    progress("timing a small step")
+    modes.fastest()
+    name = job["device"]
+    samples = time_slices(_step(name), instrument(name), Effort(job["seconds"], half_width=0.0))
+    if not samples.values:
+        return {"median": None, "half_width": None, "steady": False}
+    return {
+        "median": statistics.median(samples.values),
+        "half_width": samples.half_width,
+        "steady": samples.warm_up.steady,
+    }
+
+
+def _step(name: str) -> Callable[[], None]:
+    """A training step of three convolutions on images that stay on the device."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        _convolution(3, _CHANNELS, 1),
+        _convolution(_CHANNELS, 2 * _CHANNELS, 2),
+        _convolution(2 * _CHANNELS, 4 * _CHANNELS, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * _CHANNELS, _CLASSES),
+    ).to(name)
+    # A rate at which nothing moves far: the last step is the same work as the first.
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    images = torch.randn(_IMAGES, 3, _SIDE, _SIDE).to(name)
+    labels = torch.arange(_IMAGES, device=name) % _CLASSES
+
+    def step() -> None:
+        functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )

@@ -1,103 +1,172 @@
-"""The phases that time a case and read its memory."""
+"""The phases that time a case, read its memory and count its arithmetic."""
 
-from torch.nn import functional
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from fashiontl import devices, modes
+from fashiontl.energy import Energy
+from fashiontl.flops import forward_flops, step_flops
 from fashiontl.freezing.adapters import load_library
-from fashiontl.latency import Samples, time_calls, time_slices
+from fashiontl.latency import Instrument, Samples, time_calls, time_parts, time_slices
 from fashiontl.phases.job import Job, Progress
-from fashiontl.workload import Workload, answering
+from fashiontl.phases.loops import compact, effort, pace, timed_pass, told
+from fashiontl.phases.reading import base_memory, energy_facts, memory, read_energy, reset_peak
+from fashiontl.train import Examples
+from fashiontl.variants import compile_counts
+from fashiontl.weights import Start
+from fashiontl.workload import Workload, answering, together
+
+# Enough for BatchNorm to train on; FLOPs an image do not depend on it.
+_COUNTED_BATCH = 2
+_PARTS = ("data", "forward", "backward", "optimizer")
 
 
 def inference(job: Job, progress: Progress) -> Job:
-    """Time inference of a case and read its memory peak, then count its parameters and FLOPs."""
+    """Time loading and inference of a case and read its memory, then count its parameters and FLOPs."""
     work = Workload.of(job)
-    case, settings = work.case, work.settings
-    modes.fastest()
-    base = _base_memory(case.device)
+    with timed_pass(work) as tool:
+        base = base_memory(work.case.device)
+        begun = tool.clock()
+        model = work.variant.deploy(answering(work.networks()))
+        tool.synchronize()
+        value: Job = {"load_time": tool.clock() - begun, "base_memory": base, **memory(work.case.device, "load", base)}
+        value |= _inference(work, model, base, tool, progress)
+    # Of networks as they train, not as they are deployed: adapters can be merged into the weights, for example.
     networks = work.networks()
-    model = answering(networks).eval()
-    one, many = work.random_images(1), work.random_images(settings.throughput_batch)
-    kind, index = devices.split(case.device)
-    devices.DEVICES[kind].reset_peak(index)
+    value["parameters"] = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    value["trainable_parameters"] = sum(work.trainable_parameters(network) for network in networks)
+    return value
+
+
+def _inference(work: Workload, model: nn.Module, base: int, tool: Instrument, progress: Progress) -> Job:
+    """What is measured of a model that has been loaded."""
+    images = work.settings.throughput_batch
     with torch.inference_mode():
+        one, many = (work.variant.deployed_images(work.random_images(count)) for count in (1, images))
+        reset_peak(work.case.device)
+        compiled = work.variant.compiled(model)
+        first = _once(lambda: compiled(one), tool)
         progress("latency")
-        latency = time_calls(
-            lambda: model(one),
-            lambda: devices.synchronize(case.device),
-            seconds=settings.seconds,
-            most=settings.samples,
-        )
+        latency = time_calls(lambda: compiled(one), tool, effort(work.settings, samples=True))
         progress("inference throughput")
-        slices = time_slices(lambda: model(many), lambda: devices.synchronize(case.device), seconds=settings.seconds)
-        peak = devices.DEVICES[kind].memory(index).peak
-        with FlopCounterMode(display=False) as counter:
-            model(one)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    # Only now: adapters can be merged into the weights, so they are no part of what inference costs.
-    trainable = sum(work.trainable_parameters(network) for network in networks)
+        slices = time_slices(lambda: compiled(many), tool, effort(work.settings))
+        value = memory(work.case.device, "inference", base) | _compiling(work, "inference", first, latency)
+        progress("inference energy")
+        spent = read_energy(work, lambda: compiled(many), tool)
+        flops = forward_flops(model, one)
     return {
-        "latency": latency.values,
-        "inference_throughput": [settings.throughput_batch / value for value in slices.values],
-        "inference_peak_memory": peak - base,
-        "base_memory": base,
-        "flops": counter.get_total_flops(),
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        "warm_up": {"latency": latency.warm_up, "inference_throughput": slices.warm_up},
-        "warnings": _unsettled({"latency": latency, "inference throughput": slices}),
+        **value,
+        "first_call_time": first,
+        "flops": flops,
+        "latency": compact(latency.values),
+        "device_latency": compact(latency.device),
+        "inference_throughput": pace(images, slices.values),
+        **energy_facts("inference", [(1.0, spent)]),
+        **told({"latency": latency, "inference_throughput": slices}),
     }
 
 
 def step(job: Job, progress: Progress) -> Job:
-    """Time training steps of a case on one synthetic batch and read their memory peak.
+    """Time training steps of a case, as a whole and in parts, read their memory and count their FLOPs.
 
-    Where the policy changes over the epochs, a step's time is the mean over them, and the peak is the highest.
+    Where the policy changes over the epochs, everything is the mean over them, but for the memory's peak.
     """
     work = Workload.of(job)
-    case, settings = work.case, work.settings
-    modes.fastest()
-    if case.policy == "lora":
-        load_library()
-    base = _base_memory(case.device)
-    networks = work.networks()
-    kind, index = devices.split(case.device)
-    devices.DEVICES[kind].reset_peak(index)
-    progress("training throughput")
-    seconds: list[list[float]] = []
-    loops: dict[str, Samples] = {}
-    for epoch, share in work.periods(networks[0]):
-        call = work.training_step(networks, epoch)
-        slices = time_slices(call, lambda: devices.synchronize(case.device), seconds=settings.seconds)
-        seconds.append([share * value for value in slices.values])
-        loops[f"training throughput{f' in epoch {epoch + 1}' if share < 1 else ''}"] = slices
+    images = work.settings.throughput_batch
+    with timed_pass(work) as tool:
+        if work.adapts:
+            load_library()
+        base = base_memory(work.case.device)
+        starts = work.starts()
+        reset_peak(work.case.device)
+        periods = [_period(work, starts, *period, tool, progress) for period in work.periods(starts[0].network)]
+        value = memory(work.case.device, "training", base)
+        value |= _compiling(work, "training", periods[0].first, periods[0].synthetic)
+        examples = work.examples()
+        whole = [_end_to_end(work, starts, period, examples, tool, progress) for period in periods]
+    # In a pass of its own, since what counts stands in the way of what is timed.
+    eager = work.eagerly
+    flops = [step_flops(together([eager.step(each, p.epoch, _COUNTED_BATCH) for each in starts])) for p in periods]
+    shares = [period.share for period in periods]
+    loops = {f"train_throughput{period.label}": period.synthetic for period in periods}
+    loops |= {f"end_to_end_throughput{p.label}": samples for p, samples in zip(periods, whole, strict=True)}
     return {
-        "train_throughput": [settings.throughput_batch / sum(values) for values in zip(*seconds, strict=False)],
-        "training_peak_memory": devices.DEVICES[kind].memory(index).peak - base,
+        **value,
         "base_memory": base,
-        "warm_up": {"train_throughput": sum(slices.warm_up for slices in loops.values())},
-        "warnings": _unsettled(loops),
+        "first_step_time": periods[0].first,
+        "train_throughput": pace(images, _mean(shares, [period.synthetic.values for period in periods])),
+        "end_to_end_throughput": pace(images, _mean(shares, [samples.values for samples in whole])),
+        **{f"step_{part}_time": compact(_mean(shares, [samples.parts[part] for samples in whole])) for part in _PARTS},
+        "training_flops": sum(_mean(shares, [[count] for count in flops])) / _COUNTED_BATCH,
+        **energy_facts("training", [(period.share, period.energy) for period in periods]),
+        **told(loops),
     }
 
 
-def _base_memory(name: str) -> int:
-    """Bytes that a worker holds on the CPU before it does anything of the case; 0 on devices with memory of their own.
+@dataclass(frozen=True)
+class _Period:
+    """Epochs with one plan: the first, their share of all, and what a step with that plan takes."""
 
-    A convolution comes first, so that the code of the libraries that every case needs is counted here.
-    """
-    if devices.split(name)[0] != "cpu":
-        return 0
-    weight = torch.ones(8, 3, 3, 3, requires_grad=True)
-    functional.conv2d(torch.ones(2, 3, 8, 8), weight).sum().backward()  # type: ignore[no-untyped-call]
-    return devices.DEVICES["cpu"].memory(0).peak
+    epoch: int
+    share: float
+    first: float
+    synthetic: Samples
+    energy: Energy | None
+
+    @property
+    def label(self) -> str:
+        """What tells its loops from those of other periods."""
+        return f" in epoch {self.epoch + 1}" if self.share < 1 else ""
 
 
-def _unsettled(loops: dict[str, Samples]) -> list[str]:
-    return [
-        f"{name} had not settled after {samples.warm_up} warm-up calls"
-        for name, samples in loops.items()
-        if not samples.settled
-    ]
+def _period(
+    work: Workload, starts: Sequence[Start], epoch: int, share: float, tool: Instrument, progress: Progress
+) -> _Period:
+    """Time steps on a batch that stays on the device."""
+    progress("training throughput")
+    call = work.training_step(starts, epoch)
+    first = _once(call, tool)
+    slices = time_slices(call, tool, effort(work.settings))
+    progress("training energy")
+    return _Period(epoch, share, first, slices, read_energy(work, call, tool))
+
+
+def _end_to_end(
+    work: Workload, starts: Sequence[Start], period: _Period, examples: Examples, tool: Instrument, progress: Progress
+) -> Samples:
+    """Time steps in their parts, each on a batch made of the case's own images."""
+    progress("training end to end")
+    steps = [work.step(begun, period.epoch) for begun in starts]
+    parts: dict[str, Callable[[], None]] = {
+        "data": together([partial(step.load, examples) for step in steps]),
+        "forward": together([step.forward for step in steps]),
+        "backward": together([step.backward for step in steps]),
+        "optimizer": together([step.update for step in steps]),
+    }
+    return time_parts(parts, tool, effort(work.settings))
+
+
+def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over periods of their samples, the first of each, the second of each, and so on."""
+    return [sum(share * value for share, value in zip(shares, row, strict=True)) for row in zip(*values, strict=False)]
+
+
+def _once(call: Callable[[], object], tool: Instrument) -> float:
+    """Seconds of a first call: libraries load, algorithms are chosen, graphs are compiled."""
+    tool.synchronize()
+    begun = tool.clock()
+    call()
+    tool.synchronize()
+    return tool.clock() - begun
+
+
+def _compiling(work: Workload, what: str, first: float, steady: Samples) -> Job:
+    """What the compiler took and made; nothing when there is none."""
+    if work.case.execution != "compile":
+        return {}
+    usual = statistics.median(steady.values) if steady.values else 0.0
+    return {f"{what}_compile_time": max(0.0, first - usual), "compile": {what: compile_counts()}}

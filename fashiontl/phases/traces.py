@@ -11,11 +11,11 @@ from fashiontl.workload import Workload
 def profile(job: Job, progress: Progress) -> Job:
     """Profile training steps of a case and leave a trace."""
     work = Workload.of(job)
-    modes.fastest()
+    modes.fastest(work.case.precision)
     progress("profiling")
     folder = Path(job["traces"])
     operators = profile_steps(
-        work.training_step(work.networks()),
+        work.training_step(work.starts()),
         lambda: devices.synchronize(work.case.device),
         devices.profiler_activities(work.case.device),
         folder,

@@ -1,0 +1,91 @@
+"""The phase that runs a case at one batch size after the other."""
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from fashiontl import devices
+from fashiontl.latency import Effort, Instrument
+from fashiontl.phases.job import Job, Progress
+from fashiontl.phases.loops import compact, timed_pass
+from fashiontl.sweep import Sweep, limit_memory
+from fashiontl.sweep import sweep as over_batches
+from fashiontl.workload import Workload, answering, together
+
+# Of the time budget of other measurements, for each batch size.
+_SHARE = 0.2
+# BatchNorm cannot train on a single value a channel, which one small image may leave.
+_LEAST_TRAINING = 2
+
+
+def sweep(job: Job, progress: Progress) -> Job:
+    """Throughput of inference and of training steps at batch sizes that double, up to what memory holds."""
+    work = Workload.of(job)
+    if devices.split(work.case.device)[0] == "cpu":
+        # The system would end the process, or slow down the machine, before an allocation failed.
+        limit_memory()
+    with timed_pass(work) as tool:
+        found = {"inference": _inference(work, tool, progress), "training": _training(work, tool, progress)}
+    return {
+        **{f"largest_{name}_batch": each.largest for name, each in found.items() if each.limit == "memory"},
+        "sweep": {name: _facts(each) for name, each in found.items()},
+    }
+
+
+def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
+    model = work.variant.deploy(answering(work.networks()))
+    compiled = work.variant.compiled(model)
+
+    def call_of(batch: int) -> Callable[[], object]:
+        images = work.variant.deployed_images(work.random_images(batch))
+        return lambda: compiled(images)
+
+    with torch.inference_mode():
+        return _over_batches(work, call_of, tool, lambda batch: progress(f"inference, batch {batch}"))
+
+
+def _training(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
+    """Steps of the last epoch, which in all policies but those that freeze on the way trains the most."""
+    starts = work.starts()
+    epoch = work.settings.epochs - 1
+
+    def call_of(batch: int) -> Callable[[], object]:
+        return together([work.step(begun, epoch, batch) for begun in starts])
+
+    return _over_batches(work, call_of, tool, lambda batch: progress(f"training, batch {batch}"), least=_LEAST_TRAINING)
+
+
+def _over_batches(
+    work: Workload,
+    call_of: Callable[[int], Callable[[], object]],
+    tool: Instrument,
+    progress: Callable[[int], None],
+    least: int = 1,
+) -> Sweep:
+    settings = work.settings
+    return over_batches(
+        call_of,
+        tool,
+        Effort(settings.seconds * _SHARE, half_width=settings.half_width),
+        most=settings.sweep,
+        is_out_of_memory=devices.is_out_of_memory,
+        release=lambda: _release(work.case.device),
+        progress=progress,
+        least=least,
+    )
+
+
+def _release(device: str) -> None:
+    gc.collect()
+    kind = devices.split(device)[0]
+    if kind != "cpu":
+        getattr(torch, kind).empty_cache()
+
+
+def _facts(found: Sweep) -> Job:
+    return {
+        "points": [{"batch": point.batch, "seconds": compact(point.seconds)} for point in found.points],
+        "largest": found.largest,
+        "limit": found.limit,
+    }

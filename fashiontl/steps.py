@@ -1,0 +1,84 @@
+"""A training step in its parts, so that each can be timed: data, forward, backward, optimiser."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fashiontl.images import Preprocessing, augment
+from fashiontl.recipes import Recipe
+from fashiontl.train import Examples
+from fashiontl.variants import Variant
+
+
+class TrainingStep:
+    """One training step of a network on a batch that stays on the device; call it for a whole step without data.
+
+    Args:
+        network: prepared for a policy's plan; its memory format is set here.
+        optimizer: of what trains.
+        variant: precision, memory format and execution.
+        preprocessing: of images that are loaded.
+        recipe: label smoothing, and whether loaded images are augmented.
+        batch: the first batch: images, float32 `[n, 3, size, size]`, and labels.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        variant: Variant,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        batch: Examples,
+    ) -> None:
+        self._optimizer = optimizer
+        self._variant = variant
+        self._preprocessing = preprocessing
+        self._recipe = recipe
+        self._device = batch.images.device.type
+        self._scaler = variant.scaler(self._device)
+        variant.place(network)
+        self._run = variant.compiled(network)
+        self._images = variant.arrange(batch.images)
+        self._labels = batch.labels
+        self._loss: Tensor | None = None
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __call__(self) -> None:
+        """Forward, backward, optimiser."""
+        self.forward()
+        self.backward()
+        self.update()
+
+    def load(self, examples: Examples) -> None:
+        """Make the next batch as training does: gather at random, augment if the recipe says so, preprocess.
+
+        Images may be drawn twice, because a batch of the speed measurements may be larger than the training set.
+
+        Args:
+            examples: uint8 images and labels on the device.
+        """
+        labels = examples.labels
+        chosen = torch.randint(len(labels), (len(self._labels),), generator=self._generator).to(labels.device)
+        images = examples.images[chosen]
+        images = augment(images, self._generator) if self._recipe.augment else images
+        self._images = self._variant.arrange(self._preprocessing(images))
+        self._labels = labels[chosen]
+
+    def forward(self) -> None:
+        """Run the network on the batch, to its loss."""
+        with self._variant.autocast(self._device):
+            outputs = self._run(self._images)
+            self._loss = functional.cross_entropy(outputs, self._labels, label_smoothing=self._recipe.smoothing)
+
+    def backward(self) -> None:
+        """Make the gradients of what trains."""
+        assert self._loss is not None
+        self._scaler.scale(self._loss).backward()  # type: ignore[no-untyped-call]
+        self._loss = None
+
+    def update(self) -> None:
+        """Move the weights, and forget the gradients."""
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
