@@ -1,0 +1,112 @@
+"""What a gate says: a verdict for each cell and metric, one for all, and an exit code. No torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fashiontl.gate.raw import Raw
+
+Word = Literal[
+    "PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED",
+]  # fmt: skip
+
+# 2 is bad input, as of every command. The first of these words that any cell has decides the exit code.
+EXIT_CODES: dict[Word, int] = {
+    "CRASHED": 12,
+    "MISSING": 12,
+    "REGRESSED": 1,
+    "NO_BASELINE": 11,
+    "SUSPECT": 10,
+    "INCONCLUSIVE": 10,
+    "IMPROVED": 0,
+    "PASS": 0,
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the head differs from the base: relative (0.05 is 5 % worse), or absolute for accuracy (a fraction).
+
+    Attributes:
+        estimate: positive is worse, whichever way is better for the metric.
+        low: lower bound of the interval on which the verdict rests.
+        high: upper bound.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict of one cell and metric.
+
+    Attributes:
+        cell: id of the case.
+        metric: a key of `fashiontl.metrics.METRICS`.
+        word: the verdict.
+        reason: one sentence with the numbers that decided.
+        base: the base arm's number in the metric's base unit (median of the epochs' medians); None when unknown.
+        head: the same of the head arm.
+        change: None where the comparison is exact and equal, or nothing was measured.
+        epochs: how many it rests on: of the screen, and of the confirmation.
+        needed: for INCONCLUSIVE, epochs that would probably decide it; None when unknown.
+        advisory: whether it is shown but never decides.
+        waiver: owner, reason and expiry of the waiver that covers it; empty without one.
+    """
+
+    cell: str
+    metric: str
+    word: Word
+    reason: str
+    base: float | None = None
+    head: float | None = None
+    change: Change | None = None
+    epochs: tuple[int, int] = (0, 0)
+    needed: int | None = None
+    advisory: bool = False
+    waiver: str = ""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Why a cell got slower: an operator or kernel whose self time grew.
+
+    Attributes:
+        cell: id of the case.
+        metric: that regressed.
+        operator: its name.
+        module: in which it ran, such as `stage2.0.conv1`; empty when in none.
+        base_seconds: self time a call in the base arm.
+        head_seconds: the same in the head arm.
+        share: of the whole growth.
+    """
+
+    cell: str
+    metric: str
+    operator: str
+    module: str
+    base_seconds: float
+    head_seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judged gate.
+
+    Attributes:
+        word: of the whole: the first in `EXIT_CODES` that any finding has that is neither advisory nor waived.
+        exit_code: what the command ends with.
+        findings: cell by cell, in the order in which they were asked for.
+        explained: for what regressed, the largest growth first.
+        notes: what else a reader must know: expired waivers, new cells, a dirty tree, doubts about the machine.
+        raw: what it was computed from.
+    """
+
+    word: Word
+    exit_code: int
+    findings: tuple[Finding, ...]
+    explained: tuple[Explained, ...]
+    notes: tuple[str, ...]
+    raw: Raw
