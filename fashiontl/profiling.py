@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 # Few steps bound the size of the trace: one step of a deep network is already thousands of events.
@@ -53,3 +54,12 @@ def profile_steps(
     ]
     rows.sort(key=lambda row: row["self_cpu_s"] + row["self_device_s"], reverse=True)
     return rows[:_OPERATORS]
+
+
+def profiler_is_on() -> bool:
+    """Whether a torch profiler is recording in this process: torch.profiler's, or one of autograd's.
+
+    A profiler that only warms up, or waits for its scheduled step, records nothing and is not seen.
+    """
+    # The first knows this thread's profiler only, the second is set for the whole process while any of them runs.
+    return torch._C._autograd._profiler_enabled() or torch.autograd.profiler._is_profiler_enabled

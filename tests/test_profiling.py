@@ -1,12 +1,16 @@
 import gzip
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity
 
-from fashiontl.profiling import profile_steps
+from fashiontl.profiling import profile_steps, profiler_is_on
 
 
 class Workload:
@@ -59,3 +63,12 @@ def test_the_trace_is_one_that_viewers_open(profiled: tuple[Workload, list[dict[
         events = json.load(file)["traceEvents"]
     assert sum(event.get("name") == "aten::mm" for event in events) == 6, "two active steps of three"
     assert sum(str(event.get("name")).startswith("ProfilerStep") and event["ph"] == "X" for event in events) == 2
+
+
+@pytest.mark.parametrize("profiler", [torch.profiler.profile, torch.autograd.profiler.profile])
+def test_a_profiler_that_records_is_seen_from_every_thread(profiler: Callable[[], AbstractContextManager[Any]]) -> None:
+    assert not profiler_is_on()
+    with profiler(), ThreadPoolExecutor() as threads:
+        assert profiler_is_on()
+        assert threads.submit(profiler_is_on).result()
+    assert not profiler_is_on()
