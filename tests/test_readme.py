@@ -66,4 +66,4 @@ def test_the_options_table_names_every_option() -> None:
     from fashiontl.plugin import AXES
 
     for option in [*AXES, "preset", "set", "data-root", "results", "resume", "fashiontl-plugin"]:
-        assert f"| `--{option}` |" in README
+        assert f"| `--{option.replace('_', '-')}` |" in README
