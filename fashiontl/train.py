@@ -16,10 +16,12 @@ from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import PolicyProof, Watch
 from fashiontl.images import Preprocessing, augment
 from fashiontl.recipes import Recipe
+from fashiontl.variants import Variant
 
 # Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
 FEATURE_BUDGET = 2 * 2**30
 _EVALUATION_BATCH = 200
+_PLAIN = Variant()
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Fit:
     chosen: int
 
 
-def fit(
+def fit(  # noqa: PLR0913 - all that a training depends on, each named where it is passed
     network: Network,
     policy: Policy,
     examples: Examples,
@@ -60,6 +62,7 @@ def fit(
     *,
     seed: int,
     validation: Examples | None = None,
+    variant: Variant = _PLAIN,
     progress: Callable[[int], None] = lambda epoch: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
@@ -67,6 +70,11 @@ def fit(
 
     With validation images it ends with the weights of the epoch that was best on them, the first of equals; otherwise
     with those of the last. Validating takes no part in the training's seconds.
+
+    Under `bf16` and `fp16` the forward pass and the loss run under autocast, the loss itself in float32; `fp16` also
+    scales it, and skips steps whose gradients overflow. Nothing is compiled, whatever the variant's execution: a
+    compiled graph differs in how it rounds alone, and it would be compiled again for each size of a batch and each
+    change of plan. Compiling is for what is timed.
 
     Args:
         network: on the device where it trains.
@@ -76,18 +84,21 @@ def fit(
         preprocessing: of the images.
         seed: of the batches' order and the augmentation.
         validation: images to choose the epoch on, never trained on.
+        variant: precision and memory format.
         progress: called with the number of each epoch as it starts.
         clock: seconds.
     """
     generator = torch.Generator().manual_seed(seed)
+    variant.place(network)
     watch = Watch(network)
     optimizer: torch.optim.Optimizer | None = None
     plan: Plan | None = None
     losses = []
     reused = 0
-    best = _Best(network, validation, preprocessing)
+    best = _Best(network, validation, preprocessing, variant)
     seconds = 0.0
     device = str(next(network.parameters()).device)
+    scaler = variant.scaler(device)
     for epoch in range(recipe.epochs):
         progress(epoch)
         synchronize(device)
@@ -100,9 +111,11 @@ def fit(
             apply(network, plan)
             watch.begin(plan)
             optimizer = _optimizer(network, plan, recipe, optimizer)
-            batches = Batches(network, plan, examples.images, recipe, preprocessing, generator)
+            batches = Batches(network, plan, examples.images, recipe, preprocessing, generator, variant=variant)
             reused = max(reused, batches.first_stage)
-        losses.append(_epoch(network, optimizer, batches, examples.labels, recipe, epoch))
+        losses.append(
+            _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
+        )
         synchronize(device)
         seconds += clock() - started
         if validation is not None:
@@ -116,17 +129,21 @@ def fit(
 class _Best:
     """The weights of the epoch that did best on the validation images, if there are any."""
 
-    def __init__(self, network: Network, validation: Examples | None, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, network: Network, validation: Examples | None, preprocessing: Preprocessing, variant: Variant
+    ) -> None:
         self.accuracies: list[float] = []
         self._network = network
         self._validation = validation
         self._preprocessing = preprocessing
+        self._variant = variant
         self._state: dict[str, Tensor] | None = None
 
     def judge(self) -> None:
         """Test on the validation images, and keep a copy of the weights when they are the best yet."""
         assert self._validation is not None
-        answers = predict(self._network, self._validation.images, self._preprocessing).argmax(1)
+        logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
+        answers = logits.argmax(1)
         accuracy = (answers == self._validation.labels.cpu()).double().mean().item()
         if not self.accuracies or accuracy > max(self.accuracies):
             self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
@@ -145,10 +162,13 @@ class _Best:
 def _epoch(
     network: Network,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     batches: "Batches",
     labels: Tensor,
     recipe: Recipe,
+    *,
     epoch: int,
+    variant: Variant,
 ) -> float:
     """One pass over the training images; the mean loss."""
     steps = math.ceil(len(labels) / recipe.batch_size)
@@ -160,10 +180,12 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         optimizer.zero_grad()
-        outputs = network.run(inputs, batches.first_stage, len(network.stage_names))
-        loss = functional.cross_entropy(outputs, labels[chosen], label_smoothing=recipe.smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with variant.autocast(str(labels.device)):
+            outputs = network.run(inputs, batches.first_stage, len(network.stage_names))
+            loss = functional.cross_entropy(outputs, labels[chosen], label_smoothing=recipe.smoothing)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
         total += loss.detach() * len(chosen)
     # One read an epoch: reading each step's loss would make the device wait for the host.
     return total.item() / len(labels)
@@ -177,21 +199,23 @@ def rate_factor(step: int, steps: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def predict(network: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Logits of all images, in eval mode.
+def predict(network: Network, images: Tensor, preprocessing: Preprocessing, variant: Variant = _PLAIN) -> Tensor:
+    """Logits of all images from what inference would run: in eval mode, with weights of the variant's type.
 
     Args:
         network: left in eval mode.
         images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device.
         preprocessing: of the images.
+        variant: precision and memory format; nothing is compiled.
 
     Returns:
         float32 `[n, classes]` on the CPU.
     """
-    network.eval()
+    deployed = variant.deploy(network)
     with torch.inference_mode():
-        parts = [network(preprocessing(part)) for part in torch.split(images, _EVALUATION_BATCH)]
-    return torch.cat(parts).float().cpu()
+        parts = torch.split(images, _EVALUATION_BATCH)
+        answers = [deployed(variant.deployed_images(preprocessing(part))) for part in parts]
+    return torch.cat(answers).float().cpu()
 
 
 def is_normalised(network: Network) -> bool:
@@ -203,7 +227,8 @@ class Batches:
     """Training batches in random order, one pass an iteration.
 
     The output of a frozen prefix in eval mode is the same at every epoch, so it is computed once, unless images
-    change at random or the outputs would not fit in `FEATURE_BUDGET`.
+    change at random or the outputs would not fit in `FEATURE_BUDGET`. It is computed as a step would, under the
+    variant's autocast, and kept in the type that this gives.
 
     Attributes:
         first_stage: the stage that takes these batches; those before it have been run already.
@@ -217,6 +242,8 @@ class Batches:
         recipe: Recipe,
         preprocessing: Preprocessing,
         generator: torch.Generator,
+        *,
+        variant: Variant = _PLAIN,
     ) -> None:
         self.first_stage = 0
         self._images = images
@@ -224,6 +251,7 @@ class Batches:
         self._recipe = recipe
         self._preprocessing = preprocessing
         self._generator = generator
+        self._variant = variant
         prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
         if prefix and not recipe.augment:
             self._reuse(network, prefix)
@@ -237,17 +265,22 @@ class Batches:
 
     def _inputs(self, chosen: Tensor) -> Tensor:
         if self._features is not None:
-            return self._features[chosen]
+            # Gathering images by number may lay them out anew.
+            return self._variant.arrange(self._features[chosen])
         images = self._images[chosen]
-        return self._preprocessing(augment(images, self._generator) if self._recipe.augment else images)
+        return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return self._variant.arrange(self._preprocessing(images))
 
     @torch.no_grad()
     def _reuse(self, network: Network, prefix: int) -> None:
-        first = network.run(self._preprocessing(self._images[:1]), 0, prefix)
-        if first.nbytes * len(self._images) > FEATURE_BUDGET:
-            return
-        parts = torch.split(self._images, _EVALUATION_BATCH)
-        self._features = torch.cat([network.run(self._preprocessing(part), 0, prefix) for part in parts])
+        with self._variant.autocast(str(self._images.device)):
+            first = network.run(self._prepared(self._images[:1]), 0, prefix)
+            if first.nbytes * len(self._images) > FEATURE_BUDGET:
+                return
+            parts = torch.split(self._images, _EVALUATION_BATCH)
+            self._features = torch.cat([network.run(self._prepared(part), 0, prefix) for part in parts])
         self.first_stage = prefix
 
 
