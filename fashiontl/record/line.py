@@ -127,7 +127,7 @@ def from_json(text: str | bytes, where: str) -> Record:
     except (ValueError, RecursionError) as error:
         raise FashiontlError(f"{where}: expected one record in JSON, got: {error}; {_NEXT_STEP}") from error
     if not isinstance(line, dict):
-        raise FashiontlError(f"{where}: expected a JSON object, got {_name(type(line))}; {_NEXT_STEP}")
+        raise FashiontlError(f"{where}: expected a JSON object, got {json_name(type(line))}; {_NEXT_STEP}")
     if line.get("schema") != SCHEMA:
         raise FashiontlError(
             f"{where}: expected schema {SCHEMA}, got {line.get('schema')!r}; read it with the version of fashiontl "
@@ -165,15 +165,15 @@ _DECODER = json.JSONDecoder(parse_constant=_not_json)
 
 def _faults(line: dict[str, Any]) -> list[str]:
     """All that is wrong with a line, shapes first: values are looked at only where the shapes are right."""
-    faults = [*_shape_faults(Record, line, "")]
+    faults = [*shape_faults(Record, line, "")]
     for name, kind in _PARTS.items():
         if isinstance(line.get(name), dict):
-            faults += _shape_faults(kind, line[name], name + ".")
+            faults += shape_faults(kind, line[name], name + ".")
     for entry in line["measurements"] if isinstance(line.get("measurements"), list) else ():
         if isinstance(entry, dict):
-            faults += _shape_faults(Measurement, entry, "measurements[].") or _value_faults(entry)
+            faults += shape_faults(Measurement, entry, "measurements[].") or _value_faults(entry)
         else:
-            faults.append(f"field measurements[]: expected an object, got {_name(type(entry))}")
+            faults.append(f"field measurements[]: expected an object, got {json_name(type(entry))}")
     if faults:
         return faults
     if line["status"] not in _STATUSES:
@@ -201,7 +201,14 @@ def _value_faults(entry: dict[str, Any]) -> list[str]:
     return []
 
 
-def _shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:
+def shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:
+    """Fields of a dataclass that an object of JSON lacks, has too many, or has of a wrong type; members not looked at.
+
+    Args:
+        kind: the dataclass.
+        entry: the object.
+        prefix: of the fields' names in messages.
+    """
     return _shape_faults_once(kind, tuple(entry), tuple(map(type, entry.values())), prefix)
 
 
@@ -217,8 +224,8 @@ def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ..
         if name not in expected:
             faults.append(f"field {prefix}{name} is unknown")
         elif got not in expected[name]:
-            allowed = " or ".join(_name(each) for each in expected[name])
-            faults.append(f"field {prefix}{name}: expected {allowed}, got {_name(got)}")
+            allowed = " or ".join(json_name(each) for each in expected[name])
+            faults.append(f"field {prefix}{name}: expected {allowed}, got {json_name(got)}")
     return tuple(faults)
 
 
@@ -226,10 +233,11 @@ def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ..
 def _json_types(kind: type) -> dict[str, tuple[type, ...]]:
     """What each field of a dataclass may be in JSON."""
     hints = get_type_hints(kind)
-    return {field.name: tuple(_as_json(hints[field.name])) for field in fields(kind)}
+    return {field.name: tuple(as_json(hints[field.name])) for field in fields(kind)}
 
 
-def _as_json(hint: Any) -> Iterator[type]:
+def as_json(hint: Any) -> Iterator[type]:
+    """The types that a value of a type hint may have in JSON; none where it may be anything."""
     origin = get_origin(hint) or hint
     if origin is Literal:
         yield str
@@ -243,7 +251,7 @@ def _as_json(hint: Any) -> Iterator[type]:
             yield int
     else:
         for member in get_args(hint):
-            yield from _as_json(member)
+            yield from as_json(member)
 
 
 _NAMES: dict[type, str] = {
@@ -257,5 +265,6 @@ _NAMES: dict[type, str] = {
 }
 
 
-def _name(kind: type) -> str:
+def json_name(kind: type) -> str:
+    """What a type that JSON gives is called in messages."""
     return _NAMES.get(kind, kind.__name__)

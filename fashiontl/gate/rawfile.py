@@ -1,0 +1,98 @@
+"""A gate's raw numbers as a file of JSON, from which its verdict can be computed again. No torch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fashiontl.errors import FashiontlError
+from fashiontl.gate.raw import SCHEMA, Epoch, Raw, SeedPair
+from fashiontl.gate.strict import is_utc, read_strictly, write_strictly
+from fashiontl.metrics import METRICS
+from fashiontl.record import write_atomically
+
+_NEXT_STEP = "run the gate again"
+
+
+def to_json(raw: Raw) -> str:
+    """All of a gate as one line of JSON.
+
+    Raises:
+        FashiontlError: a number in it is not finite.
+    """
+    return write_strictly(raw, "the gate's raw numbers")
+
+
+def from_json(text: str | bytes, where: str) -> Raw:
+    """Parse what `to_json` wrote.
+
+    Args:
+        text: JSON; bytes are UTF-8.
+        where: the file, for messages.
+
+    Raises:
+        FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
+            all faults are listed.
+    """
+    raw = read_strictly(Raw, SCHEMA, text, where, _NEXT_STEP)
+    if faults := list(_faults(raw)):
+        raise FashiontlError(f"{where}: {'; '.join(faults)}; {_NEXT_STEP}")
+    return raw
+
+
+def write(raw: Raw, path: Path) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        FashiontlError: it cannot be written, or a number is not finite.
+    """
+    contents = to_json(raw).encode() + b"\n"
+    try:
+        write_atomically(path, contents)
+    except OSError as error:
+        raise FashiontlError(f"expected a file that can be written, got {path}: {error.strerror}; free it") from error
+
+
+def read(path: Path) -> Raw:
+    """Read a file.
+
+    Raises:
+        FashiontlError: it cannot be read, or as `from_json`.
+    """
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise FashiontlError(f"expected a gate's JSON, got {path}: {error.strerror}; name another file") from error
+    return from_json(contents, str(path))
+
+
+def _faults(raw: Raw) -> Iterator[str]:
+    """Values that cannot be, in fields of the right shape."""
+    if not is_utc(raw.started):
+        yield f"field started: expected an ISO time in UTC, got {raw.started!r}"
+    for name, entries in (("series", raw.series), ("counts", raw.counts)):
+        for index, metric in enumerate(entry.metric for entry in entries):
+            if metric not in METRICS:
+                yield f"field {name}[{index}].metric: expected one of {', '.join(METRICS)}, got {metric!r}"
+    for index, series in enumerate(raw.series):
+        if not series.epochs:
+            yield f"field series[{index}].epochs: expected one or more"
+        for number, epoch in enumerate(series.epochs):
+            yield from _epoch_faults(epoch, f"series[{index}].epochs[{number}]")
+    for index, answers in enumerate(raw.answers):
+        for number, pair in enumerate(answers.seeds):
+            yield from _pair_faults(pair, f"answers[{index}].seeds[{number}]")
+
+
+def _epoch_faults(epoch: Epoch, where: str) -> Iterator[str]:
+    slices = (epoch.base, epoch.head, epoch.control_base, epoch.control_head)
+    if len(set(map(len, slices))) > 1 or not epoch.base:
+        yield f"field {where}: expected as many slices of each kind, got {', '.join(map(str, map(len, slices)))}"
+    if any(seconds <= 0 for times in slices for seconds in times):
+        yield f"field {where}: expected seconds above 0"
+
+
+def _pair_faults(pair: SeedPair, where: str) -> Iterator[str]:
+    if len(pair.right_base) != len(pair.right_head) or not pair.right_base:
+        counts = f"{len(pair.right_base)} and {len(pair.right_head)}"
+        yield f"field {where}: expected answers to the same images in both arms, got {counts}"
+    if set(pair.right_base + pair.right_head) - {"0", "1"}:
+        yield f"field {where}: expected answers as 0 and 1"

@@ -1,0 +1,128 @@
+"""JSON to dataclasses and back, strictly: nothing missing, unknown, of a wrong type or not finite. No torch."""
+
+import functools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fashiontl.errors import FashiontlError
+from fashiontl.record.line import as_json, compact, json_name, shape_faults
+
+_Kind = TypeVar("_Kind")
+
+
+def write_strictly(value: Any, what: str) -> str:
+    """A dataclass as JSON.
+
+    Raises:
+        FashiontlError: a number in it is not finite; all such are listed.
+    """
+    fields = asdict(value)
+    if faults := list(_endless(fields, "")):
+        raise FashiontlError(f"{what}: {'; '.join(faults)}; report it with what was run, it is a defect of fashiontl")
+    return compact(fields)
+
+
+def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str, next_step: str) -> _Kind:
+    """A dataclass of what `write_strictly` wrote.
+
+    Args:
+        kind: a dataclass with a field `schema`; its fields are texts, numbers, booleans, literals, dataclasses, tuples
+            of one of these, dictionaries of texts to one of these, or `object`, which is taken as it is.
+        schema: the one that can be read.
+        text: JSON; bytes are UTF-8.
+        where: the file, for messages.
+        next_step: for messages.
+
+    Raises:
+        FashiontlError: not JSON, another schema, or fields that are missing, unknown, of a wrong type or not finite;
+            all faults are listed.
+    """
+    try:
+        entry = json.loads(text if isinstance(text, str) else text.decode())
+        faults = list(_endless(entry, ""))
+    except (ValueError, RecursionError) as error:
+        raise FashiontlError(f"{where}: expected JSON, got: {error}; {next_step}") from error
+    if not isinstance(entry, dict):
+        raise FashiontlError(f"{where}: expected an object of JSON, got {json_name(type(entry))}; {next_step}")
+    if entry.get("schema") != schema or isinstance(entry["schema"], bool):
+        raise FashiontlError(
+            f"{where}: expected schema {schema}, got {entry.get('schema')!r}; read it with the version of fashiontl "
+            "that wrote it, or upgrade"
+        )
+    built = _object(kind, entry, "", faults)
+    if faults:
+        raise FashiontlError(f"{where}: {'; '.join(faults)}; {next_step}")
+    assert isinstance(built, kind)
+    return built
+
+
+def is_utc(text: str) -> bool:
+    """Whether a text is an ISO time in UTC."""
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta()
+    except ValueError:
+        return False
+
+
+def _endless(value: Any, where: str) -> Iterator[str]:
+    """Numbers that no float holds, by their place."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _endless(item, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _endless(item, f"{where}[{index}]")
+    elif isinstance(value, int | float) and not _finite(value):
+        yield f"field {where}: expected a finite number, got {value if isinstance(value, float) else 'a huge one'}"
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
+
+
+def _object(kind: Any, entry: dict[str, Any], prefix: str, faults: list[str]) -> Any:
+    """The dataclass, or None where a fault was found."""
+    before = len(faults)
+    faults += shape_faults(kind, entry, prefix)
+    hints = get_type_hints(kind)
+    sound = {name: value for name, value in entry.items() if name in hints and _fits(hints[name], value)}
+    fields = {name: _value(hints[name], value, prefix + name, faults) for name, value in sound.items()}
+    return kind(**fields) if len(faults) == before else None
+
+
+def _value(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
+    """A value whose own type is right, with its members made into what the hint says."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal and value not in inner:
+        faults.append(f"field {where}: expected one of {', '.join(inner)}, got {value!r}")
+    elif is_dataclass(hint):
+        return _object(hint, value, where + ".", faults)
+    elif origin is tuple:
+        return tuple(_member(inner[0], item, f"{where}[{index}]", faults) for index, item in enumerate(value))
+    elif origin is dict:
+        return {name: _member(inner[1], item, f"{where}.{name}", faults) for name, item in value.items()}
+    return value
+
+
+def _member(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
+    if _fits(hint, value):
+        return _value(hint, value, where, faults)
+    expected = " or ".join(map(json_name, _types(hint)))
+    faults.append(f"field {where}: expected {expected}, got {json_name(type(value))}")
+    return None
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    return hint is object or type(value) in _types(hint)
+
+
+@functools.cache
+def _types(hint: Any) -> tuple[type, ...]:
+    return tuple(as_json(hint))

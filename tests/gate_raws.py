@@ -1,0 +1,82 @@
+"""Made-up gates, alike to what one leaves, for tests of what reads and shows them."""
+
+import dataclasses
+from typing import Any
+
+from records import LAPTOP
+
+from fashiontl.environment import PROTOCOL, machine_key
+from fashiontl.gate.raw import SCHEMA, Answers, Counts, Epoch, Failure, Raw, SeedPair, Series, Tree
+from fashiontl.gate.verdict import Change, Explained, Finding, Verdict
+
+BASE_COMMIT, HEAD_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
+CELL, OTHER = "resnet18-full-cpu", "vgg11-linear_probe-cpu"
+# Breaks tables, ends folded parts, and looks like a command of GitHub's.
+HOSTILE = "own|`a`|<b>\n::error::x%0A\x1b[31m##[add-mask]</details>*_[l](u)"
+
+
+def epoch(seconds: float = 0.01, factor: float = 1.0, slices: int = 4, **fields: Any) -> Epoch:
+    """One in which the head takes `factor` times as long as the base, and the control kernel always the same."""
+    base = tuple(seconds * (1 + index / 1000) for index in range(slices))
+    values: dict[str, Any] = {
+        "stage": "screen", "first": "base", "base": base, "head": tuple(each * factor for each in base),
+        "control_base": (0.002,) * slices, "control_head": (0.002,) * slices,
+    }  # fmt: skip
+    return Epoch(**{**values, **fields})
+
+
+def pair(seed: int = 0, base: str = "1101", head: str = "1101") -> SeedPair:
+    """One seed; its hashes differ between the arms where its answers do."""
+    same = base == head
+    hashes = ("a1" * 32, "a1" * 32 if same else "b2" * 32)
+    return SeedPair(seed, *hashes, base, head, *hashes)
+
+
+def raw(**fields: Any) -> Raw:
+    """A gate of two cells; fields replace its own."""
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "started": "2026-11-25T02:00:00+00:00",
+        "seconds": 754.0,
+        "command": "fashiontl gate --base main --arch resnet18,vgg11",
+        "machine": machine_key(LAPTOP),
+        "environment": dataclasses.asdict(LAPTOP),
+        "base": Tree("main", BASE_COMMIT, False, "fashiontl/__init__.py", PROTOCOL),
+        "head": Tree("working tree", HEAD_COMMIT, True, "fashiontl/__init__.py", PROTOCOL),
+        "cells": (CELL, OTHER),
+        "new": (),
+        "removed": (),
+        "budget": 0.0,
+        "series": (Series(CELL, "latency", tuple(epoch(factor=1.06) for _ in range(6))),),
+        "counts": (Counts(CELL, "parameters", (11_181_642.0,) * 2, (11_181_642.0,) * 2),),
+        "answers": (Answers(CELL, (pair(0), pair(1, "1101", "1001"))),),
+        "failures": (Failure(OTHER, "head", "crashed", "SIGSEGV in the forward pass"),),
+        "doubts": (),
+    }
+    return Raw(**{**values, **fields})
+
+
+def finding(**fields: Any) -> Finding:
+    """A latency that regressed; fields replace its own."""
+    values: dict[str, Any] = {
+        "cell": CELL, "metric": "latency", "word": "REGRESSED",
+        "reason": "lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees",
+        "base": 0.00921, "head": 0.00977, "change": Change(0.061, 0.049, 0.073), "epochs": (6, 16),
+    }  # fmt: skip
+    return Finding(**{**values, **fields})
+
+
+PASSED = finding(word="PASS", cell=OTHER, reason="upper bound 1.1 % is below 5 %", base=0.0485, head=0.0486,
+                 change=Change(0.002, -0.007, 0.011), epochs=(6, 0))  # fmt: skip
+EQUAL = finding(metric="parameters", word="PASS", reason="equal", base=11_181_642.0, head=11_181_642.0, change=None,
+                epochs=(0, 0))  # fmt: skip
+EXPLAINED = Explained(CELL, "latency", "aten::convolution", "stage2.0.conv1", 0.0012, 0.0017, 0.89)
+
+
+def verdict(*findings: Finding, **fields: Any) -> Verdict:
+    """A judged gate; without findings one that regressed in one of three comparisons."""
+    values: dict[str, Any] = {
+        "word": "REGRESSED", "exit_code": 1, "findings": findings or (finding(), PASSED, EQUAL),
+        "explained": () if findings else (EXPLAINED,), "notes": (), "raw": raw(),
+    }  # fmt: skip
+    return Verdict(**{**values, **fields})
