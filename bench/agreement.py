@@ -1,4 +1,4 @@
-"""How far the measuring loop can be trusted: beside torch's Timer, beside a bare loop, beside the operating system.
+"""How far the measuring core can be trusted: beside torch's Timer, a bare loop and the operating system.
 
 `python bench/agreement.py` measures all three in one run and prints Markdown. It takes some minutes; give it a quiet
 machine. `--out FILE` writes the page there.
@@ -7,6 +7,7 @@ machine. `--out FILE` writes the page there.
 import argparse
 import gc
 import json
+import os
 import platform
 import re
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 from tabulate import tabulate
+from torch import nn
 from torch.utils.benchmark import Timer
 
 from fashiontl import phases
@@ -27,13 +29,15 @@ from fashiontl.architectures.build import build
 from fashiontl.case import PRESETS, Case
 from fashiontl.environment import read_environment
 from fashiontl.latency import Effort, Instrument, time_calls
-from fashiontl.stats import mean_interval
+from fashiontl.phases import speed
+from fashiontl.stats import mean_interval, median_interval
 from fashiontl.worker import Worker, usable_cores
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",
     "shufflenet_v2_x0_5", "efficientnet_b0", "googlenet", "vit_b_32",
 )  # fmt: skip
+SMALLEST = "squeezenet1_1"
 MEMORY_MODELS = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
 PIXELS = 64
 INSTRUMENT = Instrument(synchronize=lambda: None)
@@ -49,7 +53,7 @@ def main() -> None:
     parser.add_argument("--architecture", help="with --phase")
     options = parser.parse_args()
     if options.phase:
-        print(json.dumps(run_phase(options.phase, options.architecture)))
+        run_phase(options.phase, options.architecture)
         return
     torch.set_num_threads(usable_cores())
     page = "\n\n".join(
@@ -58,6 +62,7 @@ def main() -> None:
             f"Written by `python bench/agreement.py --rounds {options.rounds} --seconds {options.seconds:g}` on "
             f"{machine()}.",
             timer_text(options.rounds, options.seconds),
+            cost_text(4 * options.rounds, options.seconds),
             memory_text(),
         ]
     )
@@ -77,64 +82,59 @@ def machine() -> str:
 
 
 def timer_text(rounds: int, seconds: float) -> str:
-    """Each model's latency at batch 1 by this project's loop, by torch's Timer and by a bare loop."""
+    """Each model's latency at batch 1 by this project's loop and by torch's Timer."""
     rows = [row(name, rounds, seconds) for name in MODELS]
-    header = ("Model", "fashiontl (ms)", "Timer (ms)", "fashiontl / Timer", "bare loop (ms)", "fashiontl / bare loop")
-    table = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 5))
+    header = ("Model", "fashiontl (ms)", "Timer (ms)", "fashiontl / Timer")
+    table = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 3))
     return f"""## Latency at batch 1
 
-`fashiontl`: the median of `fashiontl.latency.time_calls`, whose calls are timed one by one. `Timer`: the median of
-`torch.utils.benchmark.Timer.blocked_autorange` with the same number of threads. The *bare loop* calls the model over
-and over and reads the clock at the beginning and at the end only; against it stands the whole time that `time_calls`
-took over the calls that it made, so that everything the loop does besides calling counts. The three take turns,
-{rounds} of {seconds:g} s each, in an order that is reversed after each turn, so that a drift of the machine meets all
-of them; a ratio is the mean over turns of that turn's ratio with a 95 % interval (Student's t). Images of {PIXELS}
-pixels.
+`fashiontl`: the median of `fashiontl.latency.time_calls`. `Timer`: the median of
+`torch.utils.benchmark.Timer.blocked_autorange` with the same number of threads. They take turns, {rounds} of
+{seconds:g} s each, in ABBA order, so that a drift of the machine meets both; the ratio is the mean over turns of that
+turn's ratio, with a 95 % interval (Student's t). Images of {PIXELS} pixels.
 
 {table}"""
 
 
 def row(name: str, rounds: int, seconds: float) -> tuple[str, ...]:
     """One model's line."""
-    torch.manual_seed(0)
-    model = build(name, 10, image_size=PIXELS).eval()
-    images = torch.randn(1, 3, PIXELS, PIXELS)
+    model, images = _model(name)
 
     def call() -> torch.Tensor:
         return model(images)
 
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    found: dict[str, list[float]] = {"loop": [], "whole": [], "timer": [], "bare": []}
+    found: dict[str, list[float]] = {"loop": [], "timer": []}
 
     def loop() -> None:
-        median, whole = measured(call, seconds)
-        found["loop"].append(median)
-        found["whole"].append(whole)
+        samples = time_calls(call, INSTRUMENT, Effort(seconds, half_width=0.0))
+        found["loop"].append(statistics.median(samples.values))
 
     def other() -> None:
         found["timer"].append(timer.blocked_autorange(min_run_time=seconds).median)
 
-    def bare() -> None:
-        found["bare"].append(bare_seconds(call, seconds))
-
-    turns: list[Callable[[], None]] = [loop, other, bare]
+    turns: list[Callable[[], None]] = [loop, other]
     with torch.inference_mode():
-        for _ in range(10):
-            call()
         for _ in range(rounds):
             for turn in turns:
                 turn()
             turns.reverse()
-    gc.unfreeze()
     medians = {way: 1e3 * statistics.median(values) for way, values in found.items()}
-    return (
-        name, f"{medians['loop']:.3f}", f"{medians['timer']:.3f}", ratio(found["loop"], found["timer"]),
-        f"{medians['bare']:.3f}", ratio(found["whole"], found["bare"]),
-    )  # fmt: skip
+    return name, f"{medians['loop']:.3f}", f"{medians['timer']:.3f}", ratio(found["loop"], found["timer"])
 
 
-def measured(call: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """The loop's own median, and all the time it took over the number of its calls, the warm-up included."""
+def _model(name: str) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = build(name, 10, image_size=PIXELS).eval()
+    images = torch.randn(1, 3, PIXELS, PIXELS)
+    with torch.inference_mode():
+        for _ in range(10):
+            model(images)
+    return model, images
+
+
+def whole_seconds(call: Callable[[], object], seconds: float) -> float:
+    """All the time that the loop took over the number of its calls, the warm-up included."""
     calls = 0
 
     def counted() -> None:
@@ -146,9 +146,8 @@ def measured(call: Callable[[], object], seconds: float) -> tuple[float, float]:
     gc.collect()
     gc.freeze()
     started = time.perf_counter()
-    samples = time_calls(counted, INSTRUMENT, Effort(seconds, half_width=0.0))
-    whole = time.perf_counter() - started
-    return statistics.median(samples.values), whole / calls
+    time_calls(counted, INSTRUMENT, Effort(seconds, half_width=0.0))
+    return (time.perf_counter() - started) / calls
 
 
 def bare_seconds(call: Callable[[], object], seconds: float) -> float:
@@ -171,17 +170,70 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return f"{interval.estimate:.3f} ± {interval.high - interval.estimate:.3f}"
 
 
+def cost_text(rounds: int, seconds: float) -> str:
+    """What the loop adds to a bare loop, for the fastest model and for no model at all."""
+    model, images = _model(SMALLEST)
+
+    def call() -> torch.Tensor:
+        return model(images)
+
+    found: dict[str, list[float]] = {"loop": [], "bare": []}
+
+    def loop() -> None:
+        found["loop"].append(whole_seconds(call, seconds))
+
+    def bare() -> None:
+        found["bare"].append(bare_seconds(call, seconds))
+
+    turns: list[Callable[[], None]] = [loop, bare]
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for turn in turns:
+                turn()
+            turns.reverse()
+    gc.unfreeze()
+    interval = median_interval([mine / other for mine, other in zip(found["loop"], found["bare"], strict=True)])
+    empty = statistics.median(whole_seconds(lambda: None, seconds) for _ in range(5))
+    usual = statistics.median(found["bare"])
+    return f"""## What the loop itself costs
+
+The fastest of these models, {SMALLEST}, at batch 1. A *bare loop* calls it over and over and reads the clock at the
+beginning and at the end only; against it stands all the time that `time_calls` took over the number of its calls,
+warm-up and bookkeeping included. {rounds} turns of {seconds:g} s each, in ABBA order; the median of the turns' ratios
+with a 95 % interval (order statistics).
+
+| | |
+|:--|--:|
+| bare loop (ms a call) | {1e3 * usual:.4f} |
+| `time_calls` / bare loop | {interval.estimate:.4f} ({interval.low:.4f} to {interval.high:.4f}) |
+| `time_calls` of a function that does nothing (µs a call) | {1e6 * empty:.2f} |
+| the same over the bare loop's call (%) | {100 * empty / usual:.3f} |"""
+
+
 def job(architecture: str) -> dict[str, object]:
     """What a phase is told."""
     case = Case(architecture, "full", weights="none")
     return {"case": asdict(case), "settings": asdict(replace(PRESETS["quick"], profile=False))}
 
 
-def run_phase(phase: str, architecture: str) -> dict[str, object]:
-    """One phase in this process; what it read of its memory."""
+def run_phase(phase: str, architecture: str) -> None:
+    """One phase in this process, which prints its memory and ends as soon as the phase has read it.
+
+    What a phase does afterwards, such as counting FLOPs, is no part of what it says of memory.
+    """
     torch.set_num_threads(usable_cores())
-    value = getattr(phases, phase)(job(architecture), lambda text: None)
-    return {name: number for name, number in value.items() if name.endswith("_memory")}
+    last = {"inference": "inference", "step": "training"}[phase]
+    read = speed.memory
+
+    def memory(device: str, name: str, base: int) -> dict[str, object]:
+        found = read(device, name, base)
+        if name == last:
+            print(json.dumps(found), flush=True)
+            os._exit(0)
+        return found
+
+    speed.memory = memory
+    getattr(phases, phase)(job(architecture), lambda text: None)
 
 
 def memory_text() -> str:
@@ -209,9 +261,9 @@ def memory_text() -> str:
     table = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 4))
     return f"""## Peak memory on the CPU
 
-Each phase runs in a process of its own under GNU time: the phase's own figure for the process beside time's `Maximum
-resident set size`. The last column is the same phase as `pytest bench/` runs it, in a fork of a server; a fork counts
-those pages of the libraries only that it touches itself.
+Each phase runs in a process of its own under GNU time, and the process ends as soon as the phase has read its memory:
+the phase's figure for the process beside time's `Maximum resident set size`. The last column is the same phase as
+`pytest bench/` runs it, in a fork of a server; a fork counts those pages of the libraries only that it touches itself.
 
 {table}"""
 

@@ -22,6 +22,9 @@ _SLICE_SECONDS = 0.02
 _GROUP_SECONDS = 0.05
 _GROUP_SAMPLES = 200
 
+# How many times as many samples there are before one looks again whether they are enough: looking takes time too.
+_LOOK_AGAIN = 1.25
+
 # Steady is what drifts by less than this from one half of a window to the other, or by less than noise explains, ...
 _DRIFT = 0.02
 # ... and whose noise, as a standard deviation, is below this share: of anything wilder no half says where it lies.
@@ -278,7 +281,7 @@ def _sample(
             width = _half_width([sample[0] for sample in kept])
             if width is not None and width <= effort.half_width:
                 return kept, "precise", throttled
-            look = len(kept) * 1.1
+            look = len(kept) * _LOOK_AGAIN
         if over:
             return kept, "time", throttled
         if len(kept) + throttled >= _MOST:
