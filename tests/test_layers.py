@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
     ("errors",),
-    ("metrics", "stats", "case", "vision", "modes"),
+    ("metrics", "stats", "operators", "case", "vision", "modes"),
     ("recipes", "environment", "nvml", "processes"),
     ("conditions", "energy", "locks"),
     ("record",),
@@ -32,7 +32,7 @@ TORCH_FREE = (
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
-    "selftest", "locks", "doctor", "sweep",
+    "selftest", "locks", "doctor", "sweep", "operators",
 )  # fmt: skip
 
 

@@ -1,68 +1,352 @@
 import gzip
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 from torch.profiler import ProfilerActivity
 
-from fashiontl.profiling import profile_steps, profiler_is_on
+from fashiontl.operators import OTHERS, Kernel, Profile, from_dict
+from fashiontl.profiling import profile_steps, profiler_is_on, steps
+from fashiontl.profiling.events import Tables, tables
+from fashiontl.profiling.modules import PREFIX, module_ranges
+from fashiontl.profiling.trace import read_trace, write_trace
+
+CPU = [ProfilerActivity.CPU]
+
+
+class Slow(nn.Module):
+    """A planted layer: a product of large matrices, far more work than all the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(700, 700))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * (self.weight @ self.weight).mean()
 
 
 class Workload:
+    """A training step of a small network whose activation is one module, called twice."""
+
     def __init__(self) -> None:
         self.steps = 0
         self.waits = 0
-        self.matrix = torch.ones(64, 64)
+        shared = nn.ReLU()
+        self.network = nn.Sequential(
+            nn.Linear(8, 8), shared, nn.Sequential(nn.Identity(), Slow()), nn.Linear(8, 8), shared, nn.Linear(8, 3)
+        )
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1)
+        self.inputs, self.labels = torch.ones(4, 8), torch.zeros(4, dtype=torch.long)
 
     def step(self) -> None:
         self.steps += 1
-        torch.mm(torch.mm(torch.mm(self.matrix, self.matrix), self.matrix), self.matrix).relu()
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.network(self.inputs), self.labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
 
     def synchronize(self) -> None:
         self.waits += 1
 
 
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
 @pytest.fixture(scope="module")
-def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workload, list[dict[str, object]], Path]:
-    workload = Workload()
+def workload() -> Workload:
+    return Workload()
+
+
+@pytest.fixture(scope="module")
+def profiled(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("traces") / "made" / "when needed"
-    rows = profile_steps(workload.step, workload.synchronize, [ProfilerActivity.CPU], folder, "resnet18-full-cpu")
-    return workload, rows, folder
+    return profile_steps(
+        workload.step, workload.synchronize, CPU, folder, "resnet18-full-cpu", modules={"": workload.network}
+    )
 
 
-def test_few_steps_and_a_wait_after_each(profiled: tuple[Workload, list[dict[str, object]], Path]) -> None:
-    workload, _, _ = profiled
+def test_few_steps_and_a_wait_after_each(workload: Workload, profiled: Profile) -> None:
     assert (workload.steps, workload.waits) == (3, 3)
+    assert profiled.steps == 2
+    assert 0 < profiled.step_s < 10, "seconds, not microseconds"
 
 
-def test_operators_are_of_one_step_and_sorted_by_self_time(
-    profiled: tuple[Workload, list[dict[str, object]], Path],
-) -> None:
-    _, rows, _ = profiled
-    calls = {row["name"]: row["calls"] for row in rows}
-    assert calls["aten::mm"] == 3.0
-    assert calls["aten::relu"] == 1.0
-    assert not any(str(name).startswith("ProfilerStep") for name in calls)
-    times = [float(str(row["self_cpu_s"])) + float(str(row["self_device_s"])) for row in rows]
+def test_operators_are_of_one_step_and_sorted_by_self_time(profiled: Profile) -> None:
+    named = [row for row in profiled.operators if row.name != OTHERS]
+    times = [row.self_s for row in named]
     assert times == sorted(times, reverse=True)
-    assert all(0 <= time < 1 for time in times), "seconds, not microseconds"
-    assert len(rows) <= 15
+    assert sum(row.self_s for row in profiled.operators) <= profiled.step_s
+    assert not [row.name for row in named if row.name.startswith(("ProfilerStep", PREFIX))]
+    assert len({(row.name, row.module, row.phase) for row in named}) == len(named)
+    (product,) = [row for row in named if (row.name, row.phase) == ("aten::mm", "forward")]
+    assert (product.calls, product.flops) == (1.0, 2 * 700**3)
 
 
-def test_the_trace_is_one_that_viewers_open(profiled: tuple[Workload, list[dict[str, object]], Path]) -> None:
-    _, _, folder = profiled
-    (trace,) = folder.iterdir()
+def test_a_planted_slow_layer_is_found_in_forward_and_backward(profiled: Profile) -> None:
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for row in profiled.operators:
+        if row.name != OTHERS:
+            seconds[row.module, row.phase] += row.self_s
+    for phase in ("forward", "backward"):
+        assert max((place for place in seconds if place[1] == phase), key=lambda place: seconds[place])[0] == "2.1"
+
+
+def test_on_a_cpu_there_are_no_kernels(profiled: Profile) -> None:
+    assert (profiled.kernels, profiled.device_idle, profiled.doubts) == ((), None, ())
+    assert not any(row.self_device_s for row in profiled.operators)
+
+
+def test_a_profile_is_json(profiled: Profile) -> None:
+    assert from_dict(json.loads(json.dumps(asdict(profiled), allow_nan=False))) == profiled
+
+
+def record(step: Callable[[], object], **modules: nn.Module) -> Tables:
+    with module_ranges(modules), torch.profiler.profile(activities=CPU) as profiler:
+        step()
+    return tables(profiler.events(), 1)
+
+
+def test_every_operator_has_its_module_and_phase() -> None:
+    work = Workload()
+    calls = {(row.name, row.module, row.phase): row.calls for row in record(work.step, net=work.network).operators}
+    assert calls["aten::addmm", "net.0", "forward"] == 1
+    assert calls["aten::relu", "net.1", "forward"] == 2, "one module, two calls"
+    assert calls["ReluBackward0", "net.1", "backward"] == 2
+    assert calls["AddmmBackward0", "net.5", "backward"] == 1
+    assert calls["aten::mm", "net.5", "backward"] == 2, "the gradients of inputs and of weights"
+    assert calls["aten::mm", "net.2.1", "backward"] == 2
+    assert calls["aten::cross_entropy_loss", "", "forward"] == 1
+    assert calls["aten::log_softmax", "", "forward"] == 1
+    assert calls["LogSoftmaxBackward0", "", "backward"] == 1
+    assert calls["torch::autograd::AccumulateGrad", "", "backward"] == 7
+    assert calls["Optimizer.step#SGD.step", "", "other"] == 1
+    assert calls["aten::add_", "", "other"] == 7, "the optimiser's"
+    assert calls["aten::add_", "net.2.1", "backward"] == 1, "one weight, two gradients"
+
+
+def test_a_convolution_has_its_flops_where_its_time_is() -> None:
+    layer = nn.Conv2d(3, 8, 3, padding=1)
+    images = torch.ones(2, 3, 16, 16)
+    with (
+        torch.no_grad(),
+        module_ranges({"conv": layer}),
+        torch.profiler.profile(activities=CPU, record_shapes=True, with_flops=True) as profiler,
+    ):
+        layer(images)
+    rows = [row for row in tables(profiler.events(), 1).operators if row.flops]
+    assert [(row.module, row.phase, row.flops) for row in rows] == [("conv", "forward", 2 * 2 * 8 * 3 * 9 * 16 * 16)]
+    assert rows[0].name != "aten::conv2d"
+
+
+class Failing(nn.Module):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, _: Tensor) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("in a layer"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_ranges_and_hooks_are_gone_after_a_step_that_raises(error: BaseException, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Identity(), Failing(error))
+    with pytest.raises(type(error)):
+        profile_steps(lambda: network(torch.ones(1)), lambda: None, CPU, tmp_path / "none", "x", modules={"": network})
+    assert hooks(network) == 0
+    assert not profiler_is_on()
+    assert not (tmp_path / "none").exists()
+    with torch.profiler.profile(activities=CPU) as profiler:
+        with suppress(type(error)), module_ranges({"net": network}):
+            network(torch.ones(1))
+        torch.ones(1)
+    rows = tables(profiler.events(), 1).operators
+    assert {(row.module, row.phase) for row in rows if row.name == "aten::fill_"} == {("", "other")}
+
+
+def test_hooks_are_gone_after_a_profile(workload: Workload, profiled: Profile) -> None:
+    del profiled
+    assert hooks(workload.network) == 0
+
+
+def on_device(name: str, start: float, end: float, **values: Any) -> FunctionEvent:
+    return FunctionEvent(0, name, 7, start, end, use_device="cuda", device_type=DeviceType.CUDA, **values)
+
+
+def on_host(name: str, start: float, end: float, *kernels: FunctionEvent, **values: Any) -> FunctionEvent:
+    event = FunctionEvent(1, name, 1, start, end, use_device="cuda", **values)
+    for kernel in kernels:
+        event.append_kernel(kernel.name, 0, kernel.time_range.elapsed_us())
+    return event
+
+
+def cuda_tables(*events: FunctionEvent, steps: int = 1) -> Tables:
+    """What is made of events like those of a CUDA device; microseconds."""
+    tree = EventList(events, use_device="cuda")
+    tree._build_tree()
+    return tables(tree, steps)
+
+
+def test_kernels_have_the_operator_that_launched_them_and_its_module() -> None:
+    gemm, copy = on_device("gemm<float, 4>", 30, 50), on_device("Memcpy HtoD", 45, 70)
+    backward, ours = on_device("wgrad", 80, 90), on_device(PREFIX + "head.0", 30, 50, is_user_annotation=True)
+    unknown = on_device("triton_poi", 90, 95)
+    read = cuda_tables(
+        on_host("ProfilerStep*", 0, 100, scope=7, is_user_annotation=True),
+        on_device("ProfilerStep*", 30, 95, is_user_annotation=True),
+        on_host("aten::copy_", 1, 5, copy, device_memory_usage=4096),
+        on_host(PREFIX + "head.0", 10, 20, ours, scope=7, is_user_annotation=True),
+        on_host("aten::addmm", 11, 19, gemm, sequence_nr=5, device_memory_usage=512),
+        on_host("cudaLaunchKernel", 12, 13),
+        FunctionEvent(1, "AddmmBackward0", 2, 25, 29, scope=1, sequence_nr=5, fwd_thread=1, use_device="cuda"),
+        *(ours, gemm, copy, unknown, backward),
+    )
+    assert sorted(read.kernels, key=lambda row: row.name) == [
+        Kernel("Memcpy HtoD", "aten::copy_", "", 1.0, pytest.approx(25e-6)),
+        Kernel("gemm<float, 4>", "aten::addmm", "head.0", 1.0, pytest.approx(20e-6)),
+        Kernel("triton_poi", "", "", 1.0, pytest.approx(5e-6)),
+        Kernel("wgrad", "", "", 1.0, pytest.approx(10e-6)),
+    ]
+    # Busy from 30 to 70 and from 80 to 95.
+    assert read.device_idle == pytest.approx(0.45)
+    assert read.step_s == pytest.approx(100e-6)
+    rows = {row.name: row for row in read.operators}
+    assert set(rows) == {"aten::copy_", "aten::addmm", "cudaLaunchKernel", "AddmmBackward0"}
+    assert rows["aten::addmm"].self_device_s == pytest.approx(20e-6)
+    assert rows["aten::addmm"].self_cpu_s == pytest.approx(7e-6)
+    assert (rows["aten::copy_"].bytes, rows["aten::copy_"].phase) == (4096, "other")
+    assert (rows["AddmmBackward0"].module, rows["AddmmBackward0"].phase) == ("head.0", "backward")
+    assert rows["cudaLaunchKernel"].module == "head.0"
+
+
+def test_kernels_are_of_one_step_and_their_names_bounded() -> None:
+    kernels = [on_device("k" * 500, start, start + 4) for start in (10, 20)]
+    read = cuda_tables(
+        on_host("ProfilerStep*", 0, 15, scope=7, is_user_annotation=True),
+        on_host("ProfilerStep*", 15, 30, scope=7, is_user_annotation=True),
+        *(on_host("aten::mm", start, start + 1, kernel) for start, kernel in zip((1, 16), kernels, strict=True)),
+        *kernels,
+        steps=2,
+    )
+    (row,) = read.kernels
+    assert (row.operator, row.calls, row.self_device_s) == ("aten::mm", 1.0, pytest.approx(4e-6))
+    assert len(row.name) == 120
+    assert read.device_idle == pytest.approx(1 - 8 / 30)
+
+
+def test_without_events_on_the_device_its_kernels_and_idle_time_are_unknown() -> None:
+    # So it is where CUPTI cannot be used: times between two marks, under the operator's own name.
+    timed = on_host("aten::mm", 1, 5, is_legacy=True)
+    timed.append_kernel("aten::mm", 0, 3.0)
+    read = cuda_tables(on_host("ProfilerStep*", 0, 10, scope=7, is_user_annotation=True), timed)
+    assert (read.kernels, read.device_idle) == ([], None)
+    assert read.operators[0].self_device_s == pytest.approx(3e-6)
+
+
+def test_the_trace_is_one_that_viewers_open(profiled: Profile) -> None:
+    assert profiled.trace is not None
+    trace = Path(profiled.trace)
+    assert [path.name for path in trace.parent.iterdir()] == [trace.name]
     assert trace.name.startswith("resnet18-full-cpu.")
     assert trace.name.endswith(".pt.trace.json.gz")
-    with gzip.open(trace) as file:
-        events = json.load(file)["traceEvents"]
-    assert sum(event.get("name") == "aten::mm" for event in events) == 6, "two active steps of three"
+    assert profiled.trace_bytes == trace.stat().st_size
+    text = gzip.decompress(trace.read_bytes()).decode()
+    assert '"rank": 0' in text, "what HolisticTraceAnalysis searches for, space included"
+    read, mended = read_trace(text.encode())
+    assert not mended
+    assert read["traceName"] == trace.name
+    events = read["traceEvents"]
+    assert sum(event.get("name") == PREFIX + "2.1" for event in events) == 2, "two recorded steps of three"
     assert sum(str(event.get("name")).startswith("ProfilerStep") and event["ph"] == "X" for event in events) == 2
+
+
+def test_tensorboards_profiler_opens_the_trace(profiled: Profile, tmp_path: Path) -> None:
+    pytest.importorskip("torch_tb_profiler")
+    from torch_tb_profiler.io import Cache
+    from torch_tb_profiler.profiler import RunLoader
+
+    assert profiled.trace is not None
+    run: Any = RunLoader("run", str(Path(profiled.trace).parent), Cache(str(tmp_path))).load()
+    assert run.workers == ["resnet18-full-cpu"]
+    (opened,) = run.profiles.values()
+    assert {"Overview", "Operator", "Memory"} <= {view.display_name for view in opened.views}
+    calls = {row["name"]: row["calls"] for row in opened.operation_table_by_name["data"]}
+    assert calls["AddmmBackward0"] == 6
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb'"C:\Users\new"', r"C:\Users" "\new"),
+        (rb'"a\\b\u0041\""', 'a\\bA"'),
+        (rb'"regex \d+\."', r"regex \d+\."),
+        (b'"latin \xe9"', "latin \ufffd"),
+        (b'"tab\tin a string"', "tab\tin a string"),
+        (b"NaN", None),
+        (b"-Infinity", None),
+    ],
+)
+def test_what_torch_writes_wrong_is_mended(written: bytes, read: object, tmp_path: Path) -> None:
+    trace, mended = read_trace(b'{"traceEvents": [{"ph": "X", "args": {"value": ' + written + b"}}]}")
+    assert mended is (written != rb'"a\\b\u0041\""')
+    path = write_trace(trace, tmp_path, "x")
+    again, _ = read_trace(gzip.decompress(path.read_bytes()))
+    assert again["traceEvents"][0]["args"]["value"] == read
+
+
+def test_the_rank_of_several_processes_stays(tmp_path: Path) -> None:
+    path = write_trace({"traceEvents": [{}], "distributedInfo": {"rank": 3}}, tmp_path, "x")
+    assert json.loads(gzip.decompress(path.read_bytes()))["distributedInfo"] == {"rank": 3}
+
+
+@pytest.mark.parametrize("content", [b'{"traceEvents": [', b"[]", b'{"traceEvents": []}', b""])
+def test_what_cannot_be_mended_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|no events"):
+        read_trace(content)
+
+
+def profile_with(contents: list[bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, Profile]:
+    """Profile while torch seems to write these contents."""
+    monkeypatch.setattr(steps, "_exported", lambda profiler: contents.pop(0))
+    monkeypatch.setattr(steps, "_MOST_BYTES", 100)
+    work = Workload()
+    return work, profile_steps(work.step, work.synchronize, CPU, folder, "x", modules={"": work.network})
+
+
+def test_a_trace_that_is_too_large_is_made_again_of_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, profile = profile_with([b" " * 101, b'{"traceEvents": [{}]}'], tmp_path, monkeypatch)
+    assert work.steps == 3 + 2
+    assert profile.trace is not None
+    assert profile.doubts == ("the trace is of one step, without shapes: it had 0 MiB with them",)
+    assert profile.steps == 2
+    assert any(row.flops for row in profile.operators), "the tables are of the first"
+
+
+@pytest.mark.parametrize(
+    ("contents", "doubt"),
+    [([b" " * 101, b" " * 101], "no trace: it has"), ([b'{"traceEvents": ['], "no trace: torch wrote no JSON")],
+)
+def test_an_unfit_trace_is_not_kept(
+    contents: list[bytes], doubt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, profile = profile_with(contents, tmp_path, monkeypatch)
+    assert (profile.trace, profile.trace_bytes, list(tmp_path.iterdir())) == (None, None, [])
+    assert doubt in profile.doubts[-1]
+    assert profile.operators
+
+
+def test_a_mended_trace_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, profile = profile_with([b'{"traceEvents": [{"dur": NaN}]}'], tmp_path, monkeypatch)
+    assert profile.doubts == ("torch wrote a trace that is no strict JSON; it was mended",)
 
 
 @pytest.mark.parametrize("profiler", [torch.profiler.profile, torch.autograd.profiler.profile])
