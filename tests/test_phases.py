@@ -82,10 +82,10 @@ def test_training_gives_one_entry_a_seed() -> None:
         "training, seed 2 of 2, epoch 1 of 1",
         "testing, seed 2 of 2",
     ]
-    for accuracy, evaluation in zip(value["accuracy"], value["evaluation"], strict=True):
+    for share, evaluation in zip(value["accuracy"], value["evaluation"], strict=True):
         confusion = evaluation["confusion"]
         assert [sum(row) for row in confusion] == [3, 3, 3, 3]
-        assert accuracy == evaluation["accuracy"] == sum(confusion[i][i] for i in range(4)) / 12
+        assert share == evaluation["accuracy"] == sum(confusion[i][i] for i in range(4)) / 12
     assert value["losses"][0] != value["losses"][1]
     assert [proof["holds"] for proof in value["proof"]] == [True, True]
     assert value["recipe"]["epochs"] == 1
@@ -181,7 +181,7 @@ def test_the_case_says_its_size_and_batch() -> None:
 
 
 def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "limit_memory", lambda: None)
+    monkeypatch.setattr(sweeping, "limit_memory", lambda more: None)
     lines: list[str] = []
     value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
@@ -256,7 +256,7 @@ def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:
     (trace,) = (tmp_path / "traces").glob("shufflenet_v2_x0_5-scratch-cpu.*.pt.trace.json.gz")
     with gzip.open(trace) as file:
         assert len(json.load(file)["traceEvents"]) > 100
-    assert any("conv" in row["name"] for row in value["operators"])
+    assert any("conv" in row["name"] for row in profile["operators"])
 
 
 def test_normalisation_that_is_not_there_is_told() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import worker_phases
 
 from fashiontl.errors import FashiontlError
 from fashiontl.worker import Outcome, Worker
@@ -46,6 +47,18 @@ def test_a_phase_runs_in_a_fresh_process(worker: Worker) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_server_has_no_threads_when_it_forks(worker: Worker) -> None:
     assert run(worker, "facts").value["threads_of_parent"] == 1
+
+
+def test_a_neighbours_leak_is_in_no_peak(worker: Worker) -> None:
+    size = 200 * 2**20
+    before = run(worker, "hold", bytes=1).value["peak"]
+    leaky = run(worker, "hold", bytes=size).value["peak"]
+    after = run(worker, "hold", bytes=1).value["peak"]
+    assert leaky > before + 0.9 * size
+    assert abs(after - before) < 0.1 * size
+    # Without a process of its own the next case would be told the leak as its own.
+    peaks = [worker_phases.hold({"bytes": each}, lambda text: None)["peak"] for each in (size, 1)]
+    assert peaks[1] >= peaks[0]
 
 
 @pytest.mark.parametrize(

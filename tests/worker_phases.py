@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from fashiontl.devices import DEVICES
 from fashiontl.errors import FashiontlError
 
+_LEAKED: list[torch.Tensor] = []
 Progress = Callable[[str], None]
 Job = dict[str, Any]
 
@@ -34,6 +36,13 @@ def facts(job: Job, progress: Progress) -> Job:
 def grow(job: Job, progress: Progress) -> Job:
     del progress
     return {"peak": len(bytearray(job["bytes"]))}
+
+
+def hold(job: Job, progress: Progress) -> Job:
+    """Take memory that is never given back, as a leak does; and what the process then had at its peak."""
+    del progress
+    _LEAKED.append(torch.ones(job["bytes"], dtype=torch.uint8))
+    return {"peak": DEVICES["cpu"].memory(0).peak}
 
 
 def unwell(job: Job, progress: Progress) -> Job:

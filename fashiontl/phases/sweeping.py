@@ -1,6 +1,7 @@
 """The phase that runs a case at one batch size after the other."""
 
 import gc
+import sys
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from fashiontl import devices
 from fashiontl.latency import Effort, Instrument
 from fashiontl.phases.job import Job, Progress
 from fashiontl.phases.loops import compact, timed_pass
-from fashiontl.sweep import Sweep, limit_memory
+from fashiontl.sweep import CallOf, Sweep, available_memory, limit_memory, process_peak, within
 from fashiontl.sweep import sweep as over_batches
 from fashiontl.workload import Workload, answering, together
 
@@ -22,9 +23,6 @@ _LEAST_TRAINING = 2
 def sweep(job: Job, progress: Progress) -> Job:
     """Throughput of inference and of training steps at batch sizes that double, up to what memory holds."""
     work = Workload.of(job)
-    if devices.split(work.case.device)[0] == "cpu":
-        # The system would end the process, or slow down the machine, before an allocation failed.
-        limit_memory()
     with timed_pass(work) as tool:
         found = {"inference": _inference(work, tool, progress), "training": _training(work, tool, progress)}
     return {
@@ -58,14 +56,14 @@ def _training(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
 
 def _over_batches(
     work: Workload,
-    call_of: Callable[[int], Callable[[], object]],
+    call_of: CallOf,
     tool: Instrument,
     progress: Callable[[int], None],
     least: int = 1,
 ) -> Sweep:
     settings = work.settings
     return over_batches(
-        call_of,
+        _guarded(work, call_of),
         tool,
         Effort(settings.seconds * _SHARE, half_width=settings.half_width),
         most=settings.sweep,
@@ -74,6 +72,15 @@ def _over_batches(
         progress=progress,
         least=least,
     )
+
+
+def _guarded(work: Workload, call_of: CallOf) -> CallOf:
+    """On the CPU the system would end the process, or slow down the machine, before an allocation failed."""
+    if devices.split(work.case.device)[0] != "cpu" or sys.platform != "linux":
+        return call_of
+    more = available_memory()
+    limit_memory(more)
+    return within(call_of, more, process_peak)
 
 
 def _release(device: str) -> None:
