@@ -1,27 +1,48 @@
-"""The command line: what is here, and the leaderboard. The matrix itself is run by `pytest bench/`."""
+"""The command line: what is here, what this box can measure, where a case's time goes, and the leaderboard.
+
+The matrix itself is run by `pytest bench/`.
+"""
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fashiontl import __version__
 from fashiontl.errors import FashiontlError
 
+if TYPE_CHECKING:
+    from fashiontl.case import Case, Settings
+
+# What a command prints, and its exit code.
+_Answer = tuple[str, int]
+_Read = TypeVar("_Read")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for bad input."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 1 where the box cannot measure or a case cannot be profiled; 2 for bad input.
+    """
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options), flush=True)
+        text, code = options.run(options)
+        if text:
+            print(text, flush=True)
     except BrokenPipeError:
         # The reader, such as head, has enough; Python's own flush at exit must not fail on it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except FashiontlError as error:
         print(f"fashiontl {options.command}: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 130  # what shells say of a program that SIGINT ended
+    return int(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,34 +54,190 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     listing = commands.add_parser("list", help="every axis of the matrix: what is here, what is not, and why")
     listing.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
-    listing.add_argument(
+    _add_plugins(listing)
+    listing.set_defaults(run=_list)
+    doctor = commands.add_parser("doctor", help="whether this box can measure, how finely, and what is missing")
+    doctor.add_argument("--device", default="", metavar="NAMES", help="devices between commas (all that are seen)")
+    doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
+    doctor.add_argument(
+        "--seconds", default=0.3, type=_seconds, metavar="S", help="time of each process of the noise floor (0.3)"
+    )
+    doctor.set_defaults(run=_doctor)
+    profile = commands.add_parser("profile", help="where the time of a case's training step goes")
+    profile.add_argument("case", metavar="CASE", help="id as tests and tables show it: resnet18-linear_probe-cpu")
+    profile.add_argument(
+        "--weights", default="", metavar="NAME_OR_PATH", help="where the id has only the name of a file or folder"
+    )
+    profile.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
+    profile.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
+    )
+    profile.add_argument("--top", default=15, type=_count, metavar="N", help="operators to show (15)")
+    _add_results(profile)
+    _add_plugins(profile)
+    profile.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
+    profile.set_defaults(run=_profile)
+    board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
+    _add_results(board)
+    board.set_defaults(run=_leaderboard)
+    return parser
+
+
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--fashiontl-plugin",
         action="append",
         default=[],
         metavar="MODULE_OR_FILE",
         help="module that registers entries of your own, besides those that ./pyproject.toml names",
     )
-    listing.set_defaults(run=_list)
-    board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
-    board.add_argument("--results", default="results", type=Path, metavar="DIR", help="folder of the results (results)")
-    board.set_defaults(run=_leaderboard)
-    return parser
 
 
-def _list(options: argparse.Namespace) -> str:
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", default="results", type=Path, metavar="DIR", help="folder of the results (results)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 60:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 60, got {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _extensions(options: argparse.Namespace) -> list[str]:
+    """Load the user's own entries; what a worker has to load too."""
     from fashiontl.extensions import configured, load, located
-    from fashiontl.listing import listing
 
     here = Path.cwd()
-    load([*configured(here), *located(options.fashiontl_plugin, here)])
-    return listing(options.data_root)
+    names = list(dict.fromkeys([*configured(here), *located(options.fashiontl_plugin, here)]))
+    load(names)
+    return names
 
 
-def _leaderboard(options: argparse.Namespace) -> str:
+def _list(options: argparse.Namespace) -> _Answer:
+    from fashiontl.listing import listing
+
+    _extensions(options)
+    return listing(options.data_root), 0
+
+
+def _doctor(options: argparse.Namespace) -> _Answer:
+    from fashiontl.devices import DEVICES, is_device, seen_devices
+    from fashiontl.doctor import equipment, examine, to_json, to_text
+    from fashiontl.errors import unknown_name
+    from fashiontl.measure import check_cache
+    from fashiontl.worker import Worker
+
+    names = list(dict.fromkeys(name.strip() for name in options.device.split(",") if name.strip()))
+    if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
+        raise FashiontlError("\n".join(faults))
+    check_cache()
+    with Worker() as worker, _Progress() as progress:
+        reports = [examine(worker, name, progress, options.seconds) for name in names or seen_devices()]
+        sections = equipment(worker, Path("results"), progress)
+    text = (to_json if options.json else to_text)(reports, sections)
+    return text, 0 if all(report.fit for report in reports) else 1
+
+
+def _profile(options: argparse.Namespace) -> _Answer:
+    from dataclasses import asdict, replace
+
+    from fashiontl.locks import alone_on
+    from fashiontl.measure import cache_folder, check_cache
+    from fashiontl.options import SOURCE_TASKS
+    from fashiontl.record import check_folder
+    from fashiontl.worker import Worker
+
+    extensions = _extensions(options)
+    case, settings = _chosen(options)
+    said = [case.id]
+    if case.weights in SOURCE_TASKS:
+        said.append(f"weights none in place of {case.weights}, which would have to be trained first: as fast")
+        case = replace(case, weights="none")
+    traces = options.results / "traces" / "profile" / case.file_name
+    check_cache()
+    check_folder(traces, "the trace", "--results")
+    job = {"case": asdict(case), "settings": asdict(settings), "extensions": extensions, "traces": str(traces)}
+    with Worker(settings.threads) as worker, _Progress() as progress:
+        for phase, question in (("device", {"device": case.device}), ("variant", job)):
+            outcome = worker.run(phase, question, settings.timeout, progress)
+            if reason := outcome.reason or outcome.value.get("absence"):
+                return _unprofiled(case.id, reason)
+        said += outcome.value.get("doubts", [])
+        progress(f"waiting for {case.device}")
+        with alone_on(case.device, cache_folder()):
+            outcome = worker.run("profile", job, settings.timeout, progress)
+    if outcome.status != "ok":
+        return _unprofiled(case.id, outcome.reason)
+    return _profiled(options, said, outcome.value["profile"]), 0
+
+
+def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings]":
+    """The case and the settings that were asked for; what is wrong with either is said together."""
+    from fashiontl.options import Axes, case_of_id, matrix
+
+    faults: list[str] = []
+    case = _unless_wrong(lambda: case_of_id(options.case, options.weights), faults)
+    settings = _unless_wrong(lambda: matrix(Axes(device=["cpu"]), options.preset, options.set)[1], faults)
+    if case is None or settings is None:
+        raise FashiontlError("\n".join(faults))
+    return case, settings
+
+
+def _unless_wrong(read: Callable[[], _Read], faults: list[str]) -> _Read | None:
+    try:
+        return read()
+    except FashiontlError as error:
+        faults.append(str(error))
+        return None
+
+
+def _unprofiled(case_id: str, reason: str) -> _Answer:
+    print(f"fashiontl profile: {case_id}: {reason}", file=sys.stderr)
+    return "", 1
+
+
+def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str, Any]) -> str:
+    import json
+
+    from fashiontl.operators import from_dict, top
+
+    if options.json:
+        return json.dumps({"case": said[0], "notes": said[1:], "profile": values}, indent=2, allow_nan=False)
+    profile = from_dict(values)
+    lines = [*said, *profile.doubts, "", f"{profile.steps} training steps; shares are of their operators' own time"]
+    lines += [top(profile, options.top), ""]
+    if profile.device_idle is not None:
+        lines.append(f"device idle  {profile.device_idle:.0%} of the time, at most: the profiler slows the host down")
+    if profile.trace is not None:
+        lines += [
+            f"trace        {profile.trace}",
+            "open it      in https://ui.perfetto.dev, or with torch-tb-profiler: "
+            f"tensorboard --logdir {Path(profile.trace).parent}",
+        ]
+        if profile.kernels:
+            lines.append(
+                f"             or with HolisticTraceAnalysis: TraceAnalysis(trace_dir='{Path(profile.trace).parent}')"
+            )
+    return "\n".join(lines)
+
+
+def _leaderboard(options: argparse.Namespace) -> _Answer:
     from fashiontl.leaderboard import write
 
     try:
-        return str(write(options.results, _warn))
+        return str(write(options.results, _warn)), 0
     except OSError as error:
         raise FashiontlError(
             f"expected a file that can be written, got {options.results / 'leaderboard.md'}: {error.strerror}; "
@@ -70,6 +247,21 @@ def _leaderboard(options: argparse.Namespace) -> str:
 
 def _warn(fault: str) -> None:
     print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
+
+
+class _Progress:
+    """What is being done, on one line of the terminal that is rewritten and gone at the end; elsewhere nothing."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._write if sys.stderr.isatty() else lambda text: None
+
+    def __exit__(self, *unused: object) -> None:
+        if sys.stderr.isatty():
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,22 @@
 """`fashiontl list`: every axis of the matrix, what of it is here, and why the rest is not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from fashiontl.architectures import ARCHITECTURES
-from fashiontl.case import DEFAULT_ARCHITECTURES, DEFAULT_POLICIES, PRESETS
+from fashiontl.case import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_POLICIES,
+    EXECUTIONS,
+    MEMORY_FORMATS,
+    PRECISIONS,
+    PRESETS,
+    Case,
+)
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES, absence
@@ -15,6 +25,18 @@ from fashiontl.freezing import POLICIES
 from fashiontl.options import WEIGHTS, published_names
 
 _Rows = Iterable[tuple[str, ...]]
+
+_VARIANTS = {
+    "precision": {
+        "fp32": "float32; TF32 is off",
+        "tf32": "float32, but products and convolutions may round to TF32",
+        "bf16": "bfloat16: training under autocast, inference with such weights",
+        "fp16": "float16: the same, with scaled losses",
+    },
+    "memory_format": {"contiguous": "channel by channel (NCHW)", "channels_last": "pixel by pixel (NHWC)"},
+    "execution": {"eager": "operator by operator", "compile": "torch.compile in what is timed"},
+}
+_DEFAULT_VARIANTS = (PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
 
 
 def listing(data_root: str = "") -> str:
@@ -26,6 +48,7 @@ def listing(data_root: str = "") -> str:
         _section("tasks (--task)", ("name", "what", "classes"), _tasks()),
         _section("weights (--weights)", ("name", "what"), _weights()),
         _section("data (--data-root)", ("source", "folder", "here"), _data(data_root)),
+        *_variants(),
         _section("presets (--preset)", ("name", "data", "pixels", "epochs", "seeds"), _presets()),
     ]
     if added():
@@ -89,6 +112,25 @@ def _extensions() -> _Rows:
 def _data(root: str) -> _Rows:
     for source in candidates(root or None):
         yield source.name, str(source.path), source.reason or "yes"
+
+
+def _variants() -> Iterable[str]:
+    """A table an axis, with a column for each kind of device that is here."""
+    kinds = [name for name in DEVICES if absence(name) is None]
+    for axis, values in _VARIANTS.items():
+        title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
+        yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), _values(axis, values, kinds))
+
+
+def _values(axis: str, values: Mapping[str, str], kinds: Iterable[str]) -> _Rows:
+    from fashiontl import variants
+
+    for value, what in values.items():
+        variant: dict[str, Any] = {axis: value}
+        # Neither architecture nor policy matters.
+        cases = [replace(Case("resnet18", "full", kind), **variant) for kind in kinds]
+        here = [variants.absence(case) or "; ".join(["yes", *variants.doubts(case)]) for case in cases]
+        yield _star(value, _DEFAULT_VARIANTS), what, *here
 
 
 def _presets() -> _Rows:

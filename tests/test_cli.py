@@ -1,16 +1,24 @@
 """The command line as a shell meets it; that `list` prints all axes is in test_listing.py."""
 
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import matrix
 
-from fashiontl import __version__, cli
+from fashiontl import __version__, cli, doctor
+from fashiontl.case import PRESETS, Case, Settings
+from fashiontl.doctor import Line, Report, Section
 from fashiontl.record import RunFile
+from fashiontl.worker import Outcome, Worker
 
 
 @pytest.fixture
@@ -45,7 +53,8 @@ def test_help_names_the_commands_and_loads_neither_torch_nor_pandas() -> None:
     status, text = run("--help", code=code)
     assert status == 0
     assert "    list  " in text
-    assert "    leaderboard" in text
+    for command in ("doctor", "profile", "leaderboard"):
+        assert re.search(rf"^    {command}\b", text, re.MULTILINE)
     assert "The matrix is run by: pytest bench/" in " ".join(text.split())
     assert text.splitlines()[-1] == "[]"
 
@@ -63,6 +72,14 @@ def test_the_installed_command() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["leaderbord"], "invalid choice: 'leaderbord' (choose from "),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
+        (["doctor", "--seconds", "0"], "argument --seconds: expected seconds above 0 and up to 60, got '0'"),
+        (["doctor", "--seconds", "nan"], "argument --seconds: expected seconds above 0 and up to 60, got 'nan'"),
+        (["doctor", "--seconds", "long"], "argument --seconds: expected seconds above 0 and up to 60, got 'long'"),
+        (["profile"], "the following arguments are required: CASE"),
+        (
+            ["profile", "resnet18-full-cpu", "--top", "0"],
+            "argument --top: expected a whole number of at least 1, got '0'",
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,3 +158,226 @@ def test_output_into_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, float]]:
+    """Devices that were examined, and for how long; none but cpu is fit."""
+    asked: list[tuple[str, float]] = []
+
+    def examine(worker: Worker, device: str, progress: Callable[[str], None], seconds: float) -> Report:
+        assert worker.threads >= 1
+        progress(f"waiting for {device}")
+        asked.append((device, seconds))
+        return Report(device, device == "cpu", f"This box on {device}.")
+
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(doctor, "examine", examine)
+    section = Section("extras", (Line("peft", "absent", "note"),))
+    monkeypatch.setattr(doctor, "equipment", lambda worker, results, progress: [section])
+    monkeypatch.setattr("fashiontl.devices.seen_devices", lambda: ["cpu"])
+    return asked
+
+
+def test_doctor_examines_what_is_seen(boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--seconds", "0.7"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("This box on cpu.\n\nextras\n")
+    assert captured.err == "", "progress is for terminals"
+    assert boxes == [("cpu", 0.7)]
+
+
+def test_doctor_in_json_says_by_its_exit_code_too_that_a_device_is_not_fit(
+    boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "--device", "cpu, cuda:1,cpu", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["fit"], [device["device"] for device in found["devices"]]) == (False, ["cpu", "cuda:1"])
+    assert [device for device, _ in boxes] == ["cpu", "cuda:1"]
+
+
+def test_doctor_refuses_unknown_devices(boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--device", "cpu,gpu,cdua"]) == 2
+    captured = capsys.readouterr()
+    assert [line.partition(";")[0] for line in captured.err.splitlines()] == [
+        "fashiontl doctor: unknown device 'gpu'", "unknown device 'cdua'",
+    ]  # fmt: skip
+    assert (captured.out, boxes) == ("", [])
+
+
+def test_progress_is_one_line_of_a_terminal_that_is_gone_at_the_end(
+    boxes: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli.main(["doctor", "--json"]) == 0
+    assert boxes
+    assert terminal.getvalue() == "\r\x1b[Kwaiting for cpu\r\x1b[K"
+
+
+def test_an_interrupt_is_no_traceback(boxes: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> Report:
+        raise KeyboardInterrupt(*arguments[:0])
+
+    monkeypatch.setattr(doctor, "examine", interrupted)
+    assert (cli.main(["doctor"]), boxes) == (130, [])
+
+
+def row(name: str, module: str, seconds: float, flops: float | None = None) -> dict[str, Any]:
+    return {
+        "name": name, "module": module, "phase": "forward", "calls": 2.0, "self_cpu_s": seconds, "self_device_s": 0.0,
+        "flops": flops, "bytes": 0,
+    }  # fmt: skip
+
+
+PROFILE = {
+    "operators": [row("aten::mm", "stage1.0", 0.003, 1e9), row("aten::add", "", 0.0006), row("aten::mul", "", 0.0004)],
+    "kernels": [], "device_idle": None, "steps": 2, "step_s": 0.1, "trace": "traces/x.pt.trace.json.gz",
+    "trace_bytes": 99, "doubts": ["it was mended"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What a worker answers to each phase; the jobs that it gets are under `jobs`."""
+    answers: dict[str, Any] = {
+        "jobs": [],
+        "device": {"absence": None, "facts": {}},
+        "variant": {"absence": None, "doubts": ["bf16 is emulated"]},
+        "profile": {"profile": PROFILE, "warnings": []},
+    }
+
+    def answer(self: Worker, phase: str, job: dict[str, Any], timeout: float, progress: object) -> Outcome:
+        assert callable(progress)
+        answers["jobs"].append((phase, job, self.threads, timeout))
+        found = answers[phase]
+        return found if isinstance(found, Outcome) else Outcome("ok", "", found)
+
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Worker, "run", answer)
+    return answers
+
+
+def test_profile_shows_operators_and_where_the_trace_is(
+    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(["profile", "resnet18-full-cpu-bf16", "--top", "1", "--set", "threads=3", "--set", "timeout=9"]) == 0
+    )
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[:4] == [
+        "resnet18-full-cpu-bf16",
+        "weights none in place of fashion6, which would have to be trained first: as fast",
+        "bf16 is emulated",
+        "it was mended",
+    ]
+    assert re.search(r"^aten::mm +stage1\.0 +forward +2 +3\.000 +75\.0% +1\.000", captured.out, re.M)
+    assert "aten::add" not in captured.out
+    assert lines[-2:] == [
+        "trace        traces/x.pt.trace.json.gz",
+        "open it      in https://ui.perfetto.dev, or with torch-tb-profiler: tensorboard --logdir traces",
+    ]
+    assert captured.err == ""
+    assert [phase for phase, *_ in phases["jobs"]] == ["device", "variant", "profile"]
+    _, job, threads, timeout = phases["jobs"][-1]
+    assert (threads, timeout) == (3, 9.0)
+    assert Case(**job["case"]) == Case("resnet18", "full", weights="none", precision="bf16")
+    assert Settings(**job["settings"]) == replace(PRESETS["quick"], threads=3, timeout=9.0)
+    assert job["traces"] == "results/traces/profile/resnet18-full-cpu-none-bf16"
+
+
+def test_profile_on_a_gpu_says_how_idle_it_was_and_how_to_look_further(
+    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = {"name": "sgemm", "operator": "aten::mm", "module": "stage1.0", "calls": 2.0, "self_device_s": 0.002}
+    phases["profile"] = {"profile": {**PROFILE, "kernels": [kernel], "device_idle": 0.375}}
+    assert cli.main(["profile", "resnet18-full-cuda-none"]) == 0
+    text = capsys.readouterr().out
+    assert "weights none in place" not in text
+    assert "\ndevice idle  38% of the time, at most" in text
+    assert text.splitlines()[-1] == "             or with HolisticTraceAnalysis: TraceAnalysis(trace_dir='traces')"
+
+
+def test_a_profile_without_a_trace_says_why(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    phases["profile"] = {"profile": {**PROFILE, "trace": None, "trace_bytes": None, "doubts": ["no trace: too large"]}}
+    assert cli.main(["profile", "resnet18-scratch-cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "no trace: too large" in text
+    assert "open it" not in text
+
+
+def test_a_profile_in_json_is_read_back(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["profile", "resnet18-full-cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["case"], found["profile"]) == ("resnet18-full-cpu", PROFILE)
+    assert len(found["notes"]) == 2
+    assert len(phases["jobs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("phase", "answer", "reason"),
+    [
+        ("device", {"absence": "no GPU"}, "no GPU"),
+        ("variant", {"absence": "needs a compiler"}, "needs a compiler"),
+        ("profile", Outcome("oom", "profile: OutOfMemoryError: 9 GiB", {}), "profile: OutOfMemoryError: 9 GiB"),
+        ("device", Outcome("timeout", "device took longer", {}), "device took longer"),
+    ],
+)
+def test_what_cannot_be_profiled_has_its_reason(
+    phase: str, answer: Any, reason: str, phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    phases[phase] = answer
+    assert cli.main(["profile", "resnet18-full-cpu-none"]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"fashiontl profile: resnet18-full-cpu-none: {reason}\n")
+    assert phases["jobs"][-1][0] == phase
+
+
+def test_all_that_is_wrong_with_a_profile_is_said_before_anything_runs(
+    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["profile", "resnet81-full-cpu", "--preset", "quik", "--set", "epochs"]) == 2
+    assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "fashiontl profile: unknown architecture 'resnet81'",
+        "unknown preset 'quik'",
+    ]
+    assert phases["jobs"] == []
+
+
+def test_a_folder_of_results_that_cannot_be_written(
+    phases: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").touch()
+    assert cli.main(["profile", "resnet18-full-cpu"]) == 2
+    assert "expected a folder for the trace that can be written, got results/traces" in capsys.readouterr().err
+    assert phases["jobs"] == []
+
+
+@pytest.mark.slow
+def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["profile", "resnet9-linear_probe-cpu", "--preset", "smoke"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"convolution +(stem|stage\d)", text)
+    (trace,) = (tmp_path / "results" / "traces" / "profile").glob("resnet9-linear_probe-cpu-none/*.pt.trace.json.gz")
+    assert str(trace.relative_to(tmp_path)) in text
+
+
+@pytest.mark.slow
+def test_a_real_examination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    status = cli.main(["doctor", "--device", "cpu", "--seconds", "0.05", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (cpu,) = found["devices"]
+    # A crowded machine may well not be fit.
+    assert status == (0 if found["fit"] else 1)
+    assert len(cpu["facts"]["noise"]["medians"]) == 8
+    assert {"fp32"} <= set(cpu["facts"]["peak"])
+    arithmetic = [check for check in cpu["facts"]["checks"] if check["unit"] == "FLOP"]
+    assert [check["passed"] for check in arithmetic] == [True, True]

@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from fashiontl import variants
 from fashiontl.architectures import ARCHITECTURES
-from fashiontl.case import DEFAULT_ARCHITECTURES, DEFAULT_POLICIES, PRESETS
+from fashiontl.case import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_POLICIES,
+    EXECUTIONS,
+    MEMORY_FORMATS,
+    PRECISIONS,
+    PRESETS,
+    Case,
+)
 from fashiontl.data import TASKS
 from fashiontl.devices import DEVICES
 from fashiontl.freezing import POLICIES
@@ -28,12 +37,33 @@ def test_every_name_of_every_axis_is_a_row() -> None:
     assert rows["--task"] == [*TASKS, "NAME@25"]
     assert rows["--weights"] == [*WEIGHTS, *published_names(), "FILE", "FOLDER"]
     assert rows["--preset"] == list(PRESETS)
+    for option, values in {
+        "--precision": PRECISIONS, "--memory-format": MEMORY_FORMATS, "--execution": EXECUTIONS,
+    }.items():  # fmt: skip
+        assert [name.removesuffix(" *") for name in rows[option]] == list(values)
 
 
 def test_stars_mark_the_defaults() -> None:
     found = tables(listing())
-    starred = [row.split(" *")[0] for row in found["--arch"] + found["--policy"] if re.match(r"\S+ \*", row)]
-    assert sorted(starred) == sorted([*DEFAULT_ARCHITECTURES, *DEFAULT_POLICIES])
+    axes = ("--arch", "--policy", "--precision", "--memory-format", "--execution")
+    starred = [row.split(" *")[0] for axis in axes for row in found[axis] if re.match(r"\S+ \*", row)]
+    defaults = (*DEFAULT_ARCHITECTURES, *DEFAULT_POLICIES, PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
+    assert sorted(starred) == sorted(defaults)
+
+
+def test_variants_have_a_column_for_each_device_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absence(case: Case) -> str | None:
+        return "needs a GPU" if case.precision == "tf32" and case.device == "cpu" else None
+
+    monkeypatch.setattr("fashiontl.listing.absence", lambda name: None if name in {"cpu", "cuda"} else "no")
+    monkeypatch.setattr(variants, "absence", absence)
+    monkeypatch.setattr(variants, "doubts", lambda case: ["emulated"] if case.precision == "fp16" else [])
+    text = listing()
+    assert re.search(r"^precision \(--precision\)\nname +what +here on cpu +here on cuda$", text, re.M)
+    rows = [re.split("  +", row) for row in tables(text)["--precision"]]
+    assert [row[2:] for row in rows] == [
+        ["yes", "yes"], ["needs a GPU", "yes"], ["yes", "yes"], ["yes; emulated", "yes; emulated"],
+    ]  # fmt: skip
 
 
 def test_what_is_absent_has_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

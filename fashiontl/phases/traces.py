@@ -1,24 +1,56 @@
 """The phase that profiles a case."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from fashiontl import devices, modes
+from torch import nn
+
+from fashiontl import devices
+from fashiontl.architectures import members
+from fashiontl.architectures.hybrids import SideBySide
+from fashiontl.architectures.network import Network
+from fashiontl.case import Case
 from fashiontl.phases.job import Job, Progress
+from fashiontl.phases.loops import timed_pass
 from fashiontl.profiling import profile_steps
 from fashiontl.workload import Workload
 
 
 def profile(job: Job, progress: Progress) -> Job:
-    """Profile training steps of a case and leave a trace."""
+    """Profile training steps of a case, those of the first epoch, and leave a trace in the folder `traces`.
+
+    Returns:
+        `profile`, the fields of `fashiontl.operators.Profile`, and `warnings`. Modules are paths such as
+        `stage2.0.0.conv1`, behind the name of the member in a hybrid.
+    """
     work = Workload.of(job)
-    modes.fastest(work.case.precision)
-    progress("profiling")
-    folder = Path(job["traces"])
-    operators = profile_steps(
-        work.training_step(work.starts()),
-        lambda: devices.synchronize(work.case.device),
-        devices.profiler_activities(work.case.device),
-        folder,
-        work.case.file_name,
-    )
-    return {"operators": operators, "trace": str(folder)}
+    with timed_pass(work) as tool:
+        starts = work.starts()
+        step = work.training_step(starts)
+        progress("first step")
+        # Libraries load, algorithms are chosen and graphs are compiled: no part of what a step is.
+        step()
+        tool.synchronize()
+        progress("profiling")
+        found = profile_steps(
+            step,
+            tool.synchronize,
+            devices.profiler_activities(work.case.device),
+            Path(job["traces"]),
+            work.case.file_name,
+            modules=_modules(work.parts(), [begun.network for begun in starts]),
+        )
+    return {"profile": asdict(found), "warnings": [f"profile: {doubt}" for doubt in found.doubts]}
+
+
+def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
+    """The stages of the networks by what their modules' paths begin with; those of a hybrid's members come first."""
+    named: dict[str, nn.Module] = {}
+    for part, network in zip(parts, networks, strict=True):
+        names = members(part.architecture)
+        for stage, module in network.stages.items():
+            for side in (inner for inner in module.modules() if isinstance(inner, SideBySide)):
+                named |= {f"{name}.{stage}": member for name, member in zip(names, side.members, strict=True)}
+            named[f"{part.architecture}.{stage}" if len(parts) > 1 else stage] = module
+    return named

@@ -1,0 +1,189 @@
+"""Phases about the machine and the profile, called as a worker calls them: between two passes through JSON."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fashiontl import devices, phases
+from fashiontl.architectures.network import Network
+from fashiontl.case import PRESETS, Case
+from fashiontl.flops import step_flops
+from fashiontl.latency import Effort, Instrument, Samples, WarmUp
+from fashiontl.operators import Profile, from_dict
+from fashiontl.phases import box, traces
+from fashiontl.selftest import arithmetic
+from fashiontl.workload import Workload
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_worker() -> Iterator[None]:
+    """Phases change torch's global state, as is fine in a process that ends with them."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def run(phase: Callable[..., dict[str, Any]], lines: list[str] | None = None, **job: Any) -> dict[str, Any]:
+    value = phase(json.loads(json.dumps(job)), (lambda text: None) if lines is None else lines.append)
+    answer: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    return answer
+
+
+def test_a_self_test_is_of_the_devices_own_instrument(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = Instrument(lambda: None, clock=lambda: 0.0)
+    asked: list[Any] = []
+
+    def known_work(*arguments: Any) -> list[Any]:
+        asked.append(arguments)
+        return arithmetic("cpu")
+
+    monkeypatch.setattr(box, "instrument", lambda device: tool)
+    monkeypatch.setattr(box, "known_work", known_work)
+    lines: list[str] = []
+    value = run(phases.self_test, lines, device="cpu", seconds=0.5)
+    assert asked == [("cpu", tool, 0.5)]
+    assert [check["got"] for check in value["checks"]] == [524288, 55296]
+    assert value["failures"] == []
+    assert lines == ["testing the clock"]
+
+
+def test_a_self_test_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fashiontl.flops.step_flops", lambda work: 1)
+    value = run(phases.self_test, device="cpu", seconds=0.05)
+    assert [failure for failure in value["failures"] if "arithmetic of a convolution" in failure]
+    assert value["checks"][-1]["passed"] is False
+
+
+def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(devices, "synchronize", waited.append)
+
+    def measured_peak(device: str, precision: str, seconds: float, synchronize: Callable[[], None]) -> dict[str, float]:
+        synchronize()
+        return {"matmul": seconds} if (device, precision) == ("cuda:1", "bf16") else {}
+
+    monkeypatch.setattr(box, "measured_peak", measured_peak)
+    assert run(phases.peak, device="cuda:1", precision="bf16", seconds=0.5) == {"matmul": 0.5}
+    assert waited == ["cuda:1"]
+
+
+def test_the_peak_of_this_cpu() -> None:
+    value = run(phases.peak, device="cpu", precision="fp32", seconds=0.001)
+    assert set(value) == {"matmul", "convolution"}
+    assert all(rate > 1e6 for rate in value.values())
+
+
+def test_noise_is_timed_in_slices_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Effort] = []
+
+    def time_slices(call: Callable[[], None], tool: Instrument, effort: Effort) -> Samples:
+        assert tool.mark is None
+        seen.append(effort)
+        call()
+        return Samples(kept, (), {}, WarmUp(9, True, 0.0, 0.01), "time", 0)
+
+    kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
+    monkeypatch.setattr(box, "time_slices", time_slices)
+    value = run(phases.noise, device="cpu", seconds=0.4)
+    assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
+    assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
+    kept = ()
+    assert run(phases.noise, device="cpu", seconds=0.4) == {"median": None, "half_width": None, "steady": False}
+
+
+def test_the_noises_step_is_always_the_same_work() -> None:
+    one, two = box._step("cpu"), box._step("cpu")
+    flops = [step_flops(step) for step in (one, one, two)]
+    # Forward, then both gradients but that of the first layer's images.
+    images, layers = 16, [(3, 16, 32), (16, 32, 16), (32, 64, 8)]
+    forward = [2 * images * inputs * outputs * side**2 * 9 for inputs, outputs, side in layers] + [2 * images * 64 * 10]
+    assert flops == [3 * sum(forward) - forward[0]] * 3
+
+
+def test_noise_of_this_cpu() -> None:
+    value = run(phases.noise, device="cpu", seconds=0.05)
+    assert 1e-5 < value["median"] < 10
+    assert isinstance(value["steady"], bool)
+
+
+def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = {"architecture": "resnet18", "policy": "full", "precision": "tf32"}
+    assert "tf32 needs an NVIDIA GPU" in run(phases.variant, case=case)["absence"]
+    monkeypatch.setattr(box.variants, "doubts", lambda case: [f"{case.precision} is emulated"])
+    here = run(phases.variant, case={**case, "precision": "fp32"})
+    assert here == {"absence": None, "doubts": ["fp32 is emulated"]}
+    assert run(phases.variant, case=case)["doubts"] == []
+
+
+def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = replace(devices.DEVICES["cuda"], absence=lambda index: f"no card {index}", facts=lambda index: 1 / 0)
+    monkeypatch.setitem(devices.DEVICES, "cuda", gone)
+    assert run(phases.device, device="cuda:3") == {"absence": "no card 3", "facts": {}}
+
+
+MEMBERS = ("resnet9", "squeezenet1_1")
+
+
+def profiled(folder: Path, case: Case, **settings: Any) -> dict[str, Any]:
+    chosen = replace(PRESETS["smoke"], **settings)
+    value = run(phases.profile, case=asdict(case), settings=asdict(chosen), traces=str(folder))
+    found: dict[str, Any] = value["profile"]
+    assert value["warnings"] == [f"profile: {doubt}" for doubt in found["doubts"]]
+    return found
+
+
+def convolutions(profile: Profile) -> set[str]:
+    """The modules in which they ran, forward."""
+    return {row.module for row in profile.operators if "convolution" in row.name and row.phase == "forward"}
+
+
+def test_a_profile_knows_the_modules(tmp_path: Path) -> None:
+    profile = from_dict(profiled(tmp_path, Case("resnet18", "full", weights="none")))
+    # Small rows are folded into one, which convolutions are not among.
+    assert {"stem.0", "stage2.0.0.conv1", "stage3.0.0.conv2", "stage4.0.1.conv2"} <= convolutions(profile)
+    assert {row.phase for row in profile.operators} == {"forward", "backward", "other"}
+    assert profile.trace is not None
+    path = Path(profile.trace)
+    assert path.parent == tmp_path
+    assert path.name.startswith("resnet18-full-cpu-none.")
+    assert profile.device_idle is None
+
+
+@pytest.mark.parametrize("kind", ["mean", "joined"])
+def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -> None:
+    profile = from_dict(profiled(tmp_path, Case(f"{kind}:{'+'.join(MEMBERS)}", "full", weights="none")))
+    assert {module.partition(".")[0] for module in convolutions(profile)} == {*MEMBERS}
+    assert all(re.match(r"\w+\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile))
+
+
+def test_the_paths_of_each_network_are_its_own() -> None:
+    one, two = (Network({"stage1": [nn.Conv2d(3, 4, 1)], "head": [nn.Linear(4, 2)]}) for _ in range(2))
+    single = traces._modules([Case("resnet9", "full")], [one])
+    assert single == {"stage1": one.stages["stage1"], "head": one.stages["head"]}
+    several = traces._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
+    assert list(several) == ["resnet9.stage1", "resnet9.head", "vgg11.stage1", "vgg11.head"]
+    assert several["vgg11.head"] is two.stages["head"]
+
+
+def test_the_first_step_is_not_profiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Workload, "training_step", lambda self, starts: lambda: order.append("step"))
+
+    def profile_steps(step: Callable[[], None], *_: Any, modules: Any) -> Profile:
+        assert "head" in modules
+        order.append("profiler")
+        step()
+        return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
+
+    monkeypatch.setattr(traces, "profile_steps", profile_steps)
+    profiled(tmp_path, Case("resnet9", "full", weights="none"))
+    assert order == ["step", "profiler", "step"]
