@@ -81,8 +81,10 @@ class _Collected:
                 self.provenance[name] = found
             elif name in _BY_LOOP:
                 self.provenance.setdefault(name, {}).update(found)
-        if "profile" in value:
-            self.artifacts["trace"] = value["profile"]["trace"]
+        profile = value.get("profile", {})
+        self.warnings += profile.get("doubts", [])
+        if profile.get("trace"):
+            self.artifacts["trace"] = profile["trace"]
 
 
 class Measurer:

@@ -134,7 +134,7 @@ def test_tensorboards_profiler_opens_the_trace(measured: Project, tmp_path: Path
     from torch_tb_profiler.profiler import RunLoader
 
     for record in measured.records:
-        folder = measured.folder / record.artifacts["trace"]
+        folder = (measured.folder / record.artifacts["trace"]).parent
         run: Any = RunLoader(record.run, str(folder), Cache(str(tmp_path))).load()
         assert run.workers == [record.id]
         (profile,) = run.profiles.values()

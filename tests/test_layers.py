@@ -25,6 +25,7 @@ LAYERS = (
     ("phases",),
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
+    ("gate",),
     ("doctor",),
     ("plugin", "cli"),
 )
