@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 LAYERS = (
     ("errors",),
     ("metrics", "stats", "operators", "case", "vision", "modes"),
-    ("recipes", "environment", "nvml", "processes"),
+    ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
     ("record",),
     ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
