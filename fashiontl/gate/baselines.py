@@ -1,0 +1,160 @@
+"""Baselines: what earlier runs of a machine measured, one immutable file a run, for the stored mode. No torch."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import fmean, median
+from typing import NamedTuple
+
+from fashiontl.case import Settings
+from fashiontl.errors import FashiontlError
+from fashiontl.gate.strict import is_utc, read_strictly
+from fashiontl.metrics import METRICS
+from fashiontl.record import Record, meaning
+
+SCHEMA = 1
+
+# How far apart two runs begin that count as independent. Runs that follow each other share what a machine keeps for
+# minutes: heat, a neighbour's load, a cache. A restart would separate them as well, but records do not tell of it.
+APART = timedelta(hours=1)
+# With seven degrees of freedom the 99 % bound is 3.2 deviations away; with three runs it would be 8.
+FEWEST = 8
+
+MAKE_ONE = "pytest bench/ && fashiontl baseline add"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What one run measured on one machine.
+
+    Attributes:
+        schema: `SCHEMA`.
+        machine: key of the machine.
+        run: name of the run.
+        commit: full SHA-1 of what was measured, None outside of git.
+        dirty: whether tracked files differed from it; None outside of git.
+        started: when its first case started, ISO 8601 in UTC.
+        command: what was typed.
+        settings: how it measured.
+        cells: id of each case that went well to its numbers: metric to median in base units (accuracy: the mean over
+            seeds).
+    """
+
+    schema: int
+    machine: str
+    run: str
+    commit: str | None
+    dirty: bool | None
+    started: str
+    command: str
+    settings: Settings
+    cells: dict[str, dict[str, float]]
+
+    @property
+    def time(self) -> datetime:
+        """When it started."""
+        return datetime.fromisoformat(self.started)
+
+
+class Baselines(NamedTuple):
+    """Baselines, and what could not be read: one `file: what` each."""
+
+    baselines: tuple[Baseline, ...]
+    faults: tuple[str, ...]
+
+
+def numbers_of(record: Record) -> dict[str, float]:
+    """The number of each metric that a record has: the median of its values, of accuracy the mean."""
+    known = [measurement for measurement in record.measurements if measurement.values]
+    return {each.metric: float((fmean if each.metric == "accuracy" else median)(each.values)) for each in known}
+
+
+def independent(baselines: Iterable[Baseline]) -> list[Baseline]:
+    """The most that began at least `APART` from each other, from the newest back."""
+    kept: list[Baseline] = []
+    for baseline in sorted(baselines, key=lambda each: each.time, reverse=True):
+        if not kept or kept[-1].time - baseline.time >= APART:
+            kept.append(baseline)
+    return kept
+
+
+def read_baselines(results: Path) -> Baselines:
+    """All baselines of all machines, in the order of machines and times; a file with a fault counts for nothing."""
+    found, faults = [], []
+    for path in sorted((results / "baselines").glob("*/*.json")):
+        try:
+            found.append(_read(path))
+        except FashiontlError as error:
+            faults.append(str(error))
+    return Baselines(tuple(sorted(found, key=lambda each: (each.machine, each.time, each.run))), tuple(faults))
+
+
+def baseline_of(records: Sequence[Record]) -> Baseline:
+    """The baseline of a run's records on one machine; those that are not sound are left out.
+
+    Raises:
+        FashiontlError: the records are of several runs or were measured with settings that mean different things.
+    """
+    first = min(records, key=lambda record: record.started)
+    if len({(record.run, meaning(record.settings)) for record in records}) > 1:
+        raise FashiontlError(f"expected one run with one set of settings, got several in {first.run}; add each alone")
+    if bad := [name for name in (first.machine, first.run) if not re.fullmatch(r"\w[\w.+-]*", name)]:
+        raise FashiontlError(f"expected names of letters, digits and .+-_, got {', '.join(map(repr, bad))}")
+    return Baseline(
+        SCHEMA,
+        first.machine,
+        first.run,
+        first.environment.git_sha,
+        first.environment.git_dirty,
+        first.started,
+        first.command,
+        first.settings,
+        {record.id: numbers_of(record) for record in records if is_sound(record)},
+    )
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "run"), counted(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _read(path: Path) -> Baseline:
+    next_step = "restore it from git or delete it"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise FashiontlError(f"{path}: expected a baseline, got: {error.strerror}; {next_step}") from error
+    found = read_strictly(Baseline, SCHEMA, text, str(path), next_step)
+    faults = [f"field cells: unknown metric {name!r}" for name in _metrics(found.cells) if name not in METRICS]
+    if not is_utc(found.started):
+        faults.append(f"field started: expected an ISO time in UTC, got {found.started!r}")
+    if (found.machine, f"{found.run}.json") != (path.parent.name, path.name):
+        faults.append(f"expected the place {found.machine}/{found.run}.json, which is where its own fields put it")
+    if faults:
+        raise FashiontlError(f"{path}: {'; '.join(faults)}; {next_step}")
+    return found
+
+
+def baseline_path(results: Path, baseline: Baseline) -> Path:
+    """Its file."""
+    return results / "baselines" / baseline.machine / f"{baseline.run}.json"
+
+
+def is_sound(record: Record) -> bool:
+    """Whether a record's numbers may be kept."""
+    return record.status == "ok"
+
+
+def group(baseline: Baseline) -> tuple[str, Settings]:
+    """What two baselines must have in common to be compared."""
+    return baseline.machine, meaning(baseline.settings)
+
+
+def _metrics(cells: Mapping[str, Mapping[str, float]]) -> set[str]:
+    return {metric for numbers in cells.values() for metric in numbers}
