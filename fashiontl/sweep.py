@@ -157,23 +157,24 @@ class _Trial:
 def limit_memory(more: int | None = None) -> int | None:
     """Let allocations fail in this process before the system runs out of memory and ends it, or another one.
 
-    A limit of the process's private memory (RLIMIT_DATA, setrlimit(2)), for a worker that ends with its phase. It does
-    not cover memory that others take meanwhile, shared mappings and files, or each process that this one starts: they
-    have a limit of their own, of the same size. And not every library takes a failed allocation well: oneDNN may be
-    unable to make any convolution from then on ("could not create a primitive"), or crash. It is a net to fall into;
-    `within` keeps a sweep from falling.
+    A limit of the process's private memory (RLIMIT_DATA, setrlimit(2)), for a worker that ends with its phase. It is
+    a net to fall into; `within` keeps a sweep from falling, which matters because not every library takes a failed
+    allocation well: oneDNN may be unable to make any convolution from then on ("could not create a primitive"), or
+    crash. The limit counts memory that is asked for and never touched, such as the hundreds of megabytes that
+    oneDNN's compiled kernels reserve. It does not cover what others take meanwhile, shared mappings and files, or
+    processes that this one starts: each has a limit of its own, of the same size.
 
     Args:
-        more: bytes that this process may still take; None for 80 % of what the system says is available.
+        more: bytes that this process may still ask for; None for what the system says is available.
 
     Returns:
-        The bytes that it may still take; None where there is no such limit (not on Linux).
+        The bytes that it may still ask for; None where there is no such limit (not on Linux).
     """
     if sys.platform != "linux":
         return None
     import resource
 
-    more = available_memory() if more is None else more
+    more = _free_memory() if more is None else more
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_process_bytes("VmData") + more, hard))
     return more
@@ -181,6 +182,10 @@ def limit_memory(more: int | None = None) -> int | None:
 
 def available_memory() -> int:
     """Bytes that this process may take without harm: 80 % of what the system and its control groups leave."""
+    return int(_USABLE * _free_memory())
+
+
+def _free_memory() -> int:
     free = [psutil.virtual_memory().available]
     for folder in control_groups():
         # Version 2's names, then version 1's.
@@ -189,7 +194,7 @@ def available_memory() -> int:
                 free.append(int((folder / most).read_text()) - int((folder / used).read_text()))
             except (OSError, ValueError):  # no such file, or "max"
                 continue
-    return max(0, int(_USABLE * min(free)))
+    return max(0, min(free))
 
 
 def within(call_of: CallOf, more: int, peak: Callable[[], int]) -> CallOf:
@@ -199,8 +204,8 @@ def within(call_of: CallOf, more: int, peak: Callable[[], int]) -> CallOf:
 
     Args:
         call_of: makes the call for a batch size.
-        more: bytes that may be taken beyond the peak at the first size.
-        peak: the most bytes that the process held since this was last asked.
+        more: bytes that may be taken beyond the peak at the first size; on the CPU `available_memory()`.
+        peak: the most bytes that the process held since this was last asked; on Linux `process_peak`.
     """
     peaks: dict[int, int] = {}
     tried = 0
