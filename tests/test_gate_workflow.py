@@ -1,0 +1,105 @@
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fashiontl.gate.report import MARKER
+
+WORKFLOW = Path(__file__).parent.parent / ".github" / "workflows" / "gate.yml"
+# A source distribution has the tests and no workflows.
+pytestmark = pytest.mark.skipif(not WORKFLOW.exists(), reason="not a clone")
+
+
+@pytest.fixture(scope="module")
+def workflow() -> dict[Any, Any]:
+    yaml = pytest.importorskip("yaml")
+    loaded = yaml.safe_load(WORKFLOW.read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def steps(workflow: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    return {step.get("name") or step["uses"].partition("@")[0]: step for step in workflow["jobs"]["gate"]["steps"]}
+
+
+def test_it_runs_on_pull_requests_and_may_only_comment(workflow: dict[Any, Any]) -> None:
+    # YAML 1.1 reads the key `on` as true.
+    assert workflow[True] == {"pull_request": None}
+    assert workflow["permissions"] == {"contents": "read", "pull-requests": "write"}
+
+
+def test_the_base_is_there(steps: dict[str, dict[str, Any]]) -> None:
+    assert steps["actions/checkout"]["with"]["fetch-depth"] == 0
+    assert steps["Gate"]["env"] == {"BASE": "origin/${{ github.base_ref }}"}
+    assert '--base "$BASE"' in steps["Gate"]["run"]
+
+
+def test_the_gate_alone_decides(steps: dict[str, dict[str, Any]]) -> None:
+    assert not {"continue-on-error", "if"} & steps["Gate"].keys()
+    names = list(steps)
+    after = names[names.index("Gate") + 1 :]
+    assert after == ["Keep the files", "Comment"]
+    assert all("!cancelled()" in steps[name]["if"] for name in after)
+    assert steps["Comment"]["continue-on-error"] is True
+
+
+def test_what_the_gate_writes_is_kept(steps: dict[str, dict[str, Any]]) -> None:
+    for option, file in (("--markdown", "comment.md"), ("--junit", "gate.xml"), ("--json", "gate.json")):
+        assert f"{option} {file}" in steps["Gate"]["run"]
+        assert file in steps["Keep the files"]["with"]["path"].split()
+
+
+def test_the_comment_is_found_by_the_marker(steps: dict[str, dict[str, Any]]) -> None:
+    assert f"const marker = '{MARKER}';" in steps["Comment"]["with"]["script"]
+
+
+def test_nothing_of_a_pull_request_is_put_into_a_script(steps: dict[str, dict[str, Any]]) -> None:
+    scripts = [step.get("run", "") + step.get("with", {}).get("script", "") for step in steps.values()]
+    assert not any("${{" in script for script in scripts)
+
+
+def test_the_shell_understands_the_commands(steps: dict[str, dict[str, Any]]) -> None:
+    for name in ("Install", "Gate"):
+        assert "\n" not in steps[name]["run"]
+        done = subprocess.run(["bash", "-n", "-c", steps[name]["run"]], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+NODE = """
+const calls = [];
+const github = {
+  rest: { issues: {
+    listComments: 'list',
+    updateComment: async (arguments_) => calls.push(['update', arguments_]),
+    createComment: async (arguments_) => calls.push(['create', arguments_]),
+  } },
+  paginate: async () => COMMENTS,
+};
+const context = { repo: { owner: 'o', repo: 'r' }, issue: { number: 7 } };
+(async () => { SCRIPT })().then(() => console.log(JSON.stringify(calls)));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(
+    ("comments", "call"),
+    [
+        ("[]", '[["create",{"owner":"o","repo":"r","issue_number":7,"body":"BODY"}]]'),
+        ("[{ id: 1, user: { type: 'User' }, body: MARKER }, { id: 2, user: null, body: null }]",
+         '[["create",{"owner":"o","repo":"r","issue_number":7,"body":"BODY"}]]'),
+        ("[{ id: 3, user: { type: 'Bot' }, body: MARKER + '\\\\nold' }]",
+         '[["update",{"owner":"o","repo":"r","comment_id":3,"body":"BODY"}]]'),
+    ],
+)  # fmt: skip
+def test_one_comment_is_made_and_then_updated(
+    tmp_path: Path, steps: dict[str, dict[str, Any]], comments: str, call: str
+) -> None:
+    (tmp_path / "comment.md").write_text("BODY")
+    script = NODE.replace("COMMENTS", comments.replace("MARKER", repr(MARKER)).replace("\\\\", "\\"))
+    script = script.replace("SCRIPT", steps["Comment"]["with"]["script"])
+    done = subprocess.run(["node", "-e", script], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == call
