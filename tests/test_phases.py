@@ -181,7 +181,7 @@ def test_the_case_says_its_size_and_batch() -> None:
 
 
 def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "limit_memory", lambda more: None)
+    monkeypatch.setattr(sweeping, "limit_memory", lambda: None)
     lines: list[str] = []
     value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]

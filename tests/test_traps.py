@@ -372,7 +372,7 @@ def test_flops_are_of_the_forward_pass_because_torch_counts_grouped_backward_wro
 
 
 def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modes, "fastest", lambda: None)
+    monkeypatch.setattr(modes, "fastest", lambda precision: None)
     case = Case("mobilenet_v2", "scratch")
     settings = replace(PRESETS["smoke"], seconds=0.01)
     result = phases.inference({"case": asdict(case), "settings": asdict(settings)}, lambda text: None)

@@ -79,7 +79,7 @@ def _guarded(work: Workload, call_of: CallOf) -> CallOf:
     if devices.split(work.case.device)[0] != "cpu" or sys.platform != "linux":
         return call_of
     more = available_memory()
-    limit_memory(more)
+    limit_memory()
     return within(call_of, more, process_peak)
 
 
