@@ -196,6 +196,17 @@ def student_quantile(freedom: int, confidence: float) -> float:
     return math.sqrt(freedom) * math.tan(angle)
 
 
+def student_tail(freedom: int, t: float) -> float:
+    """P(T >= t) for Student's distribution.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+        t: any number.
+    """
+    inside = _student_probability(freedom, math.atan(abs(t) / math.sqrt(freedom)))
+    return (1 - math.copysign(inside, t)) / 2
+
+
 def _student_probability(freedom: int, angle: float) -> float:
     """P(|T| <= sqrt(freedom) tan(angle)), the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     odd = freedom % 2

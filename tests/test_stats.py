@@ -17,6 +17,7 @@ from fashiontl.stats import (
     percentile_interval,
     smallest_difference,
     student_quantile,
+    student_tail,
     wilson,
 )
 
@@ -223,3 +224,15 @@ def test_the_smallest_difference_has_the_deviations_unit_and_falls_with_more_val
     assert difference == pytest.approx(deviation * smallest_difference(1, count, power=power))
     assert smallest_difference(deviation, count + 1, power=power) < difference
     assert smallest_difference(deviation, count, power=power + 0.005) > difference
+
+
+@given(st.integers(1, 200), st.floats(0.01, 0.99))
+def test_the_tail_is_the_quantiles_inverse(freedom: int, confidence: float) -> None:
+    t = student_quantile(freedom, confidence)
+    assert student_tail(freedom, t) == pytest.approx((1 - confidence) / 2, abs=1e-9)
+    assert student_tail(freedom, -t) == pytest.approx((1 + confidence) / 2, abs=1e-9)
+
+
+def test_the_tail_of_one_degree_of_freedom_is_cauchys() -> None:
+    assert student_tail(1, 1.0) == pytest.approx(0.25)
+    assert student_tail(1, math.inf) == pytest.approx(0.0)

@@ -39,11 +39,13 @@ class Series:
         cell: id of the case.
         metric: `latency`, `inference_throughput` or `train_throughput`; epochs hold seconds whichever it is.
         epochs: at least one.
+        images: of a call, by which seconds become images per second.
     """
 
     cell: str
     metric: str
     epochs: tuple[Epoch, ...]
+    images: int = 1
 
 
 @dataclass(frozen=True)

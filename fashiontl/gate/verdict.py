@@ -43,7 +43,7 @@ class Finding:
 
     Attributes:
         cell: id of the case.
-        metric: a key of `fashiontl.metrics.METRICS`.
+        metric: a key of `fashiontl.metrics.METRICS`; `*` where the whole cell is missing or crashed.
         word: the verdict.
         reason: one sentence with the numbers that decided.
         base: the base arm's number in the metric's base unit (median of the epochs' medians); None when unknown.

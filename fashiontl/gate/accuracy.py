@@ -1,0 +1,121 @@
+"""Judging accuracy: the same seeds in both arms, answer by answer. No torch."""
+
+from collections.abc import Sequence
+from statistics import NormalDist, fmean
+
+from fashiontl.comparison import clustered_interval, holm_levels, mcnemar
+from fashiontl.gate.limits import Limit
+from fashiontl.gate.raw import Answers, SeedPair
+from fashiontl.gate.sequential import ALPHA
+from fashiontl.gate.verdict import Change, Finding, Word
+from fashiontl.stats import Interval
+
+
+def judge_answers(answers: Sequence[Answers], limit: Limit) -> list[Finding]:
+    """The findings of all cells, in their order.
+
+    Cells whose answers differ share alpha by Holm's step-down, one family for losses and one for gains: another order
+    of summing changes the answers of every cell at once, and none of them is worse for it.
+
+    Args:
+        answers: of each cell.
+        limit: of accuracy.
+    """
+    findings: dict[int, Finding] = {}
+    losses: dict[int, list[list[int]]] = {}
+    for index, cell in enumerate(answers):
+        faults = _faults(cell.seeds)
+        if faults:
+            findings[index] = Finding(cell.cell, "accuracy", "CRASHED", faults)
+        elif all(_identical(pair) for pair in cell.seeds):
+            reason = f"weights and answers are identical in all of {len(cell.seeds)} seeds"
+            findings[index] = _finding(cell, "PASS", reason, None)
+        elif len(cell.seeds) < limit.repeats:
+            reason = f"answers differ: expected {limit.repeats} seeds or more to judge them, got {len(cell.seeds)}"
+            findings[index] = _finding(cell, "INCONCLUSIVE", reason, None)
+        else:
+            losses[index] = [_losses(pair) for pair in cell.seeds]
+    bounds = {index: clustered_interval(seeds, 1 - 2 * ALPHA) for index, seeds in losses.items()}
+    worse = holm_levels([_chance(loss, limit) for loss in bounds.values()], ALPHA)
+    better = holm_levels([_chance(_negated(loss), limit) for loss in bounds.values()], ALPHA)
+    for index, lower, upper in zip(losses, worse, better, strict=True):
+        findings[index] = _judge(answers[index], losses[index], limit, lower, upper)
+    return [findings[index] for index in range(len(answers))]
+
+
+def _judge(cell: Answers, losses: list[list[int]], limit: Limit, worse: float, better: float) -> Finding:
+    """One cell whose answers differ; the levels are those of its tests for a loss and for a gain."""
+    signs = {(total > 0) - (total < 0) for total in map(sum, losses)}
+    seeds = f"{len(losses)} seeds, McNemar {_diagnostic(cell.seeds)}"
+    loss = clustered_interval(losses, 1 - 2 * worse)
+    if loss.low > limit.tolerated and signs == {1}:
+        return _finding(cell, "REGRESSED", f"{_text(loss)}, a loss in each of {seeds}", loss)
+    gain = clustered_interval(losses, 1 - 2 * better)
+    if gain.high < -limit.tolerated and signs == {-1}:
+        return _finding(cell, "IMPROVED", f"{_text(gain)}, a gain in each of {seeds}", gain)
+    bounds = clustered_interval(losses, 1 - 2 * ALPHA)
+    if bounds.high < limit.detect:
+        reason = f"{_text(bounds)}, a loss of less than {100 * limit.detect:g} points in {seeds}"
+        return _finding(cell, "PASS", reason, bounds)
+    agreement = "" if len(signs) == 1 else ", and the seeds disagree in sign"
+    return _finding(cell, "INCONCLUSIVE", f"{_text(bounds)} settles nothing{agreement}: {seeds}", bounds)
+
+
+def _faults(seeds: Sequence[SeedPair]) -> str:
+    """Why seeds cannot be compared."""
+    if not seeds:
+        return "expected paired seeds, got none"
+    if len({pair.seed for pair in seeds}) < len(seeds):
+        return "expected each seed once"
+    lengths = {len(right) for pair in seeds for right in (pair.right_base, pair.right_head)}
+    if len(lengths) > 1 or min(lengths) < 2:
+        return f"expected answers to the same images, two or more, in both arms and all seeds, got {sorted(lengths)}"
+    if any(set(pair.right_base + pair.right_head) - {"0", "1"} for pair in seeds):
+        return "expected answers as 0 and 1"
+    if any(pair.answers_base == pair.answers_head and pair.right_base != pair.right_head for pair in seeds):
+        return "the same answers were right in one arm and wrong in the other: the test images differ"
+    return ""
+
+
+def _identical(pair: SeedPair) -> bool:
+    """Whether both arms trained to the same bits, and say so: no hash proves nothing."""
+    weights, answers = pair.weights_base == pair.weights_head, pair.answers_base == pair.answers_head
+    return weights and answers and bool(pair.weights_base and pair.answers_base)
+
+
+def _losses(pair: SeedPair) -> list[int]:
+    """For each image 1 where only the base was right, -1 where only the head was, and 0."""
+    return [int(before) - int(after) for before, after in zip(pair.right_base, pair.right_head, strict=True)]
+
+
+def _chance(bounds: Interval, limit: Limit) -> float:
+    """One-sided p-value of a loss beyond what is tolerated, from bounds at alpha on either side."""
+    error = (bounds.high - bounds.estimate) / NormalDist().inv_cdf(1 - ALPHA)
+    return 1 - NormalDist().cdf((bounds.estimate - limit.tolerated) / error)
+
+
+def _negated(bounds: Interval) -> Interval:
+    return Interval(-bounds.estimate, -bounds.high, -bounds.low)
+
+
+def _diagnostic(seeds: Sequence[SeedPair]) -> str:
+    """Each seed's exact test."""
+    chances = []
+    for pair in seeds:
+        losses = _losses(pair)
+        chances.append(f"p={mcnemar(losses.count(1), losses.count(-1)):.2g}")
+    return " ".join(chances)
+
+
+def _finding(cell: Answers, word: Word, reason: str, loss: Interval | None) -> Finding:
+    base, head = (
+        fmean(right.count("1") / len(right) for right in arm)
+        for arm in ([pair.right_base for pair in cell.seeds], [pair.right_head for pair in cell.seeds])
+    )
+    change = None if loss is None else Change(loss.estimate, loss.low, loss.high)
+    return Finding(cell.cell, "accuracy", word, reason, base, head, change)
+
+
+def _text(loss: Interval) -> str:
+    """The head's accuracy less the base's, in percentage points."""
+    return f"{-100 * loss.estimate:+.2f} points ({-100 * loss.high:+.2f} to {-100 * loss.low:+.2f})"

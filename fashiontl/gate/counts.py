@@ -1,0 +1,108 @@
+"""Judging numbers that are not timed: equal or not, and sizes on which processes do not quite agree. No torch."""
+
+import math
+from statistics import median
+
+from fashiontl.gate.limits import Limit, on_cuda
+from fashiontl.gate.raw import Counts
+from fashiontl.gate.verdict import Change, Finding, Word
+from fashiontl.metrics import METRICS
+
+
+def judge_counts(counts: Counts, limit: Limit) -> Finding:
+    """The finding of one cell and metric.
+
+    Args:
+        counts: values of both arms.
+        limit: of the metric; `exact` or `size`.
+    """
+    faults = _faults(counts, limit)
+    if faults:
+        # What only the head tells has nothing to be compared with.
+        word: Word = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
+        return Finding(counts.cell, counts.metric, word, faults)
+    if limit.kind == "exact":
+        return _exact(counts)
+    few = min(len(counts.base), len(counts.head))
+    if few < limit.repeats:
+        reason = f"expected {limit.repeats} processes of each arm or more, got {few}"
+        return _finding(counts, "INCONCLUSIVE", reason)
+    repeat = len(set(counts.base)) == len(set(counts.head)) == 1
+    return _exact(counts) if repeat and on_cuda(counts.cell) else _size(counts, limit)
+
+
+def _faults(counts: Counts, limit: Limit) -> str:
+    for arm, values in (("base", counts.base), ("head", counts.head)):
+        if not values:
+            return f"the {arm} has no value"
+        # A network may have nothing to train; a process without memory was not measured.
+        if not all(math.isfinite(value) and (value > 0 or (value == 0 and limit.kind == "exact")) for value in values):
+            return f"expected numbers above 0, got {', '.join(f'{value:g}' for value in values)} of the {arm}"
+    return ""
+
+
+def _exact(counts: Counts) -> Finding:
+    """Any change is a finding; which way decides the word only where one way is better."""
+    base, head = set(counts.base), set(counts.head)
+    if base == head and len(base) == 1:
+        return _finding(counts, "PASS", "equal", change=False)
+    if len(base) > 1:
+        return _finding(counts, "INCONCLUSIVE", f"processes of the base disagree: {_range(counts.base)}")
+    (before,) = base
+    reason = f"changed from {before:,.15g} to {_range(counts.head)}, where any change is a finding"
+    better = METRICS[counts.metric].better
+    if better != "equal" and max(counts.head) < before:
+        return _finding(counts, "IMPROVED", reason)
+    return _finding(counts, "REGRESSED", reason)
+
+
+def _size(counts: Counts, limit: Limit) -> Finding:
+    """Every process of one arm beside every process of the other: no distribution is assumed, clusters least of all."""
+    base, head = counts.base, counts.head
+    low, high = min(head) - max(base), max(head) - min(base)
+    tolerated = _allowed(limit, limit.tolerated, max(base))
+    detect = _allowed(limit, limit.detect, min(base))
+    shown = f"{_mebibytes(base)} to {_mebibytes(head)} MiB"
+    if low > tolerated:
+        return _finding(counts, "REGRESSED", f"{shown}: every process grew by more than {_limit(tolerated)}")
+    if -high > _allowed(limit, limit.tolerated, max(head)):
+        return _finding(counts, "IMPROVED", f"{shown}: every process shrank by more than {_limit(tolerated)}")
+    if high < detect:
+        return _finding(counts, "PASS", f"{shown}: no process grew by {_limit(detect)}")
+    reason = f"{shown}: some processes grew by more than {_limit(tolerated)}, others did not"
+    return _finding(counts, "INCONCLUSIVE", reason)
+
+
+def _allowed(limit: Limit, share: float, size: float) -> float:
+    """Bytes; the floor grows with the share, so that the two limits stay apart for small sizes too."""
+    return max(share * size, limit.floor * share / limit.tolerated)
+
+
+def _finding(counts: Counts, word: Word, reason: str, *, change: bool = True) -> Finding:
+    base, head = median(counts.base), median(counts.head)
+    return Finding(
+        counts.cell, counts.metric, word, reason, base, head, _change(counts, base, head) if change else None
+    )
+
+
+def _change(counts: Counts, base: float, head: float) -> Change | None:
+    """Relative to the base, and all that pairs of processes say; unknown where the base is nothing."""
+    if min(counts.base) <= 0:
+        return None
+    return Change(
+        head / base - 1, min(counts.head) / max(counts.base) - 1, max(counts.head) / min(counts.base) - 1
+    )  # fmt: skip
+
+
+def _range(values: tuple[float, ...]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,.15g}" if low == high else f"{low:,.15g} to {high:,.15g}"
+
+
+def _mebibytes(values: tuple[float, ...]) -> str:
+    low, high = min(values) / 2**20, max(values) / 2**20
+    return f"{low:.1f}" if low == high else f"{low:.1f}…{high:.1f}"
+
+
+def _limit(size: float) -> str:
+    return f"{size / 2**20:.1f} MiB"

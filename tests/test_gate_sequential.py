@@ -1,0 +1,262 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gate_raws import epoch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fashiontl.gate.limits import LIMITS
+from fashiontl.gate.raw import Epoch
+from fashiontl.gate.sequential import (
+    ALPHA,
+    CONFIRMATION,
+    LOOKS,
+    Evidence,
+    decide,
+    decide_all,
+    epoch_change,
+    epoch_faults,
+    evidence_of,
+    next_action,
+)
+
+LIMIT = LIMITS["latency"]
+CHANGES = st.lists(st.floats(-0.2, 0.2), max_size=30)
+
+
+def around(change: float, count: int, spread: float = 0.01) -> tuple[float, ...]:
+    """Logarithms evenly spread about a relative change."""
+    return tuple((math.log1p(change) + spread * np.linspace(-1, 1, count)).tolist())
+
+
+def evidence(screen: tuple[float, ...], confirm: tuple[float, ...] = (), control: float = 0.0) -> Evidence:
+    return Evidence(screen, confirm, (control,) * len(screen), (control,) * len(confirm))
+
+
+def swapped(one: Evidence) -> Evidence:
+    return Evidence(*(tuple(-value for value in values) for values in vars(one).values()))
+
+
+def test_an_unchanged_cell_passes_at_the_first_look() -> None:
+    decision = decide(evidence(around(0.0, 6)), LIMIT)
+    assert (decision.word, decision.action, decision.epochs) == ("PASS", "stop", (6, 0))
+    assert decision.change is not None
+    assert decision.change.low < 0 < decision.change.high < 0.05
+
+
+def test_a_slow_cell_is_confirmed_before_it_fails() -> None:
+    suspect = decide(evidence(around(0.08, 6)), LIMIT)
+    assert (suspect.word, suspect.action, suspect.suspect) == ("INCONCLUSIVE", "confirm", "slower")
+    confirmed = decide(evidence(around(0.08, 6), around(0.08, 16)), LIMIT)
+    assert (confirmed.word, confirmed.action, confirmed.epochs) == ("REGRESSED", "stop", (6, 16))
+    assert confirmed.change is not None
+    assert confirmed.change.estimate == pytest.approx(0.08)
+    assert confirmed.change.low > 0.02
+    assert "+8.0 %" in confirmed.reason
+
+
+def test_a_change_that_fresh_epochs_do_not_show_passes() -> None:
+    decision = decide(evidence(around(0.08, 6), around(0.0, 16)), LIMIT)
+    assert (decision.word, decision.suspect) == ("PASS", "slower")
+
+
+def test_a_confirmation_that_settles_nothing_is_inconclusive_and_says_what_would_settle_it() -> None:
+    decision = decide(evidence(around(0.08, 6), around(0.04, 16, 0.08)), LIMIT)
+    assert (decision.word, decision.action) == ("INCONCLUSIVE", "stop")
+    assert decision.needed is not None
+    assert decision.needed > CONFIRMATION
+    assert f"about {decision.needed} epochs" in decision.reason
+
+
+def test_a_fast_cell_is_confirmed_too_and_passes_meanwhile() -> None:
+    suspect = decide(evidence(around(-0.08, 6)), LIMIT)
+    assert (suspect.word, suspect.action, suspect.suspect) == ("PASS", "confirm", "faster")
+    assert decide(evidence(around(-0.08, 6), around(-0.08, 16)), LIMIT).word == "IMPROVED"
+
+
+def test_between_the_limits_it_samples_on_and_ends_inconclusive() -> None:
+    alternating = tuple(math.log1p(0.035) + 0.03 * (-1) ** number for number in range(24))
+    for taken, following in zip(LOOKS, ["screen", "screen", "screen", "stop"], strict=True):
+        decision = decide(evidence(alternating[:taken]), LIMIT)
+        assert (decision.word, decision.action, decision.epochs) == ("INCONCLUSIVE", following, (taken, 0))
+    assert decision.needed is not None
+    assert decision.needed > 24
+
+
+@pytest.mark.parametrize("taken", range(6))
+def test_too_few_epochs_decide_nothing(taken: int) -> None:
+    decision = decide(evidence(around(0.0, taken)), LIMIT)
+    assert (decision.word, decision.action, decision.change) == ("INCONCLUSIVE", "screen", None)
+    assert f"got {taken}" in decision.reason
+    assert decide(evidence(around(0.0, taken)), LIMIT, budget=5).action == "stop"
+
+
+@pytest.mark.parametrize("taken", range(16))
+def test_too_few_fresh_epochs_confirm_nothing(taken: int) -> None:
+    decision = decide(evidence(around(0.5, 6), around(0.5, taken)), LIMIT)
+    assert (decision.word, decision.action, decision.epochs) == ("INCONCLUSIVE", "confirm", (6, taken))
+
+
+def test_the_first_look_stops_on_no_prediction_and_later_ones_do() -> None:
+    assert decide(evidence((0.5, -0.5) * 3), LIMIT).action == "screen"
+    decision = decide(evidence((0.5, -0.5) * 5), LIMIT)
+    assert decision.action == "stop"
+    assert decision.needed is not None
+    assert decision.needed > 48
+
+
+def test_without_time_for_the_next_look_it_stops() -> None:
+    undecided = evidence(around(0.035, 6, 0.05))
+    assert decide(undecided, LIMIT, budget=9).action == "stop"
+    assert decide(undecided, LIMIT, budget=10).action == "screen"
+
+
+@pytest.mark.parametrize("change", [0.0, 0.5, -0.5])
+@pytest.mark.parametrize("control", [0.02, -0.02])
+def test_a_contaminated_set_says_nothing(change: float, control: float) -> None:
+    decision = decide(evidence(around(change, 24), around(change, 16), control), LIMIT)
+    assert (decision.word, decision.action) == ("INCONCLUSIVE", "stop")
+    assert "contaminated" in decision.reason
+
+
+@pytest.mark.parametrize(("change", "word"), [(0.5, "INCONCLUSIVE"), (-0.5, "INCONCLUSIVE")])
+def test_a_contaminated_confirmation_confirms_nothing(change: float, word: str) -> None:
+    clean = evidence(around(change, 6), around(change, 16))
+    decision = decide(replace(clean, confirm_control=(0.02,) * 16), LIMIT)
+    assert (decision.word, decision.action) == (word, "stop")
+
+
+def test_a_restless_control_asks_for_more_epochs() -> None:
+    restless = around(0.0, 6, 0.02)
+    decision = decide(Evidence(around(0.0, 6), (), restless, ()), LIMIT)
+    assert (decision.word, decision.action) == ("INCONCLUSIVE", "screen")
+    assert decision.needed is not None
+    calm = Evidence(around(0.0, 24), (), restless + (0.0,) * 18, ())
+    assert decide(calm, LIMIT).word == "PASS"
+
+
+def test_epochs_beyond_the_look_that_decided_change_nothing() -> None:
+    early = decide(evidence(around(0.0, 6)), LIMIT)
+    assert decide(evidence(around(0.0, 6) + (9.0,) * 20), LIMIT) == early
+
+
+@given(CHANGES, CHANGES, st.floats(-0.02, 0.02))
+def test_swapping_the_arms_negates_and_exchanges(screen: list[float], confirm: list[float], control: float) -> None:
+    there = evidence(tuple(screen), tuple(confirm), control)
+    one, other = decide(there, LIMIT), decide(swapped(there), LIMIT)
+    assert (one.word == "REGRESSED") == (other.word == "IMPROVED")
+    assert (one.word == "IMPROVED") == (other.word == "REGRESSED")
+    assert {one.suspect, other.suspect} in ({""}, {"slower", "faster"})
+    if one.change and other.change and one.epochs == other.epochs:
+        assert math.log1p(other.change.estimate) == pytest.approx(-math.log1p(one.change.estimate), abs=1e-12)
+        assert other.change.low <= other.change.estimate <= other.change.high
+
+
+@given(CHANGES, CHANGES)
+def test_what_regressed_is_beyond_and_what_passed_is_within(screen: list[float], confirm: list[float]) -> None:
+    decision = decide(evidence(tuple(screen), tuple(confirm)), LIMIT)
+    if decision.word == "REGRESSED":
+        assert decision.change is not None
+        assert decision.change.low > 0.02
+        assert decision.epochs[1] == CONFIRMATION
+    if decision.word == "PASS":
+        assert decision.change is not None
+        assert decision.change.high < 0.05
+
+
+@given(CHANGES)
+def test_the_action_is_stop_once_it_is_decided(screen: list[float]) -> None:
+    decision = decide(evidence(tuple(screen)), LIMIT)
+    if decision.word in {"REGRESSED", "IMPROVED"} or (decision.word == "PASS" and not decision.suspect):
+        assert decision.action == "stop"
+
+
+def test_alarms_at_what_is_tolerated_are_rarer_than_alpha() -> None:
+    """A change of exactly the tolerated size, with all looks, at a spread where looks matter."""
+    rng = np.random.default_rng(8)
+    truth = math.log1p(LIMIT.tolerated)
+    alarms = 0
+    for _ in range(2000):
+        screen, confirm = (tuple((truth + 0.03 * rng.standard_normal(count)).tolist()) for count in (24, 16))
+        alarms += decide(evidence(screen, confirm), LIMIT).word == "REGRESSED"
+    assert alarms / 2000 <= ALPHA
+
+
+def test_false_passes_at_what_must_be_found_are_rarer_than_alpha() -> None:
+    rng = np.random.default_rng(9)
+    truth = math.log1p(LIMIT.detect)
+    passes = 0
+    for _ in range(2000):
+        screen, confirm = (tuple((truth + 0.05 * rng.standard_normal(count)).tolist()) for count in (24, 16))
+        passes += decide(evidence(screen, confirm), LIMIT).word == "PASS"
+    assert passes / 2000 <= ALPHA
+
+
+def test_many_suspects_share_alpha() -> None:
+    """One that is confirmed alone is not when nineteen others were suspected with it."""
+    weak = evidence(around(0.08, 6), around(0.045, 16, 0.06))
+    assert decide_all([(weak, LIMIT)])[0].word == "REGRESSED"
+    others = [(evidence(around(0.08, 6), around(0.02, 16, 0.02)), LIMIT)] * 19
+    assert decide_all([(weak, LIMIT), *others])[0].word != "REGRESSED"
+    improved = [(swapped(evidence(around(0.08, 6), around(0.02, 16, 0.02))), LIMIT)] * 19
+    assert decide_all([(weak, LIMIT), *improved])[0].word == "REGRESSED"
+
+
+def test_unchanged_cells_are_no_hypotheses() -> None:
+    weak = evidence(around(0.08, 6), around(0.045, 16, 0.06))
+    assert decide_all([(weak, LIMIT), *[(evidence(around(0.0, 6)), LIMIT)] * 47])[0].word == "REGRESSED"
+
+
+def test_an_epochs_change_is_the_median_of_its_pairs() -> None:
+    assert epoch_change([1.0, 2.0, 4.0], [1.1, 2.2, 40.0]) == pytest.approx(math.log(1.1))
+
+
+def test_a_drift_through_an_epoch_cancels() -> None:
+    """The machine slows by 2 % a turn; turns go ABBA."""
+    times = [0.01 * 1.02**turn for turn in range(48)]
+    base = [seconds for turn, seconds in enumerate(times) if turn % 4 in {0, 3}]
+    head = [seconds for turn, seconds in enumerate(times) if turn % 4 in {1, 2}]
+    assert epoch_change(base, head) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"base": ()}, "as many slices"),
+        ({"head": (0.01,) * 3}, "4, 3, 4, 4"),
+        ({"control_head": ()}, "4, 4, 4, 0"),
+        ({"base": (), "head": (), "control_base": (), "control_head": ()}, "no slices"),
+        ({"head": (0.01, 0.01, 0.0, 0.01)}, "above 0"),
+        ({"head": (0.01, 0.01, -1.0, 0.01)}, "above 0"),
+        ({"head": (0.01, 0.01, math.nan, 0.01)}, "above 0"),
+        ({"control_base": (0.01, 0.01, math.inf, 0.01)}, "above 0"),
+        ({"stage": "other"}, "'other'"),
+    ],
+)
+def test_faults_of_epochs(fields: dict[str, object], fault: str) -> None:
+    epochs = [epoch(), epoch(**fields)]
+    (found,) = epoch_faults(epochs)
+    assert fault in found
+    assert found.startswith("epoch 2")
+    assert next_action(epochs, LIMIT) == "stop"
+
+
+def test_no_epochs_are_a_fault_to_judge_and_a_beginning_to_the_runner() -> None:
+    assert epoch_faults([]) == ["expected epochs, got none"]
+    assert next_action([], LIMIT) == "screen"
+    assert next_action([], LIMIT, budget=5) == "stop"
+
+
+def test_the_runner_is_told_what_the_decision_says() -> None:
+    epochs: list[Epoch] = []
+    taken = []
+    while (action := next_action(epochs, LIMIT)) != "stop":
+        taken.append(action)
+        epochs.append(epoch(factor=1.08, stage=action))
+    assert taken == ["screen"] * 6 + ["confirm"] * 16
+    decision = decide(evidence_of(epochs), LIMIT)
+    assert decision.word == "REGRESSED"
+    assert decision.change is not None
+    assert decision.change.estimate == pytest.approx(0.08)
