@@ -265,7 +265,7 @@ def test_normalisation_that_is_not_there_is_told() -> None:
 
     def doubts(policy: str, network: Network | None = None) -> list[str]:
         work = Workload.of(job(Case(ARCHITECTURE, policy, weights="none")))
-        return phases._without_effect(work, network or work.networks()[0])
+        return accuracy._without_effect(work, network or work.networks()[0])
 
     assert doubts("bn_only", plain) == told
     assert doubts("full", plain) == []
