@@ -54,7 +54,7 @@ def test_the_trimmed_interval_covers(shape: str, count: int) -> None:
     found = coverage(draw(np.random.default_rng(count), (REPEATS, count)), truth, 0.95)
     # Three standard errors of the simulation are 0.010. Two weaknesses are known: a skewed distribution, as of any t
     # interval of so few values; and two narrow modes, of which ten values lose one to trimming in 1 of 9 samples.
-    assert found > {"lognormal": 0.875, "bimodal": 0.87}.get(shape, 0.94)
+    assert found > {"lognormal": 0.905, "bimodal": 0.87}.get(shape, 0.94)
     assert found < 0.99
 
 
