@@ -142,9 +142,29 @@ def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effo
 
     def size(seconds: float) -> None:
         nonlocal calls
-        calls = max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+        calls = _calls_of_slice(seconds)
 
     return _run(take, instrument, effort, size)
+
+
+def warmed_slices(
+    call: Callable[[], object], instrument: Instrument, seconds: float
+) -> tuple[Callable[[], float], WarmUp]:
+    """Warm a call up until it is steady, for slices that are then taken one by one, as `time_slices` takes them.
+
+    For two processes that take turns. Meanwhile `no_garbage_collection` is the caller's to enter.
+
+    Args:
+        call: what is timed.
+        instrument: the clock and the wait.
+        seconds: the longest that the warm-up may take.
+
+    Returns:
+        A function that takes one slice and returns its seconds a call, and how the warm-up ended.
+    """
+    warm_up, median = _warm_up(lambda: [_timed(call, instrument, 1)], instrument.clock, seconds)
+    calls = _calls_of_slice(median)
+    return (lambda: _timed(call, instrument, calls)[0]), warm_up
 
 
 def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
@@ -177,9 +197,14 @@ def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument
 
     def size(seconds: float) -> None:
         nonlocal calls
-        calls = max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+        calls = _calls_of_slice(seconds)
 
     return _run(take, instrument, effort, size, tuple(parts))
+
+
+def _calls_of_slice(seconds: float) -> int:
+    """How many calls of that length a slice has."""
+    return max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
 
 
 # Seconds of the whole call by the host's clock, then by the device's or of each part.
@@ -215,7 +240,7 @@ def _run(
         size: told how long a call takes once it is warm.
         parts: names of what the samples hold besides the whole; without any it is the device's time.
     """
-    with _no_garbage_collection():
+    with no_garbage_collection():
         warm_up, median = _warm_up(take, instrument.clock, effort.seconds)
         size(median)
         kept, ended, throttled = _sample(take, instrument, effort)
@@ -296,7 +321,7 @@ def _half_width(values: Sequence[float]) -> float | None:
     return width / interval.estimate if interval.estimate and math.isfinite(width) else None
 
 
-class _no_garbage_collection:  # noqa: N801 - used like a function
+class no_garbage_collection:  # noqa: N801 - used like a function
     """Keep Python's cycle collector out of the samples, as timeit does."""
 
     def __enter__(self) -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -36,6 +37,9 @@ _ENVIRONMENT = {
     # numpy's own BLAS would start threads at import, and a process with threads must not be forked.
     "OPENBLAS_NUM_THREADS": "1",
 }
+
+# However slowly a system gives the memory of a killed process back.
+_KILLED_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,20 @@ class Worker:
         phases: module whose public functions are the phases; each takes a job and a progress callback and returns
             a dictionary that JSON can hold.
         environment: variables set besides the pinned ones.
+        folder: where the interpreter starts, and where it looks for modules first; None is here.
     """
 
     def __init__(
-        self, threads: int = 0, phases: str = "fashiontl.phases", environment: Mapping[str, str] | None = None
+        self,
+        threads: int = 0,
+        phases: str = "fashiontl.phases",
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.threads = threads or usable_cores()
         self._phases = phases
         self._environment = dict(environment or {})
+        self._start_folder = folder
         self._server: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="fashiontl-")
         self._jobs = 0
@@ -101,6 +111,32 @@ class Worker:
         Raises:
             FashiontlError: the server itself cannot start.
         """
+        running = self.begin(phase, job)
+        deadline = time.monotonic() + timeout
+        try:
+            while isinstance(said := running.next(deadline), str):
+                progress(said)
+            if said is not None:
+                return said
+            if not running.kill():
+                self.close()
+        except BaseException:
+            # An interrupt must not leave a process behind that slows what is measured next.
+            running.kill()
+            self.close()
+            raise
+        return Outcome("timeout", f"{phase} took longer than {timeout:g} s; raise it with --set timeout=SECONDS", {})
+
+    def begin(self, phase: str, job: Mapping[str, Any]) -> "Running":
+        """Begin one phase in a fresh process; the next may begin when it has ended.
+
+        Args:
+            phase: name of a function in the phases' module.
+            job: its argument; must be JSON.
+
+        Raises:
+            FashiontlError: the server itself cannot start.
+        """
         server = self._start()
         self._jobs += 1
         result = Path(self._folder.name) / f"{self._jobs}.json"
@@ -115,31 +151,7 @@ class Worker:
         assert server.stdin is not None
         server.stdin.write(json.dumps(request).encode() + b"\n")
         server.stdin.flush()
-        deadline = time.monotonic() + timeout
-        child = 0
-        timed_out = False
-        try:
-            while True:
-                message = self._read(server, deadline if not timed_out else time.monotonic() + 30)
-                if message is None:
-                    timed_out = True
-                    _kill(child)
-                elif "pid" in message:
-                    child = message["pid"]
-                elif "progress" in message:
-                    progress(message["progress"])
-                else:
-                    break
-        except BaseException:
-            # An interrupt must not leave a process behind that slows what is measured next.
-            _kill(child)
-            self.close()
-            raise
-        if timed_out:
-            return Outcome(
-                "timeout", f"{phase} took longer than {timeout:g} s; raise it with --set timeout=SECONDS", {}
-            )
-        return _outcome(phase, message, result, log)
+        return Running(partial(self._read, server), phase, result, log)
 
     def close(self) -> None:
         """End the server and forget its files."""
@@ -169,6 +181,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._error_log().open("wb"),
             env={**environment, **self._environment},
+            cwd=self._start_folder,
         )
         if (self._read(self._server, time.monotonic() + 120) or {}).get("ready") is not True:
             self._server.kill()
@@ -194,6 +207,51 @@ class Worker:
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+class Running:
+    """A phase that has begun; `Worker.begin` makes it.
+
+    Args:
+        read: the server's next message, None at a deadline.
+        phase: its name.
+        result: file that the phase leaves.
+        log: file of what it prints.
+    """
+
+    def __init__(self, read: Callable[[float], dict[str, Any] | None], phase: str, result: Path, log: Path) -> None:
+        self._read = read
+        self._phase = phase
+        self._files = (result, log)
+        self._child = 0
+        self._ended: Outcome | None = None
+
+    def next(self, deadline: float) -> str | Outcome | None:
+        """The next line that the phase reports, or how it ended; None when there is none of both at a deadline.
+
+        Args:
+            deadline: by `time.monotonic`.
+        """
+        while self._ended is None:
+            message = self._read(deadline)
+            if message is None:
+                return None
+            if "pid" in message:
+                self._child = message["pid"]
+            elif "progress" in message:
+                return str(message["progress"])
+            else:
+                self._ended = _outcome(self._phase, message, *self._files)
+        return self._ended
+
+    def kill(self) -> bool:
+        """End the process, if it has not ended, and wait until it has; False when it does not end."""
+        deadline = time.monotonic() + _KILLED_WITHIN
+        while self._ended is None and time.monotonic() < deadline:
+            _kill(self._child)
+            # Its id may be among the messages that have not been read.
+            self.next(min(deadline, time.monotonic() + 1))
+        return self._ended is not None
 
 
 def _kill(child: int) -> None:

@@ -5,18 +5,22 @@ A phase takes a job (what `fashiontl.measure` wrote) and a progress callback, an
 
 from fashiontl.phases.accuracy import pretrain, train
 from fashiontl.phases.box import device, noise, peak, self_test, variant
+from fashiontl.phases.identity import identity
+from fashiontl.phases.slices import slices
 from fashiontl.phases.speed import inference, step
 from fashiontl.phases.sweeping import sweep
 from fashiontl.phases.traces import profile
 
 __all__ = [
     "device",
+    "identity",
     "inference",
     "noise",
     "peak",
     "pretrain",
     "profile",
     "self_test",
+    "slices",
     "step",
     "sweep",
     "train",

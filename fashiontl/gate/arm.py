@@ -1,0 +1,366 @@
+"""An arm: one source tree, run by a fork server of its own that imports that tree and no other. No torch."""
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from fashiontl.case import Case, Settings
+from fashiontl.environment import PROTOCOL
+from fashiontl.errors import FashiontlError
+from fashiontl.extensions import configured, located
+from fashiontl.gate.raw import Arm as Name
+from fashiontl.gate.raw import Tree
+from fashiontl.gate.trees import Checkout
+from fashiontl.gate.verdict import Word
+from fashiontl.worker import Outcome, Progress, Running, Worker
+
+Kind = Literal["crashed", "timeout", "oom"]
+
+# Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
+_ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
+_IDENTITY_SECONDS = 300.0
+# A slice takes 20 ms, or one call; what takes this much longer hangs.
+_SLICE_SECONDS, _SLICE_FACTOR = 60.0, 20.0
+_END_SECONDS = 10.0
+# How a fashiontl without workers, without phases or without this one answers.
+_TOO_OLD = re.compile(r"No module named '?fashiontl\.(forkserver|phases)\b|has no attribute 'identity'")
+
+
+class IncomparableError(FashiontlError):
+    """The two trees cannot be compared at all.
+
+    Attributes:
+        word: what the whole gate says: `NO_BASELINE` or `CRASHED`.
+    """
+
+    def __init__(self, word: Word, message: str) -> None:
+        super().__init__(message)
+        self.word = word
+
+
+class StoppedError(Exception):
+    """The process of an arm ended, or was ended, before it had answered.
+
+    Attributes:
+        arm: whose it was.
+        kind: what happened to it.
+        reason: in a sentence.
+    """
+
+    def __init__(self, arm: Name, kind: Kind, reason: str) -> None:
+        super().__init__(reason)
+        self.arm = arm
+        self.kind = kind
+        self.reason = reason
+
+
+def failure_kind(outcome: Outcome) -> Kind:
+    """What a phase that is not `ok` comes down to."""
+    match outcome.status:
+        case "timeout" | "oom":
+            return outcome.status
+    return "crashed"
+
+
+class Arm:
+    """One of the two trees, and the processes that run it; use it as a context manager.
+
+    Args:
+        name: which of the two.
+        checkout: its tree.
+        other: the other arm's tree.
+        settings: how cases are run; threads are those of both arms.
+        cache: folder of the pretrained backbones.
+        extensions: modules and files with entries of the user's own, besides those that the tree's `pyproject.toml`
+            names; files are relative to the tree, or in the head's.
+    """
+
+    def __init__(
+        self,
+        name: Name,
+        checkout: Checkout,
+        other: Checkout,
+        settings: Settings,
+        cache: Path,
+        extensions: Sequence[str] = (),
+    ) -> None:
+        head = checkout if name == "head" else other
+        self.name = name
+        self._checkout = checkout
+        self._other = other
+        self._settings = settings
+        self._cache = cache
+        self._extensions = _extensions(checkout, head, extensions)
+        self._modules = _under_test(checkout.folder, self._extensions)
+        self._fields: dict[str, list[str]] = {}
+        path = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
+        self._worker = Worker(
+            settings.threads, environment={**_ENVIRONMENT, "PYTHONPATH": path}, folder=checkout.folder
+        )
+        self._pipes = tempfile.TemporaryDirectory(prefix="fashiontl-")
+        self._turns = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._worker.close()
+        self._pipes.cleanup()
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return self._worker.threads
+
+    def identify(self) -> Tree:
+        """Have a process of this arm prove what it imports.
+
+        Raises:
+            IncomparableError: it imports nothing, or another tree, or measures by another protocol.
+        """
+        answer = self._identity([], None)
+        if answer["protocol"] != PROTOCOL:
+            raise IncomparableError(
+                "NO_BASELINE",
+                f"{self._title} has protocol {answer['protocol']}, this fashiontl {PROTOCOL}: their numbers do not "
+                "mean the same; measure from the next commit on, or name a base that has it",
+            )
+        self._fields = answer["fields"]
+        paths = []
+        for module, file in answer["modules"].items():
+            path = Path(file).resolve()
+            if not path.is_relative_to(self._checkout.root):
+                raise IncomparableError(
+                    "CRASHED",
+                    f"{self._title}: expected {module} from {self._checkout.folder}, got {path}; take the other copy "
+                    "out of PYTHONPATH",
+                )
+            paths.append(str(path.relative_to(self._checkout.root)))
+        if answer["strangers"]:
+            raise IncomparableError(
+                "CRASHED",
+                f"{self._title} imports files of the other tree: {', '.join(answer['strangers'][:3])}; take it out of "
+                "PYTHONPATH, and import nothing by an absolute path",
+            )
+        if self.name == "head" and not paths:
+            raise FashiontlError(
+                f"expected something to compare in {self._checkout.folder}: the package fashiontl itself, or modules "
+                "that [tool.fashiontl] extensions = [...] in its pyproject.toml names; got neither; name them there"
+            )
+        checkout = self._checkout
+        return Tree(checkout.ref, checkout.commit, checkout.dirty, ", ".join(paths), answer["protocol"])
+
+    def lacks(self, cases: Sequence[Case]) -> dict[str, str]:
+        """Why cases are not in this tree, by their ids; those that are have no entry."""
+        answers = self._identity([asdict(case) for case in cases], None)["lacks"]
+        found = {}
+        for case, lack in zip(cases, answers, strict=True):
+            unknown = [*self._unknown("case", case), *self._unknown("settings", self._settings)]
+            reason = lack or (f"{self.name} does not know {' and '.join(unknown)}" if unknown else "")
+            if reason:
+                found[case.id] = reason
+        return found
+
+    def expand(self, matrix: Mapping[str, Any]) -> list[Case]:
+        """The cases that options mean in this tree; none where they name what it does not have.
+
+        Args:
+            matrix: `axes` (the fields of `fashiontl.options.Axes`), `preset` and `assignments`.
+        """
+        known = {field.name for field in fields(Case)}
+        found = self._identity([], matrix)["matrix"]
+        return [Case(**case) for case in found if case.keys() <= known]
+
+    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
+        """Run a phase of a case in a fresh process."""
+        return self._worker.run(phase, self._job(case, settings, **more), settings.timeout, progress)
+
+    def ask(self, phase: str, job: Mapping[str, Any]) -> Outcome:
+        """Run a phase that is about the machine."""
+        return self._worker.run(phase, job, _IDENTITY_SECONDS)
+
+    def turns(self, case: Case) -> "Turns":
+        """Begin a fresh process of a case that waits for its turns.
+
+        Raises:
+            StoppedError: it cannot begin.
+        """
+        self._turns += 1
+        pipe = Path(self._pipes.name) / str(self._turns)
+        os.mkfifo(pipe)
+        # For reading too, so that opening waits for nobody, and writing to a process that has ended is no error.
+        commands = os.open(pipe, os.O_RDWR)
+        try:
+            job = self._job(case, self._settings, commands=str(pipe), other=str(self._other.root))
+            return Turns(self.name, self._worker.begin("slices", job), commands, self._settings.timeout)
+        except FashiontlError as error:
+            os.close(commands)
+            raise StoppedError(self.name, "crashed", str(error)) from error
+
+    @property
+    def _title(self) -> str:
+        return f"{self.name} ({self._checkout.ref})"
+
+    def _identity(self, cases: list[dict[str, Any]], matrix: Mapping[str, Any] | None) -> dict[str, Any]:
+        job = {
+            "extensions": self._extensions,
+            "modules": self._modules,
+            "other": str(self._other.root),
+            "cases": cases,
+            "matrix": matrix,
+        }
+        try:
+            outcome = self._worker.run("identity", job, _IDENTITY_SECONDS)
+        except FashiontlError as error:
+            outcome = Outcome("crashed", str(error), {})
+        if outcome.status == "ok":
+            return outcome.value
+        if _TOO_OLD.search(outcome.reason):
+            raise IncomparableError(
+                "NO_BASELINE",
+                f"{self._title} has a fashiontl from before the gate, which cannot take part in it: measure from the "
+                "next commit on, or name a base that has it",
+            )
+        raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}")
+
+    def _unknown(self, kind: str, values: Case | Settings) -> list[str]:
+        """What of a case or settings this tree has no name for, where that is not at its default."""
+        return [
+            f"{field.name}={getattr(values, field.name)}"
+            for field in fields(values)
+            if field.name not in self._fields[kind] and getattr(values, field.name) != field.default
+        ]
+
+    def _job(self, case: Case, settings: Settings, **more: Any) -> dict[str, Any]:
+        """As this tree's phases take it: a field that it does not know is at its default, which is what it does."""
+        known = {
+            kind: {name: value for name, value in asdict(values).items() if name in self._fields[kind]}
+            for kind, values in (("case", case), ("settings", settings))
+        }
+        return {**known, "cache": str(self._cache), "extensions": self._extensions, **more}
+
+
+class Turns:
+    """A process of an arm that times a slice when it is told to, and sleeps otherwise; use it as a context manager.
+
+    Args:
+        arm: whose.
+        running: the phase.
+        commands: descriptor of its pipe, which is closed at the end.
+        timeout: seconds that building and warming up may take.
+    """
+
+    def __init__(self, arm: Name, running: Running, commands: int, timeout: float) -> None:
+        self._arm = arm
+        self._running = running
+        self._commands = commands
+        self._timeout = timeout
+        self._usual: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._commands)
+        if error is None:
+            with suppress(StoppedError):
+                self._wait("ending", _END_SECONDS)
+        self._running.kill()
+
+    def warm(self, metric: str) -> bool:
+        """Build what a metric times and warm it up; whether it became steady.
+
+        Raises:
+            StoppedError: the process ended, or took too long.
+        """
+        return bool(self._ask(f"warm {metric}", self._timeout)["steady"])
+
+    def slice(self, metric: str) -> tuple[float, bool]:
+        """Time one slice: seconds a call, and whether the machine was throttled meanwhile.
+
+        Raises:
+            StoppedError: the process ended, or took too long.
+        """
+        begun = time.monotonic()
+        limit = self._timeout
+        if metric in self._usual:
+            limit = min(limit, _SLICE_SECONDS + _SLICE_FACTOR * self._usual[metric])
+        answer = self._ask(f"slice {metric}", limit)
+        self._usual.setdefault(metric, time.monotonic() - begun)
+        return float(answer["seconds"]), bool(answer["throttled"])
+
+    def _ask(self, command: str, timeout: float) -> dict[str, Any]:
+        os.write(self._commands, f"{command}\n".encode())
+        answer: dict[str, Any] = json.loads(self._wait(command, timeout))
+        return answer
+
+    def _wait(self, what: str, timeout: float) -> str:
+        said = self._running.next(time.monotonic() + timeout)
+        if said is None:
+            raise StoppedError(self._arm, "timeout", f"{what} took longer than {timeout:g} s")
+        if isinstance(said, Outcome):
+            raise StoppedError(self._arm, failure_kind(said), said.reason or f"{what}: the process ended")
+        return said
+
+
+def search_path(checkout: Checkout, head: Checkout, inherited: str) -> str:
+    """PYTHONPATH of an arm: its tree, the tree's `src`, and what was there, moved from the head's tree into this one.
+
+    Args:
+        checkout: the arm's tree.
+        head: the head's, which the caller's own path may name.
+        inherited: that path.
+    """
+    entries = [checkout.folder, checkout.folder / "src"]
+    for text in inherited.split(os.pathsep):
+        entry = Path(text).expanduser()
+        if entry.is_absolute() and entry.resolve().is_relative_to(head.root):
+            entry = checkout.root / entry.resolve().relative_to(head.root)
+        entries += [entry] if text else []
+    return os.pathsep.join(dict.fromkeys(str(entry) for entry in entries if entry.name != "src" or entry.is_dir()))
+
+
+def _extensions(checkout: Checkout, head: Checkout, named: Sequence[str]) -> list[str]:
+    """The extensions of a tree: its own, and those named, without the ones that only the head has."""
+    moved = []
+    for name in named:
+        path = Path(name).expanduser()
+        inside = name.endswith(".py") and path.is_absolute() and path.resolve().is_relative_to(head.folder)
+        moved.append(str(path.resolve().relative_to(head.folder)) if inside else name)
+    here = [
+        name
+        for name in moved
+        if _file(checkout.folder, name) is not None or _file(head.folder, name) is None or checkout is head
+    ]
+    return list(dict.fromkeys([*configured(checkout.folder), *located(here, checkout.folder)]))
+
+
+def _under_test(folder: Path, extensions: Sequence[str]) -> list[str]:
+    """Names of the modules that are in a tree, and so must be imported from there."""
+    return [
+        Path(name).stem if name.endswith(".py") else name
+        for name in ("fashiontl", *extensions)
+        if _file(folder, name) is not None
+    ]
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Where a module, or a file by its path, is in a tree."""
+    if name.endswith(".py"):
+        path = (folder / name).resolve()
+        return path if path.is_file() and path.is_relative_to(folder) else None
+    parts = Path(*name.split("."))
+    files = (start / end for start in (folder, folder / "src") for end in (f"{parts}.py", parts / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)

@@ -1,0 +1,139 @@
+"""The two source trees that a gate compares: the working tree, and the base as a worktree of git. No torch."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fashiontl.errors import FashiontlError
+
+HEAD_REF = "working tree"
+# A checkout of a large repository on a slow disk; no command here asks a network.
+_TIMEOUT = 600.0
+# Set in git's hooks; they would turn every command to another repository or index.
+_REDIRECTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A source tree.
+
+    Attributes:
+        ref: as it was asked for; `working tree` for the head.
+        commit: full SHA-1.
+        dirty: whether tracked files, those below `results` aside, differ from the commit.
+        root: folder of the whole tree, without symbolic links.
+        folder: the one in it that the gate was called for: the root, or the folder of a project below it.
+    """
+
+    ref: str
+    commit: str
+    dirty: bool
+    root: Path
+    folder: Path
+
+
+def working_tree(folder: Path) -> Checkout:
+    """The tree that a folder is in, as it is.
+
+    Raises:
+        FashiontlError: it is in no git repository, or in one without a commit, or git is missing.
+    """
+    root = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+    commit = _commit(folder, "HEAD")
+    if commit is None:
+        raise FashiontlError(f"expected a repository with a commit to compare with, got {root} without one; commit")
+    # As in a record's environment: untracked files do not count, nor do results that runs rewrite.
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+    return Checkout(HEAD_REF, commit, bool(changes), root, folder.resolve())
+
+
+@contextmanager
+def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
+    """A worktree of a commit in a temporary folder, removed at the end, also when that is an interrupt.
+
+    What git does not keep is not in it: files that are ignored, such as compiled extensions, and submodules.
+
+    Args:
+        head: in whose repository the commit is looked for.
+        ref: names it.
+
+    Raises:
+        FashiontlError: there is no such commit here, or it lacks the head's folder.
+    """
+    commit = _commit(head.root, ref)
+    if commit is None:
+        raise FashiontlError(_unknown_ref(head.root, ref))
+    parent = Path(tempfile.mkdtemp(prefix="fashiontl-base-")).resolve()
+    root = parent / "tree"
+    try:
+        # A repository's own hook may build or install things after a checkout.
+        quiet = ("-c", f"core.hooksPath={os.devnull}")
+        _git(head.root, *quiet, "worktree", "add", "--quiet", "--detach", str(root), commit)
+        folder = root / head.folder.relative_to(head.root)
+        if not folder.is_dir():
+            raise FashiontlError(
+                f"expected the folder {head.folder.relative_to(head.root)} in {ref}, got none; "
+                "name a later base, or call the gate in a folder that both have"
+            )
+        yield Checkout(ref, commit, dirty=False, root=root, folder=folder)
+    finally:
+        _remove(head.root, root, parent)
+
+
+def _remove(repository: Path, root: Path, parent: Path) -> None:
+    try:
+        _run(repository, "worktree", "remove", "--force", str(root))
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+        # Only where the first did not: git then still lists a worktree whose folder is gone.
+        if str(root) in _run(repository, "worktree", "list", "--porcelain").stdout:
+            _run(repository, "worktree", "prune")
+
+
+def _unknown_ref(root: Path, ref: str) -> str:
+    if _run(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        step = "this clone is shallow: git fetch --unshallow, or fetch-depth: 0 in a workflow's actions/checkout"
+    else:
+        remote, _, branch = ref.partition("/")
+        step = f"git fetch {remote} {branch}" if branch else "git fetch"
+    return f"expected --base to name a commit of {root}, got {ref!r}, which git does not know here; {step}"
+
+
+def _commit(folder: Path, ref: str) -> str | None:
+    """Full SHA-1 of the commit that a ref names; None when there is none."""
+    if ref.startswith("-"):
+        return None
+    return _run(folder, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").stdout.strip() or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What a command of git prints, which must not fail."""
+    done = _run(folder, *arguments)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        step = "call the gate inside a clone" if "not a git repository" in said else "see git's message"
+        raise FashiontlError(f"expected a git repository whose commits can be compared in {folder}, got {said}; {step}")
+    return done.stdout.strip()
+
+
+def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name not in _REDIRECTIONS}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+            env=environment,
+        )
+    except FileNotFoundError as error:
+        raise FashiontlError("expected git, which gives the gate its base, got none on PATH; install it") from error
+    except subprocess.TimeoutExpired as error:
+        raise FashiontlError(f"expected git {arguments[0]} to end within {_TIMEOUT:g} s, got no end; try it") from error

@@ -1,0 +1,134 @@
+"""What fresh processes of both arms count, and what they answer after training with the same seeds. No torch."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from fashiontl.case import Case, Settings
+from fashiontl.gate.arm import failure_kind
+from fashiontl.gate.limits import LIMITS, limit_of
+from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
+from fashiontl.options import SOURCE_TASKS
+from fashiontl.worker import Outcome, Progress
+
+_PHASES = ("inference", "step")
+# Only what is counted is kept, so the timing loops of these phases end as soon as they may.
+_SECONDS, _SAMPLES, _HALF_WIDTH = 0.02, 6, 1.0
+
+
+class Runs(Protocol):
+    """An arm that runs phases, as `fashiontl.gate.arm.Arm` does."""
+
+    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
+        """Run a phase of a case in a fresh process."""
+
+
+def as_timed(case: Case) -> Case:
+    """The same network from a random start where its weights would have to be trained first: it is as fast."""
+    return replace(case, weights="none") if case.weights in SOURCE_TASKS else case
+
+
+def count(
+    arms: Mapping[Arm, Runs], case: Case, settings: Settings, progress: Progress
+) -> tuple[list[Counts], list[Failure]]:
+    """Parameters, FLOPs and peak memory of a case, from as many processes of each arm as the limits ask for.
+
+    Returns:
+        One entry a metric that any arm tells, and a failure for each arm that could not be run; nothing more is run
+        then.
+    """
+    brief = replace(settings, seconds=_SECONDS, samples=_SAMPLES, half_width=_HALF_WIDTH)
+    metrics = [limit.metric for limit in LIMITS.values() if limit.kind in {"exact", "size"}]
+    repeats = max(limit.repeats for metric in metrics if (limit := limit_of(case.id, metric)))
+    values: dict[str, dict[Arm, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
+    failures: list[Failure] = []
+    for repeat in range(repeats):
+        for arm in _order(repeat):
+            for phase in _PHASES:
+                progress(f"{case.id}: {phase} of {arm}, {repeat + 1} of {repeats}")
+                outcome = arms[arm].run(phase, as_timed(case), brief, progress)
+                if outcome.status != "ok":
+                    failures.append(_failure(case, arm, outcome))
+                    break
+                for metric in metrics:
+                    if outcome.value.get(metric) is not None:
+                        values[metric][arm].append(float(outcome.value[metric]))
+        if failures:
+            break
+    return [
+        Counts(case.id, metric, tuple(found["base"]), tuple(found["head"])) for metric, found in values.items()
+    ], failures
+
+
+def answer(
+    arms: Mapping[Arm, Runs], case: Case, settings: Settings, progress: Progress
+) -> tuple[Answers | None, list[Failure]]:
+    """Train and test a case in both arms with the same seeds: the first, and if anything differs, as many as judge it.
+
+    Backbones that are trained here first are the base's in both arms, so that they start from the same weights.
+
+    Returns:
+        None with a failure for each arm that could not be run, or was not given the base's images.
+    """
+    more: dict[str, Any] = {}
+    if case.weights in SOURCE_TASKS:
+        outcome = arms["base"].run("pretrain", case, settings, progress)
+        if outcome.status != "ok":
+            return None, [_failure(case, "base", outcome)]
+        more["checkpoints"] = outcome.value["checkpoints"]
+    seeds = max(settings.seeds, LIMITS["accuracy"].repeats)
+    pairs: tuple[SeedPair, ...] = ()
+    for number in (1, seeds):
+        found: dict[Arm, Outcome] = {}
+        for arm in _order(0):
+            progress(f"{case.id}: training {arm} with {number} of {seeds} seeds")
+            found[arm] = arms[arm].run("train", case, replace(settings, seeds=number), progress, **more)
+        failures = [_failure(case, arm, outcome) for arm, outcome in found.items() if outcome.status != "ok"]
+        base, head = found["base"].value, found["head"].value
+        if not failures and base["data"]["sha256"] != head["data"]["sha256"]:
+            reason = (
+                f"expected the images of the base, SHA-256 {base['data']['sha256'][:12]}, got "
+                f"{head['data']['sha256'][:12]}: answers to other images cannot be paired"
+            )
+            failures = [Failure(case.id, "head", "crashed", reason)]
+        if failures:
+            return None, failures
+        pairs = tuple(_pair(seed, base, head) for seed in range(number))
+        if all(
+            (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head) for pair in pairs
+        ):  # fmt: skip
+            break
+    return Answers(case.id, pairs), []
+
+
+def _pair(seed: int, base: Mapping[str, Any], head: Mapping[str, Any]) -> SeedPair:
+    return SeedPair(
+        seed=seed,
+        weights_base=_digest(base["trained"][seed]),
+        weights_head=_digest(head["trained"][seed]),
+        right_base=base["right"][seed],
+        right_head=head["right"][seed],
+        answers_base=base["answers"][seed],
+        answers_head=head["answers"][seed],
+    )
+
+
+def _digest(trained: str | Mapping[str, str]) -> str:
+    """One SHA-256 for one network, or for those of a hybrid's members."""
+    return (
+        trained
+        if isinstance(trained, str)
+        else hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
+    )
+
+
+def _order(repeat: int) -> tuple[Arm, Arm]:
+    """Turns go ABBA here too."""
+    return ("head", "base") if repeat % 2 else ("base", "head")
+
+
+def _failure(case: Case, arm: Arm, outcome: Outcome) -> Failure:
+    return Failure(case.id, arm, failure_kind(outcome), outcome.reason)

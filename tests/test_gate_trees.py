@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+from gate_repository import git, repository
+
+from fashiontl.errors import FashiontlError
+from fashiontl.gate.trees import HEAD_REF, base_tree, working_tree
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(tmp_path_factory.mktemp("shared"), {"a.txt": "one", "below/b.txt": "two", "results/c.md": "x"})
+
+
+def worktrees(folder: Path) -> int:
+    return git(folder, "worktree", "list", "--porcelain").count("worktree ")
+
+
+def test_the_base_is_its_commit_and_the_head_is_as_it_is(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "one", {"a.txt": "one"})
+    (folder / "a.txt").write_text("two")
+    (folder / "new.txt").write_text("not tracked")
+    head = working_tree(folder)
+    sha = git(folder, "rev-parse", "HEAD")
+    assert (head.ref, head.commit, head.dirty, head.root) == (HEAD_REF, sha, True, folder.resolve())
+    with base_tree(head, "base") as base:
+        assert (base.ref, base.commit, base.dirty) == ("base", sha, False)
+        assert (base.folder / "a.txt").read_text() == "one"
+        assert not (base.folder / "new.txt").exists()
+        assert (head.folder / "a.txt").read_text() == "two"
+        assert worktrees(folder) == 2
+    assert not base.root.parent.exists()
+    assert worktrees(folder) == 1
+
+
+def test_results_and_new_files_make_no_tree_dirty(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "one", {"a.txt": "one", "results/leaderboard.md": "x"})
+    (folder / "results" / "leaderboard.md").write_text("y")
+    (folder / "new.txt").write_text("z")
+    assert working_tree(folder).dirty is False
+
+
+def test_a_project_below_the_root(shared: Path) -> None:
+    head = working_tree(shared / "below")
+    with base_tree(head, "HEAD") as base:
+        assert (head.root, head.folder) == (shared.resolve(), shared.resolve() / "below")
+        assert (base.folder / "b.txt").read_text() == "two"
+        assert base.folder == base.root / "below"
+
+
+def test_a_project_that_the_base_lacks(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "one", {"a.txt": "one"})
+    (folder / "fresh").mkdir()
+    with (
+        pytest.raises(FashiontlError, match="expected the folder fresh in base, got none; name a later base"),
+        base_tree(working_tree(folder / "fresh"), "base"),
+    ):
+        raise AssertionError
+    assert worktrees(folder) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_the_worktree_is_gone_whatever_happens(shared: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), base_tree(working_tree(shared), "base") as base:
+        raise error
+    assert not base.root.exists()
+    assert worktrees(shared) == 1
+
+
+def test_a_worktree_that_someone_removed_is_forgotten(shared: Path) -> None:
+    import shutil
+
+    with base_tree(working_tree(shared), "base") as base:
+        shutil.rmtree(base.root.parent)
+    assert worktrees(shared) == 1
+
+
+def test_a_hook_neither_runs_nor_redirects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = repository(tmp_path / "one", {"a.txt": "one"})
+    hook = folder / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    hook.chmod(0o755)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    with base_tree(working_tree(folder), "base") as base:
+        assert (base.root / "a.txt").exists()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("ref", "step"),
+    [
+        ("origin/main", "git fetch origin main"),
+        ("v1", "git fetch"),
+        ("--help", "git fetch"),
+        ("base:a.txt", "git fetch"),
+    ],
+)
+def test_an_unknown_ref_says_what_to_fetch(shared: Path, ref: str, step: str) -> None:
+    with pytest.raises(FashiontlError) as caught, base_tree(working_tree(shared), ref):
+        raise AssertionError
+    assert str(caught.value) == (
+        f"expected --base to name a commit of {shared.resolve()}, got {ref!r}, which git does not know here; {step}"
+    )
+
+
+def test_a_shallow_clone_says_how_to_deepen(shared: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{shared}", "clone")
+    with (
+        pytest.raises(FashiontlError, match="this clone is shallow: git fetch --unshallow"),
+        base_tree(working_tree(tmp_path / "clone"), "HEAD~1"),
+    ):
+        raise AssertionError
+
+
+def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(FashiontlError, match=r"got fatal: not a git repository.*; call the gate inside a clone"):
+        working_tree(tmp_path)
+
+
+def test_a_repository_without_a_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    with pytest.raises(FashiontlError, match="expected a repository with a commit to compare with"):
+        working_tree(tmp_path)
+
+
+def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FashiontlError, match="got none on PATH; install it"):
+        working_tree(tmp_path)
