@@ -3,6 +3,7 @@
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from fashiontl.gating import GatedCell
 from fashiontl.plugin import Cell
 from fashiontl.worker import Outcome
 
@@ -10,6 +11,11 @@ from fashiontl.worker import Outcome
 def test_cell(cell: Cell, benchmark: BenchmarkFixture) -> None:
     record = cell.measure()
     cell.replay(benchmark, record.values("latency"))
+
+
+def test_gate(gated_cell: GatedCell) -> None:
+    """With `--gate BASE` in place of the tests above: the cell is judged beside the same cell of that commit."""
+    gated_cell.judge()
 
 
 def test_unseen_device(unseen_device: Outcome) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fashiontl import __version__
 from fashiontl.errors import FashiontlError
+from fashiontl.gate.commands import add_baseline, add_gate, add_waive
+from fashiontl.progress import ProgressText
 
 if TYPE_CHECKING:
     from fashiontl.case import Case, Settings
@@ -80,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
     _add_results(board)
     board.set_defaults(run=_leaderboard)
+    add_gate(commands)
+    add_waive(commands)
+    add_baseline(commands)
     return parser
 
 
@@ -143,7 +148,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
         raise FashiontlError("\n".join(faults))
     check_cache()
-    with Worker() as worker, _Progress() as progress:
+    with Worker() as worker, ProgressText() as progress:
         reports = [examine(worker, name, progress, options.seconds) for name in names or seen_devices()]
         sections = equipment(worker, Path("results"), progress)
     text = (to_json if options.json else to_text)(reports, sections)
@@ -169,7 +174,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
     check_cache()
     check_folder(traces, "the trace", "--results")
     job = {"case": asdict(case), "settings": asdict(settings), "extensions": extensions, "traces": str(traces)}
-    with Worker(settings.threads) as worker, _Progress() as progress:
+    with Worker(settings.threads) as worker, ProgressText() as progress:
         for phase, question in (("device", {"device": case.device}), ("variant", job)):
             outcome = worker.run(phase, question, settings.timeout, progress)
             if reason := outcome.reason or outcome.value.get("absence"):
@@ -247,21 +252,6 @@ def _leaderboard(options: argparse.Namespace) -> _Answer:
 
 def _warn(fault: str) -> None:
     print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
-
-
-class _Progress:
-    """What is being done, on one line of the terminal that is rewritten and gone at the end; elsewhere nothing."""
-
-    def __enter__(self) -> Callable[[str], None]:
-        return self._write if sys.stderr.isatty() else lambda text: None
-
-    def __exit__(self, *unused: object) -> None:
-        if sys.stderr.isatty():
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class Measurer:
             schema=SCHEMA,
             id=case.id,
             run=self._run,
-            command=_command(),
+            command=command(),
             started=started.isoformat(timespec="seconds"),
             case=case,
             settings=self._settings,
@@ -239,7 +239,7 @@ def _skipped_where_absent(outcome: Outcome) -> Outcome:
     return Outcome("skipped", reason, outcome.value) if reason else outcome
 
 
-def _command() -> str:
+def command() -> str:
     """What was typed, whether a script was started or a module with `python -m`."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name

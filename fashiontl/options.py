@@ -42,6 +42,20 @@ _VARIANTS = {"precision": PRECISIONS, "memory_format": MEMORY_FORMATS, "executio
 # The task whose training made a backbone, for weights that are made here.
 SOURCE_TASKS = {"fashion6": "fashion6"}
 
+# What names each axis on a command line, for `--help`; the names are the fields of `Axes`.
+AXES = {
+    "arch": "architecture",
+    "policy": "freezing policy",
+    "device": "device: cpu, cuda, cuda:1, mps, xpu",
+    "task": "task; fashion10@25 takes 25 training images a class",
+    "weights": f"{', '.join(WEIGHTS)}, a published name, a checkpoint file or a folder of them",
+    "precision": ", ".join(PRECISIONS),
+    "memory_format": " or ".join(MEMORY_FORMATS),
+    "execution": f"{' or '.join(EXECUTIONS)}, torch.compile",
+    "image_size": "side of the images in pixels",
+    "batch": "images a step in the throughput measurements",
+}
+
 
 @dataclass(frozen=True)
 class Axes:

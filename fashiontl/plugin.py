@@ -10,25 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, PRESETS, Case
+from fashiontl import gating
+from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
 from fashiontl.extensions import configured, located
-from fashiontl.options import WEIGHTS, Axes, matrix
+from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
-
-AXES = {
-    "arch": "architecture",
-    "policy": "freezing policy",
-    "device": "device: cpu, cuda, cuda:1, mps, xpu",
-    "task": "task; fashion10@25 takes 25 training images a class",
-    "weights": f"{', '.join(WEIGHTS)}, a published name, a checkpoint file or a folder of them",
-    "precision": ", ".join(PRECISIONS),
-    "memory_format": " or ".join(MEMORY_FORMATS),
-    "execution": f"{' or '.join(EXECUTIONS)}, torch.compile",
-    "image_size": "side of the images in pixels",
-    "batch": "images a step in the throughput measurements",
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
     group.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
     group.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
+    gating.add_options(group)
 
 
 @dataclass
@@ -98,6 +87,7 @@ class Run:
         self.line = ProgressLine(config)
         # Ids of the tests that the progress line has reported.
         self.reported: set[str] = set()
+        self.gate: gating.GatedSession | None = None
         self._own: dict[str, Any] | None = None
         self._measurer: Any = None
         self._worker: Any = None
@@ -212,6 +202,14 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 
 
 @pytest.fixture
+def gated_cell(request: pytest.FixtureRequest) -> gating.GatedCell:
+    """One cell of the matrix beside the same cell of the gate's base."""
+    gate = request.config.stash[_RUN].gate
+    assert gate is not None, "the plug-in makes it when tests have been collected"
+    return gating.GatedCell(request.param, gate)
+
+
+@pytest.fixture
 def unseen_device(request: pytest.FixtureRequest) -> Any:
     """The worker's answer about a kind of device that this machine does not seem to have."""
     return request.config.stash[_RUN].measurer.device(request.param)
@@ -232,15 +230,20 @@ def _unseen(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
-    """Leave the test of unseen devices out when there are none; pytest would make a skip of it."""
-    asked = inspect.isfunction(obj) and "unseen_device" in inspect.signature(obj).parameters
-    return [] if asked and not _unseen(collector.config) else None
+    """Leave out tests that this session has no use for; pytest would make skips of them."""
+    fixtures = inspect.signature(obj).parameters if inspect.isfunction(obj) else {}
+    gated = bool(collector.config.option.gate)
+    idle = {"unseen_device": gated or not _unseen(collector.config), "cell": gated, "gated_cell": not gated}
+    return [] if any(idle.get(name) for name in fixtures) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     if "unseen_device" in metafunc.fixturenames:
         metafunc.parametrize("unseen_device", _unseen(metafunc.config), indirect=True)
+    if "gated_cell" in metafunc.fixturenames:
+        cases = metafunc.config.stash[_RUN].cases
+        metafunc.parametrize("gated_cell", cases, ids=[case.id for case in cases], indirect=True)
     if "cell" not in metafunc.fixturenames:
         return
     parameters = []
@@ -254,6 +257,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
     run = session.config.stash[_RUN]
+    if session.config.option.gate:
+        run.gate = _gated_session(session, run)
     calls: list[Any] = [item for item in session.items if "cell" in getattr(item, "fixturenames", ())]
     if calls and not session.config.option.collectonly:
         ids = [item.callspec.params["cell"].case.id for item in calls]
@@ -269,6 +274,24 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
     run = node.config.stash[_RUN]
     if any(test.endswith(f"[{case.id}]") for case in run.cases for test in ids):
         _check_writable(run)
+
+
+def _gated_session(session: pytest.Session, run: Run) -> gating.GatedSession:
+    option = session.config.option
+    if getattr(option, "numprocesses", None) or hasattr(session.config, "workerinput"):
+        pytest.exit("\nexpected the gate in one process, got pytest-xdist's -n; leave it out", returncode=2)
+    gated: list[Any] = [item for item in session.items if "gated_cell" in getattr(item, "fixturenames", ())]
+    return gating.GatedSession(
+        option.gate,
+        [item.callspec.params["gated_cell"] for item in gated],
+        run.settings,
+        run.results,
+        option.fashiontl_plugin,
+        60 * option.gate_budget,
+        option.gate_accuracy,
+        Path(option.gate_json) if option.gate_json else None,
+        run.line.say,
+    )
 
 
 def _check_writable(run: Run) -> None:
@@ -296,13 +319,21 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the worker before pytest waits for its children."""
-    session.config.stash[_RUN].close()
+    """End the worker before pytest waits for its children; the gate's exit code is pytest's."""
+    run = session.config.stash[_RUN]
+    run.close()
+    if run.gate is not None and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        session.exitstatus = run.gate.exit_code or session.exitstatus
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
     run = config.stash[_RUN]
+    if run.gate is not None and run.gate.verdict is not None:
+        from fashiontl.gate import report
+
+        terminalreporter.section("fashiontl gate")
+        terminalreporter.write_line(report.terminal(run.gate.verdict))
     if not run.begun or not run.path.exists():
         return
     from fashiontl.leaderboard import summary, write

@@ -1,11 +1,13 @@
 """What a person sees while cases run: which one, what it is doing, and about how long is left."""
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 
 class ProgressLine:
@@ -19,7 +21,7 @@ class ProgressLine:
         clock: seconds.
     """
 
-    def __init__(self, config: pytest.Config, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: "pytest.Config", clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
         self.expected = 0
@@ -31,6 +33,10 @@ class ProgressLine:
     def expect(self, count: int) -> None:
         """Say how many cases there will be."""
         self.expected = count
+
+    def say(self, text: str) -> None:
+        """Show what is being done when that is no case of its own."""
+        self._write(text, keep=False)
 
     def begin(self, case_id: str) -> None:
         """A case starts."""
@@ -70,6 +76,21 @@ class ProgressLine:
             if keep:
                 reporter._tw.line()
         return True
+
+
+class ProgressText:
+    """What is being done, on one line of the terminal that is rewritten and gone at the end; elsewhere nothing."""
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._write if sys.stderr.isatty() else lambda text: None
+
+    def __exit__(self, *unused: object) -> None:
+        if sys.stderr.isatty():
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

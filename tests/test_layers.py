@@ -26,7 +26,7 @@ LAYERS = (
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
     ("gate",),
-    ("doctor",),
+    ("doctor", "gating"),
     ("plugin", "cli"),
 )
 TORCH_FREE = (

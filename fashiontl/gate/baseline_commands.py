@@ -17,6 +17,7 @@ from fashiontl.gate.baselines import (
     group,
     independent,
     is_sound,
+    newest_run,
     read_baselines,
 )
 from fashiontl.gate.limits import LIMITS
@@ -38,7 +39,7 @@ def add(results: Path, run: Path | None = None) -> str:
     Raises:
         FashiontlError: there is no run, it cannot be read whole, holds nothing sound, or is a baseline already.
     """
-    path = run or _newest_run(results)
+    path = run or newest_run(results)
     records, faults = read_file(path)
     if faults:
         raise FashiontlError("\n".join(faults))
@@ -129,17 +130,6 @@ def prune(results: Path, keep: int, *, yes: bool = False) -> str:
     elif not yes:
         lines.append("nothing was removed; repeat it with --yes")
     return "\n".join([*lines, *(f"not read: {fault}" for fault in found.faults)])
-
-
-def _newest_run(results: Path) -> Path:
-    # A run's name begins with its time.
-    paths = sorted((results / "runs").glob("*/*.jsonl"), key=lambda path: path.name)
-    if not paths:
-        raise FashiontlError(
-            f"expected runs under {results / 'runs'}, got none; run pytest bench/ --results {results} first, or name a "
-            "run with --run FILE"
-        )
-    return paths[-1]
 
 
 def _remove(path: Path) -> None:

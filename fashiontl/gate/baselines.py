@@ -91,6 +91,22 @@ def read_baselines(results: Path) -> Baselines:
     return Baselines(tuple(sorted(found, key=lambda each: (each.machine, each.time, each.run))), tuple(faults))
 
 
+def newest_run(results: Path) -> Path:
+    """The newest run of the results.
+
+    Raises:
+        FashiontlError: there is none.
+    """
+    # A run's name begins with its time.
+    paths = sorted((results / "runs").glob("*/*.jsonl"), key=lambda path: path.name)
+    if not paths:
+        raise FashiontlError(
+            f"expected runs under {results / 'runs'}, got none; run pytest bench/ --results {results} first, or name a "
+            "run with --run FILE"
+        )
+    return paths[-1]
+
+
 def baseline_of(records: Sequence[Record]) -> Baseline:
     """The baseline of a run's records on one machine; those that are not sound are left out.
 

@@ -143,7 +143,7 @@ def next_steps(verdict: Verdict) -> list[tuple[str, str]]:
 
 def _waive(findings: Sequence[Finding]) -> str:
     what = f"--cell {_quoted(findings[0].cell)} --metric {_quoted(findings[0].metric)}"
-    return f"fashiontl gate waive {what} --owner YOU --reason WHY --expires YYYY-MM-DD"
+    return f"fashiontl waive {what} --owner YOU --reason WHY --expires YYYY-MM-DD"
 
 
 def _head_to_head(findings: Sequence[Finding], verdict: Verdict) -> tuple[str, str]:

@@ -1,0 +1,162 @@
+"""The gate's commands from options to exit codes; measuring is replaced, tests/test_gate_runner.py has it."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_raws import CELL, finding, raw, verdict
+from records import matrix
+
+from fashiontl import cli
+from fashiontl.gate import commands, rawfile
+from fashiontl.gate.arm import IncomparableError
+from fashiontl.gate.runner import Order
+from fashiontl.gate.verdict import EXIT_CODES, Verdict
+from fashiontl.record import RunFile
+
+GATE = ["gate", "--base", "main", "--arch", "resnet18", "--policy", "full", "--device", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Callable[[Verdict], list[tuple[str, Order]]]:
+    """Have the measuring part answer with a verdict; what it was asked is kept."""
+
+    def answer(made: Verdict) -> list[tuple[str, Order]]:
+        asked: list[tuple[str, Order]] = []
+
+        def compare(base: str, order: Order, *_: Any) -> Verdict:
+            asked.append((base, order))
+            return made
+
+        monkeypatch.setattr(commands, "compare", compare)
+        return asked
+
+    return answer
+
+
+def whole(word: Any) -> Verdict:
+    return verdict(finding(word=word), word=word, exit_code=EXIT_CODES[word])
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [("PASS", 0), ("REGRESSED", 1), ("INCONCLUSIVE", 10), ("MISSING", 12), ("CRASHED", 12)]
+)
+def test_the_exit_code_is_the_verdicts(
+    here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str], word: Any, code: int
+) -> None:
+    del here
+    asked = compared(whole(word))
+    assert cli.main(GATE) == code
+    assert word in capsys.readouterr().out
+    ((base, order),) = asked
+    assert (base, [case.id for case in order.cases]) == ("main", [CELL])
+    assert order.matrix is not None
+    assert order.matrix["axes"]["arch"] == ["resnet18"]
+
+
+def test_all_reports_are_written(here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    compared(verdict(finding()))
+    files = ["--json", "gate.json", "--markdown", "gate.md", "--junit", "gate.xml"]
+    assert cli.main([*GATE, *files, "--accuracy", "--budget", "2"]) == 1
+    capsys.readouterr()
+    assert (here / "gate.md").read_text().startswith("<!-- fashiontl gate -->")
+    assert ET.parse(here / "gate.xml").getroot().tag in {"testsuite", "testsuites"}
+    assert rawfile.read(here / "gate.json") == verdict(finding()).raw
+
+
+def test_inconclusive_can_be_let_pass_and_is_still_said(
+    here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del here
+    compared(whole("INCONCLUSIVE"))
+    assert cli.main([*GATE, "--inconclusive", "warn"]) == 0
+    shown = capsys.readouterr().out
+    assert "INCONCLUSIVE" in shown
+    assert "let pass" in shown
+    compared(verdict(finding()))
+    assert cli.main([*GATE, "--inconclusive", "warn"]) == 1, "nothing else is let pass"
+
+
+def test_what_cannot_be_compared_has_its_own_code(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del here
+
+    def compare(*_: Any) -> Verdict:
+        raise IncomparableError("NO_BASELINE", "base has protocol 1, this fashiontl 2")
+
+    monkeypatch.setattr(commands, "compare", compare)
+    assert cli.main(GATE) == 11
+    assert capsys.readouterr().out == "NO_BASELINE: base has protocol 1, this fashiontl 2\n"
+
+
+def test_a_replay_says_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rawfile.write(raw(), here / "gate.json")
+    assert cli.main(["gate", "--replay", "gate.json"]) == 12
+    first = capsys.readouterr().out
+    assert "SIGSEGV in the forward pass" in first
+    assert cli.main(["gate", "--replay", "gate.json", "--json", "again.json"]) == 12
+    assert capsys.readouterr().out == first
+    assert (here / "again.json").read_text() == (here / "gate.json").read_text()
+
+
+def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = here / "results" / "runs" / "machine" / "run.jsonl"
+    for record in matrix()[:2]:
+        RunFile(path).append(record)
+    assert cli.main(["gate", "--stored"]) == 11
+    assert "fashiontl baseline add" in capsys.readouterr().out
+    assert cli.main(["baseline", "add"]) == 0
+    assert cli.main(["baseline", "list"]) == 0
+    assert cli.main(["baseline", "show"]) == 0
+    assert cli.main(["baseline", "prune", "--keep", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 cells" in shown
+    assert cli.main(["baseline", "add"]) == 2
+    assert "baseline already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected one of --base REF, --stored and --replay FILE, got none"),
+        (["--base", "main", "--stored"], "got --base and --stored"),
+        (["--replay", "nowhere.json"], "nowhere.json"),
+        (["--stored"], "expected runs under"),
+        (["--base", "main", "--arch", "resnet81"], "unknown architecture 'resnet81'"),
+    ],
+)
+def test_bad_input_is_one_message(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    del here
+    assert cli.main(["gate", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_outside_of_a_repository(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del here
+    assert cli.main(GATE) == 2
+    assert "git" in capsys.readouterr().err
+
+
+def test_a_waiver_is_written_and_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"cell": CELL, "metric": "latency", "owner": "ada", "reason": "a fix"}
+    options = [text for name, value in fields.items() for text in (f"--{name}", value)]
+    expires = (datetime.now(UTC).date() + timedelta(days=10)).isoformat()
+    assert cli.main(["waive", *options, "--expires", expires]) == 0
+    (path,) = (here / "results" / "waivers").glob("*.toml")
+    assert str(path.name) in capsys.readouterr().out
+    assert cli.main(["waive", *options, "--expires", "someday"]) == 2
