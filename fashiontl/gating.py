@@ -14,9 +14,7 @@ from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word
 
 def add_options(group: Any) -> None:
     """Declare the gate's options."""
-    group.addoption(
-        "--gate", default="", metavar="REF", help="compare each cell with this commit instead"
-    )
+    group.addoption("--gate", default="", metavar="REF", help="compare each cell with this commit instead")
     group.addoption("--gate-budget", type=float, default=0.0, metavar="MINUTES", help="of the whole gate (no limit)")
     group.addoption("--gate-accuracy", action="store_true", help="train and test in both arms too, with paired seeds")
     group.addoption("--gate-json", default="", metavar="FILE", help="write all that the gate measured")
