@@ -9,15 +9,15 @@ from statistics import NormalDist, fmean, stdev
 from fashiontl.comparison import chance_above, trimmed_interval
 from fashiontl.gate.limits import Limit, limit_of
 from fashiontl.gate.raw import Raw
+from fashiontl.gate.report.shown import UNKNOWN, plain
 from fashiontl.gate.sequential import ALPHA, CONFIRMATION, LOOKS, PASS_LEVEL, epoch_faults, evidence_of
 
 # How often a slowdown is found that counts as one that can be found.
 POWER = 0.9
 
-_UNKNOWN = "—"
 # Halvings of a bracket: to a millionth of it.
 _HALVINGS = 20
-_CELL_WIDTH, _METRIC_WIDTH = 30, 20
+_CELL_WIDTH, _METRIC_WIDTH = 21, 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def spreads_of(raw: Raw) -> tuple[Spread, ...]:
     found = []
     for series in raw.series:
         limit = limit_of(series.cell, series.metric)
-        if limit is not None and limit.kind == "timed":
+        if series.epochs and limit is not None and limit.kind == "timed":
             deviation = None
             if not epoch_faults(series.epochs):
                 evidence = evidence_of(series.epochs)
@@ -133,9 +133,15 @@ def plan_text(made: Plan) -> str:
     """A plan as tables for a terminal, within 110 columns."""
     from tabulate import tabulate
 
-    header = ["cell", "metric", "spread (epochs)", *(f"in {look}" for look in LOOKS), "must be found"]
+    header = ["cell", "metric", "spread", *map(str, LOOKS), "must be found"]
     rows = [
-        [row.spread.cell, row.spread.metric, _spread_text(row.spread), *_found_texts(row), _enough_text(row)]
+        [
+            plain(row.spread.cell),
+            plain(row.spread.metric),
+            _spread_text(row.spread),
+            *_found_texts(row),
+            _enough_text(row),
+        ]
         for row in made.rows
     ]
     if not rows:
@@ -146,15 +152,19 @@ def plan_text(made: Plan) -> str:
         colalign=("left", "left", *["right"] * (len(LOOKS) + 1), "left"),
     )  # fmt: skip
     parts = [
-        f"The smallest slowdown that is found in {100 * POWER:g} of 100 gates, by epochs of the screen; each suspicion is\n"
-        f"confirmed in {CONFIRMATION} fresh epochs, and {100 * ALPHA:g} of 100 gates at most raise a false alarm.",
+        f"The smallest slowdown that {100 * POWER:g} of 100 gates find, by the epochs that look for it: each suspicion "
+        f"takes\n{CONFIRMATION} more to be confirmed, and {100 * ALPHA:g} of 100 gates at most raise a false alarm. "
+        "In brackets: the epochs of which the\nspread was computed.",
         table,
-        f"Nothing changed: {_minutes(made.unchanged)}. Everything suspected, at the last look: {_minutes(made.longest)}.",
+        f"Nothing changed: {_minutes(made.unchanged)}. Everything suspected, at the last look: "
+        f"{_minutes(made.longest)}.",
     ]
     for limit in dict.fromkeys(row.limit for row in made.rows if row.found and row.enough is None):
+        # Rounded down, so that what it promises holds.
+        widest = math.floor(1000 * _widest(limit)) / 1000
         parts.append(
-            f"{limit.metric}: {_percent(limit.detect)} is found where the spread is {_percent(_widest(limit))} or less; "
-            "give the gate a quieter machine."
+            f"{limit.metric}: {_percent(limit.detect)} is found where the spread is {_percent(widest)} "
+            "or less; give the gate a quieter machine."
         )
     return "\n\n".join(parts)
 
@@ -219,24 +229,24 @@ def _deviation(changes: Sequence[float]) -> float | None:
 
 
 def _spread_text(spread: Spread) -> str:
-    return f"{_UNKNOWN if spread.deviation is None else _percent(spread.deviation)} ({spread.epochs})"
+    return f"{UNKNOWN if spread.deviation is None else _percent(spread.deviation)} ({spread.epochs})"
 
 
 def _found_texts(row: Row) -> list[str]:
-    return [_percent(row.found[look]) if look in row.found else _UNKNOWN for look in LOOKS]
+    return [_percent(row.found[look]) if look in row.found else UNKNOWN for look in LOOKS]
 
 
 def _enough_text(row: Row) -> str:
     must = _percent(row.limit.detect)
     if not row.found:
-        return f"{must}: {_UNKNOWN}"
+        return f"{must}: {UNKNOWN}"
     if row.enough is None or row.seconds is None:
         return f"{must}: not in {LOOKS[-1]}"
     return f"{must}: in {row.enough}, {_minutes(row.seconds)}"
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2g} %" if fraction < 1 else f"{100 * fraction:.0f} %"
+    return ">100 %" if fraction > 1 else f"{round(100 * fraction, 1 if fraction < 0.1 else None):g} %"
 
 
 def _minutes(seconds: float) -> str:
