@@ -112,6 +112,14 @@ def test_a_replay_says_the_same(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert (here / "again.json").read_text() == (here / "gate.json").read_text()
 
 
+def test_a_plan_says_what_can_be_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rawfile.write(raw(), here / "gate.json")
+    assert cli.main(["gate", "--plan", "gate.json"]) == 0
+    shown = capsys.readouterr().out
+    assert CELL in shown
+    assert "5 %: in 6" in shown
+
+
 def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = here / "results" / "runs" / "machine" / "run.jsonl"
     for record in matrix()[:2]:
@@ -131,7 +139,7 @@ def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected one of --base REF, --stored and --replay FILE, got none"),
+        ([], "expected one of --base REF, --stored, --replay FILE and --plan FILE, got none"),
         (["--base", "main", "--stored"], "got --base and --stored"),
         (["--replay", "nowhere.json"], "nowhere.json"),
         (["--stored"], "expected runs under"),

@@ -56,14 +56,14 @@ def add_gate(commands: Parsers) -> None:
 
 
 def _gate(options: argparse.Namespace) -> Answer:
-    asked = {"--base": options.base, "--stored": options.stored, "--replay": options.replay}
-    given = [name for name, value in asked.items() if value]
+    ways = {"--base": _head_to_head, "--stored": stored, "--replay": replayed, "--plan": _planned}
+    given = [way for way in ways if getattr(options, way.removeprefix("--"))]
     if len(given) != 1:
         raise FashiontlError(
-            f"expected one of --base REF, --stored and --replay FILE, got {' and '.join(given) or 'none'}; "
-            "--base origin/main compares the working tree with that commit"
+            "expected one of --base REF, --stored, --replay FILE and --plan FILE, got "
+            f"{' and '.join(given) or 'none'}; --base origin/main compares the working tree with that commit"
         )
-    return {"--base": _head_to_head, "--stored": stored, "--replay": replayed}[given[0]](options)
+    return ways[given[0]](options)
 
 
 def _head_to_head(options: argparse.Namespace) -> Answer:
@@ -126,6 +126,9 @@ def add_stored(gate: argparse.ArgumentParser) -> None:
     ways.add_argument("--stored", action="store_true", help="compare a run with stored baselines of this machine")
     ways.add_argument("--run", dest="run_file", type=Path, metavar="FILE", help="with --stored: the run (the newest)")
     ways.add_argument("--replay", type=Path, metavar="FILE", help="judge again what --json wrote")
+    ways.add_argument(
+        "--plan", type=Path, metavar="FILE", help="from what --json wrote: which slowdown this box finds in which time"
+    )
 
 
 def add_reports(gate: argparse.ArgumentParser) -> None:
@@ -204,6 +207,13 @@ def replayed(options: argparse.Namespace) -> Answer:
     waivers, told = read_waivers(options.results)
     verdict = judge(rawfile.read(options.replay), waivers, today=_today())
     return answer(replace(verdict, notes=(*verdict.notes, *told)), options)
+
+
+def _planned(options: argparse.Namespace) -> Answer:
+    from fashiontl.gate import rawfile
+    from fashiontl.gate.plan import plan, plan_text, spreads_of
+
+    return plan_text(plan(spreads_of(rawfile.read(options.plan)))), 0
 
 
 def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
