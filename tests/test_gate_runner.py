@@ -188,6 +188,18 @@ def test_each_metric_draws_who_begins() -> None:
     }
 
 
+def test_an_order_may_be_limited_to_timed_metrics() -> None:
+    lab = Lab()
+    raw = lab.gate(order(timed=("train_throughput",)), until(2)).measure()
+    assert [series.metric for series in raw.series] == ["train_throughput"]
+    assert len(raw.series[0].epochs) == 2
+    assert raw.counts == ()
+    assert {event for event in lab.events if "warm" in event} == {
+        "base warm train_throughput",
+        "head warm train_throughput",
+    }
+
+
 def test_counts_come_from_as_many_processes_as_the_limits_ask_for() -> None:
     lab = Lab()
     lab.arms["head"].answers["inference"] = {**COUNTED["inference"], "parameters": 6, "flops": None}
@@ -303,12 +315,15 @@ def test_the_rule_is_told_how_many_epochs_there_is_time_for() -> None:
     assert told == [*[(0, 24)] * 3, *[(1, 10)] * 3, *[(2, 10)] * 3, *[(3, 10), (3, 24)] * 3]
 
 
-def test_counting_and_training_end_with_the_budget_too() -> None:
-    lab = Lab()
-    raw = lab.gate(order(ONE, TWO, budget=24.0)).measure()
-    assert {found.cell for found in raw.counts} == {ONE.id}
+def test_counting_ends_with_the_budget_too() -> None:
+    # Two processes of an arm, and so four ticks, are one of the six repeats.
+    raw = Lab().gate(order(ONE, TWO, budget=12.0)).measure()
+    assert {(found.cell, len(found.base), len(found.head)) for found in raw.counts} == {(ONE.id, 3, 3)}
     assert not raw.series
-    assert "the budget of 24 s (--budget) was used up while counting" in raw.doubts
+    assert [doubt for doubt in raw.doubts if "budget" in doubt] == [
+        "the budget of 12 s (--budget) was used up while counting",
+        "the budget of 12 s (--budget) was used up while timing",
+    ]
 
 
 TRAINED = {

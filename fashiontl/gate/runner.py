@@ -70,6 +70,7 @@ class Order:
         matrix: the options that meant these cases, as `fashiontl.options.matrix` takes them: `axes`, `preset` and
             `assignments`. The base is asked what they mean there, so that cases which the head lost are found.
         command: what was typed.
+        timed: metrics to which the comparison is limited, counts left out; empty compares all.
     """
 
     cases: Sequence[Case]
@@ -78,6 +79,7 @@ class Order:
     budget: float = 0.0
     matrix: Mapping[str, Any] | None = None
     command: str = ""
+    timed: Sequence[str] = ()
 
 
 class Gate:
@@ -225,10 +227,12 @@ class Gate:
         self._cases = {cell: case for cell, case in cases.items() if not any(cell in found for found in lacks.values())}
 
     def _count(self) -> None:
-        for case in self._sound():
+        for case in self._sound() if not self._order.timed else ():
             if self._is_over("counting"):
                 return
-            counts, failures = count(self._arms, case, self._order.settings, self._progress)
+            counts, failures = count(
+                self._arms, case, self._order.settings, self._progress, lambda: self._is_over("counting")
+            )
             self._counts += counts
             self._failures += failures
 
@@ -258,7 +262,7 @@ class Gate:
         rounds = self._rounds_left()
         for case in self._sound():
             stages: dict[str, Stage] = {}
-            for metric in _TIMED:
+            for metric in self._order.timed or _TIMED:
                 limit, epochs = limit_of(case.id, metric), self._epochs.get((case.id, metric), [])
                 assert limit is not None
                 screened = sum(epoch.stage == "screen" for epoch in epochs)
