@@ -1,3 +1,5 @@
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,9 +69,16 @@ def test_the_worktree_is_gone_whatever_happens(shared: Path, error: type[BaseExc
     assert worktrees(shared) == 1
 
 
-def test_a_worktree_that_someone_removed_is_forgotten(shared: Path) -> None:
-    import shutil
+def test_the_worktree_is_gone_when_the_program_is_terminated(shared: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught, base_tree(working_tree(shared), "base"):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert worktrees(shared) == 1
+    assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
 
+
+def test_a_worktree_that_someone_removed_is_forgotten(shared: Path) -> None:
     with base_tree(working_tree(shared), "base") as base:
         shutil.rmtree(base.root.parent)
     assert worktrees(shared) == 1

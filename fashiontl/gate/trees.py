@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +57,7 @@ def working_tree(folder: Path) -> Checkout:
 
 @contextmanager
 def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
-    """A worktree of a commit in a temporary folder, removed at the end, also when that is an interrupt.
+    """A worktree of a commit in a temporary folder, removed at the end, also when that is an interrupt or SIGTERM.
 
     What git does not keep is not in it: files that are ignored, such as compiled extensions, and submodules.
 
@@ -68,21 +71,36 @@ def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
     commit = _commit(head.root, ref)
     if commit is None:
         raise FashiontlError(_unknown_ref(head.root, ref))
-    parent = Path(tempfile.mkdtemp(prefix="fashiontl-base-")).resolve()
-    root = parent / "tree"
+    with _terminated_in_order():
+        parent = Path(tempfile.mkdtemp(prefix="fashiontl-base-")).resolve()
+        root = parent / "tree"
+        try:
+            # A repository's own hook may build or install things after a checkout.
+            quiet = ("-c", f"core.hooksPath={os.devnull}")
+            _git(head.root, *quiet, "worktree", "add", "--quiet", "--detach", str(root), commit)
+            folder = root / head.folder.relative_to(head.root)
+            if not folder.is_dir():
+                raise FashiontlError(
+                    f"expected the folder {head.folder.relative_to(head.root)} in {ref}, got none; "
+                    "name a later base, or call the gate in a folder that both have"
+                )
+            yield Checkout(ref, commit, dirty=False, root=root, folder=folder)
+        finally:
+            _remove(head.root, root, parent)
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Let SIGTERM, which build servers send to what they cancel, end the program as `sys.exit` does."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        # A repository's own hook may build or install things after a checkout.
-        quiet = ("-c", f"core.hooksPath={os.devnull}")
-        _git(head.root, *quiet, "worktree", "add", "--quiet", "--detach", str(root), commit)
-        folder = root / head.folder.relative_to(head.root)
-        if not folder.is_dir():
-            raise FashiontlError(
-                f"expected the folder {head.folder.relative_to(head.root)} in {ref}, got none; "
-                "name a later base, or call the gate in a folder that both have"
-            )
-        yield Checkout(ref, commit, dirty=False, root=root, folder=folder)
+        yield
     finally:
-        _remove(head.root, root, parent)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _remove(repository: Path, root: Path, parent: Path) -> None:

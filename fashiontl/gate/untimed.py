@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -32,9 +32,20 @@ def as_timed(case: Case) -> Case:
 
 
 def count(
-    arms: Mapping[Arm, Runs], case: Case, settings: Settings, progress: Progress
+    arms: Mapping[Arm, Runs],
+    case: Case,
+    settings: Settings,
+    progress: Progress,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Counts], list[Failure]]:
     """Parameters, FLOPs and peak memory of a case, from as many processes of each arm as the limits ask for.
+
+    Args:
+        arms: both.
+        case: what is run.
+        settings: how.
+        progress: called with what is being done.
+        is_over: whether there is no time for another process of each arm; asked after each.
 
     Returns:
         One entry a metric that any arm tells, and a failure for each arm that could not be run; nothing more is run
@@ -56,7 +67,7 @@ def count(
                 for metric in metrics:
                     if outcome.value.get(metric) is not None:
                         values[metric][arm].append(float(outcome.value[metric]))
-        if failures:
+        if failures or is_over():
             break
     return [
         Counts(case.id, metric, tuple(found["base"]), tuple(found["head"])) for metric, found in values.items()

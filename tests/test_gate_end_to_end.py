@@ -1,0 +1,148 @@
+"""Real gates in a small repository: real trees, real processes, real times. No verdict, and no time, is asserted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from gate_repository import CASE, git, nets, repository
+
+from fashiontl.case import PRESETS, Case
+from fashiontl.gate import runner
+from fashiontl.gate.arm import IncomparableError
+from fashiontl.gate.limits import Limit
+from fashiontl.gate.raw import Epoch, Raw
+from fashiontl.gate.rawfile import from_json, to_json
+from fashiontl.gate.runner import Gate, Order, opened_gate
+from fashiontl.gate.sequential import evidence_of
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = replace(PRESETS["smoke"], threads=1, seconds=0.1)
+# Far more than the whole network takes.
+HEAVY = "product = torch.randn(400, 400)\nfor _ in range(20):\n    product @ product"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three epochs of the screen and one of the confirmation, and two processes that count."""
+
+    def rule(epochs: Sequence[Epoch], limit: Limit, budget: int) -> str:
+        assert limit.kind == "timed"
+        assert budget
+        return ("screen", "screen", "screen", "confirm", "stop")[len(epochs)]
+
+    whole = runner.Gate.__init__
+    monkeypatch.setattr(runner.Gate, "__init__", lambda *given, **more: whole(*given, **more, rule=rule))
+    monkeypatch.setattr("fashiontl.gate.untimed.limit_of", lambda cell, metric: Limit(metric, "size", repeats=2))
+
+
+def gated(folder: Path, *cases: Case, use: Callable[[Gate], Raw] = Gate.measure, **more: object) -> Raw:
+    order = Order(cases or (CASE,), replace(SETTINGS, **more), accuracy=True)  # type: ignore[arg-type]
+    with opened_gate("base", order, folder=folder, cache=folder / ".cache") as gate:
+        raw = use(gate)
+    assert from_json(to_json(raw), "here") == raw
+    assert git(folder, "worktree", "list", "--porcelain").count("worktree ") == 1
+    return raw
+
+
+def test_a_slower_head(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "project")
+    (folder / "nets.py").write_text(nets(HEAVY))
+    explained = []
+
+    def use(gate: Gate) -> Raw:
+        raw = gate.measure()
+        explained.append(gate.explain([(CASE.id, "train_throughput"), (CASE.id, "parameters")]))
+        return raw
+
+    raw = gated(folder, use=use)
+    assert (raw.base.module, raw.head.module) == ("nets.py", "nets.py")
+    assert (raw.base.dirty, raw.head.dirty, raw.base.commit) == (False, True, raw.head.commit)
+    assert (raw.cells, raw.new, raw.removed, raw.failures) == ((CASE.id,), (), (), ())
+    assert [series.metric for series in raw.series] == ["latency", "inference_throughput", "train_throughput"]
+    for series in raw.series:
+        assert [epoch.stage for epoch in series.epochs] == ["screen", "screen", "screen", "confirm"]
+        for epoch in series.epochs:
+            lengths = {len(times) for times in (epoch.base, epoch.head, epoch.control_base, epoch.control_head)}
+            assert lengths == {12}
+            assert epoch.first in {"base", "head"}
+        slower = [change > 0 for change in evidence_of(series.epochs).screen]
+        assert sum(slower) > len(slower) / 2
+    counts = {found.metric: (found.base, found.head) for found in raw.counts}
+    assert {len(arm) for arms in counts.values() for arm in arms} == {2}
+    assert set(counts["parameters"][0]) == set(counts["parameters"][1])
+    assert "training_peak_memory" in counts
+    ((pair,),) = [answers.seeds for answers in raw.answers]
+    assert (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head)
+    assert len(pair.right_base) == 20
+    ((found, doubts),) = explained
+    assert doubts == ()
+    assert (found[0].operator, found[0].module, found[0].metric) == ("aten::mm", "stage1.1", "train_throughput")
+    assert found[0].head_seconds > found[0].base_seconds == 0
+    assert 0.5 < found[0].share <= 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "reason"),
+    [
+        ("raise RuntimeError('broken on purpose')", "crashed", "inference: RuntimeError: broken on purpose"),
+        ("import os\nos.abort()", "crashed", "inference: the process ended with signal SIGABRT"),
+        ("time.sleep(1000)", "timeout", "inference took longer than 5 s"),
+    ],
+)
+def test_a_head_that_does_not_run(tmp_path: Path, extra: str, kind: str, reason: str) -> None:
+    folder = repository(tmp_path / "project")
+    (folder / "nets.py").write_text(nets(extra))
+    raw = gated(folder, timeout=5.0)
+    ((failure),) = raw.failures
+    assert (failure.cell, failure.arm, failure.kind) == (CASE.id, "head", kind)
+    assert failure.reason.startswith(reason)
+    assert raw.series == ()
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "reason"),
+    [
+        ("import os\nos.abort()", "crashed", "slices: the process ended with signal SIGABRT"),
+        ("time.sleep(1000)", "timeout", "slice latency took longer than 5 s"),
+    ],
+)
+def test_a_head_that_fails_in_its_slices(tmp_path: Path, extra: str, kind: str, reason: str) -> None:
+    folder = repository(tmp_path / "project")
+    # Fine until the 200th call of a process that takes turns, which is after its warm-up.
+    late = "import sys\nself.calls = getattr(self, 'calls', 0) + ('slices' in sys.modules['nets'].PHASE())\n"
+    late += "if self.calls > 200:\n" + "".join(f"    {line}\n" for line in extra.splitlines())
+    phase = "\n\ndef PHASE():\n    import traceback\n    return {f.name for f in traceback.extract_stack()}\n"
+    (folder / "nets.py").write_text(nets(late) + phase)
+    raw = gated(folder, timeout=5.0)
+    (failure,) = raw.failures
+    assert (failure.arm, failure.kind) == ("head", kind)
+    assert failure.reason.startswith((reason, reason.replace("slice ", "warm ")))
+    assert raw.counts
+    assert all(len(series.epochs) == 1 for series in raw.series)
+
+
+def test_cells_of_one_tree(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "project")
+    (folder / "nets.py").write_text(nets(names=("fresh",)))
+    fresh = replace(CASE, architecture="fresh")
+    raw = gated(folder, fresh, CASE)
+    assert (raw.cells, raw.new, raw.removed) == ((fresh.id,), (fresh.id,), (CASE.id,))
+    assert [(failure.cell, failure.arm, failure.kind) for failure in raw.failures] == [(CASE.id, "head", "missing")]
+    assert "'tiny'" in raw.failures[0].reason
+    assert raw.series == raw.counts == ()
+
+
+@pytest.mark.parametrize("arm", ["base", "head"])
+def test_a_tree_that_cannot_be_imported(tmp_path: Path, arm: str) -> None:
+    broken, sound = nets() + "\n1 / 0\n", nets()
+    texts = (broken, sound) if arm == "base" else (sound, broken)
+    folder = repository(
+        tmp_path / "project", {"pyproject.toml": '[tool.fashiontl]\nextensions = ["nets.py"]\n', "nets.py": texts[0]}
+    )
+    (folder / "nets.py").write_text(texts[1])
+    with pytest.raises(IncomparableError, match=rf"^{arm} \(.*\) cannot be imported: .*ZeroDivisionError") as caught:
+        gated(folder)
+    assert caught.value.word == "CRASHED"
+    assert git(folder, "worktree", "list", "--porcelain").count("worktree ") == 1
