@@ -34,7 +34,7 @@ TORCH_FREE = (
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
-    "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "comparison",
+    "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison",
 )  # fmt: skip
 
 
