@@ -1,10 +1,10 @@
 """The bench of real gates, with a gate that answers at once: what it plants, keeps, resumes and tabulates."""
 
 import importlib
-import itertools
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -146,6 +146,16 @@ def test_a_folder_with_gates_is_not_mixed_with_others_unasked(
     assert bench.main(["--only-table", "--json", str(tmp_path / "none")]) == 2
 
 
+def test_a_gate_that_was_interrupted_is_not_kept(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare = FakeCompare(lambda kind: replace(gate(), doubts=("interrupted after 3 s: only what was measured",)))
+    assert bench.main(["--aa", "2", "--planted", "0", "--burner", "0", "--json", str(tmp_path)], compare) == 130
+    assert len(compare.calls) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "--resume" in capsys.readouterr().err
+
+
 def test_the_number_of_calls_is_corrected_by_what_it_was_measured_to_do(planted: ModuleType) -> None:
     asked = []
 
@@ -220,11 +230,30 @@ def test_the_disturbance_finds_who_runs_in_a_folder_and_ends(planted: ModuleType
     assert not any("gate_planted" in " ".join(process.cmdline()) for process in psutil.Process().children())
 
 
-def test_calls_are_measured_in_turns_on_the_real_networks(planted: ModuleType, tmp_path: Path) -> None:
+def test_calls_are_measured_in_turns_on_the_real_networks(
+    planted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn import functional
+
+    from fashiontl.architectures import ARCHITECTURES
+
+    # A clock that convolutions alone move: 10 ms each of the 52 that the network has, 1 ms each of the extra ones.
+    now, real = [0.0], functional.conv2d
+
+    def counted(images: Any, kernel: Any, *rest: Any, **more: Any) -> Any:
+        now[0] += 0.01 if kernel.shape[0] != 8 else 0.001
+        return real(images, kernel, *rest, **more)
+
+    monkeypatch.setattr(functional, "conv2d", counted)
+    monkeypatch.setattr(planted.time, "process_time", lambda: now[0])
+    monkeypatch.setattr(planted, "_LEAST_ROUNDS", 2)
     (tmp_path / "gate_real_nets.py").write_text(planted.nets("mobilenet_v2"))
     case = Case("mobilenet_v2_extra", "full", weights="none")
-    slower = planted.measured(
-        tmp_path / "gate_real_nets.py", case, replace(PRESETS["smoke"], threads=1, throughput_batch=2), 0.0
-    )
-    for metric, calls in itertools.product(("latency", "train_throughput"), (1, 400)):
-        assert slower(metric, calls) > -1
+    settings = replace(PRESETS["smoke"], threads=1, throughput_batch=2)
+    try:
+        slower = planted.measured(tmp_path / "gate_real_nets.py", case, settings, 0.0)
+        assert slower("latency", 26) == pytest.approx(0.05)
+        assert slower("train_throughput", 13) == pytest.approx(0.025)
+    finally:
+        ARCHITECTURES.pop("mobilenet_v2_extra", None)
+        sys.modules.pop("gate_real_nets", None)
