@@ -1,8 +1,11 @@
 """Shared by all tests: pytest's own test harness, and a single thread for those that compute."""
 
+import importlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -14,6 +17,14 @@ settings.register_profile("fashiontl", deadline=None)
 settings.load_profile("fashiontl")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_inner_worker() -> Iterator[None]:
+    """When tests run under pytest-xdist, a pytest that they start must not take itself for one of its workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """On networks as small as the tests', threads only wait for each other."""
@@ -23,6 +34,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def bench_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a script of bench/ by its name, which may import its neighbours."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    return importlib.import_module
 
 
 @pytest.fixture

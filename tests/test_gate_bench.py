@@ -1,6 +1,6 @@
 """The simulations' own code, with few repetitions: what the evidence claims, in the small."""
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +14,13 @@ from fashiontl.gate.sequential import decide, evidence_of, next_action
 
 
 @pytest.fixture
-def simulation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
-    return importlib.import_module("gate_simulation")
+def simulation(bench_script: Callable[[str], ModuleType]) -> ModuleType:
+    return bench_script("gate_simulation")
 
 
 @pytest.fixture
-def peers(simulation: ModuleType) -> ModuleType:
-    assert simulation
-    return importlib.import_module("gate_peers")
+def peers(bench_script: Callable[[str], ModuleType]) -> ModuleType:
+    return bench_script("gate_peers")
 
 
 def test_unchanged_gates_do_not_fail(simulation: ModuleType) -> None:

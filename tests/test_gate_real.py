@@ -1,6 +1,5 @@
 """The bench of real gates, with a gate that answers at once: what it plants, keeps, resumes and tabulates."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -33,15 +32,13 @@ AMOUNTS = {
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
-    return importlib.import_module("gate_real")
+def bench(bench_script: Callable[[str], ModuleType]) -> ModuleType:
+    return bench_script("gate_real")
 
 
 @pytest.fixture
-def planted(bench: ModuleType) -> ModuleType:
-    assert bench
-    return importlib.import_module("gate_planted")
+def planted(bench_script: Callable[[str], ModuleType]) -> ModuleType:
+    return bench_script("gate_planted")
 
 
 def gate(factor: float = 1.0, control: float = 1.0) -> Raw:

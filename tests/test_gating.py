@@ -40,8 +40,6 @@ def run(pytester: pytest.Pytester, words: dict[str, str], *arguments: str) -> py
 
 @pytest.fixture(autouse=True)
 def alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    # When these tests run under pytest-xdist themselves, the inner pytest must not take itself for one of its workers.
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
 
 

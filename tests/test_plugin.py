@@ -38,8 +38,6 @@ Measurer.measure = measure
 
 @pytest.fixture
 def bench(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    # When these tests run under pytest-xdist themselves, the inner pytest must not take itself for one of its workers.
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
     pytester.makeconftest(FAKE)
     pytester.makepyfile(test_matrix=BENCH.read_text())
