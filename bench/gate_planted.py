@@ -136,7 +136,7 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
     import torch
 
     from fashiontl import modes
-    from fashiontl.workload import Workload, answering
+    from fashiontl.workload import Workload
 
     extensions.load([str(extension)])
     torch.set_num_threads(settings.threads)
@@ -145,8 +145,7 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
     starts = work.starts()
     step = work.training_step(starts)
     trained = starts[0].network.stages["stage1"][-1]
-    (network,) = work.networks()
-    model, image = work.variant.deploy(answering([network])), work.random_images(1)
+    model, image = work.deployed(), work.deployed_images(1)
     deployed = next(module for module in model.modules() if type(module).__name__ == "Extra")
 
     def infer() -> None:

@@ -25,7 +25,7 @@ from fashiontl.errors import FashiontlError
 from fashiontl.gate import rawfile
 from fashiontl.gate.judge import judge
 from fashiontl.gate.raw import Raw
-from fashiontl.gate.verdict import Finding, Verdict
+from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict
 
 METRICS = ("latency", "train_throughput")
 PLANTED = (0.05, 0.07, 0.10)
@@ -181,13 +181,12 @@ def conditions(raws: Sequence[Raw]) -> str:
 
 def faults(found: dict[str, list[Verdict]]) -> list[str]:
     """What must not be: unchanged code that fails, and a slowdown of 10 % that passes, even in one metric."""
-    harmless = {"PASS", "IMPROVED"}
-    failed = [v for v in found.get("aa", []) if v.word not in {*harmless, "INCONCLUSIVE"}]
+    failed = [v for v in found.get("aa", []) if EXIT_CODES[v.word] and v.word != "INCONCLUSIVE"]
     passed = [
         finding
         for verdict in found.get("planted-10", [])
         for finding in verdict.findings
-        if not finding.advisory and finding.word in harmless
+        if not finding.advisory and not finding.is_bad
     ]
     said = [f"{len(failed)} gates of unchanged code failed"] if failed else []
     return said + ([f"{len(passed)} slowdowns of 10 % passed"] if passed else [])

@@ -122,10 +122,9 @@ def _count(text: str) -> int:
 
 def _extensions(options: argparse.Namespace) -> list[str]:
     """Load the user's own entries; what a worker has to load too."""
-    from fashiontl.extensions import configured, load, located
+    from fashiontl.extensions import chosen, load
 
-    here = Path.cwd()
-    names = list(dict.fromkeys([*configured(here), *located(options.fashiontl_plugin, here)]))
+    names = chosen(options.fashiontl_plugin, Path.cwd())
     load(names)
     return names
 
@@ -156,20 +155,20 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 
 def _profile(options: argparse.Namespace) -> _Answer:
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from fashiontl.locks import alone_on
     from fashiontl.measure import cache_folder, check_cache
-    from fashiontl.options import SOURCE_TASKS
+    from fashiontl.options import as_timed
     from fashiontl.record import check_folder
     from fashiontl.worker import Worker
 
     extensions = _extensions(options)
     case, settings = _chosen(options)
     said = [case.id]
-    if case.weights in SOURCE_TASKS:
+    if as_timed(case) != case:
         said.append(f"weights none in place of {case.weights}, which would have to be trained first: as fast")
-        case = replace(case, weights="none")
+        case = as_timed(case)
     traces = options.results / "traces" / "profile" / case.file_name
     check_cache()
     check_folder(traces, "the trace", "--results")

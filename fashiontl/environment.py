@@ -163,9 +163,9 @@ def usable_cores() -> float:
     quotas = []
     for folder in control_groups():
         # Version 2: "QUOTA PERIOD" in one file, "max" for none. Version 1: two files, -1 for none.
-        numbers = (_text(folder / "cpu.max") or "").split() or [
-            _text(folder / "cpu.cfs_quota_us") or "",
-            _text(folder / "cpu.cfs_period_us") or "",
+        numbers = (text_of(folder / "cpu.max") or "").split() or [
+            text_of(folder / "cpu.cfs_quota_us") or "",
+            text_of(folder / "cpu.cfs_period_us") or "",
         ]
         if all(number.isdecimal() for number in numbers):
             quotas.append(int(numbers[0]) / int(numbers[1]))
@@ -178,7 +178,7 @@ def _memory() -> int | None:
     except (ValueError, OSError, AttributeError):
         return None
     limits = [
-        _text(folder / name) or "" for folder in control_groups() for name in ("memory.max", "memory.limit_in_bytes")
+        text_of(folder / name) or "" for folder in control_groups() for name in ("memory.max", "memory.limit_in_bytes")
     ]
     return min([total, *(int(limit) for limit in limits if limit.isdecimal())])
 
@@ -191,7 +191,7 @@ def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path
         membership: the kernel's list of this process's groups, lines of `number:controllers:/path`.
     """
     folders = []
-    for line in (_text(membership) or "").splitlines():
+    for line in (text_of(membership) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if not set(controllers.split(",")) & {"", "cpu", "memory"}:
             continue
@@ -201,7 +201,8 @@ def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path
     return folders
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """Contents of a small file of the kernel's, without space around them; None when it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

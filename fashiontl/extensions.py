@@ -182,6 +182,17 @@ def located(names: Sequence[str], folder: Path) -> list[str]:
     return [str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names]
 
 
+def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:
+    """All extensions of a session, each once: those of a project, then those named.
+
+    Args:
+        named: on a command line.
+        folder: where that was typed.
+        project: whose `pyproject.toml` is read; None is the folder.
+    """
+    return list(dict.fromkeys([*configured(project or folder), *located(named, folder)]))
+
+
 def configured(folder: Path) -> list[str]:
     """The extensions that `[tool.fashiontl] extensions = […]` names in a folder's `pyproject.toml`; absolute paths.
 

@@ -95,13 +95,9 @@ class GatedCell:
         if self.case.id in self.session.verdict.raw.new:
             pytest.skip(f"new: {self.session.base} has nothing to compare with")
         findings = [found for found in self.session.verdict.findings if found.cell == self.case.id]
-        bad = [_text(found) for found in findings if _counts(found)]
+        bad = [_text(found) for found in findings if found.is_bad and found.decides]
         if bad or not findings:
             pytest.fail("\n".join(bad) or "MISSING: the gate has no finding of this cell", pytrace=False)
-
-
-def _counts(finding: Finding) -> bool:
-    return finding.word not in {"PASS", "IMPROVED"} and not finding.advisory and not finding.waiver
 
 
 def _text(finding: Finding) -> str:

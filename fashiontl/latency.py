@@ -119,11 +119,7 @@ class Samples:
 
 def time_calls(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
     """Time single calls, each from its start until the device has finished it: what one request waits."""
-
-    def take() -> list[_Sample]:
-        return [_timed(call, instrument, 1)]
-
-    return _run(take, instrument, effort)
+    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort, sliced=False)
 
 
 def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
@@ -135,16 +131,7 @@ def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effo
     Returns:
         Samples whose values are seconds a call, one a slice.
     """
-    calls = 1
-
-    def take() -> list[_Sample]:
-        return [_timed(call, instrument, calls)]
-
-    def size(seconds: float) -> None:
-        nonlocal calls
-        calls = _calls_of_slice(seconds)
-
-    return _run(take, instrument, effort, size)
+    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort)
 
 
 def warmed_slices(
@@ -162,7 +149,7 @@ def warmed_slices(
     Returns:
         A function that takes one slice and returns its seconds a call, and how the warm-up ended.
     """
-    warm_up, median = _warm_up(lambda: [_timed(call, instrument, 1)], instrument.clock, seconds)
+    warm_up, median = _warm_up(lambda calls: _timed(call, instrument, calls), instrument.clock, seconds)
     calls = _calls_of_slice(median)
     return (lambda: _timed(call, instrument, calls)[0]), warm_up
 
@@ -178,9 +165,8 @@ def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument
     """
     mark = instrument.mark or instrument.clock
     elapsed = instrument.elapsed or (lambda before, after: after - before)
-    calls = 1
 
-    def take() -> list[_Sample]:
+    def take(calls: int) -> _Sample:
         rows = []
         instrument.synchronize()
         started = instrument.clock()
@@ -193,13 +179,9 @@ def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument
         instrument.synchronize()
         each = (instrument.clock() - started) / calls
         shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
-        return [(each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))]
+        return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
-    def size(seconds: float) -> None:
-        nonlocal calls
-        calls = _calls_of_slice(seconds)
-
-    return _run(take, instrument, effort, size, tuple(parts))
+    return _run(take, instrument, effort, tuple(parts))
 
 
 def _calls_of_slice(seconds: float) -> int:
@@ -209,6 +191,8 @@ def _calls_of_slice(seconds: float) -> int:
 
 # Seconds of the whole call by the host's clock, then by the device's or of each part.
 _Sample = tuple[float, ...]
+# Takes one sample of so many calls.
+_Take = Callable[[int], _Sample]
 
 
 def _timed(call: Callable[[], object], instrument: Instrument, calls: int) -> _Sample:
@@ -225,25 +209,26 @@ def _timed(call: Callable[[], object], instrument: Instrument, calls: int) -> _S
 
 
 def _run(
-    take: Callable[[], list[_Sample]],
+    take: _Take,
     instrument: Instrument,
     effort: Effort,
-    size: Callable[[float], None] = lambda seconds: None,
     parts: Sequence[str] = (),
+    *,
+    sliced: bool = True,
 ) -> Samples:
     """Warm up, then take samples until they are enough.
 
     Args:
-        take: takes one or several samples.
+        take: takes a sample.
         instrument: the clock and what else is read.
         effort: when they are enough.
-        size: told how long a call takes once it is warm.
         parts: names of what the samples hold besides the whole; without any it is the device's time.
+        sliced: whether a sample is a slice, of as many warm calls as that takes, and not a single call.
     """
     with no_garbage_collection():
         warm_up, median = _warm_up(take, instrument.clock, effort.seconds)
-        size(median)
-        kept, ended, throttled = _sample(take, instrument, effort)
+        calls = _calls_of_slice(median) if sliced else 1
+        kept, ended, throttled = _sample(take, calls, instrument, effort)
     columns = list(zip(*kept, strict=True)) or [()]
     return Samples(
         values=columns[0],
@@ -255,13 +240,13 @@ def _run(
     )
 
 
-def _warm_up(take: Callable[[], list[_Sample]], clock: Clock, seconds: float) -> tuple[WarmUp, float]:
+def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, float]:
     """Call until the calls are steady, or until the time is up; also the median of the last window."""
     values: list[float] = []
     started = clock()
     look = 2 * _HALF
     while True:
-        values += [sample[0] for sample in take()]
+        values.append(take(1)[0])
         over = clock() - started >= seconds
         if len(values) < look and not (over and len(values) >= 2 * _HALF):
             continue
@@ -279,7 +264,7 @@ def _warm_up(take: Callable[[], list[_Sample]], clock: Clock, seconds: float) ->
 
 
 def _sample(
-    take: Callable[[], list[_Sample]], instrument: Instrument, effort: Effort
+    take: _Take, calls: int, instrument: Instrument, effort: Effort
 ) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
     """Samples that were kept, why there are no more, and how many were dropped."""
     clock = instrument.clock
@@ -291,7 +276,7 @@ def _sample(
     asked = clock()
     deadline = asked + effort.seconds
     while True:
-        group += take()
+        group.append(take(calls))
         now = clock()
         over = now >= deadline and len(kept) + len(group) + throttled >= _LEAST
         if now - asked < _GROUP_SECONDS and len(group) < _GROUP_SAMPLES and not over:

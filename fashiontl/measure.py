@@ -19,6 +19,7 @@ from fashiontl.environment import machine_key, read_environment
 from fashiontl.extensions import facts
 from fashiontl.locks import alone_on
 from fashiontl.metrics import METRICS, Measurement
+from fashiontl.options import SOURCE_TASKS
 from fashiontl.record import SCHEMA, Record, check_folder
 from fashiontl.worker import Outcome, Worker
 
@@ -197,7 +198,7 @@ class Measurer:
     def _case_phases(self, case: Case) -> list[str]:
         settings = self._settings
         wanted = {
-            "pretrain": case.weights == "fashion6",
+            "pretrain": case.weights in SOURCE_TASKS,
             "train": settings.accuracy,
             "inference": True,
             "step": True,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from fashiontl import modes
 from fashiontl.flops import step_flops
 
 # Long enough that the clock and the wait for the device do not count.
@@ -68,7 +69,7 @@ def measured_peak(
     """
     dtype = _DTYPES[precision]
     found = {}
-    with torch.inference_mode(), _switches(tf32=precision == "tf32"):
+    with torch.inference_mode(), _switches(precision):
         for name, works in (("matmul", matrix_products(device, dtype)), ("convolution", convolutions(device, dtype))):
             rate = fastest(works, seconds / 2, synchronize, clock)
             if rate is not None:
@@ -164,10 +165,10 @@ def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None],
 
 
 @contextmanager
-def _switches(*, tf32: bool) -> Iterator[None]:
+def _switches(precision: str) -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
+    modes.fastest(precision)
     try:
         yield
     finally:

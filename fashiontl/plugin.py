@@ -14,7 +14,7 @@ from fashiontl import gating
 from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
-from fashiontl.extensions import configured, located
+from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
 
@@ -81,8 +81,7 @@ class Run:
         self.config = config
         self.results = Path(option.results)
         axes = Axes(**{name: getattr(option, name) for name in AXES})
-        named = located(option.fashiontl_plugin, config.invocation_params.dir)
-        self.extensions = list(dict.fromkeys([*configured(config.rootpath), *named]))
+        self.extensions = chosen(option.fashiontl_plugin, config.invocation_params.dir, config.rootpath)
         self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root, self.extensions)
         self.line = ProgressLine(config)
         # Ids of the tests that the progress line has reported.

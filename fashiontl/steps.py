@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fashiontl.images import Preprocessing, augment
 from fashiontl.recipes import Recipe
-from fashiontl.train import Examples
+from fashiontl.train import Examples, loss_of
 from fashiontl.variants import Variant
 
 
@@ -35,8 +34,7 @@ class TrainingStep:
         self._variant = variant
         self._preprocessing = preprocessing
         self._recipe = recipe
-        self._device = batch.images.device.type
-        self._scaler = variant.scaler(self._device)
+        self._scaler = variant.scaler(batch.images.device.type)
         variant.place(network)
         self._run = variant.compiled(network)
         self._images = variant.arrange(batch.images)
@@ -67,9 +65,7 @@ class TrainingStep:
 
     def forward(self) -> None:
         """Run the network on the batch, to its loss."""
-        with self._variant.autocast(self._device):
-            outputs = self._run(self._images)
-            self._loss = functional.cross_entropy(outputs, self._labels, label_smoothing=self._recipe.smoothing)
+        self._loss = loss_of(self._run, self._images, self._labels, self._recipe, self._variant)
 
     def backward(self) -> None:
         """Make the gradients of what trains."""

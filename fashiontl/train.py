@@ -180,15 +180,24 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         optimizer.zero_grad()
-        with variant.autocast(str(labels.device)):
-            outputs = network.run(inputs, batches.first_stage, len(network.stage_names))
-            loss = functional.cross_entropy(outputs, labels[chosen], label_smoothing=recipe.smoothing)
+        loss = loss_of(
+            lambda inputs: network.run(inputs, batches.first_stage, len(network.stage_names)),
+            inputs, labels[chosen], recipe, variant,
+        )  # fmt: skip
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
         total += loss.detach() * len(chosen)
     # One read an epoch: reading each step's loss would make the device wait for the host.
     return total.item() / len(labels)
+
+
+def loss_of(
+    run: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, recipe: Recipe, variant: Variant
+) -> Tensor:
+    """The loss of a training step, here and where steps are timed: the forward pass and the cross-entropy."""
+    with variant.autocast(str(labels.device)):
+        return functional.cross_entropy(run(inputs), labels, label_smoothing=recipe.smoothing)
 
 
 def rate_factor(step: int, steps: int, warm_up: float) -> float:

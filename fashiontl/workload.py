@@ -90,6 +90,14 @@ class Workload:
         """The same without what came with them."""
         return [begun.network for begun in self.starts()]
 
+    def deployed(self) -> nn.Module:
+        """What inference runs, on the device: the network, or the mean of a hybrid's, as the variant says."""
+        return self.variant.deploy(answering(self.networks()))
+
+    def deployed_images(self, count: int) -> Tensor:
+        """Noise in place of images, as inference takes them."""
+        return self.variant.deployed_images(self.random_images(count))
+
     def plan(self, network: Network, epoch: int = 0) -> Plan:
         """What the policy does with a network in an epoch."""
         return POLICIES[self.case.policy].plan(network.stage_names, epoch, self.settings.epochs)

@@ -13,6 +13,7 @@ from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES
 from fashiontl.doctor.findings import Line, Section
 from fashiontl.energy import meter
+from fashiontl.environment import text_of
 from fashiontl.measure import cache_folder
 from fashiontl.worker import Worker
 
@@ -98,15 +99,8 @@ def _cores(usable: float) -> Line:
     return Line("usable cores", value, "note", "a quota that ends within a core stops threads; ask for whole cores")
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
-
-
 def _governor() -> Line:
-    name, governor = "governor", _text(_CPUS / "cpu0" / "cpufreq" / "scaling_governor")
+    name, governor = "governor", text_of(_CPUS / "cpu0" / "cpufreq" / "scaling_governor")
     if governor is None:
         return Line(name, "not readable", "note", "whether clocks follow the load is unknown")
     if governor == "performance":
@@ -116,7 +110,7 @@ def _governor() -> Line:
 
 def _turbo() -> Line:
     # Intel's driver says whether it is off, the others whether it is on.
-    off, on = _text(_CPUS / "intel_pstate" / "no_turbo"), _text(_CPUS / "cpufreq" / "boost")
+    off, on = text_of(_CPUS / "intel_pstate" / "no_turbo"), text_of(_CPUS / "cpufreq" / "boost")
     if off is None and on is None:
         return Line("turbo", "not readable", "note", "whether clocks depend on heat is unknown")
     if off == "1" or on == "0":

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from fashiontl.case import Case, Settings
 from fashiontl.environment import PROTOCOL
 from fashiontl.errors import FashiontlError
-from fashiontl.extensions import configured, located
+from fashiontl.extensions import chosen
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
 from fashiontl.gate.trees import Checkout
@@ -344,7 +344,7 @@ def _extensions(checkout: Checkout, head: Checkout, named: Sequence[str]) -> lis
         for name in moved
         if _file(checkout.folder, name) is not None or _file(head.folder, name) is None or checkout is head
     ]
-    return list(dict.fromkeys([*configured(checkout.folder), *located(here, checkout.folder)]))
+    return chosen(here, checkout.folder)
 
 
 def _under_test(folder: Path, extensions: Sequence[str]) -> list[str]:

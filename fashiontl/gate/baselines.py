@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from fashiontl.case import Settings
 from fashiontl.errors import FashiontlError
-from fashiontl.gate.strict import is_utc, read_strictly
+from fashiontl.gate.strict import read_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, meaning
+from fashiontl.record.line import is_utc
 
 SCHEMA = 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from fashiontl.errors import FashiontlError
-from fashiontl.extensions import configured, located
+from fashiontl.extensions import chosen
 from fashiontl.gate.verdict import EXIT_CODES, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers
 from fashiontl.options import AXES, Axes, matrix
@@ -72,7 +72,9 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
     from fashiontl.measure import command
 
     axes = {name: getattr(options, name) for name in AXES}
-    cases, settings = matrix(Axes(**axes), options.preset, options.set, extensions=_extensions(options))
+    cases, settings = matrix(
+        Axes(**axes), options.preset, options.set, extensions=chosen(options.fashiontl_plugin, Path.cwd())
+    )
     asked = {"axes": axes, "preset": options.preset, "assignments": options.set}
     order = Order(cases, settings, options.accuracy, 60 * options.budget, asked, command())
     try:
@@ -113,11 +115,6 @@ def compare(
         explained, doubts = gate.explain(regressed)
     verdict = judge(raw, waivers, explained, today=_today())
     return replace(verdict, notes=(*verdict.notes, *doubts, *told))
-
-
-def _extensions(options: argparse.Namespace) -> list[str]:
-    here = Path.cwd()
-    return list(dict.fromkeys([*configured(here), *located(options.fashiontl_plugin, here)]))
 
 
 def add_stored(gate: argparse.ArgumentParser) -> None:

@@ -8,9 +8,10 @@ from statistics import median
 
 from fashiontl.case import Case, Settings
 from fashiontl.gate.raw import Arm
-from fashiontl.gate.untimed import Runs, as_timed
+from fashiontl.gate.untimed import Runs, in_turn
 from fashiontl.gate.verdict import Explained
 from fashiontl.operators import OTHERS, Operator, Profile, difference, from_dict
+from fashiontl.options import as_timed
 from fashiontl.worker import Progress
 
 # A single profile is of two steps, and any of its rows may have met a pause of the machine.
@@ -40,8 +41,7 @@ def explain(
     profiles: dict[Arm, list[Profile]] = {"base": [], "head": []}
     with tempfile.TemporaryDirectory(prefix="fashiontl-") as traces:
         for turn in range(_PROFILES):
-            order: tuple[Arm, ...] = ("head", "base") if turn % 2 else ("base", "head")
-            for arm in order:
+            for arm in in_turn(turn):
                 progress(f"{case.id}: profiling {arm}, {turn + 1} of {_PROFILES}")
                 outcome = arms[arm].run("profile", as_timed(case), settings, progress, traces=traces)
                 if outcome.status != "ok":

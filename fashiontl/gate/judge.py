@@ -24,7 +24,6 @@ from fashiontl.stats import percentile
 
 WHOLE = "*"
 _TWICE = "is there twice, and which is meant is unknown"
-_HARMLESS: tuple[Word, ...] = ("PASS", "IMPROVED")
 
 
 def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explained] = (), *, today: date) -> Verdict:
@@ -48,19 +47,19 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explaine
     order = {cell: index for index, cell in enumerate((*raw.cells, *raw.removed))}
     metrics = {metric: index for index, metric in enumerate((WHOLE, *METRICS))}
     findings.sort(key=lambda f: (order.get(f.cell, len(order)), metrics.get(f.metric, len(metrics)), f.advisory))
-    findings = [_waived(finding, waivers, today) for finding in findings]
+    findings = [waived(finding, waivers, today) for finding in findings]
     compared = any(not finding.advisory and finding.word not in {"MISSING", "CRASHED"} for finding in findings)
-    word = _worst(findings) if compared else "MISSING"
-    notes = [*_notes(raw), *_expired(findings, waivers, today)]
+    word = worst(findings) if compared else "MISSING"
+    notes = [*_notes(raw), *expired(findings, waivers, today)]
     if not compared:
         notes.insert(0, "no cell was measured in both arms: nothing was compared, so nothing passed")
     largest = tuple(sorted(explained, key=lambda one: one.base_seconds - one.head_seconds))
     return Verdict(word, EXIT_CODES[word], tuple(findings), largest, tuple(notes), raw)
 
 
-def _worst(findings: Sequence[Finding]) -> Word:
+def worst(findings: Sequence[Finding]) -> Word:
     """The first word in the order of exit codes that any finding has that counts."""
-    words = {finding.word for finding in findings if not finding.advisory and not finding.waiver}
+    words = {finding.word for finding in findings if finding.decides}
     return next((word for word in EXIT_CODES if word in words), "PASS")
 
 
@@ -190,17 +189,17 @@ def _accuracy(raw: Raw) -> list[Finding]:
     return found + twice
 
 
-def _waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
+def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
     """The finding with the waiver that covers it; what is harmless needs none."""
-    if finding.word in _HARMLESS or finding.advisory:
+    if not finding.is_bad or finding.advisory:
         return finding
     covering = next((waiver for waiver in waivers if waiver.covers(finding.cell, finding.metric, today)), None)
     return finding if covering is None else replace(finding, waiver=str(covering))
 
 
-def _expired(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
+def expired(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
     """Waivers that would have covered a finding, had they not expired."""
-    open_ones = [f for f in findings if f.word not in _HARMLESS and not f.advisory and not f.waiver]
+    open_ones = [finding for finding in findings if finding.is_bad and finding.decides]
     return [
         f"waiver {waiver.id} of {waiver.owner} expired on {waiver.expires} and no longer counts: {waiver.reason}"
         for waiver in waivers

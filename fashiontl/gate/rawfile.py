@@ -5,9 +5,10 @@ from pathlib import Path
 
 from fashiontl.errors import FashiontlError
 from fashiontl.gate.raw import SCHEMA, Epoch, Raw, SeedPair
-from fashiontl.gate.strict import is_utc, read_strictly, write_strictly
+from fashiontl.gate.strict import read_strictly, write_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import write_atomically
+from fashiontl.record.line import is_utc
 
 _NEXT_STEP = "run the gate again"
 

@@ -25,9 +25,10 @@ from fashiontl.gate.raw import SCHEMA, Answers, Counts, Epoch, Failure, Raw, Ser
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.sequential import LOOKS, next_action
 from fashiontl.gate.trees import base_tree, working_tree
-from fashiontl.gate.untimed import answer, as_timed, count
+from fashiontl.gate.untimed import Runs, answer, count
 from fashiontl.gate.verdict import Explained
 from fashiontl.locks import alone_on
+from fashiontl.options import as_timed
 from fashiontl.worker import Outcome, Progress
 
 Rule = Callable[[Sequence[Epoch], Limit, int], Literal["screen", "confirm", "stop"]]
@@ -35,7 +36,7 @@ Rule = Callable[[Sequence[Epoch], Limit, int], Literal["screen", "confirm", "sto
 _TIMED = tuple(limit.metric for limit in LIMITS.values() if limit.kind == "timed")
 
 
-class Runner(Protocol):
+class Runner(Runs, Protocol):
     """What a gate needs of an arm; `fashiontl.gate.arm.Arm` has it."""
 
     @property
@@ -47,9 +48,6 @@ class Runner(Protocol):
 
     def expand(self, matrix: Mapping[str, Any]) -> list[Case]:
         """The cases that options mean in this tree."""
-
-    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
-        """Run a phase of a case in a fresh process."""
 
     def ask(self, phase: str, job: Mapping[str, Any]) -> Outcome:
         """Run a phase that is about the machine."""

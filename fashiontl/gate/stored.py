@@ -13,11 +13,12 @@ from fashiontl.gate.baselines import (
     MAKE_ONE,
     Baseline,
     counted,
+    group,
     independent,
     is_sound,
     numbers_of,
 )
-from fashiontl.gate.judge import WHOLE, _expired, _waived, _worst
+from fashiontl.gate.judge import WHOLE, expired, waived, worst
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Counts, Raw, Tree
 from fashiontl.gate.verdict import EXIT_CODES, Change, Finding, Verdict, Word
@@ -65,9 +66,9 @@ def judge_stored(
         findings += list(_judged(record, others, counts)) or [nothing]
     removed = [cell for cell in _expected(run, others) if asked is None or cell in asked]
     findings += [Finding(cell, WHOLE, "MISSING", "baselines have this cell, the run lacks it") for cell in removed]
-    findings = [_waived(finding, waivers, today) for finding in findings]
-    word = _worst(findings)
-    notes = (*_about(run, others), *_expired(findings, waivers, today))
+    findings = [waived(finding, waivers, today) for finding in findings]
+    word = worst(findings)
+    notes = (*_about(run, others), *expired(findings, waivers, today))
     return Verdict(word, EXIT_CODES[word], tuple(findings), (), notes, _raw(run, others, removed, counts))
 
 
@@ -111,7 +112,7 @@ def _time(baseline: Baseline) -> float:
 
 def _alike(record: Record, others: Iterable[Baseline]) -> list[Baseline]:
     own = record.machine, meaning(record.settings)
-    return [each for each in others if (each.machine, meaning(each.settings)) == own]
+    return [each for each in others if group(each) == own]
 
 
 def _exact(cell: str, metric: str, before: Sequence[float], now: float) -> Finding:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
-from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fashiontl.errors import FashiontlError
@@ -58,14 +57,6 @@ def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str,
         raise FashiontlError(f"{where}: {'; '.join(faults)}; {next_step}")
     assert isinstance(built, kind)
     return built
-
-
-def is_utc(text: str) -> bool:
-    """Whether a text is an ISO time in UTC."""
-    try:
-        return datetime.fromisoformat(text).utcoffset() == timedelta()
-    except ValueError:
-        return False
 
 
 def _endless(value: Any, where: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from fashiontl.case import Case, Settings
 from fashiontl.gate.arm import failure_kind
 from fashiontl.gate.limits import LIMITS, limit_of
 from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
-from fashiontl.options import SOURCE_TASKS
+from fashiontl.options import SOURCE_TASKS, as_timed
 from fashiontl.worker import Outcome, Progress
 
 _PHASES = ("inference", "step")
@@ -24,11 +24,6 @@ class Runs(Protocol):
 
     def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
         """Run a phase of a case in a fresh process."""
-
-
-def as_timed(case: Case) -> Case:
-    """The same network from a random start where its weights would have to be trained first: it is as fast."""
-    return replace(case, weights="none") if case.weights in SOURCE_TASKS else case
 
 
 def count(
@@ -57,7 +52,7 @@ def count(
     values: dict[str, dict[Arm, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
     failures: list[Failure] = []
     for repeat in range(repeats):
-        for arm in _order(repeat):
+        for arm in in_turn(repeat):
             for phase in _PHASES:
                 progress(f"{case.id}: {phase} of {arm}, {repeat + 1} of {repeats}")
                 outcome = arms[arm].run(phase, as_timed(case), brief, progress)
@@ -94,7 +89,7 @@ def answer(
     pairs: tuple[SeedPair, ...] = ()
     for number in (1, seeds):
         found: dict[Arm, Outcome] = {}
-        for arm in _order(0):
+        for arm in in_turn(0):
             progress(f"{case.id}: training {arm} with {number} of {seeds} seeds")
             found[arm] = arms[arm].run("train", case, replace(settings, seeds=number), progress, **more)
         failures = [_failure(case, arm, outcome) for arm, outcome in found.items() if outcome.status != "ok"]
@@ -136,8 +131,8 @@ def _digest(trained: str | Mapping[str, str]) -> str:
     )
 
 
-def _order(repeat: int) -> tuple[Arm, Arm]:
-    """Turns go ABBA here too."""
+def in_turn(repeat: int) -> tuple[Arm, Arm]:
+    """The arms in the order of a repeat: turns go ABBA, as in an epoch."""
     return ("head", "base") if repeat % 2 else ("base", "head")
 
 

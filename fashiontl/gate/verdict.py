@@ -67,6 +67,16 @@ class Finding:
     advisory: bool = False
     waiver: str = ""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it has a say in the exit code."""
+        return not (self.advisory or self.waiver)
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether its word is one that fails a gate."""
+        return EXIT_CODES[self.word] != 0
+
 
 @dataclass(frozen=True)
 class Explained:

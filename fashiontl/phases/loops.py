@@ -1,6 +1,6 @@
 """What the timing phases share: the instrument of a device, and what a record keeps of a loop."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -67,14 +67,14 @@ def refuse_profiler() -> None:
         )
 
 
-def compact(values: Sequence[float], scale: float = 1.0) -> list[float]:
-    """Values times a scale with the digits that mean something."""
-    return [float(f"{value * scale:.{_DIGITS}g}") for value in values]
+def compact(values: Iterable[float]) -> list[float]:
+    """Values with the digits that mean something."""
+    return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
 def pace(images: int, seconds: Sequence[float]) -> list[float]:
     """Images a second of each sample."""
-    return [float(f"{images / value:.{_DIGITS}g}") for value in seconds if value]
+    return compact(images / value for value in seconds if value)
 
 
 def told(loops: Mapping[str, Samples]) -> dict[str, Any]:

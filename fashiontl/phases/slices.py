@@ -12,7 +12,7 @@ from fashiontl.latency import Instrument, WarmUp, no_garbage_collection, warmed_
 from fashiontl.phases.identity import strangers
 from fashiontl.phases.job import Job, Progress
 from fashiontl.phases.loops import timed_pass
-from fashiontl.workload import Workload, answering
+from fashiontl.workload import Workload
 
 _Call = Callable[[], object]
 
@@ -68,12 +68,12 @@ class _Calls:
         model, work = self._model, self.work
         with torch.inference_mode():
             count = 1 if metric == "latency" else work.settings.throughput_batch
-            images = work.variant.deployed_images(work.random_images(count))
+            images = work.deployed_images(count)
         return lambda: model(images)
 
     @cached_property
     def _model(self) -> Callable[..., object]:
-        return self.work.variant.compiled(self.work.variant.deploy(answering(self.work.networks())))
+        return self.work.variant.compiled(self.work.deployed())
 
     @cached_property
     def _step(self) -> _Call:

@@ -18,7 +18,7 @@ from fashiontl.phases.reading import base_memory, energy_facts, memory, read_ene
 from fashiontl.train import Examples
 from fashiontl.variants import compile_counts
 from fashiontl.weights import Start
-from fashiontl.workload import Workload, answering, together
+from fashiontl.workload import Workload, together
 
 # Enough for BatchNorm to train on; FLOPs an image do not depend on it.
 _COUNTED_BATCH = 2
@@ -31,7 +31,7 @@ def inference(job: Job, progress: Progress) -> Job:
     with timed_pass(work) as tool:
         base = base_memory(work.case.device)
         begun = tool.clock()
-        model = work.variant.deploy(answering(work.networks()))
+        model = work.deployed()
         tool.synchronize()
         value: Job = {"load_time": tool.clock() - begun, "base_memory": base, **memory(work.case.device, "load", base)}
         value |= _inference(work, model, base, tool, progress)
@@ -46,7 +46,7 @@ def _inference(work: Workload, model: nn.Module, base: int, tool: Instrument, pr
     """What is measured of a model that has been loaded."""
     images = work.settings.throughput_batch
     with torch.inference_mode():
-        one, many = (work.variant.deployed_images(work.random_images(count)) for count in (1, images))
+        one, many = (work.deployed_images(count) for count in (1, images))
         reset_peak(work.case.device)
         compiled = work.variant.compiled(model)
         first = _once(lambda: compiled(one), tool)

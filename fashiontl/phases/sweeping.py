@@ -12,7 +12,7 @@ from fashiontl.phases.job import Job, Progress
 from fashiontl.phases.loops import compact, timed_pass
 from fashiontl.sweep import CallOf, Sweep, available_memory, limit_memory, process_peak, within
 from fashiontl.sweep import sweep as over_batches
-from fashiontl.workload import Workload, answering, together
+from fashiontl.workload import Workload, together
 
 # Of the time budget of other measurements, for each batch size.
 _SHARE = 0.2
@@ -32,11 +32,11 @@ def sweep(job: Job, progress: Progress) -> Job:
 
 
 def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
-    model = work.variant.deploy(answering(work.networks()))
+    model = work.deployed()
     compiled = work.variant.compiled(model)
 
     def call_of(batch: int) -> Callable[[], object]:
-        images = work.variant.deployed_images(work.random_images(batch))
+        images = work.deployed_images(batch)
         return lambda: compiled(images)
 
     with torch.inference_mode():

@@ -112,9 +112,7 @@ def _places(host: Sequence[FunctionEvent]) -> list[Place]:
             event = event.cpu_parent
     places: dict[int, Place] = {}
     for event, node in zip(host, nodes, strict=True):
-        around = (
-            Place("", "other") if event.cpu_parent is None else places.get(id(event.cpu_parent), Place("", "other"))
-        )
+        around = _NOWHERE if event.cpu_parent is None else places.get(id(event.cpu_parent), _NOWHERE)
         if event.name.startswith(PREFIX):
             phase: Literal["forward", "backward"] = "backward" if around.phase == "backward" else "forward"
             places[id(event)] = Place(event.name.removeprefix(PREFIX), phase)

@@ -178,11 +178,7 @@ def _faults(line: dict[str, Any]) -> list[str]:
         return faults
     if line["status"] not in _STATUSES:
         faults.append(f"field status: expected one of {', '.join(_STATUSES)}, got {line['status']!r}")
-    try:
-        utc = datetime.fromisoformat(line["started"]).utcoffset() == timedelta()
-    except ValueError:
-        utc = False
-    if not utc:
+    if not is_utc(line["started"]):
         faults.append(f"field started: expected an ISO time in UTC, got {line['started']!r}")
     if not {str} >= {type(warning) for warning in line["warnings"]}:
         faults.append("field warnings: expected a list of texts")
@@ -199,6 +195,14 @@ def _value_faults(entry: dict[str, Any]) -> list[str]:
     if metric == "accuracy" and values and (trials < 1 or not 0 <= min(values) <= max(values) <= 1):
         return [f"accuracy: expected fractions from 0 to 1 of 1 or more trials, got {values} of {trials}"]
     return []
+
+
+def is_utc(text: str) -> bool:
+    """Whether a text is an ISO time in UTC."""
+    try:
+        return datetime.fromisoformat(text).utcoffset() == timedelta()
+    except ValueError:
+        return False
 
 
 def shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fashiontl.gate.report.comment import markdown
-from fashiontl.gate.report.shown import decides, headline, is_bad, label_of, plain, word_of, worst_first
+from fashiontl.gate.report.shown import headline, label_of, plain, word_of, worst_first
 from fashiontl.gate.verdict import Finding, Verdict
 
 # The runner shows ten annotations of each kind a step, and drops the rest without a word.
@@ -16,10 +16,10 @@ def annotations(verdict: Verdict) -> list[str]:
 
     Errors are what makes the exit code; what is waived, advisory or let pass is a warning.
     """
-    bad = [finding for finding in worst_first(verdict.findings) if is_bad(finding)]
+    bad = [finding for finding in worst_first(verdict.findings) if finding.is_bad]
     levels = {"error": [], "warning": []}  # type: dict[str, list[str]]
     for finding in bad:
-        fails = decides(finding) and verdict.exit_code != 0
+        fails = finding.decides and verdict.exit_code != 0
         levels["error" if fails else "warning"].append(_of_finding(finding))
     if verdict.exit_code and not levels["error"]:
         levels["error"].append(_command(verdict.word, headline(verdict)))

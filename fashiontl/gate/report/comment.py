@@ -8,7 +8,6 @@ from fashiontl.gate.report.shown import (
     UNKNOWN,
     change_text,
     headline,
-    is_bad,
     label_of,
     next_steps,
     numbers,
@@ -38,7 +37,7 @@ def markdown(verdict: Verdict) -> str:
 
 def _page(verdict: Verdict, most_bad: int, most_good: int) -> str:
     ordered = worst_first(verdict.findings)
-    bad = [finding for finding in ordered if is_bad(finding) or finding.word == "IMPROVED"]
+    bad = [finding for finding in ordered if finding.is_bad or finding.word == "IMPROVED"]
     good = [finding for finding in ordered if finding.word == "PASS"]
     parts = [f"{MARKER}\n### fashiontl gate: {verdict.word}", escape(headline(verdict))]
     if bad:

@@ -3,7 +3,7 @@
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from fashiontl.gate.report.shown import change_text, decides, headline, is_bad, label_of, numbers, tree_text, word_of
+from fashiontl.gate.report.shown import change_text, headline, label_of, numbers, tree_text, word_of
 from fashiontl.gate.verdict import Finding, Verdict, Word
 
 # What a word is in JUnit's terms where it fails the gate.
@@ -51,8 +51,8 @@ def _add(suite: Element, finding: Finding, verdict: Verdict) -> str:
     base, head = numbers(finding)
     text = f"{label_of(finding)}: base {base}, head {head}, change {change_text(finding)}\n{finding.reason}"
     kind = ""
-    if is_bad(finding):
-        kind = _KINDS[finding.word] if decides(finding) and verdict.exit_code else "skipped"
+    if finding.is_bad:
+        kind = _KINDS[finding.word] if finding.decides and verdict.exit_code else "skipped"
         message = "; ".join(filter(None, [f"{word_of(finding)}: {finding.reason}", finding.waiver]))
         attributes = {"message": _legal(message)} | ({} if kind == "skipped" else {"type": finding.word})
         SubElement(case, kind, attributes).text = _legal(text)

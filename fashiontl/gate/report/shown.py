@@ -27,17 +27,7 @@ _MOST_DECIMALS = 17
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Findings that decide before those that do not, then in the order of their words; ties as they are."""
-    return sorted(findings, key=lambda finding: (not decides(finding), _ORDER[finding.word]))
-
-
-def decides(finding: Finding) -> bool:
-    """Whether a finding has a say in the exit code."""
-    return not (finding.advisory or finding.waiver)
-
-
-def is_bad(finding: Finding) -> bool:
-    """Whether a finding's word is one that fails a gate."""
-    return EXIT_CODES[finding.word] != 0
+    return sorted(findings, key=lambda finding: (not finding.decides, _ORDER[finding.word]))
 
 
 def word_of(finding: Finding) -> str:
@@ -109,7 +99,7 @@ def _signed(fraction: float, places: int) -> str:
 
 def headline(verdict: Verdict) -> str:
     """How it ended, in one sentence."""
-    deciding = [finding for finding in verdict.findings if decides(finding)]
+    deciding = [finding for finding in verdict.findings if finding.decides]
     tally = [
         f"{sum(finding.word == word for finding in deciding)} {word}"
         for word in EXIT_CODES
@@ -136,7 +126,7 @@ def next_steps(verdict: Verdict) -> list[tuple[str, str]]:
     """What to do about each word that decides, the worst first: a sentence, and a command or nothing."""
     by_word: dict[Word, list[Finding]] = {}
     for finding in verdict.findings:
-        if decides(finding):
+        if finding.decides:
             by_word.setdefault(finding.word, []).append(finding)
     return [_STEPS[word](by_word[word], verdict) for word in EXIT_CODES if word in by_word and word in _STEPS]
 
