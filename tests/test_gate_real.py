@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -227,12 +226,11 @@ def test_the_disturbance_finds_who_runs_in_a_folder_and_ends(planted: ModuleType
     assert not any("gate_planted" in " ".join(process.cmdline()) for process in psutil.Process().children())
 
 
+@pytest.mark.usefixtures("own_tables")
 def test_calls_are_measured_in_turns_on_the_real_networks(
     planted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.nn import functional
-
-    from fashiontl.architectures import ARCHITECTURES
 
     # A clock that convolutions alone move: 10 ms each of the 52 that the network has, 1 ms each of the extra ones.
     now, real = [0.0], functional.conv2d
@@ -247,10 +245,6 @@ def test_calls_are_measured_in_turns_on_the_real_networks(
     (tmp_path / "gate_real_nets.py").write_text(planted.nets("mobilenet_v2"))
     case = Case("mobilenet_v2_extra", "full", weights="none")
     settings = replace(PRESETS["smoke"], threads=1, throughput_batch=2)
-    try:
-        slower = planted.measured(tmp_path / "gate_real_nets.py", case, settings, 0.0)
-        assert slower("latency", 26) == pytest.approx(0.05)
-        assert slower("train_throughput", 13) == pytest.approx(0.025)
-    finally:
-        ARCHITECTURES.pop("mobilenet_v2_extra", None)
-        sys.modules.pop("gate_real_nets", None)
+    slower = planted.measured(tmp_path / "gate_real_nets.py", case, settings, 0.0)
+    assert slower("latency", 26) == pytest.approx(0.05)
+    assert slower("train_throughput", 13) == pytest.approx(0.025)
