@@ -209,8 +209,20 @@ def test_unchanged_cells_are_no_hypotheses() -> None:
     assert decide_all([(weak, LIMIT), *[(evidence(around(0.0, 6)), LIMIT)] * 47])[0].word == "REGRESSED"
 
 
-def test_an_epochs_change_is_the_median_of_its_pairs() -> None:
-    assert epoch_change([1.0, 2.0, 4.0], [1.1, 2.2, 40.0]) == pytest.approx(math.log(1.1))
+def test_an_epochs_change_is_the_median_of_its_rounds() -> None:
+    base, head = [1.0, 2.0, 4.0, 1.0, 3.0, 2.0], [1.1, 2.2, 40.0, 1.0, 3.3, 2.2]
+    assert epoch_change(base, head) == pytest.approx(math.log(1.1))
+
+
+def test_what_the_other_arm_leaves_in_the_caches_cancels() -> None:
+    """A slice after one of the other arm takes 20 % longer; the head is 3 % slower, and all slices differ a little."""
+    turns = ["base", "head", "head", "base"] * 6
+    noise = [1 + 0.001 * (turn * 7 % 11) for turn in range(24)]
+    times: dict[str, list[float]] = {"base": [], "head": []}
+    for turn, arm in enumerate(turns):
+        cold = turns[turn - 1] != arm
+        times[arm].append(0.01 * (1.2 if cold else 1.0) * (1.03 if arm == "head" else 1.0) * noise[turn])
+    assert epoch_change(times["base"], times["head"]) == pytest.approx(math.log(1.03), abs=0.004)
 
 
 def test_a_drift_through_an_epoch_cancels() -> None:

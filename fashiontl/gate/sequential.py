@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import fmean, median
 from typing import Literal
 
 from fashiontl.comparison import chance_above, holm_levels, trimmed_interval, values_needed
@@ -75,16 +75,19 @@ class Decision:
 
 
 def epoch_change(base: Sequence[float], head: Sequence[float]) -> float:
-    """How much slower the head was in an epoch: the median over neighbouring slices of log(head / base).
+    """How much slower the head was in an epoch: the median over rounds ABBA of log(head / base).
 
-    A drift of the machine slows the second of two neighbours; since turns go ABBA, each arm is the second in half of
-    the pairs, and the median of them all is left alone.
+    In a round each arm is once the first of two neighbours and once the second, and follows once the other arm and
+    once itself; so a drift of the machine, or what the other arm leaves in the caches, falls on both alike. A median
+    over the neighbours instead halts between two heaps when either is large: its spread between processes was twice
+    as wide.
 
     Args:
         base: seconds of its slices, positive.
         head: as many.
     """
-    return median(math.log(mine) - math.log(other) for other, mine in zip(base, head, strict=True))
+    changes = [math.log(mine) - math.log(other) for other, mine in zip(base, head, strict=True)]
+    return median(fmean(changes[start : start + 2]) for start in range(0, len(changes), 2))
 
 
 def evidence_of(epochs: Sequence[Epoch]) -> Evidence:
