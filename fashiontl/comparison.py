@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from fashiontl.stats import Interval, student_quantile, student_tail
 
@@ -9,6 +10,20 @@ from fashiontl.stats import Interval, student_quantile, student_tail
 TRIMMED = 0.2
 # Below it trimming leaves five values or fewer, and plain t is the shorter of the two.
 FEWEST_TO_TRIM = 8
+
+
+def round_changes(base: Sequence[float], head: Sequence[float]) -> list[float]:
+    """log(head / base) of each round ABBA of two arms that take turns.
+
+    In a round each arm is once the first of two neighbours and once the second, and follows once the other arm and
+    once itself; so a drift of the machine, or what the other arm leaves in the caches, falls on both alike.
+
+    Args:
+        base: seconds of its turns, positive, two a round.
+        head: as many.
+    """
+    changes = [math.log(mine) - math.log(other) for other, mine in zip(base, head, strict=True)]
+    return [fmean(changes[start : start + 2]) for start in range(0, len(changes), 2)]
 
 
 def trimmed_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

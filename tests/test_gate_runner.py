@@ -109,7 +109,7 @@ class FakeTurns:
     def slice(self, metric: str) -> tuple[float, bool]:
         self._arm.lab.note(f"{self._arm.name} slice {metric}")
         self._slices += 1
-        return (1.0 if self._arm.name == "base" else 2.0) + self._slices, self._slices == 1
+        return (1.0 if self._arm.name == "base" else 2.0) * (1 + self._slices / 1000), self._slices == 1
 
 
 def until(screen: int, confirm: Mapping[str, int] | None = None) -> Callable[[Sequence[Epoch], Limit, int], str]:
@@ -149,8 +149,8 @@ def test_an_epoch_is_abba_with_a_control_after_each_slice() -> None:
         Epoch(
             "screen",
             "head",
-            base=tuple(1.0 + number for number in range(1, 13)),
-            head=tuple(2.0 + number for number in range(1, 13)),
+            base=tuple(1.0 * (1 + number / 1000) for number in range(1, 13)),
+            head=tuple(2.0 * (1 + number / 1000) for number in range(1, 13)),
             control_base=(0.25,) * 12,
             control_head=(0.25,) * 12,
         ),

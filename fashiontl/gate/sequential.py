@@ -8,10 +8,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import median
 from typing import Literal
 
-from fashiontl.comparison import chance_above, holm_levels, trimmed_interval, values_needed
+from fashiontl.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Epoch
 from fashiontl.gate.verdict import Change, Word
@@ -77,17 +77,14 @@ class Decision:
 def epoch_change(base: Sequence[float], head: Sequence[float]) -> float:
     """How much slower the head was in an epoch: the median over rounds ABBA of log(head / base).
 
-    In a round each arm is once the first of two neighbours and once the second, and follows once the other arm and
-    once itself; so a drift of the machine, or what the other arm leaves in the caches, falls on both alike. A median
-    over the neighbours instead halts between two heaps when either is large: its spread between processes was twice
-    as wide.
+    A median over neighbours instead halts between two heaps when one of them finds cold caches: between processes its
+    spread was twice as wide.
 
     Args:
         base: seconds of its slices, positive.
         head: as many.
     """
-    changes = [math.log(mine) - math.log(other) for other, mine in zip(base, head, strict=True)]
-    return median(fmean(changes[start : start + 2]) for start in range(0, len(changes), 2))
+    return median(round_changes(base, head))
 
 
 def evidence_of(epochs: Sequence[Epoch]) -> Evidence:
