@@ -25,6 +25,9 @@ from fashiontl.errors import FashiontlError
 def main() -> None:
     """Serve jobs until standard input ends."""
     phases = importlib.import_module(sys.argv[1])
+    # The first optimiser of a process imports it, in 1.5 to 3 seconds and some 100 MB: after the fork these came with
+    # every phase that trains, and were taken for a part of its memory and of its first step.
+    importlib.import_module("torch._dynamo")
     channel = os.dup(1)
     # Whatever a library prints must not be taken for a message.
     os.dup2(2, 1)

@@ -110,3 +110,8 @@ def test_an_interrupt_leaves_no_process() -> None:
 def test_a_server_that_cannot_start_says_why() -> None:
     with Worker(1, "no_such_module") as worker, pytest.raises(FashiontlError, match="No module named 'no_such_module'"):
         worker.run("facts", {}, 30)
+
+
+def test_what_a_first_optimizer_imports_is_there_before_the_fork(worker: Worker) -> None:
+    imported = run(worker, "imports_of_training").value["imported"]
+    assert not [name for name in imported if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))]

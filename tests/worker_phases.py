@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,18 @@ def facts(job: Job, progress: Progress) -> Job:
         "threads_of_parent": len(list(Path(f"/proc/{os.getppid()}/task").iterdir())),
         "environment": {name: os.environ.get(name) for name in ("MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")},
     }
+
+
+def imports_of_training(job: Job, progress: Progress) -> Job:
+    """Modules that a first training step imports."""
+    del job, progress
+    before = set(sys.modules)
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    optimizer.zero_grad()
+    parameter.sum().backward()
+    optimizer.step()
+    return {"imported": sorted(set(sys.modules) - before)}
 
 
 def grow(job: Job, progress: Progress) -> Job:
