@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fashiontl.architectures.network import Network
 from fashiontl.devices import synchronize
+from fashiontl.features import Features, FeatureStore, Source
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import PolicyProof, Watch
@@ -43,6 +44,7 @@ class Fit:
         reused_stages: the most leading stages whose output was computed once and reused.
         validation: accuracy on the validation images after each epoch; empty without any.
         chosen: number of the epoch whose weights were kept.
+        features: where the store had the output of `reused_stages` from; None without a store or reuse.
     """
 
     seconds: float
@@ -51,6 +53,7 @@ class Fit:
     reused_stages: int
     validation: tuple[float, ...]
     chosen: int
+    features: Source | None = None
 
 
 def fit(  # noqa: PLR0913 - all that a training depends on, each named where it is passed
@@ -63,6 +66,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
     seed: int,
     validation: Examples | None = None,
     variant: Variant = _PLAIN,
+    store: FeatureStore | None = None,
     progress: Callable[[int], None] = lambda epoch: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
@@ -85,6 +89,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
         seed: of the batches' order and the augmentation.
         validation: images to choose the epoch on, never trained on.
         variant: precision and memory format.
+        store: of the outputs of frozen prefixes, as `Batches` takes it.
         progress: called with the number of each epoch as it starts.
         clock: seconds.
     """
@@ -95,6 +100,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
     plan: Plan | None = None
     losses = []
     reused = 0
+    source: Source | None = None
     best = _Best(network, validation, preprocessing, variant)
     seconds = 0.0
     device = str(next(network.parameters()).device)
@@ -111,8 +117,11 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
             apply(network, plan)
             watch.begin(plan)
             optimizer = _optimizer(network, plan, recipe, optimizer)
-            batches = Batches(network, plan, examples.images, recipe, preprocessing, generator, variant=variant)
-            reused = max(reused, batches.first_stage)
+            batches = Batches(
+                network, plan, examples.images, recipe, preprocessing, generator, variant=variant, store=store
+            )
+            if batches.first_stage > reused:
+                reused, source = batches.first_stage, batches.source
         losses.append(
             _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
         )
@@ -123,7 +132,8 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
             apply(network, plan)
     watch.end()
     best.restore()
-    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), best.chosen(recipe.epochs))
+    chosen = best.chosen(recipe.epochs)
+    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), chosen, source)
 
 
 class _Best:
@@ -239,8 +249,12 @@ class Batches:
     change at random or the outputs would not fit in `FEATURE_BUDGET`. It is computed as a step would, under the
     variant's autocast, and kept in the type that this gives.
 
+    With a store it is found there if any training has left it, and it is reused only where that changes no bit of what
+    a step computes. Without one it is computed in larger batches, whose last bits may differ.
+
     Attributes:
         first_stage: the stage that takes these batches; those before it have been run already.
+        source: where the store had their output from, if it had it.
     """
 
     def __init__(
@@ -253,26 +267,37 @@ class Batches:
         generator: torch.Generator,
         *,
         variant: Variant = _PLAIN,
+        store: FeatureStore | None = None,
     ) -> None:
         self.first_stage = 0
+        self.source: Source | None = None
         self._images = images
         self._features: Tensor | None = None
+        self._stored: Features | None = None
         self._recipe = recipe
         self._preprocessing = preprocessing
         self._generator = generator
         self._variant = variant
         prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
         if prefix and not recipe.augment:
-            self._reuse(network, prefix)
+            if store is None:
+                self._reuse(network, prefix)
+            else:
+                self._reuse_stored(network, prefix, store)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
         order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
         # Even parts: BatchNorm cannot train on a last batch of one image.
-        for chosen in torch.tensor_split(order, math.ceil(len(order) / self._recipe.batch_size)):
+        for chosen in self._parts(order):
             yield chosen, self._inputs(chosen)
 
+    def _parts(self, images: Tensor) -> Sequence[Tensor]:
+        return torch.tensor_split(images, math.ceil(len(images) / self._recipe.batch_size))
+
     def _inputs(self, chosen: Tensor) -> Tensor:
+        if self._stored is not None:
+            return self._stored.batch(chosen)
         if self._features is not None:
             # Gathering images by number may lay them out anew.
             return self._variant.arrange(self._features[chosen])
@@ -291,6 +316,18 @@ class Batches:
             parts = torch.split(self._images, _EVALUATION_BATCH)
             self._features = torch.cat([network.run(self._prepared(part), 0, prefix) for part in parts])
         self.first_stage = prefix
+
+    def _reuse_stored(self, network: Network, prefix: int, store: FeatureStore) -> None:
+        parts = self._parts(self._images)
+        key = store.key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
+
+        def run(images: Tensor) -> Tensor:
+            with self._variant.autocast(str(images.device)):
+                return network.run(self._prepared(images), 0, prefix)
+
+        self._stored = store.features(key, parts, run, FEATURE_BUDGET)
+        if self._stored is not None:
+            self.first_stage, self.source = prefix, self._stored.source
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:

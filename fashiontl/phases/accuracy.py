@@ -16,6 +16,7 @@ from fashiontl.case import Case
 from fashiontl.data.select import TaskData, select
 from fashiontl.data.sources import load_task_images
 from fashiontl.evaluation import evaluate
+from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES
 from fashiontl.phases.job import Job, Progress
 from fashiontl.pretraining import pretrained
@@ -45,22 +46,28 @@ def train(job: Job, progress: Progress) -> Job:
 
     Returns:
         Besides what a record keeps, for each seed `answers`, the SHA-256 of the predicted classes, and `right`, a `1`
-        for each test image whose class was predicted and a `0` for each other, in the order of the images.
+        for each test image whose class was predicted and a `0` for each other, in the order of the images; and
+        `features`, where the outputs of `reused_stages` came from.
     """
     work = Workload.of(job)
     settings = work.settings
     modes.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     per_class = work.task.per_class or settings.train_per_class
+    # In memory without a folder, so that where results are kept decides nothing about them.
+    store = FeatureStore(Path(job["cache"]) / "features" if job.get("cache") else None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         seeds = []
         for seed in range(settings.seeds):
             chosen = select(images, work.task, per_class, settings.test_per_class, seed, settings.validation_per_class)
-            seeds.append(_train_seed(work, chosen, seed, progress))
+            seeds.append(_train_seed(work, chosen, seed, store, progress))
     nondeterministic = any("deterministic" in str(warning.message) for warning in caught)
     doubts = ["an operator has no deterministic form on this device"] if nondeterministic else []
-    each = ("accuracy", "evaluation", "training_time", "losses", "validation", "trained", "members", "answers", "right")
+    each = (
+        "accuracy", "evaluation", "training_time", "losses", "validation", "trained", "features", "members", "answers",
+        "right",
+    )  # fmt: skip
     return {
         **{name: [seed[name] for seed in seeds] for name in each},
         **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights", "recipe")},
@@ -72,8 +79,8 @@ def train(job: Job, progress: Progress) -> Job:
     }
 
 
-def _train_seed(work: Workload, chosen: TaskData, seed: int, progress: Progress) -> Job:
-    trained = {part.architecture: _train_part(work, part, chosen, seed, progress) for part in work.parts()}
+def _train_seed(work: Workload, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress) -> Job:
+    trained = {part.architecture: _train_part(work, part, chosen, seed, store, progress) for part in work.parts()}
     parts = {name: value for name, (value, _) in trained.items()}
     # Members of a hybrid may differ in their preprocessing, so here their answers are combined, not their networks.
     logits = combined([answers for _, answers in trained.values()])
@@ -85,7 +92,8 @@ def _train_seed(work: Workload, chosen: TaskData, seed: int, progress: Progress)
         return values if len(values) > 1 else next(iter(values.values()))
 
     return {
-        **{name: of_each(name) for name in ("losses", "validation", "trained", "reused_stages", "weights", "recipe")},
+        **{name: of_each(name) for name in ("losses", "validation", "trained", "weights", "recipe")},
+        **{name: of_each(name) for name in ("reused_stages", "features")},
         "accuracy": evaluation.accuracy,
         "evaluation": asdict(evaluation),
         "answers": hashlib.sha256(predicted.numpy().tobytes()).hexdigest(),
@@ -99,7 +107,7 @@ def _train_seed(work: Workload, chosen: TaskData, seed: int, progress: Progress)
 
 
 def _train_part(
-    work: Workload, part: Case, chosen: TaskData, seed: int, progress: Progress
+    work: Workload, part: Case, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress
 ) -> tuple[Job, torch.Tensor]:
     """One network's training: what the record keeps of it, and its answers on the test images."""
     device_name = part.device
@@ -119,6 +127,7 @@ def _train_part(
         seed=seed,
         validation=validation if len(validation.labels) else None,
         variant=work.variant,
+        store=store,
         progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
     )
     progress(f"testing, {where}")
@@ -131,6 +140,7 @@ def _train_part(
         "validation": {"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
         "trained": digest(network),
         "reused_stages": result.reused_stages,
+        "features": result.features,
         "recipe": asdict(recipe),
         "weights": begun.provenance,
         "warnings": [*_without_effect(work, network), *begun.doubts],
