@@ -50,7 +50,7 @@ _ALWAYS = (
     "data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic", "pretraining",
     "sweep", "profile",
 )  # fmt: skip
-_WHERE_ANY = ("trained", "validation", "members")
+_WHERE_ANY = ("trained", "validation", "features", "members")
 _BY_LOOP = ("timing", "compile", "energy")
 
 
