@@ -25,8 +25,8 @@ from fashiontl.errors import FashiontlError
 def main() -> None:
     """Serve jobs until standard input ends."""
     phases = importlib.import_module(sys.argv[1])
-    # The first optimiser of a process imports it, in 1.5 to 3 seconds and some 100 MB: after the fork these came with
-    # every phase that trains, and were taken for a part of its memory and of its first step.
+    # The first optimiser of a process imports it: 1.5 to 3 seconds that came with every phase that trains when they
+    # came after the fork, and 10 MB that were taken for a part of its memory.
     importlib.import_module("torch._dynamo")
     channel = os.dup(1)
     # Whatever a library prints must not be taken for a message.
