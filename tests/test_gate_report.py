@@ -67,7 +67,7 @@ def test_on_a_terminal() -> None:
         "",
         "base     main (0123456789ab)",
         "head     working tree (fedcba987654, with changes)",
-        "machine  amd-epyc-7763-2c-2t-06af09c4",
+        "machine  amd-epyc-7763-2c-2t-edbfa711",
         "took     12 min, from 2026-11-25T02:00:00+00:00",
         "",
         "verdict    cell                    metric            base    head  change (+ is worse)",

@@ -70,7 +70,7 @@ def test_the_notes() -> None:
     assert lines == [
         "- **Command** `pytest bench/`, 2026-01-02 03:00 UTC, commit `01234567`",
         "- **Hardware** AMD EPYC 7763, 2 of 4 cores, 2 threads, 8.0 GiB, load up to 0.25 when cases started "
-        "(machine `amd-epyc-7763-2c-2t-06af09c4`)",
+        "(machine `amd-epyc-7763-2c-2t-edbfa711`)",
         "- **Versions** Python 3.12.4, torch 2.13.0+cpu, torchvision 0.28.0, fashiontl 0.1.0; Linux 6.8.0 x86_64",
         "- **Accuracy** of 1 seed on 800 test images, tested once, at the end of training",
         "- **Data** the package's own selection, SHA-256 `d1d1d1d1d1d1`",
@@ -106,7 +106,7 @@ def test_notes_without_what_is_unknown() -> None:
     found = notes([row_of(failed(CPU[0], "crashed", "", environment=bare))])
     assert found[:3] == [
         "**Command** `pytest bench/`, 2026-01-02 03:00 UTC",
-        "**Hardware** AMD EPYC 7763, 2 of 4 cores, 2 threads (machine `amd-epyc-7763-2c-2t-06af09c4`)",
+        "**Hardware** AMD EPYC 7763, 2 of 4 cores, 2 threads (machine `amd-epyc-7763-2c-2t-edbfa711`)",
         "**Versions** Python 3.12.4, torch 2.13.0+cpu, torchvision 0.28.0, fashiontl 0.2.0; Linux 6.8.0 x86_64",
     ]
     assert len(found) == 4
