@@ -30,14 +30,12 @@ from fashiontl.freezing.policies import Plan
 from fashiontl.images import Preprocessing
 from fashiontl.phases import pretrain
 from fashiontl.recipes import Recipe, recipe_for
-from fashiontl.train import Examples, fit, is_normalised, predict, rate_factor
+from fashiontl.train import OPTIMIZERS, Examples, fit, is_normalised, predict, rate_factor
 from fashiontl.vision import torchvision
 from fashiontl.workload import Workload
 
 # What fashiontl.worker may be asked for.
 __all__ = ["measure", "pretrain"]
-
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def optimizer_of(given: Training) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The recipe's optimiser as people write it, without further arguments, and its schedule."""
     recipe = given.recipe
     groups = parameter_groups(given.network, given.plan, recipe.rate, recipe.decay)
-    optimizer: torch.optim.Optimizer = OPTIMIZERS[recipe.optimizer](groups)
+    optimizer = OPTIMIZERS[recipe.optimizer](groups)
     steps = recipe.epochs * -(-len(given.data.train_labels) // recipe.batch_size)
     constant = recipe.schedule == "constant"
     return optimizer, LambdaLR(optimizer, lambda step: 1.0 if constant else rate_factor(step, steps, recipe.warm_up))

@@ -27,6 +27,7 @@ from fashiontl.environment import read_environment
 from fashiontl.errors import FashiontlError
 from fashiontl.images import Preprocessing
 from fashiontl.variants import Variant
+from fashiontl.weights import bytes_of
 
 Source = Literal["computed", "memory", "disk"]
 
@@ -268,8 +269,7 @@ def _tensors(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _sha256(values: Tensor) -> str:
-    flat = values.detach().cpu().contiguous().flatten()
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(bytes_of(values)).hexdigest()
 
 
 def _allowed() -> int:

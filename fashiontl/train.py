@@ -21,6 +21,12 @@ from fashiontl.variants import Variant
 
 # Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
 FEATURE_BUDGET = 2 * 2**30
+# By the names that recipes have.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
 _EVALUATION_BATCH = 200
 _PLAIN = Variant()
 
@@ -334,8 +340,7 @@ def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.O
     """The recipe's optimiser, at its peak rate, of what trains under a plan."""
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
     device = next(network.parameters()).device.type
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[recipe.optimizer]
-    return kind(groups, fused=device in {"cpu", "cuda"})  # type: ignore[no-any-return]
+    return OPTIMIZERS[recipe.optimizer](groups, fused=device in {"cpu", "cuda"})
 
 
 def _optimizer(

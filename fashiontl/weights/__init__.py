@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fashiontl.architectures import find, members
 from fashiontl.architectures.build import build
@@ -74,8 +75,14 @@ def digest(network: Network) -> str:
     found = hashlib.sha256()
     for name, value in network.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(bytes_of(value))
     return found.hexdigest()
+
+
+def bytes_of(values: Tensor) -> memoryview:
+    """A tensor's numbers as they lie in memory, those of a device fetched from it; one on the CPU is not copied."""
+    found: memoryview = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return found
 
 
 def _joined(case: Case, starts: Mapping[str, Start]) -> Start:
