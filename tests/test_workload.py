@@ -7,6 +7,7 @@ import torch
 from fashiontl.architectures.hybrids import MeanOfProbabilities
 from fashiontl.case import PRESETS, Case
 from fashiontl.errors import FashiontlError
+from fashiontl.train import OPTIMIZERS
 from fashiontl.workload import Workload, answering
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
@@ -85,10 +86,9 @@ def test_periods_have_one_plan_each() -> None:
 @pytest.mark.parametrize(("recipe", "kind"), [("tuned", "AdamW"), ("naive_adam", "Adam"), ("naive_sgd", "SGD")])
 def test_a_timed_step_is_of_the_recipes_optimizer(recipe: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    for name in ("AdamW", "Adam", "SGD"):
-        real = getattr(torch.optim, name)
-        monkeypatch.setattr(
-            torch.optim, name, lambda *a, name=name, real=real, **options: made.append(name) or real(*a, **options)
+    for name, real in OPTIMIZERS.items():
+        monkeypatch.setitem(
+            OPTIMIZERS, name, lambda *a, real=real, **options: made.append(real.__name__) or real(*a, **options)
         )
     work = workload("resnet9", "full")
     work = replace(work, settings=replace(work.settings, recipe=recipe))
