@@ -6,6 +6,7 @@ to a file of its own, so that a result of any size arrives whole or not at all.
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -28,6 +29,10 @@ def main() -> None:
     # The first optimiser of a process imports it: 1.5 to 3 seconds that came with every phase that trains when they
     # came after the fork, and 10 MB that were taken for a part of its memory.
     importlib.import_module("torch._dynamo")
+    # A child collects garbage before each timing loop; what was imported here is none, and going through it takes longer
+    # than the rest (the gc module's documentation has programs freeze before they fork).
+    gc.collect()
+    gc.freeze()
     channel = os.dup(1)
     # Whatever a library prints must not be taken for a message.
     os.dup2(2, 1)
