@@ -133,6 +133,7 @@ class Settings:
             with the best accuracy on them is kept. 0 carves none and keeps the last epoch.
         recipe: `tuned` (`fashiontl.recipes` gives its numbers), or, as tutorials train, `naive_adam` (Adam, 1e-3) or
             `naive_sgd` (SGD, 0.1), each at a constant rate without decay or smoothing.
+        rate: peak learning rate of the head in place of the recipe's, for every policy; 0 takes the recipe's.
         seeds: how many seeds (0, 1, ...) each case is trained with.
         epochs: passes over the training images.
         augment: whether training images are flipped and shifted at random; then a frozen prefix runs at each step.
@@ -161,6 +162,7 @@ class Settings:
     test_per_class: int = 200
     validation_per_class: int = 0
     recipe: str = "tuned"
+    rate: float = 0.0
     seeds: int = 1
     epochs: int = 10
     augment: bool = False
@@ -327,6 +329,7 @@ def _range_faults(settings: Settings) -> list[str]:
         "test_per_class",
         "validation_per_class",
         "pretrain_per_class",
+        "rate",
         "threads",
         "sweep",
     }

@@ -51,9 +51,14 @@ def recipe_for(policy: str, settings: Settings, *, normalised: bool) -> Recipe:
 
     Args:
         policy: its name.
-        settings: recipe, epochs, batch size and augmentation.
+        settings: recipe, epochs, batch size, augmentation, and a rate in place of the recipe's own.
         normalised: whether the network has normalisation layers.
     """
+    recipe = _known(policy, settings, normalised)
+    return replace(recipe, rate=settings.rate) if settings.rate else recipe
+
+
+def _known(policy: str, settings: Settings, normalised: bool) -> Recipe:
     if settings.recipe in _NAIVE_RATES:
         optimizer, rate = _NAIVE_RATES[settings.recipe]
         return Recipe(

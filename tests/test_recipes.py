@@ -23,6 +23,15 @@ def test_a_plain_network_takes_smaller_steps() -> None:
     assert pretraining_recipe(SETTINGS, normalised=False) == Recipe(3, 50, rate=3e-4, smoothing=0.0)
 
 
+def test_a_rate_of_ones_own_replaces_that_of_any_recipe() -> None:
+    for name in ("tuned", "naive_adam", "naive_sgd"):
+        for policy in ("scratch", "linear_probe"):
+            settings = replace(SETTINGS, recipe=name)
+            usual = recipe_for(policy, settings, normalised=False)
+            assert recipe_for(policy, replace(settings, rate=2e-3), normalised=False) == replace(usual, rate=2e-3)
+    assert pretraining_recipe(replace(SETTINGS, rate=2e-3), normalised=True).rate == 1e-3
+
+
 def test_a_source_is_trained_without_label_smoothing_by_its_own_settings() -> None:
     assert pretraining_recipe(SETTINGS, normalised=True) == Recipe(3, 50, rate=1e-3, smoothing=0.0)
 
