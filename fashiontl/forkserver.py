@@ -29,8 +29,8 @@ def main() -> None:
     # The first optimiser of a process imports it: 1.5 to 3 seconds that came with every phase that trains when they
     # came after the fork, and 10 MB that were taken for a part of its memory.
     importlib.import_module("torch._dynamo")
-    # A child collects garbage before each timing loop; what was imported here is none, and going through it takes longer
-    # than the rest (the gc module's documentation has programs freeze before they fork).
+    # A child collects garbage before each timing loop; what was imported here is none, and going through it takes
+    # longer than the rest (the gc module's documentation has programs freeze before they fork).
     gc.collect()
     gc.freeze()
     channel = os.dup(1)

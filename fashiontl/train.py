@@ -251,12 +251,9 @@ def is_normalised(network: Network) -> bool:
 class Batches:
     """Training batches in random order, one pass an iteration.
 
-    The output of a frozen prefix in eval mode is the same at every epoch, so it is computed once, unless images
-    change at random or the outputs would not fit in `FEATURE_BUDGET`. It is computed as a step would, under the
-    variant's autocast, and kept in the type that this gives.
-
-    With a store it is found there if any training has left it, and it is reused only where that changes no bit of what
-    a step computes. Without one it is computed in larger batches, whose last bits may differ.
+    The output of a frozen prefix in eval mode is the same at every epoch. With a store it is computed once, or found
+    there if another training has left it, unless that would change a bit of what a step computes, images change at
+    random, or the outputs would not fit in `FEATURE_BUDGET`.
 
     Attributes:
         first_stage: the stage that takes these batches; those before it have been run already.
@@ -278,18 +275,14 @@ class Batches:
         self.first_stage = 0
         self.source: Source | None = None
         self._images = images
-        self._features: Tensor | None = None
-        self._stored: Features | None = None
+        self._features: Features | None = None
         self._recipe = recipe
         self._preprocessing = preprocessing
         self._generator = generator
         self._variant = variant
         prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
-        if prefix and not recipe.augment:
-            if store is None:
-                self._reuse(network, prefix)
-            else:
-                self._reuse_stored(network, prefix, store)
+        if store is not None and prefix and not recipe.augment:
+            self._reuse(network, prefix, store)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
@@ -302,28 +295,15 @@ class Batches:
         return torch.tensor_split(images, math.ceil(len(images) / self._recipe.batch_size))
 
     def _inputs(self, chosen: Tensor) -> Tensor:
-        if self._stored is not None:
-            return self._stored.batch(chosen)
         if self._features is not None:
-            # Gathering images by number may lay them out anew.
-            return self._variant.arrange(self._features[chosen])
+            return self._features.batch(chosen)
         images = self._images[chosen]
         return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
 
     def _prepared(self, images: Tensor) -> Tensor:
         return self._variant.arrange(self._preprocessing(images))
 
-    @torch.no_grad()
-    def _reuse(self, network: Network, prefix: int) -> None:
-        with self._variant.autocast(str(self._images.device)):
-            first = network.run(self._prepared(self._images[:1]), 0, prefix)
-            if first.nbytes * len(self._images) > FEATURE_BUDGET:
-                return
-            parts = torch.split(self._images, _EVALUATION_BATCH)
-            self._features = torch.cat([network.run(self._prepared(part), 0, prefix) for part in parts])
-        self.first_stage = prefix
-
-    def _reuse_stored(self, network: Network, prefix: int, store: FeatureStore) -> None:
+    def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
         parts = self._parts(self._images)
         key = store.key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
 
@@ -331,9 +311,9 @@ class Batches:
             with self._variant.autocast(str(images.device)):
                 return network.run(self._prepared(images), 0, prefix)
 
-        self._stored = store.features(key, parts, run, FEATURE_BUDGET)
-        if self._stored is not None:
-            self.first_stage, self.source = prefix, self._stored.source
+        self._features = store.features(key, parts, run, FEATURE_BUDGET)
+        if self._features is not None:
+            self.first_stage, self.source = prefix, self._features.source
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:

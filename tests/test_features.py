@@ -84,9 +84,7 @@ def trained(
 def assert_reuse_changes_no_bit(architecture: str, policy: str, folder: Path, variant: Variant = Variant()) -> None:  # noqa: B008
     size = size_of(architecture)
     plan_of(member(architecture)[0], policy, 0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "FEATURE_BUDGET", 0)
-        plain, weights, answers = trained(member(architecture)[0], policy, size, None, variant)
+    plain, weights, answers = trained(member(architecture)[0], policy, size, None, variant)
     assert (plain.reused_stages, plain.features) == (0, None)
     store = on_disk(folder)
     for kept in (store, store, on_disk(folder)):
@@ -125,7 +123,7 @@ def test_a_training_says_where_its_features_came_from(tmp_path: Path) -> None:
     store = on_disk(tmp_path)
     sources = [trained(pooled(), "linear_probe", 32, kept)[0] for kept in (store, store, on_disk(tmp_path), None)]
     assert [result.features for result in sources] == ["computed", "memory", "disk", None]
-    assert [result.reused_stages for result in sources] == [2, 2, 2, 2]
+    assert [result.reused_stages for result in sources] == [2, 2, 2, 0]
 
 
 def test_what_is_found_is_what_was_computed(tmp_path: Path) -> None:

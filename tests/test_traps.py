@@ -21,6 +21,7 @@ from fashiontl.case import PRESETS, Case
 from fashiontl.data.idx import read_idx, write_idx
 from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, load_folder
 from fashiontl.errors import FashiontlError
+from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
 from fashiontl.freezing.adapters import prepare
@@ -55,7 +56,7 @@ def plan_of(network: Network, policy: str, epoch: int = 0, epochs: int = 4) -> P
 
 
 def trained(network: Network, policy: str, epochs: int = 2) -> Fit:
-    return fit(network, POLICIES[policy], EXAMPLES, Recipe(epochs, 8), PREPROCESSING, seed=0)
+    return fit(network, POLICIES[policy], EXAMPLES, Recipe(epochs, 8), PREPROCESSING, seed=0, store=FeatureStore(None))
 
 
 def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
