@@ -175,7 +175,7 @@ class Settings:
     sweep: int = 0
     samples: int = 200
     half_width: float = 0.02
-    seconds: float = 1.0
+    seconds: float = 0.5
     timeout: float = 600.0
     threads: int = 0
     profile: bool = True
@@ -197,7 +197,7 @@ PRESETS: dict[str, Settings] = {
         timeout=120.0,
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
-    # pretraining of 4 backbones fit in 10 minutes on two CPU cores.
+    # pretraining of 4 backbones take some 5 minutes on two CPU cores.
     "quick": Settings(),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(

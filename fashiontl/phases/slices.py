@@ -17,6 +17,8 @@ from fashiontl.workload import Workload
 _Call = Callable[[], object]
 
 _TRAINING = "train_throughput"
+# Time budgets of a measurement that a warm-up may take: the process then lives on through many slices.
+_WARM_UPS = 2
 
 
 def slices(job: Job, progress: Progress) -> Job:
@@ -42,7 +44,7 @@ def slices(job: Job, progress: Progress) -> Job:
             call = calls.of(metric)
             with torch.inference_mode(metric != _TRAINING):
                 if command == "warm":
-                    taken[metric], warm_up = _warmed(call, tool, calls.work.settings.seconds)
+                    taken[metric], warm_up = _warmed(call, tool, _WARM_UPS * calls.work.settings.seconds)
                     _refuse_strangers(Path(job["other"]))
                     answer: Job = {"steady": warm_up.steady, "drift": warm_up.drift, "noise": warm_up.noise}
                 else:
