@@ -362,7 +362,9 @@ def test_write_parses_only_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mon
         save(tmp_path, *(dataclasses.replace(each, run=run) for each in matrix()), name=run)
     parsed = []
     monkeypatch.setattr(
-        runs, "from_json", lambda line, where, read=runs.from_json: (parsed.append(where), read(line, where))[1]
+        runs,
+        "from_json",
+        lambda line, where, wanted, read=runs.from_json: (parsed.append(where), read(line, where, wanted))[1],
     )
     leaderboard.write(tmp_path)
     assert len(parsed) == 20

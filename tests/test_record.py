@@ -23,6 +23,7 @@ from fashiontl.record import (
     check_writable,
     from_json,
     latest,
+    line,
     new_run_path,
     read_file,
     read_newest,
@@ -177,6 +178,54 @@ def test_any_field_may_hold_anything(name: str, value: Any) -> None:
         from_json(json.dumps(line), "x:1")
 
 
+@pytest.mark.parametrize("digits", ["9" * 400, "-" + "9" * 400])
+def test_a_whole_number_too_large_for_a_float_is_a_fault(digits: str) -> None:
+    text = changed(measurements=[{"metric": "flops", "values": [85], "trials": 0}]).replace("[85]", f"[{digits}]")
+    assert message(text) == f"runs/m/x.jsonl:3: flops: expected a list of finite numbers; {NEXT}"
+
+
+def test_whole_numbers_stay_whole() -> None:
+    text = changed(measurements=[{"metric": "flops", "values": [85, 2.0, 10**30], "trials": 0}])
+    read = from_json(text, "x:1")
+    assert [repr(value) for value in read.values("flops")] == ["85", "2.0", str(10**30)]
+
+
+@given(st.sampled_from([field.name for field in dataclasses.fields(Record)]), JSON)
+def test_the_quick_way_reads_what_the_thorough_one_does(name: str, value: Any) -> None:
+    text = json.dumps(json.loads(to_json(record(CASE))) | {name: value})
+    found = line._quickly(text, None)
+    assert found is None or repr(found) == repr(line._thoroughly(text, "x:1", None))
+
+
+@given(RECORDS)
+def test_both_ways_read_what_is_written(original: Record) -> None:
+    text = to_json(original)
+    assert line._thoroughly(text, "x:1", None) == original
+    # Texts that no UTF-8 can hold are left to the thorough way.
+    assert line._quickly(text, None) in (None, original)
+
+
+def test_a_plain_line_goes_the_quick_way() -> None:
+    original = record(CASE)
+    assert line._quickly(to_json(original).encode(), None) == original
+    assert line._quickly(to_json(original), ["losses"]) == dataclasses.replace(
+        original, provenance={"losses": [[1.25, 0.5]]}
+    )
+
+
+@pytest.mark.parametrize("reason", ["", "caf\udce9"])
+def test_only_wanted_provenance_is_kept(reason: str) -> None:
+    read = from_json(to_json(record(CASE, reason=reason)), "x:1", {"losses", "nothing"})
+    assert (read.reason, read.provenance) == (reason, {"losses": [[1.25, 0.5]]})
+
+
+@pytest.mark.parametrize("part", [b'"\xff"', b"NaN", b"[1,]", b"01", b'"a\tb"'])
+def test_what_is_not_wanted_must_be_json_all_the_same(part: bytes) -> None:
+    text = to_json(record(CASE)).encode().replace(b"[[1.25,0.5]]", part)
+    with pytest.raises(FashiontlError, match="x:1: expected one record in JSON, got: "):
+        from_json(text, "x:1", ())
+
+
 def test_append_keeps_what_is_there(tmp_path: Path) -> None:
     records = matrix()[:3]
     path = store(tmp_path, "run", *records)
@@ -205,6 +254,11 @@ def test_a_failed_write_leaves_the_file_and_no_litter(tmp_path: Path, monkeypatc
         RunFile(path).append(record(CASE))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_written_in_parts(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "page", iter([b"one, ", b"two"]))
+    assert (tmp_path / "page").read_bytes() == b"one, two"
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
@@ -323,6 +377,16 @@ def test_read_newest_reports_unreadable_settings(tmp_path: Path) -> None:
     path = store(tmp_path, "run", record(CASE))
     path.write_text(path.read_text().replace('"epochs":', '"colour":1,"epochs":'))
     assert read_newest(tmp_path, lambda each: each) == ([], [f"{path}:1: field settings.colour is unknown; {NEXT}"])
+
+
+def test_read_newest_goes_on_without_a_file_that_disappears(tmp_path: Path) -> None:
+    paths = [store(tmp_path, name, record(Case(name, "full"))) for name in ("a", "b")]
+
+    def keep(each: Record) -> str:
+        paths[1].unlink(missing_ok=True)
+        return each.case.architecture
+
+    assert read_newest(tmp_path, keep) == (["a"], [])
 
 
 def test_resumable_is_the_newest_run_with_these_settings(tmp_path: Path) -> None:

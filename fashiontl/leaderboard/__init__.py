@@ -1,17 +1,19 @@
-"""The leaderboard: records in, one page of Markdown out. No torch; pandas only when a table is made."""
+"""The leaderboard: records in, one page of Markdown out. No torch."""
 
+import gc
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
 from fashiontl.leaderboard.columns import SUMMARY
 from fashiontl.leaderboard.markdown import escape
-from fashiontl.leaderboard.rows import Row, by_accuracy, column_texts, row_of
-from fashiontl.leaderboard.sections import overview, section_text, sections
+from fashiontl.leaderboard.rows import PROVENANCE, Row, by_accuracy, column_texts, row_of
+from fashiontl.leaderboard.sections import Section, overview, section_text, sections
 from fashiontl.record import Record, latest, read_newest, write_atomically
 
-__all__ = ["render", "summary", "write"]
+__all__ = ["parts", "read_rows", "render", "summary", "uncollected", "write"]
 
 _INTRODUCTION = """# Leaderboard
 
@@ -34,6 +36,18 @@ architecture.
 _LONGEST_NAME = 30
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles of garbage meanwhile: rows and texts form none, and of very many it takes a long time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
     """The page in Markdown.
 
@@ -41,9 +55,10 @@ def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
         records: in any order; only the newest of each case, machine and meaning of the settings is shown.
         faults: what could not be read, `file:line: what`.
     """
-    return _render(map(row_of, latest(records)), faults)
+    return "".join(parts(sections(map(row_of, latest(records))), faults))
 
 
+@uncollected()
 def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Path:
     """Read all runs and write `leaderboard.md` beside them.
 
@@ -57,17 +72,22 @@ def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Pa
     Raises:
         FashiontlError: there are no runs.
     """
-    rows, faults = read_newest(results, row_of)
+    rows, faults = read_rows(results)
     if not rows and not faults:
         raise FashiontlError(
             f"expected runs under {results / 'runs'}, got none; run pytest bench/ --results {results} first, or name "
             "another folder with --results"
         )
     path = results / "leaderboard.md"
-    write_atomically(path, _render(rows, faults).encode(errors="replace"))
+    write_atomically(path, (part.encode(errors="replace") for part in parts(sections(rows), faults)))
     for fault in faults:
         warn(fault)
     return path
+
+
+def read_rows(results: Path) -> tuple[list[Row], list[str]]:
+    """The newest row of each cell of all runs, and what could not be read."""
+    return read_newest(results, row_of, PROVENANCE)
 
 
 def summary(records: Iterable[Record]) -> str:
@@ -97,12 +117,18 @@ def _broken(name: str) -> str:
     return "\n  ".join(lines)
 
 
-def _render(rows: Iterable[Row], faults: Sequence[str]) -> str:
-    found = sections(rows)
-    parts = [_INTRODUCTION]
+def parts(found: Sequence[Section], faults: Sequence[str]) -> Iterator[str]:
+    """The page in Markdown, a section at a time, so that a page of very many need not be held at once.
+
+    Args:
+        found: the sections, in the order to be shown.
+        faults: what could not be read, `file:line: what`.
+    """
+    yield _INTRODUCTION
     if len(found) > 1:
-        parts.append(overview(found))
-    parts += [section_text(section) for section in found]
+        yield "\n\n" + overview(found)
+    for section in found:
+        yield "\n\n" + section_text(section)
     if faults:
-        parts.append("## Lines that could not be read\n\n" + "\n".join(f"- {escape(fault)}" for fault in faults))
-    return "\n\n".join(parts) + "\n"
+        yield "\n\n## Lines that could not be read\n\n" + "\n".join(f"- {escape(fault)}" for fault in faults)
+    yield "\n"

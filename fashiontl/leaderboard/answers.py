@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fashiontl.stats import Interval, accuracy_interval
+from fashiontl.leaderboard.columns import accuracy_of
+from fashiontl.stats import Interval
 
 # No count of images comes near it, and beyond it a float is no longer exact.
 _MOST_IMAGES = 2**53
@@ -62,7 +63,7 @@ def _class(rows: Sequence[Sequence[int]], index: int) -> Interval | None:
     images = [sum(row) for row in rows]
     if not all(images):
         return None
-    return accuracy_interval([row[index] / sum(row) for row in rows], min(images))
+    return accuracy_of(tuple([row[index] / count for row, count in zip(rows, images, strict=True)]), min(images))
 
 
 def _is_confusion(matrix: Any) -> bool:

@@ -1,5 +1,6 @@
 """Columns of numbers: what each shows of a record's raw values, and in which tables they stand together."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +27,15 @@ class Column:
         label: header, with the unit; no two columns share one.
         metric: how the number is shown and which way is better.
         statistic: the number and its interval in the metric's base unit; None is unknown.
+        needs: a metric without which it is unknown.
+        is_median: whether it is the median of that metric.
     """
 
     label: str
     metric: Metric
     statistic: Callable[[Measured], Interval | None]
+    needs: str
+    is_median: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,38 @@ class Group:
     legend: str
 
 
+def median_of(values: Sequence[float]) -> Interval:
+    """`median_interval`, bit for bit, without asking anew which ranks so many values have."""
+    if len(values) == 1:
+        return Interval(float(values[0]), -math.inf, math.inf)
+    low, high = _ranks_of_median(len(values))
+    ordered = sorted(values)
+    half = (len(ordered) - 1) // 2
+    estimate = ordered[half] + (ordered[len(ordered) // 2] - ordered[half]) * 0.5
+    return Interval(
+        estimate, ordered[low] if low is not None else -math.inf, ordered[high] if high is not None else math.inf
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranks_of_median(count: int) -> tuple[int | None, int | None]:
+    """From 0, which of so many sorted values bound the median's interval; None where none does."""
+    ends = median_interval(range(count))
+    return (int(ends.low), int(ends.high)) if math.isfinite(ends.low) else (None, None)
+
+
+# Test images are few, so that the same counts of them come again and again.
+accuracy_of = functools.lru_cache(maxsize=2**14)(accuracy_interval)
+
+
 def _median(name: str) -> Callable[[Measured], Interval | None]:
-    return lambda measured: median_interval(measured[name].values) if name in measured else None
+    return lambda measured: median_of(measured[name].values) if name in measured else None
 
 
 def _column(name: str, statistic: Callable[[Measured], Interval | None] | None = None, label: str = "") -> Column:
-    return Column(label or METRICS[name].label, METRICS[name], statistic or _median(name))
+    return Column(
+        label or METRICS[name].label, METRICS[name], statistic or _median(name), name, is_median=statistic is None
+    )
 
 
 def _circumstance(name: str) -> Column:
@@ -61,12 +92,12 @@ def _circumstance(name: str) -> Column:
         found = _median(name)(measured)
         return found if found and found.estimate else None
 
-    return Column(METRICS[name].label, replace(METRICS[name], better="equal"), statistic)
+    return Column(METRICS[name].label, replace(METRICS[name], better="equal"), statistic, name)
 
 
 def _accuracy(measured: Measured) -> Interval | None:
     found = measured.get("accuracy")
-    return accuracy_interval(found.values, found.trials) if found else None
+    return accuracy_of(found.values, found.trials) if found else None
 
 
 def _latency_percentile(q: int) -> Column:
@@ -86,7 +117,7 @@ def waiting_share(measured: Measured) -> Interval | None:
     if len(parts) < len(_STEP_PARTS) or len(set(map(len, parts))) > 1:
         return None
     shares = [step[0] / sum(step) for step in zip(*parts, strict=True) if sum(step) > 0]
-    return median_interval(shares) if shares else None
+    return median_of(shares) if shares else None
 
 
 def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Interval | None]:
@@ -96,7 +127,7 @@ def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Int
         if not {arithmetic, throughput, "peak_flops"} <= measured.keys():
             return None
         flops, peak = median(measured[arithmetic].values), median(measured["peak_flops"].values)
-        pace = median_interval(measured[throughput].values)
+        pace = median_of(measured[throughput].values)
         if flops <= 0 or peak <= 0 or not math.isfinite(pace.estimate * flops / peak):
             return None
         return Interval(*(bound * flops / peak for bound in (pace.estimate, pace.low, pace.high)))
@@ -104,9 +135,9 @@ def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Int
     return statistic
 
 
-def _fraction(label: str, better: Better, statistic: Callable[[Measured], Interval | None]) -> Column:
+def _fraction(label: str, better: Better, statistic: Callable[[Measured], Interval | None], needs: str) -> Column:
     """A number that is derived from several metrics, shown in per cent."""
-    return Column(label, Metric(label, "1", better, label, 100.0), statistic)
+    return Column(label, Metric(label, "1", better, label, 100.0), statistic, needs)
 
 
 ACCURACY = _column("accuracy", _accuracy)
@@ -156,7 +187,7 @@ STEP = (
         "**Data**, **forward**, **backward**, **optimiser**: parts of one step end to end; forward includes the loss.",
     ),
     Group(
-        (_fraction("Waiting for data (%)", "lower", waiting_share),),
+        (_fraction("Waiting for data (%)", "lower", waiting_share, _STEP_PARTS[0]),),
         "**Waiting for data**: the share of data in the four; the median over steps.",
     ),
 )
@@ -182,8 +213,10 @@ ARITHMETIC = (
     ),
     Group(
         (
-            _fraction("Inference (% of peak)", "higher", _share_of_peak("flops", "inference_throughput")),
-            _fraction("Training (% of peak)", "higher", _share_of_peak("training_flops", "train_throughput")),
+            _fraction("Inference (% of peak)", "higher", _share_of_peak("flops", "inference_throughput"), "flops"),
+            _fraction(
+                "Training (% of peak)", "higher", _share_of_peak("training_flops", "train_throughput"), "training_flops"
+            ),
         ),
         "**% of peak**: arithmetic times images a second, over the peak measured on this machine.",
     ),

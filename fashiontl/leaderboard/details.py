@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fashiontl.case import Case
 from fashiontl.leaderboard.batches import batches_text
 from fashiontl.leaderboard.columns import (
     ARITHMETIC,
@@ -46,16 +45,15 @@ def details_text(rows: Sequence[Row], names: Names) -> list[str]:
 
 
 def _table(
-    rows: Sequence[Row], names: Names, groups: Sequence[Group], compiled: Mapping[str, Mapping[Case, str]] | None = None
+    rows: Sequence[Row], names: Names, groups: Sequence[Group], compiled: Mapping[str, Mapping[int, str]] | None = None
 ) -> list[str]:
     """Legends and a table of the rows and columns of which anything is known."""
     reasons = [column for column in columns_of(groups) if column not in _NOT_REASON_ENOUGH]
-    shown = [row for row in rows if any(row.interval(column) is not None for column in reasons)]
+    shown = [row for row in rows if any(row.knows(column) for column in reasons)]
     if not shown:
         return []
     known = [
-        (group, [column for column in group.columns if any(row.interval(column) is not None for row in shown)])
-        for group in groups
+        (group, [column for column in group.columns if any(row.knows(column) for row in shown)]) for group in groups
     ]
     numbers = [
         TextColumn(column.label, column_texts(rows, column, shown), "right")
@@ -63,7 +61,7 @@ def _table(
         for column in columns
     ]
     graphs = [
-        TextColumn(title, [texts.get(row.record.case, UNKNOWN) for row in shown], "right")
+        TextColumn(title, [texts.get(id(row), UNKNOWN) for row in shown], "right")
         for title, texts in (compiled or {}).items()
     ]
     legends = [group.legend for group, columns in known if columns]
@@ -74,12 +72,12 @@ def _table(
     return ["\n".join(f"- {legend}" for legend in legends), table([*names.columns(shown), *numbers, *graphs])]
 
 
-def _graphs(rows: Sequence[Row]) -> dict[str, dict[Case, str]]:
-    """What the compiler made, by column; columns of which nothing is known are left out."""
+def _graphs(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
+    """What the compiler made, by column and by identity of the row; columns of which nothing is known are left out."""
     found = {}
     for name in ("inference", "training"):
-        entries = {row.record.case: row.provenance("compile", name) for row in rows}
-        texts = {case: _graph_text(entry) for case, entry in entries.items() if isinstance(entry, dict)}
+        entries = {id(row): row.provenance("compile", name) for row in rows}
+        texts = {row: _graph_text(entry) for row, entry in entries.items() if isinstance(entry, dict)}
         if texts:
             found[f"Graphs, {name}"] = texts
     return found
@@ -104,14 +102,14 @@ def _peaks(rows: Sequence[Row]) -> list[str]:
     """The peaks with which the arithmetic was compared, by precision, in one sentence."""
     by_precision: dict[str, list[Row]] = {}
     for row in rows:
-        if row.interval(PEAK) is not None:
+        if row.knows(PEAK):
             by_precision.setdefault(row.record.case.precision, []).append(row)
     texts = [_peak_text(precision, found) for precision, found in by_precision.items()]
     return [f"Peaks measured on this machine: {'; '.join(texts)}."] if texts else []
 
 
 def _peak_text(precision: str, rows: Sequence[Row]) -> str:
-    numbers = sorted(row.intervals[PEAK.label].estimate * PEAK.metric.scale for row in rows)
+    numbers = sorted(peak.estimate * PEAK.metric.scale for row in rows if (peak := row.interval(PEAK)) is not None)
     places = decimals(numbers, PEAK.metric.digits)
     values = dict.fromkeys(f"{number:,.{places}f}" for number in (numbers[0], numbers[-1]))
     kinds = dict.fromkeys(kind for row in rows if (kind := _kind(row)))

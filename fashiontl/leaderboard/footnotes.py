@@ -20,12 +20,14 @@ class Footnotes:
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._texts = list(dict.fromkeys(doubts for row in rows if (doubts := _doubts(row))))
+        doubts = [(id(row), text) for row in rows if (text := _doubts(row))]
+        self._texts = list(dict.fromkeys(text for _, text in doubts))
+        marks = {text: f" {superscript(number)}" for number, text in enumerate(self._texts, start=1)}
+        self._marks = {row: marks[text] for row, text in doubts}
 
     def mark(self, row: Row) -> str:
         """The row's superscript with the space before it; empty when there is no doubt."""
-        doubts = _doubts(row)
-        return f" {superscript(self._texts.index(doubts) + 1)}" if doubts else ""
+        return self._marks.get(id(row), "")
 
     def status(self, row: Row) -> str:
         """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""

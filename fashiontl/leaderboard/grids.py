@@ -16,7 +16,7 @@ from fashiontl.leaderboard.rows import (
     best_of,
     by_accuracy,
     column_texts,
-    decimals,
+    decimals_of_one,
     half_width,
     relative_widths,
 )
@@ -98,11 +98,13 @@ def _lines(rows: Sequence[Row]) -> list[_Line]:
             continue
         key = (case.architecture, case.device, case.variant, case.weights)
         lines.setdefault(key, _Line(*key, {})).cells[case.policy] = row
+    beside: dict[tuple[str, str, tuple[str, ...]], list[_Line]] = {}
+    for key, line in lines.items():
+        beside.setdefault(key[:-1], []).append(line)
     for row in scratch:
         case = row.record.case
         key = (case.architecture, case.device, case.variant, case.weights)
-        beside = [line for other, line in lines.items() if other[:-1] == key[:-1]]
-        for line in beside or [lines.setdefault(key, _Line(*key, {}))]:
+        for line in beside.get(key[:-1]) or [lines.setdefault(key, _Line(*key, {}))]:
             line.cells["scratch"] = row
 
     def order(line: _Line) -> tuple[float, str, str, str, tuple[str, ...]]:
@@ -146,7 +148,7 @@ def _line_texts(
             texts.append(UNKNOWN if row is None or row.sound else row.record.status)
             continue
         shown = interval.estimate * column.metric.scale
-        places = 1 if column is ACCURACY else decimals([shown], column.metric.digits)
+        places = 1 if column is ACCURACY else decimals_of_one(shown, column.metric.digits)
         star = " ★" if best and interval.estimate == best.estimate else ""
         texts.append(mark.format(f"{shown:.{places}f}") + star + footnotes.mark(row))
     return texts

@@ -1,9 +1,11 @@
 """Whether combining networks helps: each hybrid beside the best of its members."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fashiontl.architectures import members
+from fashiontl.case import Case
 from fashiontl.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING, Column
 from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.leaderboard.names import Names
@@ -32,21 +34,21 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
         rows: of one section.
         names: of the section.
     """
-    hybrids = [
-        row
-        for row in rows
-        if row.sound and members(row.record.case.architecture) and row.interval(ACCURACY) is not None
-    ]
+    hybrids = [row for row in rows if row.sound and row.knows(ACCURACY) and members(row.record.case.architecture)]
     if not hybrids:
         return ""
-    best = [_best_member(row, rows) for row in hybrids]
+    known = _by_all_but_architecture(rows)
+    found = [_measured_members(row, known) for row in hybrids]
+    best = [max(those, key=_accuracy, default=None) for those in found]
     pairs = list(zip(hybrids, best, strict=True))
     gains = [_gain(row, member) for row, member in pairs]
     text = table(
         [
             *names.columns(hybrids),
             TextColumn(ACCURACY.label, column_texts(rows, ACCURACY, hybrids), "right"),
-            TextColumn("Best member", [_member_text(row, member, rows, names) for row, member in pairs]),
+            TextColumn(
+                "Best member", [_member_text(row, those, names) for row, those in zip(hybrids, found, strict=True)]
+            ),
             TextColumn("Difference (points)", [_gain_text(gain) for gain in gains], "right"),
             TextColumn("It helps", [_verdict(gain) for gain in gains]),
             *(
@@ -69,28 +71,32 @@ def _answer(gains: Sequence[Interval]) -> str:
     )
 
 
-def _measured_members(hybrid: Row, rows: Sequence[Row]) -> list[Row]:
+def _by_all_but_architecture(rows: Sequence[Row]) -> dict[Case, list[Row]]:
+    """Sound rows of known accuracy by their case without its architecture."""
+    found: dict[Case, list[Row]] = {}
+    for row in rows:
+        if row.sound and row.knows(ACCURACY):
+            found.setdefault(replace(row.record.case, architecture=""), []).append(row)
+    return found
+
+
+def _measured_members(hybrid: Row, known: Mapping[Case, Sequence[Row]]) -> list[Row]:
     case = hybrid.record.case
-    return [
-        row
-        for row in rows
-        if row.sound
-        and row.interval(ACCURACY) is not None
-        and row.record.case.architecture in members(case.architecture)
-        and replace(row.record.case, architecture=case.architecture) == case
-    ]
+    beside = known.get(replace(case, architecture=""), ())
+    return [row for row in beside if row.record.case.architecture in members(case.architecture)]
 
 
-def _best_member(hybrid: Row, rows: Sequence[Row]) -> Row | None:
-    return max(_measured_members(hybrid, rows), key=lambda row: row.intervals[ACCURACY.label].estimate, default=None)
+def _accuracy(row: Row) -> float:
+    accuracy = row.interval(ACCURACY)
+    return accuracy.estimate if accuracy else -math.inf
 
 
-def _member_text(hybrid: Row, member: Row | None, rows: Sequence[Row], names: Names) -> str:
-    if member is None:
+def _member_text(hybrid: Row, measured: Sequence[Row], names: Names) -> str:
+    if not measured:
         return UNKNOWN
-    measured, all_of_them = len(_measured_members(hybrid, rows)), len(set(members(hybrid.record.case.architecture)))
-    missing = f" (of {measured} measured)" if measured < all_of_them else ""
-    return names.architecture(member.record.case.architecture) + missing
+    all_of_them = len(set(members(hybrid.record.case.architecture)))
+    missing = f" (of {len(measured)} measured)" if len(measured) < all_of_them else ""
+    return names.architecture(max(measured, key=_accuracy).record.case.architecture) + missing
 
 
 def _gain(hybrid: Row, member: Row | None) -> Interval | None:

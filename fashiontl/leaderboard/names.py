@@ -1,8 +1,9 @@
 """How cells are called in a section's tables: what tells them apart, short names for long hybrids, known tasks."""
 
+import functools
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from fashiontl.architectures import members
@@ -26,17 +27,19 @@ class Names:
         hybrids: whether there are any.
         variants: whether any cell has one, as of precision.
         devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
+        rows: by its identity, how each row that was asked for is called: the same ones stand in many tables.
     """
 
     letters: dict[tuple[str, ...], str]
     hybrids: bool
     variants: bool
     devices: bool
+    rows: dict[int, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Names":
         """Names for these rows, letters in their order."""
-        architectures = [row.record.case.architecture for row in rows]
+        architectures = list(dict.fromkeys(row.record.case.architecture for row in rows))
         long = dict.fromkeys(members(name) for name in architectures if members(name) and len(name) > _LONGEST)
         return cls(
             {combined: _letter(index) for index, combined in enumerate(long)},
@@ -52,17 +55,19 @@ class Names:
 
     def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
         """The columns that say which cell a line is."""
-        cases = [row.record.case for row in rows]
-        columns = [
-            TextColumn("Architecture", [self.architecture(case.architecture) for case in cases]),
-            TextColumn("Policy", [escape(case.policy) for case in cases]),
-            TextColumn("Weights", [weights_name(case.weights) for case in cases]),
-        ]
+        headers = ["Architecture", "Policy", "Weights"]
+        headers += ["Variant"] * self.variants + ["Device"] * self.devices
+        texts = [self.rows.get(id(row)) or self.rows.setdefault(id(row), self._texts(row)) for row in rows]
+        return [TextColumn(header, column) for header, column in zip(headers, zip(*texts, strict=True), strict=True)]
+
+    def _texts(self, row: Row) -> tuple[str, ...]:
+        case = row.record.case
+        texts = [self.architecture(case.architecture), escape(case.policy), weights_name(case.weights)]
         if self.variants:
-            columns.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
+            texts.append(variant_name(case.variant))
         if self.devices:
-            columns.append(TextColumn("Device", [escape(case.device) for case in cases]))
-        return columns
+            texts.append(escape(case.device))
+        return tuple(texts)
 
     def legend(self) -> str:
         """What hybrids, their letters and variants are; empty without any."""
@@ -94,6 +99,7 @@ def known_task(name: str) -> Task | None:
         return None
 
 
+@functools.lru_cache(maxsize=1024)
 def weights_name(weights: str) -> str:
     """The weights' name, of a path its last part, in Markdown."""
     return escape(PurePath(weights).name)

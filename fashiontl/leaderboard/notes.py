@@ -55,7 +55,7 @@ def _command(rows: Sequence[Row]) -> str:
         if environment.git_sha
     )
     return (
-        f"**Command** {_several((code(record.command) for record in records), most=5)}, "
+        f"**Command** {_several(map(code, dict.fromkeys(record.command for record in records)), most=5)}, "
         f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC" + (f", commit {commits}" if commits else "")
     )
 

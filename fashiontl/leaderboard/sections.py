@@ -78,7 +78,7 @@ def section_text(section: Section) -> str:
     rows = _by_architecture(section.rows) if many else section.rows
     footnotes = Footnotes(rows)
     # From fewer samples than it takes, a 99th percentile would only widen the table.
-    columns = [column for column in COLUMNS if column is not P99 or any(row.interval(P99) for row in rows)]
+    columns = [column for column in COLUMNS if column is not P99 or any(row.knows(P99) for row in rows)]
     cells = _table(rows, columns, names, TextColumn("Status", [footnotes.status(row) for row in rows]))
     task = known_task(section.newest.record.case.task)
     sizes = _table(rows, SIZES, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))

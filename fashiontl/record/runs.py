@@ -2,16 +2,17 @@
 
 import functools
 import hashlib
-import json
+import itertools
 import os
 import re
 import tempfile
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
 from filelock import FileLock
 
 from fashiontl.case import Case, Settings
@@ -22,7 +23,23 @@ from fashiontl.record.line import SCHEMA, Record, from_json, to_json
 # part of the machine.
 _NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile", "half_width", "sweep")
 
+# A line is often longer than the usual buffer, and would be put together from pieces.
+_BUFFER = 2**20
+
 _Kept = TypeVar("_Kept")
+
+
+class _Place(NamedTuple):
+    """Where a line stands: its number from 1, and bytes from the file's beginning."""
+
+    path: str
+    number: int
+    offset: int
+
+    @property
+    def text(self) -> str:
+        """For messages."""
+        return f"{self.path}:{self.number}"
 
 
 class Runs(NamedTuple):
@@ -63,13 +80,18 @@ def check_folder(folder: Path, purpose: str, option: str) -> None:
         ) from error
 
 
-def write_atomically(path: Path, contents: bytes) -> None:
-    """Write a file so that a reader, or a killed process, never leaves or sees a part of it."""
+def write_atomically(path: Path, contents: bytes | Iterable[bytes]) -> None:
+    """Write a file so that a reader, or a killed process, never leaves or sees a part of it.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        contents: in parts when they are too long to be held at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(contents)
+            file.writelines([contents] if isinstance(contents, bytes) else contents)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -123,51 +145,75 @@ def read_runs(results: Path) -> Runs:
 def _read(paths: Iterable[Path]) -> Runs:
     records: list[Record] = []
     faults: list[str] = []
-    for where, line in _lines(paths, faults):
+    for place, line in _lines(paths, faults):
         try:
-            records.append(from_json(line, where))
+            records.append(from_json(line, place.text))
         except FashiontlError as error:
             faults.append(str(error))
     return Runs(tuple(records), tuple(faults))
 
 
-def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
-    """What `latest` chooses of all runs, without holding all of them in memory or parsing what is out of date.
+def read_newest(
+    results: Path, keep: Callable[[Record], _Kept], provenance: Collection[str] | None = None
+) -> tuple[list[_Kept], list[str]]:
+    """What `latest` chooses of all runs, without holding lines or records in memory or parsing what is out of date.
 
     Args:
         results: folder of the results.
         keep: makes of a record what is wanted of it.
+        provenance: of which entries of it are wanted; all when None.
 
     Returns:
         What was kept of each record, and faults as in `Runs`. A fault deep in a line that is out of date is reported
         only when another line has one as well.
     """
-    newest = _Newest[tuple[str, bytes]]()
+    newest = _Newest[_Place]()
     faults: list[str] = []
     try:
-        for where, line in _lines(_run_files(results), faults):
+        for place, line in _lines(_run_files(results), faults):
             key: Hashable
             found = line.endswith(b"}\n") and _BEGINNING.match(line)
             if found:
                 started, machine, case, settings = found.groups()
-                key = (machine.decode(), _case_of_json(case), _meaning_of_json(settings))
+                key = (machine, _case_of_json(case), _meaning_of_json(settings))
             else:
-                record = from_json(line, where)
+                record = from_json(line, place.text)
                 started = record.started.encode()
-                key = _identity(record)
-            newest.offer(key, started, (where, line))
-        return [keep(from_json(line, where)) for where, line in newest.take()], faults
-    except FashiontlError:
+                key = (record.machine.encode(errors="surrogatepass"), record.case, meaning(record.settings))
+            newest.offer(key, started, place)
+        places = list(newest.take())
+        del newest
+        kept: list[Any] = [None] * len(places)
+        for index, place, line in _read_again(places):
+            kept[index] = keep(from_json(line, place.text, provenance))
+    except (FashiontlError, OSError):
         # A broken line may hide one that is older and sound: parse them all.
-        return _read_newest_thoroughly(results, keep)
+        return _read_newest_thoroughly(results, keep, provenance)
+    return kept, faults
 
 
-def _read_newest_thoroughly(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
+def _read_again(places: Sequence[_Place]) -> Iterator[tuple[int, _Place, bytes]]:
+    """Lines by file, each with its index among the places.
+
+    Raises:
+        OSError: a file is there no more.
+    """
+    order = sorted(range(len(places)), key=lambda index: (places[index].path, places[index].offset))
+    for path, indices in itertools.groupby(order, key=lambda index: places[index].path):
+        with Path(path).open("rb", buffering=_BUFFER) as file:
+            for index in indices:
+                file.seek(places[index].offset)
+                yield index, places[index], file.readline()
+
+
+def _read_newest_thoroughly(
+    results: Path, keep: Callable[[Record], _Kept], provenance: Collection[str] | None
+) -> tuple[list[_Kept], list[str]]:
     newest = _Newest[_Kept]()
     faults: list[str] = []
-    for where, line in _lines(_run_files(results), faults):
+    for place, line in _lines(_run_files(results), faults):
         try:
-            record = from_json(line, where)
+            record = from_json(line, place.text, provenance)
         except FashiontlError as error:
             faults.append(str(error))
         else:
@@ -214,16 +260,16 @@ def _identity(record: Record) -> Hashable:
 def _case_of_json(case: bytes) -> Case:
     # Not the text itself: a line from before an axis existed lacks it, and is of the same case as one that names it.
     try:
-        return Case(**json.loads(case))
-    except (TypeError, ValueError) as error:
+        return Case(**msgspec.json.decode(case))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise FashiontlError(str(error)) from error
 
 
 @functools.lru_cache(maxsize=1024)
 def _meaning_of_json(settings: bytes) -> Settings:
     try:
-        return meaning(Settings(**json.loads(settings)))
-    except (TypeError, ValueError) as error:
+        return meaning(Settings(**msgspec.json.decode(settings)))
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise FashiontlError(str(error)) from error
 
 
@@ -253,14 +299,15 @@ def _run_files(results: Path, machine: str = "**") -> list[Path]:
     return sorted((results / "runs").glob(f"{machine}/*.jsonl"))
 
 
-def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Each line that is not blank, with its `file:line`; files that cannot be read are added to the faults."""
+def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, bytes]]:
+    """Each line that is not blank, with its place; files that cannot be read are added to the faults."""
     for path in paths:
         try:
-            # A line is often longer than the usual buffer, and would be put together from pieces.
-            with path.open("rb", buffering=2**20) as file:
+            with path.open("rb", buffering=_BUFFER) as file:
+                offset = 0
                 for number, line in enumerate(file, 1):
                     if not line.isspace():
-                        yield f"{path}:{number}", line
+                        yield _Place(str(path), number, offset), line
+                    offset += len(line)
         except OSError as error:
             faults.append(f"{path}: expected a run's file, got: {error.strerror}")
