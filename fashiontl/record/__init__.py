@@ -1,5 +1,6 @@
 """Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
 
+from fashiontl.record.frame import to_frame
 from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.record.runs import (
     RunFile,
@@ -32,6 +33,7 @@ __all__ = [
     "read_newest",
     "read_runs",
     "resumable",
+    "to_frame",
     "to_json",
     "write_atomically",
 ]
