@@ -49,7 +49,10 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explaine
     findings.sort(key=lambda f: (order.get(f.cell, len(order)), metrics.get(f.metric, len(metrics)), f.advisory))
     findings = [waived(finding, waivers, today) for finding in findings]
     compared = any(not finding.advisory and finding.word not in {"MISSING", "CRASHED"} for finding in findings)
-    word = worst(findings) if compared else "MISSING"
+    word = worst(findings)
+    # A crash is the reason why nothing was compared; whatever else is left, waived or not, is no comparison.
+    if not compared and word != "CRASHED":
+        word = "MISSING"
     notes = [*_notes(raw), *expired(findings, waivers, today)]
     if not compared:
         notes.insert(0, "no cell was measured in both arms: nothing was compared, so nothing passed")
