@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.extensions import chosen
 from fashiontl.gate.verdict import EXIT_CODES, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers
@@ -237,7 +237,7 @@ def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
             try:
                 write_atomically(path, text().encode(errors="replace"))
             except OSError as error:
-                faults.append(f"expected a file that can be written, got {path}: {error.strerror}")
+                faults.append(unwritable(path, error))
     if faults:
         raise FashiontlError("\n".join([report.terminal(verdict), *faults]))
     shown = report.write_github(verdict, os.environ)
