@@ -66,6 +66,16 @@ def test_the_exit_code_is_the_verdicts(
     assert order.matrix["axes"]["arch"] == ["resnet18"]
 
 
+def test_a_data_root_is_passed_on_to_both_arms(here: Path, compared: Callable[..., Any]) -> None:
+    (here / "images").mkdir()
+    asked = compared(verdict(finding()))
+    assert cli.main([*GATE, "--data-root", "images"]) == 1
+    ((_, order),) = asked
+    assert (order.settings.data, order.settings.data_root) == ("original", "images")
+    assert order.matrix is not None
+    assert order.matrix["data_root"] == "images"
+
+
 def test_all_reports_are_written(here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     compared(verdict(finding()))
     files = ["--json", "gate.json", "--markdown", "gate.md", "--junit", "gate.xml"]

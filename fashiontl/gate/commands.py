@@ -44,6 +44,7 @@ def add_gate(commands: Parsers) -> None:
         cells.add_argument(
             f"--{name.replace('_', '-')}", dest=name, action="append", default=[], metavar="NAMES", help=title
         )
+    cells.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
     cells.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     cells.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     cells.add_argument("--fashiontl-plugin", action="append", default=[], metavar="MODULE_OR_FILE")
@@ -73,9 +74,11 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 
     axes = {name: getattr(options, name) for name in AXES}
     cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, extensions=chosen(options.fashiontl_plugin, Path.cwd())
+        Axes(**axes), options.preset, options.set, options.data_root, chosen(options.fashiontl_plugin, Path.cwd())
     )
-    asked = {"axes": axes, "preset": options.preset, "assignments": options.set}
+    asked = {
+        "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root,
+    }  # fmt: skip
     order = Order(cases, settings, options.accuracy, 60 * options.budget, asked, command())
     try:
         with ProgressText() as progress:
