@@ -244,7 +244,8 @@ class Arm:
                 f"{self._title} has a fashiontl from before the gate, which cannot take part in it: measure from the "
                 "next commit on, or name a base that has it",
             )
-        raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}")
+        step = "mend it" if self.name == "head" else "name a base that can"
+        raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}; {step}")
 
     def _unknown(self, kind: str, values: Case | Settings) -> list[str]:
         """What of a case or settings this tree has no name for, where that is not at its default."""
