@@ -130,6 +130,18 @@ def test_what_cannot_be_compared(
     assert caught.value.word == word
 
 
+def test_a_project_file_that_cannot_be_read_is_bad_input_in_the_head_alone(trees: tuple[Checkout, Checkout]) -> None:
+    base, head = trees
+    for tree in trees:
+        (tree.folder / "pyproject.toml").write_text("[tool.fashiontl")
+    with pytest.raises(IncomparableError, match=r"^base \(main\): .*pyproject.toml: expected TOML, got: .*") as caught:
+        arm(base, head)
+    assert caught.value.word == "CRASHED"
+    with pytest.raises(FashiontlError, match="expected TOML") as caught_in_head:
+        arm(base, head, "head")
+    assert not isinstance(caught_in_head.value, IncomparableError)
+
+
 def test_a_head_with_nothing_to_compare(trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
     base, head = trees
     (head.folder / "pyproject.toml").unlink()

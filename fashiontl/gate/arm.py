@@ -88,6 +88,10 @@ class Arm:
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own, besides those that the tree's `pyproject.toml`
             names; files are relative to the tree, or in the head's.
+
+    Raises:
+        FashiontlError: the head's `pyproject.toml` cannot be read.
+        IncomparableError: the base's cannot.
     """
 
     def __init__(
@@ -105,7 +109,12 @@ class Arm:
         self._other = other
         self._settings = settings
         self._cache = cache.absolute()
-        self._extensions = _extensions(checkout, head, extensions)
+        try:
+            self._extensions = _extensions(checkout, head, extensions)
+        except FashiontlError as error:
+            if name == "head":
+                raise
+            raise IncomparableError("CRASHED", f"{self._title}: {error}, or name another base") from error
         self._modules = _under_test(checkout.folder, self._extensions)
         self._fields: dict[str, list[str]] = {}
         path = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
