@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fashiontl import __version__
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.gate.commands import add_baseline, add_gate, add_waive
 from fashiontl.progress import ProgressText
 
@@ -243,10 +243,8 @@ def _leaderboard(options: argparse.Namespace) -> _Answer:
     try:
         return str(write(options.results, _warn)), 0
     except OSError as error:
-        raise FashiontlError(
-            f"expected a file that can be written, got {options.results / 'leaderboard.md'}: {error.strerror}; "
-            "free it, or name another folder with --results"
-        ) from error
+        step = "free it, or name another folder with --results"
+        raise FashiontlError(unwritable(options.results / "leaderboard.md", error, step)) from error
 
 
 def _warn(fault: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class FashiontlError(Exception):
@@ -17,3 +18,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
     return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+
+
+def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str = "a file") -> str:
+    """Describe what cannot be written.
+
+    >>> unwritable(Path("out.json"), IsADirectoryError(21, "Is a directory"))
+    'expected a file that can be written, got out.json: Is a directory; free it'
+    """
+    return f"expected {what} that can be written, got {path}: {error.strerror}; {next_step}"

@@ -57,11 +57,12 @@ class GatedSession:
         self._asked = True
         from fashiontl.gate import rawfile
         from fashiontl.gate.arm import IncomparableError
-        from fashiontl.gate.commands import compare
+        from fashiontl.gate.commands import check_reports, compare
         from fashiontl.gate.runner import Order
         from fashiontl.measure import command
 
         order = Order(self.cases, self.settings, self.accuracy, self.budget, command=command())
+        check_reports({"--gate-json": self.json})
         try:
             self.verdict = compare(self.base, order, self.results, self.extensions, self.progress)
             self.word = self.verdict.word

@@ -232,6 +232,12 @@ def published_names(architectures: Iterable[str] = ()) -> list[str]:
     return sorted({name for entry in entries for name in entry.weights})
 
 
+def anchored(weights: str) -> str:
+    """Weights by an absolute path where they are a file or folder, for a process that has another current folder."""
+    is_name = weights in WEIGHTS or is_published(weights)
+    return weights if is_name or not Path(weights).exists() else str(Path(weights).absolute())
+
+
 def as_timed(case: Case) -> Case:
     """The same network from a random start where its weights would have to be trained first: it is as fast."""
     return replace(case, weights="none") if case.weights in SOURCE_TASKS else case

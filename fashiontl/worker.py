@@ -184,9 +184,12 @@ class Worker:
             cwd=self._start_folder,
         )
         if (self._read(self._server, time.monotonic() + 120) or {}).get("ready") is not True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._server.wait(1)
+            code = self._server.poll()
             self._server.kill()
-            text = self._error_log().read_text(errors="replace").strip().splitlines()
-            raise FashiontlError("the worker process cannot start: " + (text[-1] if text else "it said nothing"))
+            log = self._error_log().read_text(errors="replace")
+            raise FashiontlError(f"the worker process cannot start: {_last_words(log, code)}")
         return self._server
 
     def _error_log(self) -> Path:
@@ -207,6 +210,22 @@ class Worker:
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+def _last_words(log: str, code: int | None) -> str:
+    """The error of a process with the last line of a file that it names; of one without words, how it ended.
+
+    Args:
+        log: what it wrote.
+        code: its exit code, the negative of a signal's number; None where it did not end.
+    """
+    lines = [line.strip() for line in log.strip().splitlines()]
+    if not lines:
+        if code is None:
+            return "it said nothing"
+        return f"it ended with {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+    place = next((line for line in reversed(lines) if line.startswith('File "')), "")
+    return f"{lines[-1]} ({place})" if place else lines[-1]
 
 
 class Running:

@@ -130,6 +130,18 @@ def test_what_cannot_be_compared(
     assert caught.value.word == word
 
 
+def test_a_project_file_that_cannot_be_read_is_bad_input_in_the_head_alone(trees: tuple[Checkout, Checkout]) -> None:
+    base, head = trees
+    for tree in trees:
+        (tree.folder / "pyproject.toml").write_text("[tool.fashiontl")
+    with pytest.raises(IncomparableError, match=r"^base \(main\): .*pyproject.toml: expected TOML, got: .*") as caught:
+        arm(base, head)
+    assert caught.value.word == "CRASHED"
+    with pytest.raises(FashiontlError, match="expected TOML") as caught_in_head:
+        arm(base, head, "head")
+    assert not isinstance(caught_in_head.value, IncomparableError)
+
+
 def test_a_head_with_nothing_to_compare(trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
     base, head = trees
     (head.folder / "pyproject.toml").unlink()
@@ -182,6 +194,45 @@ def test_a_field_that_a_tree_does_not_know(trees: tuple[Checkout, Checkout], mon
         set(fields["settings"]),
     )
     assert (job["traces"], job["cache"]) == ("x", str(base.folder))
+
+
+def test_data_and_weights_are_the_callers_in_either_tree(
+    trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base, head = trees
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASHIONTL_DATA", "images")
+    monkeypatch.setenv("TORCH_HOME", "")
+    for name in ("own.pt", "more.pt"):
+        (tmp_path / name).write_bytes(b"")
+    jobs = answering(monkeypatch, identity(base.folder))
+    asked = {
+        "axes": {"arch": ["tiny"], "weights": ["own.pt, imagenet", "more.pt"], "of_a_later_version": []},
+        "preset": "quick",
+        "assignments": ["seeds=2"],
+        "data_root": "images",
+    }
+    settings = replace(SETTINGS, data="original", data_root="images")
+    with Arm("base", base, head, settings, Path("cache"), ()) as one:
+        one.identify()
+        one.expand(asked)
+        for weights in ("own.pt", "none", "imagenet", "nowhere.pt"):
+            one.run("train", replace(CASE, weights=weights), settings, lambda text: None)
+        environment = one._worker._environment
+    (_, _), (_, expanded), *trained = jobs
+    assert expanded["matrix"] == {
+        "axes": {"arch": ["tiny"], "weights": [str(tmp_path / "own.pt"), "imagenet", str(tmp_path / "more.pt")]},
+        "preset": "quick",
+        "assignments": ["seeds=2"],
+        "data_root": str(tmp_path / "images"),
+    }
+    assert [job["case"]["weights"] for _, job in trained] == [
+        str(tmp_path / "own.pt"), "none", "imagenet", "nowhere.pt",
+    ]  # fmt: skip
+    for _, job in trained:
+        assert (job["settings"]["data_root"], job["cache"]) == (str(tmp_path / "images"), str(tmp_path / "cache"))
+    assert environment["FASHIONTL_DATA"] == str(tmp_path / "images")
+    assert "TORCH_HOME" not in environment
 
 
 def test_cases_that_a_tree_lacks(trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,3 +344,22 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "nets.py").write_text("import no_such_module_anywhere\n")
     with arm(base, head) as one, pytest.raises(IncomparableError, match="No module named 'no_such_module_anywhere'"):
         one.identify()
+
+
+@pytest.mark.slow
+def test_a_real_arm_lists_and_runs_cases_with_the_callers_data_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, head = checkout(repository(tmp_path / "base"), "main"), checkout(repository(tmp_path / "head"))
+    monkeypatch.chdir(head.folder)
+    (head.folder / "own.pt").write_bytes(b"")
+    axes = {"arch": ["tiny"], "policy": ["full"], "device": ["cpu"], "weights": ["own.pt"]}
+    settings = replace(SETTINGS, data="original", data_root="images")
+    with Arm("base", base, head, settings, Path("cache"), ()) as one:
+        one.identify()
+        (case,) = one.expand({"axes": axes, "preset": "smoke", "assignments": [], "data_root": "images"})
+        assert case == replace(CASE, weights=str(head.folder / "own.pt"))
+        assert case.id == replace(CASE, weights="own.pt").id
+        outcome = one.run("train", CASE, settings, lambda text: None)
+    assert outcome.status != "ok"
+    assert f"data root {head.folder / 'images'}: " in outcome.reason

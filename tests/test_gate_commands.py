@@ -66,6 +66,16 @@ def test_the_exit_code_is_the_verdicts(
     assert order.matrix["axes"]["arch"] == ["resnet18"]
 
 
+def test_a_data_root_is_passed_on_to_both_arms(here: Path, compared: Callable[..., Any]) -> None:
+    (here / "images").mkdir()
+    asked = compared(verdict(finding()))
+    assert cli.main([*GATE, "--data-root", "images"]) == 1
+    ((_, order),) = asked
+    assert (order.settings.data, order.settings.data_root) == ("original", "images")
+    assert order.matrix is not None
+    assert order.matrix["data_root"] == "images"
+
+
 def test_all_reports_are_written(here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     compared(verdict(finding()))
     files = ["--json", "gate.json", "--markdown", "gate.md", "--junit", "gate.xml"]
@@ -120,6 +130,26 @@ def test_a_plan_says_what_can_be_found(here: Path, capsys: pytest.CaptureFixture
     assert "5 %: in 6" in shown
 
 
+def test_a_plan_of_a_gate_without_cells_is_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rawfile.write(raw(cells=(), series=(), failures=()), here / "gate.json")
+    assert cli.main(["gate", "--plan", "gate.json"]) == 2
+    assert "expected a gate with epochs of a timed metric, got none in gate.json" in capsys.readouterr().err
+
+
+def test_reports_that_cannot_be_written_are_told_before_anything_is_measured(
+    here: Path, compared: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = compared(verdict(finding()))
+    (here / "file").write_text("")
+    assert cli.main([*GATE, "--json", ".", "--markdown", "gate.md", "--junit", "file/gate.xml"]) == 2
+    assert not asked
+    assert capsys.readouterr().err.splitlines() == [
+        "fashiontl gate: expected a file for a report, got the folder .; name another with --json",
+        "expected a folder for a report that can be written, got file: File exists; free it, or name another with "
+        "--junit",
+    ]
+
+
 def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = here / "results" / "runs" / "machine" / "run.jsonl"
     for record in matrix()[:2]:
@@ -142,6 +172,13 @@ def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.
         ([], "expected one of --base REF, --stored, --replay FILE and --plan FILE, got none"),
         (["--base", "main", "--stored"], "got --base and --stored"),
         (["--replay", "nowhere.json"], "nowhere.json"),
+        (
+            ["--replay", "gate.json", "--run", "x"],
+            "expected --run FILE beside --stored, which judges that run, got --r",
+        ),
+        (["--base", "main", "--budget", "-1"], "expected a budget of 0, which is no limit, or more seconds, got -60"),
+        (["--base", "main", "--budget", "nan"], "or more seconds, got nan"),
+        (["--base", "main", "--budget", "inf"], "or more seconds, got inf"),
         (["--stored"], "expected runs under"),
         (["--base", "main", "--arch", "resnet81"], "unknown architecture 'resnet81'"),
     ],

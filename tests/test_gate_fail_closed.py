@@ -220,7 +220,7 @@ def test_a_contaminated_control_never_passes(factor: float, control: float) -> N
 
 @pytest.mark.parametrize("taken", range(6))
 def test_too_few_epochs_never_pass(taken: int) -> None:
-    expected = ("INCONCLUSIVE", 10) if taken else ("MISSING", 12)
+    expected = ("INCONCLUSIVE", 10) if taken else ("CRASHED", 12)
     assert outcome(judged(Series(CELL, "latency", (epoch(),) * taken))) == expected
 
 
@@ -233,8 +233,14 @@ def test_a_suspect_without_its_confirmation_never_passes() -> None:
 def test_an_arm_that_crashes_or_hangs_fails(arm: Any, kind: Any) -> None:
     failure = Failure(CELL, arm, kind, "signal 11")
     alone = judged(failures=(failure,))
-    assert outcome(alone) == ("MISSING", 12), "the whole lacks a comparison, and its cell says why"
-    assert [found.word for found in alone.findings] == ["CRASHED"]
+    assert outcome(alone) == ("CRASHED", 12), "also where nothing else is compared"
+    assert [(found.cell, found.word, found.reason) for found in alone.findings] == [
+        (CELL, "CRASHED", f"{kind} in the {arm}: signal 11")
+    ]
+    assert "nothing was compared" in alone.notes[0]
+    every = judged(cells=(CELL, OTHER), failures=(failure, replace(failure, cell=OTHER)))
+    assert outcome(every) == ("CRASHED", 12)
+    assert outcome(judged(failures=(failure,), waivers=(waiver("*"),))) == ("MISSING", 12), "a waiver compares nothing"
     assert outcome(judged(series(), failures=(failure,))) == ("CRASHED", 12), "also after enough epochs"
     others = judged(series(cell=OTHER), cells=(CELL, OTHER), failures=(failure,))
     assert outcome(others) == ("CRASHED", 12), "also beside a cell that passes"
@@ -255,7 +261,7 @@ def test_times_that_are_none_never_pass(bad: float, field: str, number: int, pla
     times[place] = bad
     epochs[number] = replace(epochs[number], **{field: tuple(times)})
     broken = Series(CELL, "latency", tuple(epochs))
-    assert outcome(judged(broken)) == ("MISSING", 12), "nothing was compared"
+    assert outcome(judged(broken)) == ("CRASHED", 12), "also where nothing else is compared"
     assert outcome(judged(broken, series(cell=OTHER), cells=(CELL, OTHER))) == ("CRASHED", 12)
 
 

@@ -151,6 +151,28 @@ def test_failures_fail(kind: Any, word: str, arm: Any) -> None:
     assert (verdict.word, verdict.exit_code) == (word, 12)
 
 
+@pytest.mark.parametrize(("arm", "values"), [("base", ((), (5.0,))), ("head", ((5.0,), ()))])
+def test_what_an_arm_that_crashed_did_not_count_is_no_finding_of_its_own(arm: Any, values: Any) -> None:
+    failure = Failure(OTHER, arm, "crashed", "inference: RuntimeError: no")
+    counts = (Counts(OTHER, "parameters", *values), Counts(OTHER, "flops", (5.0,), (6.0,)))
+    verdict = judged(gate(timed(), counts=counts, failures=(failure,)))
+    assert verdict.word == "CRASHED"
+    assert [(f.metric, f.word) for f in verdict.findings if f.cell == OTHER] == [
+        ("*", "CRASHED"), ("flops", "REGRESSED"),
+    ]  # fmt: skip
+    alone = judged(
+        raw(series=(), answers=(), counts=counts[:1], failures=(failure,), cells=(OTHER,)),
+        waiver(cell=OTHER, metric="*"),
+    )
+    assert alone.exit_code == 12, "a waiver of the crash lets nothing pass that was not compared"
+
+
+def test_cells_that_only_the_head_has_say_what_to_compare_with() -> None:
+    verdict = judged(gate(timed(), cells=(CELL,), new=(CELL,)))
+    assert (verdict.word, verdict.exit_code) == ("MISSING", 12)
+    assert verdict.notes[0].endswith("nothing passed; name a base that has these cells")
+
+
 def test_a_new_cell_is_listed_and_not_judged() -> None:
     failures = (Failure(OTHER, "base", "missing", "not there yet"),)
     verdict = judged(gate(timed(), timed(1.5, OTHER), new=(OTHER,), failures=failures))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import tables
 
-from fashiontl.gate.raw import Tree
+from fashiontl.gate.raw import Failure, Tree
 from fashiontl.gate.report import MARKER, annotations, junit, markdown, terminal, write_github
 from fashiontl.gate.report.screen import WIDTH
 from fashiontl.gate.report.shown import change_text, numbers, worst_first
@@ -120,6 +120,16 @@ def test_what_is_waived_or_advisory_says_so() -> None:
 )  # fmt: skip
 def test_each_word_has_its_next_step(made: object, step: str) -> None:
     assert step in " ".join(terminal(verdict(made)).split())
+
+
+def test_a_base_that_crashed_is_seen_in_the_base() -> None:
+    made = finding(cell="resnet9-full-cpu-none", metric="*", word="CRASHED")
+    measured = raw(failures=(Failure(made.cell, "base", "crashed", "inference: RuntimeError: no"),))
+    assert (
+        "- name a base that runs, or see this one alone: git switch --detach "
+        "0123456789abcdef0123456789abcdef01234567 && pytest bench/ "
+        "--arch resnet9 --policy full --device cpu --weights none"
+    ) in " ".join(terminal(verdict(made, raw=measured)).split())
 
 
 def test_of_many_that_passed_only_the_number_is_shown() -> None:

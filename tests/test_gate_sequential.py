@@ -239,7 +239,7 @@ def test_a_drift_through_an_epoch_cancels() -> None:
         ({"base": ()}, "as many slices"),
         ({"head": (0.01,) * 3}, "4, 3, 4, 4"),
         ({"control_head": ()}, "4, 4, 4, 0"),
-        ({"base": (), "head": (), "control_base": (), "control_head": ()}, "no slices"),
+        ({"base": (), "head": (), "control_base": (), "control_head": ()}, "0, 0, 0, 0"),
         ({"head": (0.01, 0.01, 0.0, 0.01)}, "above 0"),
         ({"head": (0.01, 0.01, -1.0, 0.01)}, "above 0"),
         ({"head": (0.01, 0.01, math.nan, 0.01)}, "above 0"),

@@ -1,5 +1,9 @@
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,6 +86,77 @@ def test_a_worktree_that_someone_removed_is_forgotten(shared: Path) -> None:
     with base_tree(working_tree(shared), "base") as base:
         shutil.rmtree(base.root.parent)
     assert worktrees(shared) == 1
+
+
+# A gate as far as its base's worktree, of which it tells the folder.
+GATE = """
+import sys
+from pathlib import Path
+from fashiontl.gate.trees import base_tree, working_tree
+with base_tree(working_tree(Path(sys.argv[1])), "base") as base:
+    print(base.root, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_gate(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", GATE, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+
+
+def killed_gate(folder: Path) -> Path:
+    with another_gate(folder) as (process, root):
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert (root / "a.txt").exists()
+    return root
+
+
+def test_the_worktree_of_a_killed_gate_is_removed_by_the_next(shared: Path) -> None:
+    left = [killed_gate(shared)]
+    assert worktrees(shared) == 2
+    with base_tree(working_tree(shared), "base"):
+        assert worktrees(shared) == 2
+        assert not left[0].parent.exists()
+    assert worktrees(shared) == 1
+
+
+def test_one_that_was_killed_while_git_made_its_worktree_too(shared: Path) -> None:
+    root = killed_gate(shared)
+    git(shared, "worktree", "lock", "--reason", "initializing", str(root))
+    with base_tree(working_tree(shared), "base"):
+        assert not root.parent.exists()
+    assert worktrees(shared) == 1
+
+
+def test_the_worktree_of_a_gate_that_runs_is_left_alone(shared: Path) -> None:
+    with another_gate(shared) as (process, root):
+        with base_tree(working_tree(shared), "base"):
+            assert worktrees(shared) == 3
+        assert (root / "a.txt").exists()
+        process.communicate("")
+    assert process.returncode == 0
+    assert not root.parent.exists()
+    assert worktrees(shared) == 1
+
+
+def test_worktrees_of_the_users_own_are_left_alone(shared: Path, tmp_path: Path) -> None:
+    alike, away = tmp_path / "fashiontl-base-mine" / "tree", tmp_path / "away"
+    for folder in (alike, away):
+        git(shared, "worktree", "add", "--quiet", "--detach", str(folder), "base")
+    # As on a drive that is not here just now, which `git worktree prune` would forget.
+    away.rename(tmp_path / "elsewhere")
+    killed_gate(shared)
+    with base_tree(working_tree(shared), "base"):
+        pass
+    assert (alike / "a.txt").exists()
+    assert worktrees(shared) == 3
+    for folder in (alike, away):
+        git(shared, "worktree", "remove", "--force", str(folder))
 
 
 def test_a_hook_neither_runs_nor_redirects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,12 @@ def test_a_cell_that_does_not_pass_fails_its_test_with_the_gates_exit_code(
     assert (pytester.path / "gate.json").exists()
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(pytester: pytest.Pytester) -> None:
+    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "--gate-json", ".")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*expected a file for a report, got the folder .; name another with --gate-json*"])
+
+
 def test_a_new_cell_is_a_skip_and_one_without_a_finding_fails(pytester: pytest.Pytester) -> None:
     result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18,densenet121,vgg11")
     result.assert_outcomes(passed=1, skipped=1, failed=1)

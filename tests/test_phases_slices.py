@@ -165,6 +165,8 @@ def test_identity_tells_what_options_mean_here(tmp_path: Path) -> None:
     found = identity(tmp_path, matrix=options)["matrix"]
     assert [Case(**case).id for case in found] == ["vgg11-full-cpu", "vgg11-scratch-cpu"]
     assert identity(tmp_path, matrix={**options, "axes": {"arch": ["unheard_of"]}})["matrix"] == []
+    assert identity(tmp_path, matrix={**options, "data_root": str(tmp_path)})["matrix"] == found
+    assert identity(tmp_path, matrix={**options, "axes": {**axes, "of_a_later_version": ["x"]}})["matrix"] == []
 
 
 def test_strangers_are_files_of_the_other_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

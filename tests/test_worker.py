@@ -112,6 +112,24 @@ def test_a_server_that_cannot_start_says_why() -> None:
         worker.run("facts", {}, 30)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("raise RuntimeError('no')", r"RuntimeError: no \(File \".*broken.py\", line 1, in <module>\)"),
+        ("def (", r"SyntaxError: invalid syntax \(File \".*broken.py\", line 1\)"),
+        ("import os\nos.abort()", "it ended with SIGABRT"),
+        ("import os\nos._exit(3)", "it ended with exit code 3"),
+    ],
+)
+def test_a_server_that_dies_at_its_imports_says_where(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    with (
+        Worker(threads=1, phases="broken", environment={"PYTHONPATH": str(tmp_path)}) as broken,
+        pytest.raises(FashiontlError, match=f"^the worker process cannot start: {told}$"),
+    ):
+        broken.run("facts", {}, 30)
+
+
 def test_what_a_first_optimizer_imports_is_there_before_the_fork(worker: Worker) -> None:
     imported = run(worker, "imports_of_training").value["imported"]
     assert not [name for name in imported if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))]

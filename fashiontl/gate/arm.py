@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -20,12 +20,16 @@ from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
 from fashiontl.gate.trees import Checkout
 from fashiontl.gate.verdict import Word
+from fashiontl.options import anchored
 from fashiontl.worker import Outcome, Progress, Running, Worker
 
 Kind = Literal["crashed", "timeout", "oom"]
 
 # Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
 _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
+# Variables of the environment that name folders of data and weights: the caller's, and not those of the tree in which
+# an arm's processes begin.
+_FOLDERS = ("FASHIONTL_DATA", "TORCH_HOME")
 _IDENTITY_SECONDS = 300.0
 # A slice takes 20 ms, or one call; what takes this much longer hangs.
 _SLICE_SECONDS, _SLICE_FACTOR = 60.0, 20.0
@@ -73,6 +77,9 @@ def failure_kind(outcome: Outcome) -> Kind:
 class Arm:
     """One of the two trees, and the processes that run it; use it as a context manager.
 
+    Its processes begin in the tree's folder. Data and weights are the caller's in both arms, so paths to them are given
+    to the processes as absolute ones.
+
     Args:
         name: which of the two.
         checkout: its tree.
@@ -81,6 +88,10 @@ class Arm:
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own, besides those that the tree's `pyproject.toml`
             names; files are relative to the tree, or in the head's.
+
+    Raises:
+        FashiontlError: the head's `pyproject.toml` cannot be read.
+        IncomparableError: the base's cannot.
     """
 
     def __init__(
@@ -97,13 +108,19 @@ class Arm:
         self._checkout = checkout
         self._other = other
         self._settings = settings
-        self._cache = cache
-        self._extensions = _extensions(checkout, head, extensions)
+        self._cache = cache.absolute()
+        try:
+            self._extensions = _extensions(checkout, head, extensions)
+        except FashiontlError as error:
+            if name == "head":
+                raise
+            raise IncomparableError("CRASHED", f"{self._title}: {error}, or name another base") from error
         self._modules = _under_test(checkout.folder, self._extensions)
         self._fields: dict[str, list[str]] = {}
         path = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
+        folders = {name: _absolute(os.environ[name]) for name in _FOLDERS if os.environ.get(name)}
         self._worker = Worker(
-            settings.threads, environment={**_ENVIRONMENT, "PYTHONPATH": path}, folder=checkout.folder
+            settings.threads, environment={**_ENVIRONMENT, **folders, "PYTHONPATH": path}, folder=checkout.folder
         )
         self._pipes = tempfile.TemporaryDirectory(prefix="fashiontl-")
         self._turns = 0
@@ -175,8 +192,13 @@ class Arm:
         """The cases that options mean in this tree; none where they name what it does not have.
 
         Args:
-            matrix: `axes` (the fields of `fashiontl.options.Axes`), `preset` and `assignments`.
+            matrix: `axes` (the fields of `fashiontl.options.Axes`), `preset`, `assignments` and `data_root`. Axes that
+                are left empty are not asked about, as this tree may not have them.
         """
+        axes = {name: texts for name, texts in matrix["axes"].items() if texts}
+        if "weights" in axes:
+            axes["weights"] = [anchored(name.strip()) for text in axes["weights"] for name in text.split(",")]
+        matrix = {**matrix, "axes": axes, "data_root": _absolute(matrix.get("data_root", ""))}
         known = {field.name for field in fields(Case)}
         found = self._identity([], matrix)["matrix"]
         return [Case(**case) for case in found if case.keys() <= known]
@@ -231,7 +253,8 @@ class Arm:
                 f"{self._title} has a fashiontl from before the gate, which cannot take part in it: measure from the "
                 "next commit on, or name a base that has it",
             )
-        raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}")
+        step = "mend it" if self.name == "head" else "name a base that can"
+        raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}; {step}")
 
     def _unknown(self, kind: str, values: Case | Settings) -> list[str]:
         """What of a case or settings this tree has no name for, where that is not at its default."""
@@ -245,7 +268,10 @@ class Arm:
         """As this tree's phases take it: a field that it does not know is at its default, which is what it does."""
         known = {
             kind: {name: value for name, value in asdict(values).items() if name in self._fields[kind]}
-            for kind, values in (("case", case), ("settings", settings))
+            for kind, values in (
+                ("case", replace(case, weights=anchored(case.weights))),
+                ("settings", replace(settings, data_root=_absolute(settings.data_root))),
+            )
         }
         return {**known, "cache": str(self._cache), "extensions": self._extensions, **more}
 
@@ -330,6 +356,11 @@ def search_path(checkout: Checkout, head: Checkout, inherited: str) -> str:
             entry = checkout.root / entry.resolve().relative_to(head.root)
         entries += [entry] if text else []
     return os.pathsep.join(dict.fromkeys(str(entry) for entry in entries if entry.name != "src" or entry.is_dir()))
+
+
+def _absolute(folder: str) -> str:
+    """A folder that is found from anywhere; empty stays empty."""
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def _extensions(checkout: Checkout, head: Checkout, named: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median, stdev
 
 from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.gate.baselines import (
     FEWEST,
     MAKE_ONE,
@@ -54,7 +54,7 @@ def add(results: Path, run: Path | None = None) -> str:
         try:
             write_atomically(place, write_strictly(baseline, str(place)).encode() + b"\n")
         except OSError as error:
-            raise FashiontlError(f"expected a file that can be written, got {place}: {error.strerror}") from error
+            raise FashiontlError(unwritable(place, error)) from error
         lines.append(f"added {place}: {counted(len(baseline.cells), 'cell')}")
     lines += [f"left out {record.id}: {record.status}: {record.reason}" for record in records if not is_sound(record)]
     before = read_baselines(results).baselines

@@ -2,13 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.extensions import chosen
 from fashiontl.gate.verdict import EXIT_CODES, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers
@@ -44,6 +44,7 @@ def add_gate(commands: Parsers) -> None:
         cells.add_argument(
             f"--{name.replace('_', '-')}", dest=name, action="append", default=[], metavar="NAMES", help=title
         )
+    cells.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
     cells.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     cells.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     cells.add_argument("--fashiontl-plugin", action="append", default=[], metavar="MODULE_OR_FILE")
@@ -63,6 +64,10 @@ def _gate(options: argparse.Namespace) -> Answer:
             "expected one of --base REF, --stored, --replay FILE and --plan FILE, got "
             f"{' and '.join(given) or 'none'}; --base origin/main compares the working tree with that commit"
         )
+    if options.run_file and not options.stored:
+        raise FashiontlError(
+            f"expected --run FILE beside --stored, which judges that run, got {given[0]}; leave it out"
+        )
     return ways[given[0]](options)
 
 
@@ -73,10 +78,13 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 
     axes = {name: getattr(options, name) for name in AXES}
     cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, extensions=chosen(options.fashiontl_plugin, Path.cwd())
+        Axes(**axes), options.preset, options.set, options.data_root, chosen(options.fashiontl_plugin, Path.cwd())
     )
-    asked = {"axes": axes, "preset": options.preset, "assignments": options.set}
+    asked = {
+        "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root,
+    }  # fmt: skip
     order = Order(cases, settings, options.accuracy, 60 * options.budget, asked, command())
+    check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
     try:
         with ProgressText() as progress:
             verdict = compare(options.base, order, options.results, options.fashiontl_plugin, progress)
@@ -115,6 +123,31 @@ def compare(
         explained, doubts = gate.explain(regressed)
     verdict = judge(raw, waivers, explained, today=_today())
     return replace(verdict, notes=(*verdict.notes, *doubts, *told))
+
+
+def check_reports(files: Mapping[str, Path | None]) -> None:
+    """Find out before anything is measured that reports can be written.
+
+    Args:
+        files: by the options that name them.
+
+    Raises:
+        FashiontlError: lists those that cannot.
+    """
+    from fashiontl.record import check_folder
+
+    faults = []
+    for option, path in files.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            faults.append(f"expected a file for a report, got the folder {path}; name another with {option}")
+        try:
+            check_folder(path.parent, "a report", option)
+        except FashiontlError as error:
+            faults.append(str(error))
+    if faults:
+        raise FashiontlError("\n".join(faults))
 
 
 def add_stored(gate: argparse.ArgumentParser) -> None:
@@ -210,7 +243,13 @@ def _planned(options: argparse.Namespace) -> Answer:
     from fashiontl.gate import rawfile
     from fashiontl.gate.plan import plan, plan_text, spreads_of
 
-    return plan_text(plan(spreads_of(rawfile.read(options.plan)))), 0
+    spreads = spreads_of(rawfile.read(options.plan))
+    if not spreads:
+        raise FashiontlError(
+            f"expected a gate with epochs of a timed metric, got none in {options.plan}; take them with fashiontl gate "
+            "--base HEAD --json FILE"
+        )
+    return plan_text(plan(spreads)), 0
 
 
 def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
@@ -237,7 +276,7 @@ def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
             try:
                 write_atomically(path, text().encode(errors="replace"))
             except OSError as error:
-                faults.append(f"expected a file that can be written, got {path}: {error.strerror}")
+                faults.append(unwritable(path, error))
     if faults:
         raise FashiontlError("\n".join([report.terminal(verdict), *faults]))
     shown = report.write_github(verdict, os.environ)

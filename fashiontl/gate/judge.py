@@ -49,10 +49,14 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explaine
     findings.sort(key=lambda f: (order.get(f.cell, len(order)), metrics.get(f.metric, len(metrics)), f.advisory))
     findings = [waived(finding, waivers, today) for finding in findings]
     compared = any(not finding.advisory and finding.word not in {"MISSING", "CRASHED"} for finding in findings)
-    word = worst(findings) if compared else "MISSING"
+    word = worst(findings)
+    # A crash is the reason why nothing was compared; whatever else is left, waived or not, is no comparison.
+    if not compared and word != "CRASHED":
+        word = "MISSING"
     notes = [*_notes(raw), *expired(findings, waivers, today)]
     if not compared:
-        notes.insert(0, "no cell was measured in both arms: nothing was compared, so nothing passed")
+        step = "; name a base that has these cells" if raw.new and not raw.failures else ""
+        notes.insert(0, f"no cell was measured in both arms: nothing was compared, so nothing passed{step}")
     largest = tuple(sorted(explained, key=lambda one: one.base_seconds - one.head_seconds))
     return Verdict(word, EXIT_CODES[word], tuple(findings), largest, tuple(notes), raw)
 
@@ -92,9 +96,9 @@ def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
             continue
         lacking = [metric for metric in LIMITS if metric in timed and (cell, metric) not in measured]
         if not any(finding.cell == cell for finding in findings) or (timed and len(lacking) == len(timed)):
-            found.append(Finding(cell, WHOLE, "MISSING", "was asked for and has no measurements; see the gate's log"))
+            found.append(Finding(cell, WHOLE, "MISSING", "was asked for and has no measurements; see the notes"))
         else:
-            reason = "other cells have it and this one does not; see the gate's log"
+            reason = "other cells have it and this one does not; see the notes"
             found += [Finding(cell, metric, "MISSING", reason) for metric in lacking]
     return found
 
@@ -167,8 +171,10 @@ def _tail_change(epoch: Epoch, q: float) -> float:
 def _counts(raw: Raw) -> list[Finding]:
     found = []
     seen: set[tuple[str, str]] = set()
+    crashed = {failure.cell for failure in raw.failures if failure.kind != "missing"}
     for counts in raw.counts:
-        if counts.cell in raw.new:
+        # What an arm that crashed did not count is no finding beside the crash.
+        if counts.cell in raw.new or (counts.cell in crashed and not (counts.base and counts.head)):
             continue
         limit = limit_of(counts.cell, counts.metric)
         if (counts.cell, counts.metric) in seen:

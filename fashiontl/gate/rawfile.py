@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fashiontl.errors import FashiontlError
-from fashiontl.gate.raw import SCHEMA, Epoch, Raw, SeedPair
+from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.gate.raw import SCHEMA, Raw, SeedPair
+from fashiontl.gate.sequential import slice_faults
 from fashiontl.gate.strict import read_strictly, write_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import write_atomically
@@ -49,7 +50,7 @@ def write(raw: Raw, path: Path) -> None:
     try:
         write_atomically(path, contents)
     except OSError as error:
-        raise FashiontlError(f"expected a file that can be written, got {path}: {error.strerror}; free it") from error
+        raise FashiontlError(unwritable(path, error)) from error
 
 
 def read(path: Path) -> Raw:
@@ -66,7 +67,11 @@ def read(path: Path) -> Raw:
 
 
 def _faults(raw: Raw) -> Iterator[str]:
-    """Values that cannot be, in fields of the right shape."""
+    """Values that cannot be, in fields of the right shape.
+
+    The judge looks again, since what it is given need not have been a file: there such values are `CRASHED`, while a
+    file that has any was changed by someone and is bad input.
+    """
     if not is_utc(raw.started):
         yield f"field started: expected an ISO time in UTC, got {raw.started!r}"
     for name, entries in (("series", raw.series), ("counts", raw.counts)):
@@ -77,18 +82,10 @@ def _faults(raw: Raw) -> Iterator[str]:
         if not series.epochs:
             yield f"field series[{index}].epochs: expected one or more"
         for number, epoch in enumerate(series.epochs):
-            yield from _epoch_faults(epoch, f"series[{index}].epochs[{number}]")
+            yield from (f"field series[{index}].epochs[{number}]: {fault}" for fault in slice_faults(epoch))
     for index, answers in enumerate(raw.answers):
         for number, pair in enumerate(answers.seeds):
             yield from _pair_faults(pair, f"answers[{index}].seeds[{number}]")
-
-
-def _epoch_faults(epoch: Epoch, where: str) -> Iterator[str]:
-    slices = (epoch.base, epoch.head, epoch.control_base, epoch.control_head)
-    if len(set(map(len, slices))) > 1 or not epoch.base:
-        yield f"field {where}: expected as many slices of each kind, got {', '.join(map(str, map(len, slices)))}"
-    if any(seconds <= 0 for times in slices for seconds in times):
-        yield f"field {where}: expected seconds above 0"
 
 
 def _pair_faults(pair: SeedPair, where: str) -> Iterator[str]:

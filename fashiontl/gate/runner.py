@@ -65,8 +65,9 @@ class Order:
         settings: how they are run; of them, `seconds` is the longest warm-up of an arm in an epoch.
         accuracy: whether they are trained and tested too.
         budget: the most seconds that it may take; 0 is no limit. What has begun is finished.
-        matrix: the options that meant these cases, as `fashiontl.options.matrix` takes them: `axes`, `preset` and
-            `assignments`. The base is asked what they mean there, so that cases which the head lost are found.
+        matrix: the options that meant these cases, as `fashiontl.options.matrix` takes them: `axes`, `preset`,
+            `assignments` and `data_root`. The base is asked what they mean there, so that cases which the head lost
+            are found.
         command: what was typed.
         timed: metrics to which the comparison is limited, counts left out; empty compares all.
     """
@@ -78,6 +79,10 @@ class Order:
     matrix: Mapping[str, Any] | None = None
     command: str = ""
     timed: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.budget < math.inf:
+            raise FashiontlError(f"expected a budget of 0, which is no limit, or more seconds, got {self.budget:g}")
 
 
 class Gate:

@@ -102,17 +102,21 @@ def epoch_faults(epochs: Sequence[Epoch]) -> list[str]:
     """Why epochs cannot be judged: empty, of unequal length, or with times that are none."""
     faults = [] if epochs else ["expected epochs, got none"]
     for number, epoch in enumerate(epochs, 1):
-        slices = (epoch.base, epoch.head, epoch.control_base, epoch.control_head)
-        lengths = {len(times) for times in slices}
-        if lengths == {0}:
-            faults.append(f"epoch {number} has no slices")
-        elif len(lengths) > 1:
-            shown = ", ".join(str(len(times)) for times in slices)
-            faults.append(f"epoch {number}: expected as many slices of each kind, got {shown}")
-        if not all(math.isfinite(seconds) and seconds > 0 for seconds in itertools.chain(*slices)):
-            faults.append(f"epoch {number}: expected seconds above 0, got others")
+        faults += [f"epoch {number}: {fault}" for fault in slice_faults(epoch)]
         if epoch.stage not in {"screen", "confirm"}:
             faults.append(f"epoch {number}: expected the stage screen or confirm, got {epoch.stage!r}")
+    return faults
+
+
+def slice_faults(epoch: Epoch) -> list[str]:
+    """Why the slices of one epoch are no measurement."""
+    slices = (epoch.base, epoch.head, epoch.control_base, epoch.control_head)
+    lengths = [len(times) for times in slices]
+    faults = []
+    if len(set(lengths)) > 1 or not epoch.base:
+        faults.append(f"expected as many slices of each kind, got {', '.join(map(str, lengths))}")
+    if not all(math.isfinite(seconds) and seconds > 0 for seconds in itertools.chain(*slices)):
+        faults.append("expected seconds above 0")
     return faults
 
 

@@ -8,13 +8,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from fashiontl.errors import FashiontlError
 
 HEAD_REF = "working tree"
+# A gate's worktree is the second of these in a folder of its own that begins with the first. It holds a lock on the
+# third, which the system gives up for it however it ends.
+_PREFIX, _TREE, _OWNER = "fashiontl-base-", "tree", "owner.lock"
 # A checkout of a large repository on a slow disk; no command here asks a network.
 _TIMEOUT = 600.0
 # Set in git's hooks; they would turn every command to another repository or index.
@@ -59,7 +64,8 @@ def working_tree(folder: Path) -> Checkout:
 def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
     """A worktree of a commit in a temporary folder, removed at the end, also when that is an interrupt or SIGTERM.
 
-    What git does not keep is not in it: files that are ignored, such as compiled extensions, and submodules.
+    A gate that is killed cannot remove its own: the next one of the repository does. What git does not keep is not in
+    it: files that are ignored, such as compiled extensions, and submodules.
 
     Args:
         head: in whose repository the commit is looked for.
@@ -72,9 +78,12 @@ def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
     if commit is None:
         raise FashiontlError(_unknown_ref(head.root, ref))
     with _terminated_in_order():
-        parent = Path(tempfile.mkdtemp(prefix="fashiontl-base-")).resolve()
-        root = parent / "tree"
+        _remove_abandoned(head.root)
+        parent = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        root = parent / _TREE
+        owner = FileLock(parent / _OWNER)
         try:
+            owner.acquire()
             # A repository's own hook may build or install things after a checkout.
             quiet = ("-c", f"core.hooksPath={os.devnull}")
             _git(head.root, *quiet, "worktree", "add", "--quiet", "--detach", str(root), commit)
@@ -86,7 +95,8 @@ def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
                 )
             yield Checkout(ref, commit, dirty=False, root=root, folder=folder)
         finally:
-            _remove(head.root, root, parent)
+            _remove(head.root, root)
+            owner.release()
 
 
 @contextmanager
@@ -103,14 +113,28 @@ def _terminated_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _remove(repository: Path, root: Path, parent: Path) -> None:
+def _remove_abandoned(repository: Path) -> None:
+    """Remove worktrees of gates that are gone; what has no lock beside it, or a lock that is held, is left alone."""
+    for line in _run(repository, "worktree", "list", "--porcelain").stdout.splitlines():
+        root = Path(line.removeprefix("worktree "))
+        owner = root.parent / _OWNER
+        if root.name == _TREE and root.parent.name.startswith(_PREFIX):
+            # Held, which is a timeout, or someone else's.
+            with suppress(OSError):
+                if owner.is_file():
+                    with FileLock(owner, timeout=0):
+                        _remove(repository, root)
+
+
+def _remove(repository: Path, root: Path) -> None:
+    """Remove a gate's worktree with its folder, and no other entry of git's, as `git worktree prune` might."""
     try:
-        _run(repository, "worktree", "remove", "--force", str(root))
+        # Twice: git locks a worktree while it makes it, and does not unlock it when it is killed.
+        _run(repository, "worktree", "remove", "--force", "--force", str(root))
     finally:
-        shutil.rmtree(parent, ignore_errors=True)
-        # Only where the first did not: git then still lists a worktree whose folder is gone.
-        if str(root) in _run(repository, "worktree", "list", "--porcelain").stdout:
-            _run(repository, "worktree", "prune")
+        shutil.rmtree(root.parent, ignore_errors=True)
+        # Where the first could not, since part of the folder was gone. Of one that git no longer lists it is an error.
+        _run(repository, "worktree", "remove", "--force", "--force", str(root))
 
 
 def _unknown_ref(root: Path, ref: str) -> str:

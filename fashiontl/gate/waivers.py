@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.errors import FashiontlError, unknown_name, unwritable
 from fashiontl.metrics import METRICS
 from fashiontl.record import write_atomically
 
@@ -123,7 +123,7 @@ def add_waiver(results: Path, today: date, *, unique: str = "", **fields: str) -
             raise FashiontlError(f"{path} exists; waivers are never overwritten, add another")
         write_atomically(path, _TEMPLATE.format(**values | quoted).encode())
     except OSError as error:
-        raise FashiontlError(f"expected a file that can be written, got {path}: {error.strerror}; free it") from error
+        raise FashiontlError(unwritable(path, error)) from error
     return _read(path)
 
 

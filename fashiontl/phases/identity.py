@@ -107,8 +107,12 @@ def _matrix(job: Job) -> list[dict[str, Any]]:
     if job["matrix"] is None:
         return []
     options = job["matrix"]
+    if not options["axes"].keys() <= {field.name for field in fields(Axes)}:
+        return []
     try:
-        cases, _ = matrix(Axes(**options["axes"]), options["preset"], options["assignments"])
+        cases, _ = matrix(
+            Axes(**options["axes"]), options["preset"], options["assignments"], options.get("data_root", "")
+        )
     except FashiontlError:
         return []
     return [{field: getattr(case, field) for field in _names(Case)} for case in cases]

@@ -16,7 +16,7 @@ import msgspec
 from filelock import FileLock
 
 from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.record.line import SCHEMA, Record, from_json, to_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
@@ -74,10 +74,8 @@ def check_folder(folder: Path, purpose: str, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise FashiontlError(
-            f"expected a folder for {purpose} that can be written, got {folder}: {error.strerror}; "
-            f"free it, or name another with {option}"
-        ) from error
+        step = f"free it, or name another with {option}"
+        raise FashiontlError(unwritable(folder, error, step, f"a folder for {purpose}")) from error
 
 
 def write_atomically(path: Path, contents: bytes | Iterable[bytes]) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from fashiontl.case import Case
+from fashiontl.case import Case, default_weights
 from fashiontl.errors import FashiontlError
 from fashiontl.gate.baselines import MAKE_ONE, counted
 from fashiontl.gate.limits import TAIL
@@ -141,6 +141,14 @@ def _head_to_head(findings: Sequence[Finding], verdict: Verdict) -> tuple[str, s
     return "compare head to head", f"fashiontl gate --base {base} {_axes(findings)}".rstrip()
 
 
+def _alone(findings: Sequence[Finding], verdict: Verdict) -> tuple[str, str]:
+    command = f"pytest bench/ {_axes(findings)}".rstrip()
+    if {failure.arm for failure in verdict.raw.failures if failure.kind != "missing"} == {"base"}:
+        base = _quoted(verdict.raw.base.commit or "REF")
+        return "name a base that runs, or see this one alone", f"git switch --detach {base} && {command}"
+    return "see it alone", command
+
+
 def _more_time(findings: Sequence[Finding], _: Verdict) -> tuple[str, str]:
     needed = [finding.needed for finding in findings if finding.needed is not None]
     epochs = f"about {counted(max(needed), 'epoch')} would decide it; " if needed else ""
@@ -148,7 +156,7 @@ def _more_time(findings: Sequence[Finding], _: Verdict) -> tuple[str, str]:
 
 
 _STEPS: dict[Word, Callable[[Sequence[Finding], Verdict], tuple[str, str]]] = {
-    "CRASHED": lambda findings, _: ("see it alone", f"pytest bench/ {_axes(findings)}".rstrip()),
+    "CRASHED": _alone,
     "MISSING": lambda findings, _: ("bring it back or, if it is meant", _waive(findings)),
     "REGRESSED": lambda findings, _: ("if it is meant", _waive(findings)),
     "NO_BASELINE": lambda findings, _: ("make a baseline, an hour or more after the last", MAKE_ONE),
@@ -170,6 +178,8 @@ def _axes(findings: Sequence[Finding]) -> str:
         values = list(dict.fromkeys(str(getattr(case, axis)) for case in cases))
         if values != [str(getattr(default, axis))]:
             options.append(f"{option} {_quoted(','.join(values))}")
+    if any(case.weights != default_weights(case.policy, case.task) for case in cases):
+        options.append(f"--weights {_quoted(','.join(dict.fromkeys(case.weights for case in cases)))}")
     return " ".join(options)
 
 
