@@ -54,6 +54,8 @@ class Device:
         reset_peak: forgets the memory peak of device `index`, as far as that can be forgotten.
         memory: bytes on device `index` at the peak since then.
         facts: accelerator name, driver and library versions, for the environment.
+        free: bytes of its own memory that nobody uses on device `index`; None where it has none of its own, or does
+            not tell.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Device:
     facts: Callable[[int], dict[str, str | None]]
     mark: Callable[[int], Any] | None = None
     elapsed: Callable[[Any, Any], float] | None = None
+    free: Callable[[int], int | None] = lambda index: None
 
 
 def split(device: str) -> tuple[str, int]:
@@ -177,6 +180,13 @@ def _cuda_memory(index: int) -> Memory:
         torch.cuda.max_memory_reserved(index),
         gpu.own_bytes() if gpu else None,
     )
+
+
+def _cuda_free(index: int) -> int:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(index)
+    return free
 
 
 def _cuda_mark(index: int) -> Any:
@@ -313,6 +323,7 @@ _ALL = (
         mark=_cuda_mark,
         elapsed=_between_events,
         facts=_cuda_facts,
+        free=_cuda_free,
     ),
     Device(
         name="mps",

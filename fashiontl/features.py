@@ -126,7 +126,7 @@ class FeatureStore:
         # A model that is no chain has tensors in no stage; everything but the later stages' own may matter.
         later = {id(value) for stage in list(network.stages.values())[prefix:] for value in _tensors(stage).values()}
         state = {name: value for name, value in _tensors(network).items() if id(value) not in later}
-        kind, index = split(str(images.device))
+        kind, index = split(str(next(network.parameters()).device))
         facts = {
             "weights": {name: [str(value.dtype), list(value.shape), _sha256(value)] for name, value in state.items()},
             "structure": [f"{name}: {network.stages[name]!r}" for name in network.stage_names[:prefix]],

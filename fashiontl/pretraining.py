@@ -69,13 +69,13 @@ def pretrained(
         result = fit(
             network,
             POLICIES["scratch"],
-            Examples(chosen.train_images.to(device), chosen.train_labels.to(device)),
+            Examples(chosen.train_images, chosen.train_labels).on(device),
             recipe,
             preprocessing,
             seed=_SEED,
             progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
         )
-        logits = predict(network, chosen.test_images.to(device), preprocessing)
+        logits = predict(network, chosen.test_images, preprocessing)
         accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
         facts = {

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from fashiontl.images import Preprocessing, augment
 from fashiontl.recipes import Recipe
-from fashiontl.train import Examples, loss_of
+from fashiontl.train import Examples, copied, loss_of
 from fashiontl.variants import Variant
 
 
@@ -54,14 +54,14 @@ class TrainingStep:
         Images may be drawn twice, because a batch of the speed measurements may be larger than the training set.
 
         Args:
-            examples: uint8 images and labels on the device.
+            examples: images on the device or the host, labels on the device.
         """
         labels = examples.labels
-        chosen = torch.randint(len(labels), (len(self._labels),), generator=self._generator).to(labels.device)
-        images = examples.images[chosen]
+        chosen = torch.randint(len(labels), (len(self._labels),), generator=self._generator)
+        images = copied(examples.images[chosen.to(examples.images.device)], labels.device)
         images = augment(images, self._generator) if self._recipe.augment else images
         self._images = self._variant.arrange(self._preprocessing(images))
-        self._labels = labels[chosen]
+        self._labels = labels[chosen.to(labels.device)]
 
     def forward(self) -> None:
         """Run the network on the batch, to its loss."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fashiontl.architectures.network import Network
-from fashiontl.devices import synchronize
+from fashiontl.devices import DEVICES, split, synchronize
 from fashiontl.features import Features, FeatureStore, Source
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
@@ -28,15 +28,27 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 _EVALUATION_BATCH = 200
+# Of a device's free memory, so that weights, gradients and activations find room.
+_IMAGE_SHARE = 0.25
 _PLAIN = Variant()
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images, uint8 `[n, height, width]` or `[n, 3, height, width]`, and labels, int64 `[n]`, on one device."""
+    """Images, uint8 `[n, height, width]` or `[n, 3, height, width]`, and labels, int64 `[n]`, on a device.
+
+    Images may also be on the host: then each batch is gathered there and copied.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def on(self, device: str) -> "Examples":
+        """The same on a device; images that would take more than a quarter of its free memory stay where they are."""
+        kind, index = split(device)
+        free = DEVICES[kind].free(index)
+        fit = free is None or self.images.nbytes <= _IMAGE_SHARE * free
+        return Examples(self.images.to(device) if fit else self.images, self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -229,7 +241,7 @@ def predict(network: Network, images: Tensor, preprocessing: Preprocessing, vari
 
     Args:
         network: left in eval mode.
-        images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device.
+        images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device or the host.
         preprocessing: of the images.
         variant: precision and memory format; nothing is compiled.
 
@@ -239,7 +251,8 @@ def predict(network: Network, images: Tensor, preprocessing: Preprocessing, vari
     deployed = variant.deploy(network)
     with torch.inference_mode():
         parts = torch.split(images, _EVALUATION_BATCH)
-        answers = [deployed(variant.deployed_images(preprocessing(part))) for part in parts]
+        device = _device_of(network)
+        answers = [deployed(variant.deployed_images(preprocessing(copied(part, device)))) for part in parts]
     return torch.cat(answers).float().cpu()
 
 
@@ -280,6 +293,7 @@ class Batches:
         self._preprocessing = preprocessing
         self._generator = generator
         self._variant = variant
+        self._device = _device_of(network)
         prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
         if store is not None and prefix and not recipe.augment:
             self._reuse(network, prefix, store)
@@ -297,23 +311,34 @@ class Batches:
     def _inputs(self, chosen: Tensor) -> Tensor:
         if self._features is not None:
             return self._features.batch(chosen)
-        images = self._images[chosen]
+        images = copied(self._images[chosen], self._device)
         return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return self._variant.arrange(self._preprocessing(images))
+        return self._variant.arrange(self._preprocessing(copied(images, self._device)))
 
     def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
         parts = self._parts(self._images)
         key = store.key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
 
         def run(images: Tensor) -> Tensor:
-            with self._variant.autocast(str(images.device)):
+            with self._variant.autocast(str(self._device)):
                 return network.run(self._prepared(images), 0, prefix)
 
         self._features = store.features(key, parts, run, FEATURE_BUDGET)
         if self._features is not None:
             self.first_stage, self.source = prefix, self._features.source
+
+
+def _device_of(network: Network) -> torch.device:
+    return next(network.parameters()).device
+
+
+def copied(images: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; from pinned memory the copy does not stop the host."""
+    if images.device == device:
+        return images
+    return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:

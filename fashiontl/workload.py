@@ -130,11 +130,11 @@ class Workload:
         return torch.randn(count, 3, size, size, generator=generator).to(self.case.device)
 
     def examples(self) -> Examples:
-        """The training images that the first seed draws, on the device."""
+        """The training images that the first seed draws, on the device, or on the host where it has too little room."""
         settings = self.settings
         images = load_task_images(self.task, settings.data, settings.data_root or None, settings.image_size)
         drawn = select(images, self.task, self.task.per_class or settings.train_per_class, 1, 0)
-        return Examples(drawn.train_images.to(self.case.device), drawn.train_labels.to(self.case.device))
+        return Examples(drawn.train_images, drawn.train_labels).on(self.case.device)
 
     def step(self, begun: Start, epoch: int = 0, count: int = 0) -> TrainingStep:
         """One training step of a network, as in an epoch, in its parts; the network is prepared for it.

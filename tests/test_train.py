@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fashiontl import train
 from fashiontl.architectures.network import Network
+from fashiontl.devices import DEVICES
 from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
@@ -198,6 +200,21 @@ def test_a_reused_prefix_runs_once_whatever_the_epochs() -> None:
 def test_augmented_images_are_never_kept() -> None:
     _, result = trained("linear_probe", recipe=Recipe(1, 8, augment=True), store=FeatureStore(None))
     assert result.reused_stages == 0
+
+
+def test_images_without_room_on_a_device_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = examples()
+    for free, where in ((None, "meta"), (4 * given.images.nbytes, "meta"), (4 * given.images.nbytes - 1, "cpu")):
+        device = replace(DEVICES["cpu"], name="meta", free=lambda index, free=free: free)
+        monkeypatch.setitem(DEVICES, "meta", device)
+        placed = given.on("meta")
+        assert (placed.images.device.type, placed.labels.device.type) == (where, "meta")
+
+
+def test_a_batch_that_is_on_the_device_is_not_copied() -> None:
+    images = examples().images
+    assert train.copied(images, torch.device("cpu")) is images
+    assert train.copied(images, torch.device("meta")).device.type == "meta"
 
 
 def test_no_batch_has_a_single_image() -> None:

@@ -117,11 +117,11 @@ def _train_part(
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
-    validation = Examples(chosen.validation_images.to(device_name), chosen.validation_labels.to(device_name))
+    validation = Examples(chosen.validation_images, chosen.validation_labels).on(device_name)
     result = fit(
         network,
         POLICIES[part.policy],
-        Examples(chosen.train_images.to(device_name), chosen.train_labels.to(device_name)),
+        Examples(chosen.train_images, chosen.train_labels).on(device_name),
         recipe,
         begun.preprocessing,
         seed=seed,
@@ -131,7 +131,7 @@ def _train_part(
         progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
     )
     progress(f"testing, {where}")
-    logits = predict(network, chosen.test_images.to(device_name), begun.preprocessing, work.variant)
+    logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
     value = {
         "accuracy": evaluate(logits, chosen.test_labels).accuracy,
         "training_time": result.seconds,
