@@ -310,6 +310,17 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several devices are asked for, let processes of pytest-xdist take one each; otherwise it is left alone."""
+    run = config.stash[_RUN]
+    if config.option.dist != "load" or not config.option.device or len({case.device for case in run.cases}) < 2:
+        return None
+    from fashiontl.scheduling import OneProcessADevice
+
+    return OneProcessADevice(config, log, run.cases)
+
+
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
     """Leave the letter of a finished case out where it has a line of its own."""
     if report.when != "call" or report.nodeid not in config.stash[_RUN].reported:

@@ -27,7 +27,7 @@ LAYERS = (
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
     ("gate",),
-    ("doctor", "gating"),
+    ("doctor", "gating", "scheduling"),
     ("plugin", "cli"),
 )
 TORCH_FREE = (

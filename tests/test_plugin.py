@@ -213,6 +213,18 @@ def test_xdist_processes_share_one_file(bench: pytest.Pytester) -> None:
     assert "mobilenet_v2" in (bench.path / "results" / "leaderboard.md").read_text()
 
 
+def test_each_device_has_its_own_process_of_xdist(bench: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    result = run(bench, "--arch=resnet18,mobilenet_v2", "--policy=full,scratch", "--device=cpu,mps,xpu", "-n3", "-v")
+    processes = {}
+    for line in result.stdout.lines:
+        if found := re.match(r"\[(gw\d)\].*\[.*-(cpu|mps|xpu)\]", line):
+            processes.setdefault(found[2], []).append(found[1])
+    assert {device: len(names) for device, names in processes.items()} == {"cpu": 4, "mps": 4, "xpu": 4}
+    assert len({name for names in processes.values() for name in names}) == 3
+    assert all(len(set(names)) == 1 for names in processes.values())
+
+
 def test_other_projects_tests_are_left_alone(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_one(): pass")
     result = pytester.runpytest_subprocess()
