@@ -80,9 +80,9 @@ def sides(options: argparse.Namespace) -> tuple[str, ...]:
     return ("fashiontl", options.only) if options.only else tuple(NAMES)
 
 
-def turns(names: Sequence[str], rounds: int) -> list[tuple[int, str]]:
+def turns(names: Sequence[str], rounds: int, seed: int = 0) -> list[tuple[int, str]]:
     """Rounds and sides in the order of their runs, so that a drift of the machine meets all sides alike."""
-    return [(turn, name) for turn in range(rounds) for name in (names if turn % 2 == 0 else reversed(names))]
+    return [(turn, name) for turn in range(rounds) for name in (names if (turn + seed) % 2 == 0 else reversed(names))]
 
 
 def job(options: argparse.Namespace, policy: str) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def measure(options: argparse.Namespace, done: Callable[[Run], None]) -> list[Ru
             request = job(options, policy) | {"seed": seed}
             if request["case"]["weights"] in TASKS:
                 request["checkpoints"] = in_worker(worker, "pretrain", request)["checkpoints"]
-            for turn, side in turns(sides(options), options.rounds):
+            for turn, side in turns(sides(options), options.rounds, seed):
                 asked = request | {"side": side}
                 pinned = side == "fashiontl" or options.same_process
                 found = in_worker(worker, "measure", asked) if pinned else in_script(asked)

@@ -160,6 +160,7 @@ def test_sides_take_turns_there_and_back(fast: ModuleType) -> None:
     assert fast.turns(("a", "b", "c"), 3) == [
         (0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "b"), (1, "a"), (2, "a"), (2, "b"), (2, "c"),
     ]  # fmt: skip
+    assert fast.turns(("a", "b"), 1, seed=1) == [(0, "b"), (0, "a")]
 
 
 def run(fast: ModuleType, policy: str, side: str, seconds: float, accuracy: float = 0.5, **others: Any) -> Any:
