@@ -7,7 +7,9 @@ Called slower when it is not, or not when it is: what a rule says of speedups is
 """
 
 import argparse
+import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -166,21 +168,25 @@ def simulated(repeats: int, seed: int, processes: int) -> str:
 
 
 def kept(paths: Sequence[Path], seed: int) -> str:
-    """How often each rule calls a kept gate's head slower, given the base of an epoch and the head of the next."""
+    """How often each rule calls a kept gate's head slower, given the base of an epoch and the head of the next.
+
+    Files that are named alike but for a number at the end, as `bench/gate_real.py` names them, are one line.
+    """
     rng = np.random.default_rng(seed)
     rows = []
-    for path in paths:
-        raw = rawfile.read(path)
-        words = Counter(finding.word for finding in judge(raw, today=datetime.now(UTC).date()).findings)
+    for kind, files in itertools.groupby(sorted(paths), lambda path: re.sub(r"-\d+$", "", path.stem)):
+        raws = [rawfile.read(path) for path in files]
+        words = Counter(finding.word for raw in raws for finding in judge(raw, today=datetime.now(UTC).date()).findings)
         pairs = [
             (np.array(before.base), np.array(after.head))
+            for raw in raws
             for series in raw.series
             for before, after in zip(series.epochs, series.epochs[1:], strict=False)
         ]
         shares = (sum(rule(*pair, rng) for pair in pairs) / max(1, len(pairs)) for rule in RULES.values())
-        said = ", ".join(f"{count} {word}" for word, count in words.items())
-        rows.append((path.name, f"{len(pairs)}", *(f"{100 * share:.1f} %" for share in shares), said))
-    return table(rows, ("gate", "pairs of runs", *RULES, "the gate's findings"))
+        said = ", ".join(f"{count} {word}" for word, count in words.most_common())
+        rows.append((kind, f"{len(raws)}", f"{len(pairs)}", *(f"{100 * share:.1f} %" for share in shares), said))
+    return table(rows, ("gate", "n", "pairs of runs", *RULES, "the gate's findings"))
 
 
 def main() -> None:

@@ -130,8 +130,10 @@ def test_the_gate_beside_its_peers(peers: ModuleType) -> None:
 
 
 def test_kept_gates_are_judged_too(peers: ModuleType, tmp_path: Path) -> None:
-    rawfile.write(raw(), tmp_path / "gate.json")
-    page = peers.kept([tmp_path / "gate.json"], 0)
-    assert "gate.json" in page
-    assert "|               5 |" in page
-    assert "1 CRASHED" in page
+    paths = [tmp_path / f"same-{number:03}.json" for number in range(2)]
+    for path in paths:
+        rawfile.write(raw(), path)
+    (row,) = peers.kept(paths, 0).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["same", "2", "10"]
+    assert "2 CRASHED" in cells[-1].split(", ")
