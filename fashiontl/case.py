@@ -18,7 +18,7 @@ DEFAULT_TASK = "fashion4"
 # The axes of how a network is run, besides image size and batch; the first of each is the default.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-EXECUTIONS = ("eager", "compile")
+EXECUTIONS = ("eager", "compile", "cuda_graphs")
 
 
 def default_weights(policy: str, task: str) -> str:
@@ -56,7 +56,8 @@ class Case:
         precision: `fp32`; `tf32`, float32 whose products and convolutions may round to TF32; `bf16` and `fp16`, in
             which training runs under autocast and inference with weights of that type.
         memory_format: of images and weights, `contiguous` or `channels_last`.
-        execution: `eager`, or `compile` for `torch.compile` in what is timed.
+        execution: `eager`; `compile` for `torch.compile` in what is timed; or `cuda_graphs` for its mode
+            `reduce-overhead`, which replays a network's kernels as CUDA graphs.
         image_size: side in pixels; 0 takes that of the settings.
         batch: images a step in the throughput measurements; 0 takes that of the settings.
     """

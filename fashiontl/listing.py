@@ -34,7 +34,11 @@ _VARIANTS = {
         "fp16": "float16: the same, with scaled losses",
     },
     "memory_format": {"contiguous": "channel by channel (NCHW)", "channels_last": "pixel by pixel (NHWC)"},
-    "execution": {"eager": "operator by operator", "compile": "torch.compile in what is timed"},
+    "execution": {
+        "eager": "operator by operator",
+        "compile": "torch.compile in what is timed",
+        "cuda_graphs": "torch.compile in its mode reduce-overhead, on CUDA",
+    },
 }
 _DEFAULT_VARIANTS = (PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
 

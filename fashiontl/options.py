@@ -51,7 +51,7 @@ AXES = {
     "weights": f"{', '.join(WEIGHTS)}, a published name, a checkpoint file or a folder of them",
     "precision": ", ".join(PRECISIONS),
     "memory_format": " or ".join(MEMORY_FORMATS),
-    "execution": f"{' or '.join(EXECUTIONS)}, torch.compile",
+    "execution": f"{', '.join(EXECUTIONS)}: the last two by torch.compile",
     "image_size": "side of the images in pixels",
     "batch": "images a step in the throughput measurements",
 }

@@ -104,14 +104,15 @@ class Variant:
         return copy.deepcopy(network, deployed) if deployed else network
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
-        """What to call in place of a module: itself, or for `compile` what torch.compile makes of it at a first call.
+        """What to call in place of a module: itself, or what torch.compile makes of it at a first call.
 
         Each shape is compiled anew, as a benchmark's fixed shapes deserve. It works in training, under autocast and in
         `torch.inference_mode`.
         """
         if self.execution == "eager":
             return module
-        return torch.compile(module, dynamic=False)  # type: ignore[no-any-return, unused-ignore]
+        mode = "reduce-overhead" if self.execution == "cuda_graphs" else None
+        return torch.compile(module, dynamic=False, mode=mode)  # type: ignore[no-any-return, unused-ignore]
 
 
 def absence(case: Case) -> str | None:
@@ -122,7 +123,9 @@ def absence(case: Case) -> str | None:
         reasons.append(_tf32_absence(kind, index))
     elif case.precision in _DTYPES:
         reasons.append(_half_absence(case.precision, kind, index))
-    if case.execution == "compile":
+    if case.execution == "cuda_graphs" and kind != "cuda":
+        reasons.append(f"CUDA graphs need an NVIDIA GPU, got {kind}; measure compile there")
+    elif case.execution != "eager":
         reasons.append(_compile_absence(kind, index))
     return "; ".join(filter(None, reasons)) or None
 

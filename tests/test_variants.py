@@ -230,6 +230,18 @@ def test_torchs_own_search_for_a_compiler_decides() -> None:
     assert "torch.compile needs a C++ compiler (install g++ or clang++, or name one in CXX)" in done.stdout
 
 
+def test_cuda_graphs_are_a_mode_of_the_compiler_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options))
+    for execution in ("compile", "cuda_graphs"):
+        Variant(execution=execution).compiled(nn.Identity())
+    assert asked == [{"dynamic": False, "mode": None}, {"dynamic": False, "mode": "reduce-overhead"}]
+    for device in ("cpu", "mps"):
+        assert absence(case(device, execution="cuda_graphs")) == (
+            f"CUDA graphs need an NVIDIA GPU, got {device}; measure compile there"
+        )
+
+
 def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -241,6 +253,7 @@ def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in present else None)
     monkeypatch.setattr(variants.shutil, "which", lambda name: name if name in present else None)
     assert absence(case("cuda:1", execution="compile")) is None
+    assert absence(case("cuda:1", execution="cuda_graphs")) is None
     assert absence(case("cuda", execution="compile")) == (
         "torch.compile needs compute capability 7.0 or later, got 6.1 (measure eager)"
     )

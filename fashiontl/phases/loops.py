@@ -49,7 +49,7 @@ def timed_pass(work: Workload) -> Iterator[Instrument]:
     modes.fastest(work.case.precision)
     refuse_profiler()
     tool = instrument(work.case.device)
-    with cold_compile() if work.case.execution == "compile" else nullcontext():
+    with nullcontext() if work.case.execution == "eager" else cold_compile():
         yield tool
     refuse_profiler()
 

@@ -166,7 +166,7 @@ def _once(call: Callable[[], object], tool: Instrument) -> float:
 
 def _compiling(work: Workload, what: str, first: float, steady: Samples) -> Job:
     """What the compiler took and made; nothing when there is none."""
-    if work.case.execution != "compile":
+    if work.case.execution == "eager":
         return {}
     usual = statistics.median(steady.values) if steady.values else 0.0
     return {f"{what}_compile_time": max(0.0, first - usual), "compile": {what: compile_counts()}}
