@@ -198,7 +198,7 @@ PRESETS: dict[str, Settings] = {
         timeout=120.0,
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
-    # pretraining of 4 backbones take some 5 minutes on two CPU cores.
+    # pretraining of 4 backbones take some 6 minutes on two CPU cores.
     "quick": Settings(),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
