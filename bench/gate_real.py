@@ -234,7 +234,9 @@ def main(arguments: Sequence[str] | None = None, compare: Compare | None = None)
     parser.add_argument("--burner", type=int, default=10, metavar="N", help="gates beside a disturbance (10)")
     parser.add_argument("--arch", choices=sorted(CHANNELS), default="resnet18", help="the network (resnet18)")
     parser.add_argument("--batch", type=int, default=4, help="images a training step (4)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="longest warm-up of an arm in an epoch (0.5)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.25, help="half of an arm's longest warm-up in an epoch (0.25)"
+    )
     parser.add_argument("--calibrate", type=float, default=4.0, help="seconds a measurement of the extra work (4)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table there too")
     parser.add_argument("--json", type=Path, required=True, metavar="DIR", help="keep each gate's raw numbers there")

@@ -62,7 +62,7 @@ class Order:
 
     Attributes:
         cases: to be compared.
-        settings: how they are run; of them, `seconds` is the longest warm-up of an arm in an epoch.
+        settings: how they are run; an arm warms up in an epoch for twice `seconds` at most.
         accuracy: whether they are trained and tested too.
         budget: the most seconds that it may take; 0 is no limit. What has begun is finished.
         matrix: the options that meant these cases, as `fashiontl.options.matrix` takes them: `axes`, `preset`,
