@@ -28,7 +28,8 @@ from typing import Any
 from fashiontl.architectures import ARCHITECTURES
 from fashiontl.environment import read_environment
 from fashiontl.freezing import POLICIES
-from fashiontl.leaderboard import parts, read_rows, uncollected
+from fashiontl.latency import no_garbage_collection
+from fashiontl.leaderboard import parts, read_rows
 from fashiontl.leaderboard.markdown import TextColumn, table
 from fashiontl.leaderboard.sections import sections
 from fashiontl.record import Record, read_file, to_json, write_atomically
@@ -178,7 +179,7 @@ def make(results: Path, record: Record, count: int, cells: int) -> int:
     return size
 
 
-@uncollected()
+@no_garbage_collection()
 def read(results: Path) -> Reading:
     """Do in this process what `fashiontl leaderboard` does, part by part."""
     began, times = time.process_time(), [time.perf_counter()]

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ContextDecorator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -315,8 +316,8 @@ def _half_width(values: Sequence[float]) -> float | None:
     return width / interval.estimate if interval.estimate and math.isfinite(width) else None
 
 
-class no_garbage_collection:  # noqa: N801 - used like a function
-    """Keep Python's cycle collector out of the samples, as timeit does."""
+class no_garbage_collection(ContextDecorator):  # noqa: N801 - used like a function
+    """Keep Python's cycle collector out of the samples, as timeit does, or out of what makes very many objects."""
 
     def __enter__(self) -> None:
         self._enabled = gc.isenabled()

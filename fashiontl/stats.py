@@ -37,7 +37,10 @@ def percentile(values: Sequence[float], q: float) -> float:
         values: one or more, in any order.
         q: from 0 to 100.
     """
-    ordered = sorted(values)
+    return _interpolated(sorted(values), q)
+
+
+def _interpolated(ordered: Sequence[float], q: float) -> float:
     position = (len(ordered) - 1) * q / 100
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -61,7 +64,7 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = 0
     ordered = sorted(values)
     low = ordered[below - 1] if below >= 1 else -math.inf
     high = ordered[above - 1] if above <= len(ordered) else math.inf
-    estimate = percentile(ordered, q)
+    estimate = _interpolated(ordered, q)
     # Far from the median of few values, interpolation can step over a bound.
     return Interval(estimate, min(low, estimate), max(high, estimate))
 

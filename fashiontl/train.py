@@ -121,7 +121,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
     source: Source | None = None
     best = _Best(network, validation, preprocessing, variant)
     seconds = 0.0
-    device = str(next(network.parameters()).device)
+    device = str(_device_of(network))
     scaler = variant.scaler(device)
     for epoch in range(recipe.epochs):
         progress(epoch)
@@ -315,7 +315,7 @@ class Batches:
         return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return self._variant.arrange(self._preprocessing(copied(images, self._device)))
+        return self._variant.arrange(self._preprocessing(images))
 
     def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
         parts = self._parts(self._images)
@@ -323,7 +323,7 @@ class Batches:
 
         def run(images: Tensor) -> Tensor:
             with self._variant.autocast(str(self._device)):
-                return network.run(self._prepared(images), 0, prefix)
+                return network.run(self._prepared(copied(images, self._device)), 0, prefix)
 
         self._features = store.features(key, parts, run, FEATURE_BUDGET)
         if self._features is not None:
@@ -344,8 +344,7 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser, at its peak rate, of what trains under a plan."""
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
-    device = next(network.parameters()).device.type
-    return OPTIMIZERS[recipe.optimizer](groups, fused=device in {"cpu", "cuda"})
+    return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
 
 
 def _optimizer(

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from records import SERVER, record
 
 from fashiontl.case import Case
-from fashiontl.leaderboard.columns import ALL, ARITHMETIC, LATENCY, Column, columns_of, median_of, waiting_share
+from fashiontl.leaderboard.columns import ALL, ARITHMETIC, LATENCY, Column, columns_of, waiting_share
 from fashiontl.leaderboard.rows import column_texts, row_of
 from fashiontl.metrics import METRICS, Measurement, Metric
-from fashiontl.stats import median_interval
 
 # What a raw value in a base unit is multiplied with to be shown in another.
 SCALES = {
@@ -153,8 +152,3 @@ def test_a_record_of_a_gpu_has_all_columns_but_those_of_the_compiler() -> None:
     unknown = {each.label for each in ALL if row.interval(each) is None}
     assert unknown == {"Latency p99 (ms)", "Compile inference (s)", "Compile training (s)"}
     assert {LATENCY, *columns_of(ARITHMETIC)} <= set(ALL)
-
-
-@given(st.lists(st.floats(-1e9, 1e9) | st.integers(-(10**9), 10**9), min_size=1, max_size=40))
-def test_the_quick_median_is_the_median(values: list[float]) -> None:
-    assert median_of(values) == median_interval(values)

@@ -1,19 +1,18 @@
 """The leaderboard: records in, one page of Markdown out. No torch."""
 
-import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
+from fashiontl.latency import no_garbage_collection
 from fashiontl.leaderboard.columns import SUMMARY
 from fashiontl.leaderboard.markdown import escape
 from fashiontl.leaderboard.rows import PROVENANCE, Row, by_accuracy, column_texts, row_of
 from fashiontl.leaderboard.sections import Section, overview, section_text, sections
 from fashiontl.record import Record, latest, read_newest, write_atomically
 
-__all__ = ["parts", "read_rows", "render", "summary", "uncollected", "write"]
+__all__ = ["parts", "read_rows", "render", "summary", "write"]
 
 _INTRODUCTION = """# Leaderboard
 
@@ -36,18 +35,6 @@ architecture.
 _LONGEST_NAME = 30
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for cycles of garbage meanwhile: rows and texts form none, and of very many it takes a long time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
     """The page in Markdown.
 
@@ -58,7 +45,8 @@ def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
     return "".join(parts(sections(map(row_of, latest(records))), faults))
 
 
-@uncollected()
+# Rows and texts form no cycles, and going through very many of them in search of some takes a long time.
+@no_garbage_collection()
 def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Path:
     """Read all runs and write `leaderboard.md` beside them.
 

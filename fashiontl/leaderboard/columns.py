@@ -51,32 +51,12 @@ class Group:
     legend: str
 
 
-def median_of(values: Sequence[float]) -> Interval:
-    """`median_interval`, bit for bit, without asking anew which ranks so many values have."""
-    if len(values) == 1:
-        return Interval(float(values[0]), -math.inf, math.inf)
-    low, high = _ranks_of_median(len(values))
-    ordered = sorted(values)
-    half = (len(ordered) - 1) // 2
-    estimate = ordered[half] + (ordered[len(ordered) // 2] - ordered[half]) * 0.5
-    return Interval(
-        estimate, ordered[low] if low is not None else -math.inf, ordered[high] if high is not None else math.inf
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _ranks_of_median(count: int) -> tuple[int | None, int | None]:
-    """From 0, which of so many sorted values bound the median's interval; None where none does."""
-    ends = median_interval(range(count))
-    return (int(ends.low), int(ends.high)) if math.isfinite(ends.low) else (None, None)
-
-
 # Test images are few, so that the same counts of them come again and again.
 accuracy_of = functools.lru_cache(maxsize=2**14)(accuracy_interval)
 
 
 def _median(name: str) -> Callable[[Measured], Interval | None]:
-    return lambda measured: median_of(measured[name].values) if name in measured else None
+    return lambda measured: median_interval(measured[name].values) if name in measured else None
 
 
 def _column(name: str, statistic: Callable[[Measured], Interval | None] | None = None, label: str = "") -> Column:
@@ -117,7 +97,7 @@ def waiting_share(measured: Measured) -> Interval | None:
     if len(parts) < len(_STEP_PARTS) or len(set(map(len, parts))) > 1:
         return None
     shares = [step[0] / sum(step) for step in zip(*parts, strict=True) if sum(step) > 0]
-    return median_of(shares) if shares else None
+    return median_interval(shares) if shares else None
 
 
 def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Interval | None]:
@@ -127,7 +107,7 @@ def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Int
         if not {arithmetic, throughput, "peak_flops"} <= measured.keys():
             return None
         flops, peak = median(measured[arithmetic].values), median(measured["peak_flops"].values)
-        pace = median_of(measured[throughput].values)
+        pace = median_interval(measured[throughput].values)
         if flops <= 0 or peak <= 0 or not math.isfinite(pace.estimate * flops / peak):
             return None
         return Interval(*(bound * flops / peak for bound in (pace.estimate, pace.low, pace.high)))
