@@ -220,7 +220,7 @@ def test_weights_that_are_only_on_a_site(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "checkpoints" / url.rpartition("/")[2]
     torch.save({"one": torch.ones(1)}, file)
     published = timm_weights.timm_weights(architecture)
-    assert (dict(published.state), published.provenance["recipe"]) == ({"one": torch.ones(1)}, url)
+    assert (dict(published.state), published.origin()["recipe"]) == ({"one": torch.ones(1)}, url)
 
 
 def test_a_damaged_file(cache: Path) -> None:

@@ -11,6 +11,7 @@ from fashiontl.architectures import members
 from fashiontl.architectures.hybrids import SideBySide
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case
+from fashiontl.latency import no_garbage_collection
 from fashiontl.phases.job import Job, Progress
 from fashiontl.phases.loops import timed_pass
 from fashiontl.profiling import profile_steps
@@ -25,7 +26,9 @@ def profile(job: Job, progress: Progress) -> Job:
         `stage2.0.0.conv1`, behind the name of the member in a hybrid.
     """
     work = Workload.of(job)
-    with timed_pass(work) as tool:
+    # The events of a deep network are hundreds of thousands of objects: with the collector on, reading them takes half
+    # as long again, and it would run in the recorded steps too.
+    with timed_pass(work) as tool, no_garbage_collection():
         starts = work.starts()
         step = work.training_step(starts)
         progress("first step")

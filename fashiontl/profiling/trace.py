@@ -5,7 +5,9 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+import msgspec
 
 # A backslash and what may follow it in JSON, or one that is alone.
 _ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')
@@ -24,7 +26,7 @@ def read_trace(content: bytes) -> tuple[dict[str, Any], bool]:
         ValueError: it is beyond that.
     """
     try:
-        trace, mended = json.loads(content.decode(), parse_constant=_refuse), False
+        trace, mended = msgspec.json.decode(content), False
     except ValueError:
         text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else r"\\", content.decode(errors="replace"))
         trace, mended = json.loads(text, strict=False, parse_constant=lambda constant: None), True
@@ -57,6 +59,3 @@ def write_trace(trace: dict[str, Any], folder: Path, name: str) -> Path:
         part.unlink(missing_ok=True)
     return path
 
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

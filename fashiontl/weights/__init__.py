@@ -1,7 +1,7 @@
 """Where a network starts: at random, from published ImageNet weights, a pretrained source, a file, or a folder."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,19 @@ class Start:
     Attributes:
         network: on the CPU, with a head for the case's task.
         preprocessing: that the weights were trained with.
-        provenance: name, file's SHA-256 and recipe of the weights, for the record.
+        origin: gives the provenance.
         doubts: about the weights, for the record's warnings.
     """
 
     network: Network
     preprocessing: Preprocessing
-    provenance: dict[str, Any]
+    origin: Callable[[], dict[str, Any]]
     doubts: tuple[str, ...] = ()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Name, file's SHA-256 and recipe of the weights, for the record; the file is read for it."""
+        return self.origin()
 
 
 def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) -> Start:
@@ -57,17 +62,17 @@ def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) 
     architecture, classes = case.architecture, len(find_task(case.task).class_names)
     if case.weights == "none":
         network = build(architecture, classes, image_size=size)
-        return Start(network, Preprocessing(size), {"name": "none"})
+        return Start(network, Preprocessing(size), lambda: {"name": "none"})
     if is_published(case.weights):
         published = _published(architecture, case.weights)
         network = build(architecture, classes, published.state, image_size=size)
         preprocessing = Preprocessing(size, published.mean, published.deviation, published.interpolation)
-        return Start(network, preprocessing, published.provenance)
+        return Start(network, preprocessing, published.origin)
     path = checkpoints.get(architecture, Path(case.weights))
     if path.is_dir():
         path = in_folder(path, architecture)
-    network, preprocessing, provenance, doubts = load(architecture, classes, size, path, case.weights)
-    return Start(network, preprocessing, provenance, tuple(doubts))
+    network, preprocessing, origin, doubts = load(architecture, classes, size, path, case.weights)
+    return Start(network, preprocessing, origin, tuple(doubts))
 
 
 def digest(network: Network) -> str:
@@ -93,9 +98,12 @@ def _joined(case: Case, starts: Mapping[str, Start]) -> Start:
             "use mean:, which gives each member its own"
         )
     network = JoinedNetwork([begun.network for begun in starts.values()], len(find_task(case.task).class_names))
-    provenance = {"name": case.weights, "members": {name: begun.provenance for name, begun in starts.items()}}
+
+    def origin() -> dict[str, Any]:
+        return {"name": case.weights, "members": {name: begun.provenance for name, begun in starts.items()}}
+
     doubts = dict.fromkeys(doubt for begun in starts.values() for doubt in begun.doubts)
-    return Start(network, preprocessings.pop(), provenance, tuple(doubts))
+    return Start(network, preprocessings.pop(), origin, tuple(doubts))
 
 
 def _published(architecture: str, tag: str) -> Published:

@@ -1,6 +1,7 @@
 """Checkpoints in files: fashiontl's own, and what other trainers save."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fashiontl.architectures.build import build
 from fashiontl.architectures.network import Network
 from fashiontl.errors import FashiontlError
 from fashiontl.images import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
-from fashiontl.weights.published import first_line, sha256
+from fashiontl.weights.published import first_line, origin_of, sha256
 
 _FORMAT = "fashiontl-1"
 _SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -59,7 +60,7 @@ def in_folder(folder: Path, architecture: str) -> Path:
 
 def load(
     architecture: str, classes: int, size: int, path: Path, name: str
-) -> tuple[Network, Preprocessing, dict[str, Any], list[str]]:
+) -> tuple[Network, Preprocessing, Callable[[], dict[str, Any]], list[str]]:
     """A network with the weights in a file.
 
     Args:
@@ -70,18 +71,17 @@ def load(
         name: what the record calls it.
 
     Returns:
-        The network, the preprocessing that its weights were trained with, provenance, and doubts.
+        The network, the preprocessing that its weights were trained with, what gives their provenance, and doubts.
 
     Raises:
         FashiontlError: the file is not there, cannot be read, or belongs to another architecture.
     """
     contents = _read(path)
-    provenance = {"name": name, "sha256": sha256(path)}
-    if contents.get("recipe") is not None:
-        provenance["recipe"] = str(contents["recipe"])
+    recipe = contents.get("recipe")
+    origin = partial(origin_of, name, path, **({} if recipe is None else {"recipe": str(recipe)}))
     if contents.get("format") != _FORMAT:
         preprocessing, doubts = _foreign_preprocessing(architecture, contents, size)
-        return build(architecture, classes, _state(contents, path), image_size=size), preprocessing, provenance, doubts
+        return build(architecture, classes, _state(contents, path), image_size=size), preprocessing, origin, doubts
     if contents["architecture"] != architecture:
         raise FashiontlError(
             f"{path} holds weights of {contents['architecture']}, expected {architecture}; "
@@ -100,7 +100,7 @@ def load(
     network.replace_head(classes)
     interpolation = contents.get("interpolation", "bilinear")
     preprocessing = Preprocessing(size, tuple(contents["mean"]), tuple(contents["deviation"]), interpolation)
-    return network, preprocessing, provenance, []
+    return network, preprocessing, origin, []
 
 
 def _foreign_preprocessing(

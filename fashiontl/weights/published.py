@@ -1,8 +1,9 @@
 """Published ImageNet weights: torchvision's, and what comes with them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ class Published:
         mean: of each channel on the scale 0..1, with which the weights were trained.
         deviation: of each channel on the scale 0..1.
         interpolation: with which images were resized: `bilinear` or `bicubic`.
-        provenance: `name`, `sha256` of the file, `recipe` (None when unknown), for the record.
+        origin: gives `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
     """
 
     state: Mapping[str, Tensor]
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     interpolation: str
-    provenance: dict[str, Any]
+    origin: Callable[[], dict[str, Any]]
 
 
 def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
@@ -68,13 +69,17 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
         ) from error
     # The published preprocessing is a partial of a class whose attributes it fills.
     transforms = weights.transforms()
-    provenance = {
-        "name": f"{architecture} {weights.name}",
-        "sha256": sha256(file),
-        "recipe": weights.meta.get("recipe"),
-    }
+    origin = partial(origin_of, f"{architecture} {weights.name}", file, recipe=weights.meta.get("recipe"))
     interpolation = transforms.interpolation.value
-    return Published(state, tuple(transforms.mean), tuple(transforms.std), interpolation, provenance)
+    return Published(state, tuple(transforms.mean), tuple(transforms.std), interpolation, origin)
+
+
+def origin_of(name: str, file: Path, **more: Any) -> dict[str, Any]:
+    """Where weights come from, for the record.
+
+    Half a second for VGG's half gigabyte, which is no part of loading it: so it is asked only where it is recorded.
+    """
+    return {"name": name, "sha256": sha256(file), **more}
 
 
 def first_line(error: Exception) -> str:

