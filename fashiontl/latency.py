@@ -152,8 +152,8 @@ def warmed_slices(
     Returns:
         A function that takes one slice and returns its seconds a call, and how the warm-up ended.
     """
-    warm_up, median = _warm_up(lambda calls: _timed(call, instrument, calls), instrument.clock, seconds)
-    calls = _calls_of_slice(median)
+    warm_up, window = _warm_up(lambda calls: _timed(call, instrument, calls), instrument.clock, seconds)
+    calls = _calls_of_slice(_median(window))
     uncounted = calls // 2
 
     def take() -> float:
@@ -164,11 +164,20 @@ def warmed_slices(
     return take, warm_up
 
 
-def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
+def time_parts(
+    parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort, *, warm: bool = False
+) -> Samples:
     """Time calls that consist of parts, one after the other, and each part.
 
     The device is waited for only after several calls, as in real use; marks in its queue tell the parts apart. Without
     marks (on the CPU, where a call has finished when it returns) the clock does.
+
+    Args:
+        parts: by their names.
+        instrument: the clock and what else is read.
+        effort: when there are enough samples.
+        warm: whether a loop of nearly the same calls has just ended. Calls of at least 20 ms that are steady from the
+            first on are then samples: there is nothing to warm up, and to make them again can take longer than all else.
 
     Returns:
         Samples whose values are seconds a call, the means of runs of at least 20 ms.
@@ -191,7 +200,7 @@ def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument
         shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
         return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
-    return _run(take, instrument, effort, tuple(parts))
+    return _run(take, instrument, effort, tuple(parts), warm=warm)
 
 
 def _calls_of_slice(seconds: float) -> int:
@@ -225,6 +234,7 @@ def _run(
     parts: Sequence[str] = (),
     *,
     sliced: bool = True,
+    warm: bool = False,
 ) -> Samples:
     """Warm up, then take samples until they are enough.
 
@@ -234,11 +244,13 @@ def _run(
         effort: when they are enough.
         parts: names of what the samples hold besides the whole; without any it is the device's time.
         sliced: whether a sample is a slice, of as many warm calls as that takes, and not a single call.
+        warm: whether calls that were steady from the first on are samples too.
     """
     with no_garbage_collection():
-        warm_up, median = _warm_up(take, instrument.clock, effort.seconds)
-        calls = _calls_of_slice(median) if sliced else 1
-        kept, ended, throttled = _sample(take, calls, instrument, effort)
+        warm_up, window = _warm_up(take, instrument.clock, effort.seconds)
+        calls = _calls_of_slice(_median(window)) if sliced else 1
+        first = window if warm and calls == 1 and warm_up.steady and warm_up.calls == len(window) else []
+        kept, ended, throttled = _sample(take, calls, instrument, effort, first)
     columns = list(zip(*kept, strict=True)) or [()]
     return Samples(
         values=columns[0],
@@ -250,39 +262,43 @@ def _run(
     )
 
 
-def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, float]:
-    """Call until the calls are steady, or until the time is up; also the median of the last window."""
-    values: list[float] = []
+def _median(samples: Sequence[_Sample]) -> float:
+    return statistics.median(sample[0] for sample in samples)
+
+
+def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:
+    """Call until the calls are steady, or until the time is up; also the last window."""
+    values: list[_Sample] = []
     started = clock()
     look = 2 * _HALF
     while True:
-        values.append(take(1)[0])
+        values.append(take(1))
         over = clock() - started >= seconds
         if len(values) < look and not (over and len(values) >= 2 * _HALF):
             continue
         mean = max((clock() - started) / len(values), 1e-9)
         half = max(_HALF, min(_MOST_HALF, math.ceil(_WINDOW_SHARE * seconds / 2 / mean)))
         window = values[-2 * half :]
-        drift, noise = drift_and_noise(window)
+        drift, noise = drift_and_noise([sample[0] for sample in window])
         # The standard error of a difference of two medians of normal values, twice: what chance may well do.
         chance = 2 * math.sqrt(math.pi / half) * noise
         steady = len(window) == 2 * half and drift <= max(_DRIFT, chance) and noise <= _NOISE
         if steady or over:
-            return WarmUp(len(values), steady, drift, noise), statistics.median(window)
+            return WarmUp(len(values), steady, drift, noise), window
         # Looking after each of many short calls would be slower than the calls.
         look = len(values) + max(1, half // 3)
 
 
 def _sample(
-    take: _Take, calls: int, instrument: Instrument, effort: Effort
+    take: _Take, calls: int, instrument: Instrument, effort: Effort, first: Sequence[_Sample]
 ) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
-    """Samples that were kept, why there are no more, and how many were dropped."""
+    """Samples that were kept, after the first ones, why there are no more, and how many were dropped."""
     clock = instrument.clock
-    kept: list[_Sample] = []
     group: list[_Sample] = []
-    throttled = 0
+    # What happened before is forgotten, but for the first samples.
+    throttled = len(first) if instrument.throttled() else 0
+    kept = [] if throttled else list(first)
     look: float = effort.samples
-    instrument.throttled()  # what happened before is forgotten
     asked = clock()
     deadline = asked + effort.seconds
     while True:

@@ -22,6 +22,7 @@ from fashiontl.images import Preprocessing
 from fashiontl.recipes import pretraining_recipe
 from fashiontl.record import write_atomically
 from fashiontl.train import Examples, fit, is_normalised, predict
+from fashiontl.variants import Variant, faster_format
 from fashiontl.weights import save
 
 _SEED = 0
@@ -40,19 +41,24 @@ def pretrained(
         took, `cached` (whether it was there already).
     """
     images = load_images(settings.data, settings.data_root or None)
+    task = find_task(source)
+    # On the meta device it costs nothing to ask a network what it is made of.
+    with torch.device("meta"):
+        shape = build(architecture, len(task.classes), image_size=settings.image_size)
+    recipe = pretraining_recipe(settings, normalised=is_normalised(shape))
+    variant = Variant(memory_format=faster_format(shape, device))
     origin = {
         "source": source,
         "architecture": architecture,
         "device": split(device)[0],
         "size": settings.image_size,
+        "memory_format": variant.memory_format,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
         "torch": torch.__version__,
         "seed": _SEED,
     }
-    # Both recipes, since only a built network tells which of them it takes.
-    recipes = [asdict(pretraining_recipe(settings, normalised=normalised)) for normalised in (False, True)]
-    digest = hashlib.sha256(json.dumps([origin, recipes], sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([origin, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
     facts_file = checkpoint.with_suffix(".json")
@@ -60,11 +66,9 @@ def pretrained(
         if checkpoint.exists() and facts_file.exists():
             facts: dict[str, Any] = json.loads(facts_file.read_text())
             return {**facts, "checkpoint": str(checkpoint), "cached": True}
-        task = find_task(source)
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
-        recipe = pretraining_recipe(settings, normalised=is_normalised(network))
         preprocessing = Preprocessing(settings.image_size)
         result = fit(
             network,
@@ -73,9 +77,10 @@ def pretrained(
             recipe,
             preprocessing,
             seed=_SEED,
+            variant=variant,
             progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
         )
-        logits = predict(network, chosen.test_images, preprocessing)
+        logits = predict(network, chosen.test_images, preprocessing, variant)
         accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
         facts = {

@@ -37,13 +37,15 @@ def test_the_first_call_trains_and_says_how(tmp_path: Path, first: dict[str, Any
     assert first["accuracy"] * 18 == pytest.approx(round(first["accuracy"] * 18))
     assert first["seconds"] > 0
     recipe = first["recipe"]
-    assert {name: recipe[name] for name in ("source", "device", "size", "per_class", "epochs", "smoothing")} == {
+    told = ("source", "device", "size", "per_class", "epochs", "smoothing", "memory_format")
+    assert {name: recipe[name] for name in told} == {
         "source": "fashion6",
         "device": "cpu",
         "size": 32,
         "per_class": 2,
         "epochs": 1,
         "smoothing": 0.0,
+        "memory_format": "channels_last",
     }
     # Nothing that needs no attention stays beside it.
     assert {path.suffix for path in checkpoint.parent.iterdir()} <= {".pt", ".json", ".lock"}

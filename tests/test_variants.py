@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from fashiontl import variants
+from fashiontl.architectures.build import build
 from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
-from fashiontl.variants import Variant, absence, doubts
+from fashiontl.variants import Variant, absence, doubts, faster_format
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +114,22 @@ def test_images_are_arranged_and_features_left() -> None:
     assert torch.equal(arranged, images())
     features = torch.ones(4, 8)
     assert variant.arrange(features) is features
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("mobilenet_v2", "channels_last"), ("densenet121", "channels_last"), ("resnet18", "contiguous"),
+     ("vgg11", "contiguous"), ("vit_b_16", "contiguous")],
+)  # fmt: skip
+def test_small_convolutions_train_faster_in_channels_last_on_a_cpu(architecture: str, expected: str) -> None:
+    with torch.device("meta"):
+        network = build(architecture, 4, image_size=32)
+    assert faster_format(network, "cpu") == expected
+    assert faster_format(network, "cuda:1") == "contiguous"
+
+
+def test_a_network_without_convolutions_is_left_contiguous() -> None:
+    assert faster_format(nn.Linear(2, 2), "cpu") == "contiguous"
 
 
 @pytest.mark.parametrize("memory_format", MEMORY_FORMATS)

@@ -173,6 +173,17 @@ def test_own_format_there_and_back(tmp_path: Path) -> None:
     assert again.provenance["name"] == str(file)
 
 
+def test_a_file_does_not_keep_the_memory_format_of_its_training(tmp_path: Path) -> None:
+    file = tmp_path / "source.pt"
+    network = build(ARCHITECTURE, 6, image_size=SIZE)
+    strides = {name: value.stride() for name, value in network.state_dict().items()}
+    save(file, network.to(memory_format=torch.channels_last), ARCHITECTURE, Preprocessing(SIZE))
+    loaded = begin("fashion6", checkpoint=file)
+    assert {name: value.stride() for name, value in backbone(loaded).items()} == {
+        name: strides[name] for name in backbone(loaded)
+    }
+
+
 def test_the_new_head_comes_from_the_seed(tmp_path: Path) -> None:
     file = tmp_path / "source.pt"
     save(file, build(ARCHITECTURE, 4, image_size=SIZE), ARCHITECTURE, Preprocessing(SIZE))

@@ -30,13 +30,22 @@ def save(path: Path, network: Network, architecture: str, preprocessing: Preproc
         "mean": list(preprocessing.mean),
         "deviation": list(preprocessing.deviation),
         "interpolation": preprocessing.interpolation,
-        "state": network.state_dict(),
+        "state": {name: _contiguous(value) for name, value in network.state_dict().items()},
     }
     partial = path.with_suffix(".partial")
     torch.save(contents, partial)
     digest = sha256(partial)
     partial.replace(path)
     return digest
+
+
+def _contiguous(value: Tensor) -> Tensor:
+    """A tensor without the memory format in which one training went: whoever loads it chooses his own.
+
+    A kernel of one pixel counts as contiguous in every format, but torch reads the format of a convolution off its
+    strides; only a copy has those of a contiguous tensor.
+    """
+    return value.clone(memory_format=torch.contiguous_format) if value.ndim == 4 else value
 
 
 def in_folder(folder: Path, architecture: str) -> Path:
