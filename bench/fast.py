@@ -25,7 +25,7 @@ import torch
 from agreement import machine
 from tabulate import tabulate
 
-from fashiontl.case import PRESETS, Case
+from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
 from fashiontl.data import TASKS, find_task
 from fashiontl.measure import cache_folder
 from fashiontl.worker import Worker, usable_cores
@@ -67,6 +67,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side with each seed (3)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of each side (all cores)")
     parser.add_argument("--loader-workers", type=int, default=0, help="num_workers of DataLoaders (0, as by default)")
+    parser.add_argument(
+        "--memory-format", choices=MEMORY_FORMATS, default="contiguous", help="of fashiontl's training (contiguous)"
+    )
     parser.add_argument("--same-process", action="store_true", help="run every side in fashiontl's worker")
     parser.add_argument("--json", type=Path, help="file to write every run to")
     options = parser.parse_args(arguments)
@@ -91,7 +94,7 @@ def job(options: argparse.Namespace, policy: str) -> dict[str, Any]:
         PRESETS["quick"], epochs=options.epochs, batch_size=options.batch_size, train_per_class=options.per_class,
         test_per_class=options.test_per_class,
     )  # fmt: skip
-    case = Case(options.arch, policy, task=options.task, weights=options.weights)
+    case = Case(options.arch, policy, task=options.task, weights=options.weights, memory_format=options.memory_format)
     return {
         "case": asdict(case), "settings": asdict(settings), "cache": str(cache_folder()), "threads": options.threads,
         "loader_workers": options.loader_workers,
@@ -195,13 +198,18 @@ def page(runs: Sequence[Run], options: argparse.Namespace, command: str, where: 
         "all in fashiontl's worker" if options.same_process else "fashiontl in its worker, the others as scripts"
     )
     pixels = PRESETS["quick"].image_size
+    formats = (
+        ""
+        if options.memory_format == "contiguous"
+        else "fashiontl trains in channels_last, the others as torch does.\n"
+    )
     return f"""## Training
 
 {times(runs, "train_seconds", columns)}
 
 {options.arch}, `{options.task}`, weights `{options.weights}` (`scratch`: none), CPU, float32. Every policy takes
 {options.epochs} epochs of {options.per_class * classes} images of {pixels} pixels, {options.batch_size} a step.
-
+{formats}
 Wall time from images in memory to trained weights, with all that a side does for it: making its loader or its features,
 and fashiontl's proof that the policy was kept. Optimiser, schedule, loss, freezing and pixels are the same. Medians,
 and in brackets least and greatest, of n = {count} a side (seeds: {options.seeds}, rounds: {options.rounds}); a ratio is

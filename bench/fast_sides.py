@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,7 @@ from fashiontl.images import Preprocessing
 from fashiontl.phases import pretrain
 from fashiontl.recipes import Recipe, recipe_for
 from fashiontl.train import OPTIMIZERS, Examples, fit, is_normalised, predict, rate_factor
+from fashiontl.variants import Variant
 from fashiontl.vision import torchvision
 from fashiontl.workload import Workload
 
@@ -50,6 +51,7 @@ class Training:
         preprocessing: of the images.
         seed: of the order of the images, in `fashiontl`; elsewhere torch's own generator gives it.
         loader_workers: processes of a DataLoader.
+        variant: memory format in `fashiontl`.
     """
 
     network: Network
@@ -59,6 +61,7 @@ class Training:
     preprocessing: Preprocessing
     seed: int = 0
     loader_workers: int = 0
+    variant: Variant = field(default_factory=Variant)
 
     @property
     def plan(self) -> Plan:
@@ -104,6 +107,7 @@ class Fashiontl:
             given.recipe,
             given.preprocessing,
             seed=given.seed,
+            variant=given.variant,
             store=self._store,
         )
         self.reused_stages = result.reused_stages
@@ -111,7 +115,8 @@ class Fashiontl:
 
     def test(self) -> Tensor:
         """Logits of the test images."""
-        return predict(self._training.network, self._training.data.test_images, self._training.preprocessing)
+        given = self._training
+        return predict(given.network, given.data.test_images, given.preprocessing, given.variant)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -308,7 +313,9 @@ def measure(job: dict[str, Any], _progress: Any = None) -> dict[str, Any]:
     check_pixels(data.test_images, data.test_labels, begun.preprocessing)
     # As many epochs for every policy; fashiontl's own recipe would train a probe for eight times as many.
     recipe = replace(recipe_for(policy, settings, normalised=is_normalised(begun.network)), epochs=settings.epochs)
-    given = Training(begun.network, policy, data, recipe, begun.preprocessing, seed, job["loader_workers"])
+    given = Training(
+        begun.network, policy, data, recipe, begun.preprocessing, seed, job["loader_workers"], work.variant
+    )
     _warm_up(kind, given)
     torch.manual_seed(seed)
     started, cpu_started = time.perf_counter(), time.process_time()
