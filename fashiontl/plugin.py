@@ -249,7 +249,7 @@ def _exit_on_fault() -> Iterator[None]:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which GPUs share the cases with --spread."""
-    if not config.option.spread or config.option.collectonly:
+    if not config.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
         return None
     with _exit_on_fault():
         return f"fashiontl: spread over {', '.join(config.stash[_RUN].equal_devices)}"

@@ -103,6 +103,24 @@ def test_collecting_asks_no_gpu(bench: pytest.Pytester) -> None:
     assert not (bench.path / "jobs.txt").exists()
 
 
+def test_a_worker_that_cannot_ask_ends_the_session(bench: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    failing = """
+from fashiontl.errors import FashiontlError
+
+def run(*arguments):
+    raise FashiontlError("the worker process cannot start: gone")
+
+Worker.run = run
+"""
+    bench.makeconftest(FAKE + failing)
+    for header in ([], ["--no-header"]):
+        result = bench.runpytest_subprocess("--device=cuda", "--spread", "-n2", *header)
+        assert result.ret == 2
+        assert "the worker process cannot start: gone" in result.stdout.str() + result.stderr.str()
+        assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
 N = "--spread: expected pytest-xdist's -n of 2 or more, got {}; give it the number of GPUs"
 DEVICE = (
     "--spread: expected one --device, cuda or xpu, without an index, got {}; "
