@@ -108,7 +108,7 @@ def test_a_worker_that_cannot_ask_ends_the_session(bench: pytest.Pytester) -> No
     failing = """
 from fashiontl.errors import FashiontlError
 
-def run(*arguments):
+def run(*arguments, **named):
     raise FashiontlError("the worker process cannot start: gone")
 
 Worker.run = run
