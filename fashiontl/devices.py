@@ -56,6 +56,7 @@ class Device:
         facts: accelerator name, driver and library versions, for the environment.
         free: bytes of its own memory that nobody uses on device `index`; None where it has none of its own, or does
             not tell.
+        total: bytes of its own memory on device `index`; None for a kind of which a machine never has a second.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Device:
     mark: Callable[[int], Any] | None = None
     elapsed: Callable[[Any, Any], float] | None = None
     free: Callable[[int], int | None] = lambda index: None
+    total: Callable[[int], int] | None = None
 
 
 def split(device: str) -> tuple[str, int]:
@@ -189,6 +191,12 @@ def _cuda_free(index: int) -> int:
     return free
 
 
+def _cuda_total(index: int) -> int:
+    import torch
+
+    return int(torch.cuda.get_device_properties(index).total_memory)
+
+
 def _cuda_mark(index: int) -> Any:
     import torch
 
@@ -295,6 +303,12 @@ def _xpu_mark(index: int) -> Any:
     return event
 
 
+def _xpu_total(index: int) -> int:
+    import torch
+
+    return int(torch.xpu.get_device_properties(index).total_memory)
+
+
 def _xpu_facts(index: int) -> dict[str, str | None]:
     import torch
 
@@ -324,6 +338,7 @@ _ALL = (
         elapsed=_between_events,
         facts=_cuda_facts,
         free=_cuda_free,
+        total=_cuda_total,
     ),
     Device(
         name="mps",
@@ -348,6 +363,7 @@ _ALL = (
         mark=_xpu_mark,
         elapsed=_between_events,
         facts=_xpu_facts,
+        total=_xpu_total,
     ),
 )
 

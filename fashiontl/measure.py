@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,8 @@ class Measurer:
         run: the run's name.
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own.
+        placed: the device on which cases of a device are measured, where it is another: with `{"cuda": "cuda:2"}`
+            cases of `cuda` keep their names, and all that is done, locked and observed is on `cuda:2`.
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class Measurer:
         run: str,
         cache: Path | None = None,
         extensions: Sequence[str] = (),
+        *,
+        placed: Mapping[str, str] | None = None,
     ) -> None:
         self._worker = worker
         self._settings = settings
@@ -115,6 +119,7 @@ class Measurer:
         self._run = run
         self._cache = cache or cache_folder()
         self._extensions = list(extensions)
+        self._placed = dict(placed or {})
         self._asked: dict[str, Outcome] = {}
 
     def device(self, name: str) -> Outcome:
@@ -132,19 +137,22 @@ class Measurer:
         """
         started = datetime.now(UTC)
         begun = time.perf_counter()
-        device = self.device(case.device)
+        here = self._here(case)
+        device = self.device(here.device)
         environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads)
         collected = _Collected()
+        if here.device != case.device:
+            collected.provenance["placed"] = here.device
         outcome = device
         if outcome.status == "ok" and case.variant:
-            outcome = _skipped_where_absent(self._once("variant", {"case": asdict(case)}))
+            outcome = _skipped_where_absent(self._once("variant", {"case": asdict(here)}))
             collected.warnings += outcome.value.get("doubts", [])
         if outcome.status == "ok":
-            progress(f"waiting for {case.device}")
-            with alone_on(case.device, self._cache):
-                self._machine(case, collected, progress)
+            progress(f"waiting for {here.device}")
+            with alone_on(here.device, self._cache):
+                self._machine(here, collected, progress)
                 begun = time.perf_counter()
-                observer = Observer(case.device)
+                observer = Observer(here.device)
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
                 conditions = observer.end()
@@ -177,8 +185,16 @@ class Measurer:
             artifacts=collected.artifacts,
         )
 
+    def _here(self, case: Case) -> Case:
+        """A case on the device on which it is measured; only what is done sees it, the record holds the case."""
+        return replace(case, device=self._placed.get(case.device, case.device))
+
     def _phases(self, case: Case, collected: _Collected, progress: Progress) -> Outcome:
-        job: dict[str, Any] = {"case": asdict(case), "settings": asdict(self._settings), "cache": str(self._cache)}
+        job: dict[str, Any] = {
+            "case": asdict(self._here(case)),
+            "settings": asdict(self._settings),
+            "cache": str(self._cache),
+        }
         if self._extensions:
             job["extensions"] = self._extensions
             collected.provenance["extensions"] = facts(self._extensions)

@@ -2,15 +2,17 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from fashiontl import gating
+from fashiontl import gating, spreading
 from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
@@ -44,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
     group.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
     group.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
+    spreading.add_option(group)
     gating.add_options(group)
 
 
@@ -116,9 +119,19 @@ class Run:
             self._own = self._begin()
         return self._own
 
-    def share(self) -> dict[str, Any]:
+    def share(self, process: str) -> dict[str, Any]:
         """What a process of pytest-xdist must know."""
-        return self._shared
+        placed = spreading.placed(self.equal_devices, process) if self.config.option.spread else {}
+        return {**self._shared, "placed": placed}
+
+    @cached_property
+    def equal_devices(self) -> list[str]:
+        """Those that share the cases with --spread."""
+        # The controller asks once: if each process asked, it would disturb what others measure by then.
+        option = self.config.option
+        equal = spreading.equal_devices(self.measurer.device, self.cases[0].device, option.numprocesses)
+        self.close()
+        return equal
 
     def _begin(self) -> dict[str, Any]:
         from fashiontl.environment import machine_key, read_environment
@@ -142,8 +155,9 @@ class Run:
 
         if self._measurer is None:
             self._worker = Worker(self.settings.threads)
+            placed = self._shared.get("placed")
             self._measurer = Measurer(
-                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions
+                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions, placed=placed
             )
         return self._measurer
 
@@ -216,10 +230,29 @@ def unseen_device(request: pytest.FixtureRequest) -> Any:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Validate all options before anything is collected."""
+    faults = spreading.faults(config)
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
+        faults.insert(0, str(error))
+    if faults:
+        pytest.exit("\n" + "\n".join(faults), returncode=2)
+
+
+@contextmanager
+def _exit_on_fault() -> Iterator[None]:
+    try:
+        yield
+    except FashiontlError as error:
         pytest.exit(f"\n{error}", returncode=2)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which GPUs share the cases with --spread."""
+    if not config.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
+        return None
+    with _exit_on_fault():
+        return f"fashiontl: spread over {', '.join(config.stash[_RUN].equal_devices)}"
 
 
 def _unseen(config: pytest.Config) -> list[str]:
@@ -297,28 +330,29 @@ def _check_writable(run: Run) -> None:
     from fashiontl.measure import check_cache
     from fashiontl.record import check_writable
 
-    try:
+    with _exit_on_fault():
         check_writable(run.results)
         check_cache()
-    except FashiontlError as error:
-        pytest.exit(f"\n{error}", returncode=2)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give a process of pytest-xdist the run's file."""
-    node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share()
+    """Give a process of pytest-xdist the run's file and, with --spread, its device."""
+    with _exit_on_fault():
+        node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share(node.workerinput["workerid"])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where several devices are asked for, let processes of pytest-xdist take one each; otherwise it is left alone."""
-    run = config.stash[_RUN]
-    if config.option.dist != "load" or not config.option.device or len({case.device for case in run.cases}) < 2:
+    """Where several devices or --spread are asked for, say which cases one process of pytest-xdist takes."""
+    option, cases = config.option, config.stash[_RUN].cases
+    several = option.device and len({case.device for case in cases}) > 1
+    if option.dist != "load" or not (several or option.spread):
         return None
-    from fashiontl.scheduling import OneProcessADevice
+    from fashiontl.scheduling import OneProcessAScope
 
-    return OneProcessADevice(config, log, run.cases)
+    scopes = spreading.scopes(cases) if option.spread else {case.id: case.device for case in cases}
+    return OneProcessAScope(config, log, scopes)
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:

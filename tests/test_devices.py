@@ -1,5 +1,6 @@
 import resource
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +75,15 @@ def test_mps_and_cuda_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mps", "cuda", "cuda:1", "cpu"):
         devices.synchronize(name)
     assert waited == ["mps", "cuda 0", "cuda 1"]
+
+
+def test_gpus_tell_how_much_memory_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    for gpu in (torch.cuda, torch.xpu):
+        monkeypatch.setattr(gpu, "get_device_properties", lambda index: SimpleNamespace(total_memory=80 + index))
+    totals = {name: device.total and device.total(2) for name, device in devices.DEVICES.items()}
+    assert totals == {"cpu": None, "cuda": 82, "mps": None, "xpu": 82}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB is Linux's")

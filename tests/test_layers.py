@@ -27,7 +27,7 @@ LAYERS = (
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
     ("gate",),
-    ("doctor", "gating", "scheduling"),
+    ("doctor", "gating", "scheduling", "spreading"),
     ("plugin", "cli"),
 )
 TORCH_FREE = (
@@ -35,7 +35,7 @@ TORCH_FREE = (
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
-    "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison",
+    "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison", "spreading",
 )  # fmt: skip
 
 

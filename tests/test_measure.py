@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from fashiontl import measure
 from fashiontl.case import Case, Settings
+from fashiontl.conditions import Observer
 from fashiontl.errors import FashiontlError
 from fashiontl.measure import Measurer
 from fashiontl.record import SCHEMA, Record, from_json, to_json
@@ -130,8 +131,8 @@ class FakeWorker:
         return [phase for phase, _, _ in self.calls if phase not in {"self_test", "peak"}]
 
 
-def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS) -> Measurer:
-    return Measurer(worker, settings, folder / "results", "run-1", folder / "cache")  # type: ignore[arg-type]
+def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
+    return Measurer(worker, settings, folder / "results", "run-1", folder / "cache", **more)  # type: ignore[arg-type]
 
 
 def values(record: Record) -> dict[str, tuple[float, ...]]:
@@ -179,6 +180,29 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     assert worker.calls[3] == ("pretrain", {**common, "traces": traces}, 7.0)
     for call in worker.calls[4:]:
         assert call[1:] == ({**common, "traces": traces, "checkpoints": {"resnet18": "source.pt"}}, 7.0)
+
+
+def test_a_case_is_measured_where_it_is_placed_and_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed, said = [], []
+    monkeypatch.setattr(measure, "Observer", lambda device: observed.append(device) or Observer("cpu"))
+    worker, case = FakeWorker(), Case("resnet18", "full", "cuda", precision="bf16")
+    record = measurer(worker, tmp_path, placed={"cuda": "cuda:2"}).measure(case, said.append)
+    assert (record.id, record.case, record.provenance["placed"]) == ("resnet18-full-cuda-bf16", case, "cuda:2")
+    devices = [job["device"] if "device" in job else job["case"]["device"] for _, job, _ in worker.calls]
+    assert worker.phases == ["device", "variant", "pretrain", "train", "inference", "step", "profile"]
+    assert devices == ["cuda:2"] * len(worker.calls)
+    assert (observed, said[0]) == (["cuda:2"], "waiting for cuda:2")
+    assert worker.calls[-1][1]["traces"].endswith("resnet18-full-cuda-bf16")
+
+
+@pytest.mark.parametrize("placed", [None, {"cuda": "cuda"}, {"cuda": "cuda:2"}])
+def test_no_place_is_told_where_it_is_the_cases_own(tmp_path: Path, placed: dict[str, str] | None) -> None:
+    cases = measurer(FakeWorker(), tmp_path, placed=placed)
+    assert "placed" not in cases.measure(CASE).provenance
+    told = cases.measure(Case("resnet18", "full", "cuda")).provenance.get("placed")
+    assert told == (placed and {"cuda": None, "cuda:2": "cuda:2"}[placed["cuda"]])
 
 
 def test_warnings_are_told_once_each(tmp_path: Path) -> None:
@@ -322,7 +346,8 @@ def test_wall_time_is_that_of_the_phases_and_not_of_the_wait(tmp_path: Path, mon
     assert measurer(FakeWorker(), tmp_path).measure(CASE).values("wall_time") == (42.5,)
 
 
-def test_one_case_at_a_time_on_a_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "placed"), [("cuda:1", {}), ("cuda", {"cuda": "cuda:1"})])
+def test_one_case_at_a_time_on_a_device(tmp_path: Path, device: str, placed: dict[str, str]) -> None:
     held: list[bool] = []
 
     class Looking(FakeWorker):
@@ -333,12 +358,12 @@ def test_one_case_at_a_time_on_a_device(tmp_path: Path) -> None:
                     "  try: filelock.FileLock(path, timeout=0).acquire(); print('free')\n"
                     "  except filelock.Timeout: print('held')"
                 )
-                paths = [str(tmp_path / "cache" / f"device-{name}.lock") for name in ("cuda-1", "cpu")]
+                paths = [str(tmp_path / "cache" / f"device-{name}.lock") for name in ("cuda-1", "cuda")]
                 done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
                 held.append(done.stdout.split() == ["held", "free"])
             return super().run(phase, job, timeout, progress)
 
-    measurer(Looking(), tmp_path).measure(Case("resnet18", "full", "cuda:1"))
+    measurer(Looking(), tmp_path, placed=placed).measure(Case("resnet18", "full", device))
     assert held == [True]
     FileLock(tmp_path / "cache" / "device-cuda-1.lock", timeout=0).acquire().lock.release()
 

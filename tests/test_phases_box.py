@@ -130,6 +130,14 @@ def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(phases.device, device="cuda:3") == {"absence": "no card 3", "facts": {}}
 
 
+@pytest.mark.parametrize(("total", "memory"), [(lambda index: 80 + index, 80), (None, None)])
+def test_what_a_device_is(monkeypatch: pytest.MonkeyPatch, total: Callable[[int], int] | None, memory: int) -> None:
+    here = replace(devices.DEVICES["cpu"], facts=lambda index: {"accelerator": f"Abacus {index}"}, total=total)
+    monkeypatch.setitem(devices.DEVICES, "cpu", here)
+    expected = {"absence": None, "facts": {"accelerator": "Abacus 0"}, "total_memory": memory}
+    assert run(phases.device, device="cpu") == expected
+
+
 MEMBERS = ("resnet9", "squeezenet1_1")
 
 

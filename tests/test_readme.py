@@ -67,5 +67,5 @@ def test_links_point_at_files() -> None:
 def test_the_options_table_names_every_option() -> None:
     from fashiontl.plugin import AXES
 
-    for option in [*AXES, "preset", "set", "data-root", "results", "resume", "fashiontl-plugin"]:
+    for option in [*AXES, "preset", "set", "data-root", "results", "resume", "spread", "fashiontl-plugin"]:
         assert f"| `--{option.replace('_', '-')}` |" in README

@@ -22,16 +22,24 @@ _IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
 
 
 def device(job: Job, progress: Progress) -> Job:
-    """Whether a device can be used, and what it is; `absence` is None or the reason."""
+    """Whether a device can be used, and what it is.
+
+    Returns:
+        `absence` (None or the reason), `facts`, and, of a device that is here, `total_memory` (bytes of its own; None
+        where it has none).
+    """
     del progress
     name = job["device"]
     reason = devices.absence(name)
-    facts = {} if reason else devices.DEVICES[devices.split(name)[0]].facts(devices.split(name)[1])
-    if reason is None:
-        # A device that is listed but broken shows here, before any case is lost to it.
-        torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
-        devices.synchronize(name)
-    return {"absence": reason, "facts": facts}
+    if reason is not None:
+        return {"absence": reason, "facts": {}}
+    # A device that is listed but broken shows here, before any case is lost to it.
+    torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
+    devices.synchronize(name)
+    kind, index = devices.split(name)
+    entry = devices.DEVICES[kind]
+    total = entry.total(index) if entry.total else None
+    return {"absence": None, "facts": entry.facts(index), "total_memory": total}
 
 
 def variant(job: Job, progress: Progress) -> Job:
