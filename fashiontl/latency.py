@@ -177,7 +177,7 @@ def time_parts(
         instrument: the clock and what else is read.
         effort: when there are enough samples.
         warm: whether a loop of nearly the same calls has just ended. Calls of at least 20 ms that are steady from the
-            first on are then samples: there is nothing to warm up, and to make them again can take longer than all else.
+            first on are then samples: nothing is left to warm up, and making them again may take longer than all else.
 
     Returns:
         Samples whose values are seconds a call, the means of runs of at least 20 ms.

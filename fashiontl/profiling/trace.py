@@ -58,4 +58,3 @@ def write_trace(trace: dict[str, Any], folder: Path, name: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
-
