@@ -176,7 +176,7 @@ class Settings:
     sweep: int = 0
     samples: int = 200
     half_width: float = 0.02
-    seconds: float = 0.5
+    seconds: float = 0.4
     timeout: float = 600.0
     threads: int = 0
     profile: bool = True

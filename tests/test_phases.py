@@ -61,7 +61,7 @@ PROBE = Case(ARCHITECTURE, "linear_probe", weights="none")
 
 
 def test_a_device_that_is_here() -> None:
-    assert run(phases.device, {"device": "cpu"}) == {"absence": None, "facts": {}}
+    assert run(phases.device, {"device": "cpu"}) == {"absence": None, "facts": {}, "total_memory": None}
 
 
 def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

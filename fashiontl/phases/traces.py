@@ -31,10 +31,11 @@ def profile(job: Job, progress: Progress) -> Job:
     with timed_pass(work) as tool, no_garbage_collection():
         starts = work.starts()
         step = work.training_step(starts)
-        progress("first step")
-        # Libraries load, algorithms are chosen and graphs are compiled: no part of what a step is.
-        step()
-        tool.synchronize()
+        if work.case.execution != "eager":
+            # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
+            progress("first step")
+            step()
+            tool.synchronize()
         progress("profiling")
         found = profile_steps(
             step,

@@ -51,7 +51,7 @@ def write_trace(trace: dict[str, Any], folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
-        with gzip.open(part, "wb") as file:
+        with gzip.open(part, "wb", compresslevel=6) as file:
             # HolisticTraceAnalysis finds the rank by a pattern that wants a space behind the colon.
             file.write(json.dumps(trace, allow_nan=False, separators=(",", ": ")).encode())
         part.replace(path)
