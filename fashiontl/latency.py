@@ -164,20 +164,11 @@ def warmed_slices(
     return take, warm_up
 
 
-def time_parts(
-    parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort, *, warm: bool = False
-) -> Samples:
+def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
     """Time calls that consist of parts, one after the other, and each part.
 
     The device is waited for only after several calls, as in real use; marks in its queue tell the parts apart. Without
     marks (on the CPU, where a call has finished when it returns) the clock does.
-
-    Args:
-        parts: by their names.
-        instrument: the clock and what else is read.
-        effort: when there are enough samples.
-        warm: whether a loop of nearly the same calls has just ended. Calls of at least 20 ms that are steady from the
-            first on are then samples: nothing is left to warm up, and making them again may take longer than all else.
 
     Returns:
         Samples whose values are seconds a call, the means of runs of at least 20 ms.
@@ -200,7 +191,7 @@ def time_parts(
         shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
         return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
-    return _run(take, instrument, effort, tuple(parts), warm=warm)
+    return _run(take, instrument, effort, tuple(parts))
 
 
 def _calls_of_slice(seconds: float) -> int:
@@ -234,9 +225,11 @@ def _run(
     parts: Sequence[str] = (),
     *,
     sliced: bool = True,
-    warm: bool = False,
 ) -> Samples:
     """Warm up, then take samples until they are enough.
+
+    Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
+    which may have set something up: six more steps of VGG-11 would only be the same again.
 
     Args:
         take: takes a sample.
@@ -244,12 +237,13 @@ def _run(
         effort: when they are enough.
         parts: names of what the samples hold besides the whole; without any it is the device's time.
         sliced: whether a sample is a slice, of as many warm calls as that takes, and not a single call.
-        warm: whether calls that were steady from the first on are samples too.
     """
     with no_garbage_collection():
+        started = instrument.clock()
         warm_up, window = _warm_up(take, instrument.clock, effort.seconds)
         calls = _calls_of_slice(_median(window)) if sliced else 1
-        first = window if warm and calls == 1 and warm_up.steady and warm_up.calls == len(window) else []
+        is_enough = calls == 1 and instrument.clock() - started >= effort.seconds
+        first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
         kept, ended, throttled = _sample(take, calls, instrument, effort, first)
     columns = list(zip(*kept, strict=True)) or [()]
     return Samples(

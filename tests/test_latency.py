@@ -203,31 +203,33 @@ def slow_parts(costs: Callable[[int], float], throttled: Callable[[float], bool]
     return Machine(lambda number: costs(number) / 2, throttled)
 
 
-def test_slow_calls_that_are_steady_at_once_are_samples_of_a_loop_that_comes_warm() -> None:
-    for warm, calls in ((True, 7), (False, 12)):
-        machine = slow_parts(lambda number: 0.4)
-        samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(0.5), warm=warm)
-        assert (machine.calls, samples.warm_up.calls, samples.ended) == (2 * calls, 6, "precise")
-        assert samples.values == pytest.approx([0.4] * (calls if warm else 6))
+@pytest.mark.parametrize(("seconds", "calls"), [(0.5, 7), (2.3, 7), (2.5, 12)])
+def test_slow_calls_that_are_steady_at_once_are_samples_once_their_warm_up_took_all_the_time(
+    seconds: float, calls: int
+) -> None:
+    machine = slow_parts(lambda number: 0.4)
+    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(seconds))
+    assert (machine.calls, samples.warm_up.calls, samples.ended) == (2 * calls, 6, "precise")
+    assert samples.values == pytest.approx([0.4] * 6)
 
 
 def test_calls_that_became_steady_later_are_no_samples() -> None:
     machine = slow_parts(lambda number: max(0.1, 0.4 * 0.8**number))
-    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(2), warm=True)
+    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(2))
     assert samples.warm_up.calls > 6
     assert samples.values == pytest.approx([0.1] * len(samples.values))
 
 
 def test_short_calls_become_no_samples_since_those_are_slices() -> None:
     machine = slow_parts(lambda number: 0.002)
-    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(0.5), warm=True)
+    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(0.5))
     assert machine.calls == 2 * (samples.warm_up.calls + 10 * len(samples.values))
 
 
 def test_first_samples_of_a_throttled_machine_are_dropped_too() -> None:
     machine = slow_parts(lambda number: 0.4, lambda now: now < 2.5)
-    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(0.5), warm=True)
-    assert (samples.warm_up.calls, samples.throttled) == (6, 6)
+    samples = time_parts({"a": machine.call, "b": machine.call}, machine.instrument, Effort(0.5))
+    assert (samples.warm_up.calls, samples.throttled) == (6, 5)
     assert samples.values == pytest.approx([0.4] * len(samples.values))
 
 

@@ -147,10 +147,7 @@ def _end_to_end(
         "backward": together([step.backward for step in steps]),
         "optimizer": together([step.update for step in steps]),
     }
-    # The optimiser is new, and makes its state at its first update.
-    for part in parts.values():
-        part()
-    return time_parts(parts, tool, effort(work.settings), warm=True)
+    return time_parts(parts, tool, effort(work.settings))
 
 
 def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[float]:
