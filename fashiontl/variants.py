@@ -36,8 +36,8 @@ _MOST_COMPILES = 200
 _FIRST_SCALE = 2.0**8
 
 
-# Of a network's convolutions, those of one pixel or in groups: from this share on, channels_last is the faster way to
-# train on a CPU (docs/fast.md, "Memory formats").
+# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/fast.md, "Memory
+# formats").
 _SMALL_CONVOLUTIONS = 0.4
 
 
@@ -120,16 +120,21 @@ class Variant:
         return torch.compile(module, dynamic=False, mode=mode)  # type: ignore[no-any-return, unused-ignore]
 
 
+def small_convolutions(network: nn.Module) -> float:
+    """Share of a network's convolutions that are of one pixel or in groups; 0 where there are none."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    small = sum(module.kernel_size == (1, 1) or module.groups > 1 for module in convolutions)
+    return small / max(1, len(convolutions))
+
+
 def faster_format(network: nn.Module, device: str) -> str:
     """The memory format in which a network most likely trains faster: a rule, so that every run follows the same one.
 
     A CPU library turns images into a layout of its own at each convolution in the contiguous format. A convolution of
     one pixel, or in groups, has too little to compute to make up for that. On other devices nothing was measured.
     """
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    small = sum(module.kernel_size == (1, 1) or module.groups > 1 for module in convolutions)
-    worth_it = split(device)[0] == "cpu" and small > _SMALL_CONVOLUTIONS * len(convolutions)
-    return "channels_last" if worth_it else "contiguous"
+    is_faster = split(device)[0] == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
+    return "channels_last" if is_faster else "contiguous"
 
 
 def absence(case: Case) -> str | None:
