@@ -90,9 +90,13 @@ class Workload:
         """The same without what came with them."""
         return [begun.network for begun in self.starts()]
 
-    def deployed(self) -> nn.Module:
-        """What inference runs, on the device: the network, or the mean of a hybrid's, as the variant says."""
-        return self.variant.deploy(answering(self.networks()))
+    def deployed(self, networks: Sequence[Network] = ()) -> nn.Module:
+        """What inference runs, on the device: the network, or the mean of a hybrid's, as the variant says.
+
+        Args:
+            networks: the case's; without any they are made.
+        """
+        return self.variant.deploy(answering(networks or self.networks()))
 
     def deployed_images(self, count: int) -> Tensor:
         """Noise in place of images, as inference takes them."""

@@ -31,12 +31,17 @@ def inference(job: Job, progress: Progress) -> Job:
     with timed_pass(work) as tool:
         base = base_memory(work.case.device)
         begun = tool.clock()
-        model = work.deployed()
+        networks = work.networks()
+        model = work.deployed(networks)
         tool.synchronize()
-        value: Job = {"load_time": tool.clock() - begun, "base_memory": base, **memory(work.case.device, "load", base)}
+        value: Job = {"load_time": tool.clock() - begun, "base_memory": base}
+        if model is not networks[0]:
+            # What a copy was made of is no part of the memory of inference.
+            networks = []
+        value |= memory(work.case.device, "load", base)
         value |= _inference(work, model, base, tool, progress)
     # Of networks as they train, not as they are deployed: adapters can be merged into the weights, for example.
-    networks = work.networks()
+    networks = networks or work.networks()
     value["parameters"] = sum(parameter.numel() for network in networks for parameter in network.parameters())
     value["trainable_parameters"] = sum(work.trainable_parameters(network) for network in networks)
     return value
