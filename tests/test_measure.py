@@ -173,8 +173,8 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path).measure(CASE)
     assert worker.calls[0] == ("device", {"device": "cpu"}, 120)
-    assert worker.calls[1] == ("self_test", {"device": "cpu", "seconds": 1.0}, 120)
-    assert worker.calls[2] == ("peak", {"device": "cpu", "precision": "fp32", "seconds": 1.0}, 120)
+    assert worker.calls[1] == ("self_test", {"device": "cpu", "seconds": 0.8}, 120)
+    assert worker.calls[2] == ("peak", {"device": "cpu", "precision": "fp32", "seconds": 0.8}, 120)
     common = {"case": asdict(CASE), "settings": asdict(SETTINGS), "cache": str(tmp_path / "cache")}
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
     assert worker.calls[3] == ("pretrain", {**common, "traces": traces}, 7.0)

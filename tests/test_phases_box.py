@@ -182,7 +182,12 @@ def test_the_paths_of_each_network_are_its_own() -> None:
     assert several["vgg11.head"] is two.stages["head"]
 
 
-def test_the_first_step_is_not_profiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("execution", "expected"), [("eager", ["profiler", "step"]), ("compile", ["step", "profiler", "step"])]
+)
+def test_compiling_is_not_profiled(
+    execution: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     order: list[str] = []
     monkeypatch.setattr(Workload, "training_step", lambda self, starts: lambda: order.append("step"))
 
@@ -193,5 +198,5 @@ def test_the_first_step_is_not_profiled(monkeypatch: pytest.MonkeyPatch, tmp_pat
         return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
 
     monkeypatch.setattr(traces, "profile_steps", profile_steps)
-    profiled(tmp_path, Case("resnet9", "full", weights="none"))
-    assert order == ["step", "profiler", "step"]
+    profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
+    assert order == expected
