@@ -145,7 +145,7 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
     starts = work.starts()
     step = work.training_step(starts)
     trained = starts[0].network.stages["stage1"][-1]
-    model, image = work.deployed(), work.deployed_images(1)
+    model, image = work.deployed(work.networks()), work.deployed_images(1)
     deployed = next(module for module in model.modules() if type(module).__name__ == "Extra")
 
     def infer() -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 from agreement import machine
+from fast import spread, turns
 from tabulate import tabulate
 
 from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
@@ -27,6 +28,7 @@ ARCHITECTURES = (
     "resnext50_32x4d", "regnet_y_400mf", "shufflenet_v2_x1_0", "efficientnet_b0", "mobilenet_v2", "mnasnet1_0",
     "mobilenet_v3_small",
 )  # fmt: skip
+_WARM_UP = 2
 # Small images cannot pass through all of them.
 LEAST_SIZES = {"inception_v3": 96, "alexnet": 64}
 
@@ -48,8 +50,8 @@ class Pair:
         return [before / after for before, after in zip(self.contiguous, self.channels_last, strict=True)]
 
 
-def pair(architecture: str, size: int, batch: int, turns: int) -> Pair:
-    """Time steps in both formats, one of each in a turn, after two that do not count; the order alternates."""
+def pair(architecture: str, size: int, batch: int, count: int) -> Pair:
+    """Time so many steps in both formats, one of each in a turn, after two that do not count; the order alternates."""
     settings = replace(PRESETS["quick"], image_size=size, throughput_batch=batch)
     steps = {}
     for memory_format in MEMORY_FORMATS:
@@ -60,12 +62,11 @@ def pair(architecture: str, size: int, batch: int, turns: int) -> Pair:
         steps[memory_format] = work.training_step(starts)
     network = starts[0].network
     seconds: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
-    for turn in range(-2, turns):
-        for name in MEMORY_FORMATS if turn % 2 else reversed(MEMORY_FORMATS):
-            begun = time.perf_counter()
-            steps[name]()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - begun)
+    for turn, name in turns(MEMORY_FORMATS, _WARM_UP + count):
+        begun = time.perf_counter()
+        steps[name]()
+        if turn >= _WARM_UP:
+            seconds[name].append(time.perf_counter() - begun)
     times = {name: tuple(values) for name, values in seconds.items()}
     return Pair(architecture, size, small_convolutions(network), faster_format(network, "cpu"), **times)
 
@@ -76,7 +77,7 @@ def table(pairs: Sequence[Pair]) -> str:
         (
             f"`{one.architecture}`", one.size, f"{one.share:.2f}", f"{1e3 * statistics.median(one.contiguous):.0f}",
             f"{1e3 * statistics.median(one.channels_last):.0f}",
-            f"{statistics.median(one.ratios):.2f} ({min(one.ratios):.2f} to {max(one.ratios):.2f})", one.rule,
+            spread(one.ratios, 2), one.rule,
         )
         for one in sorted(pairs, key=lambda one: (one.share, one.architecture, one.size))
     ]  # fmt: skip

@@ -90,13 +90,9 @@ class Workload:
         """The same without what came with them."""
         return [begun.network for begun in self.starts()]
 
-    def deployed(self, networks: Sequence[Network] = ()) -> nn.Module:
-        """What inference runs, on the device: the network, or the mean of a hybrid's, as the variant says.
-
-        Args:
-            networks: the case's; without any they are made.
-        """
-        return self.variant.deploy(answering(networks or self.networks()))
+    def deployed(self, networks: Sequence[Network]) -> nn.Module:
+        """What inference runs of the case's networks: the one, or the mean of a hybrid's, as the variant says."""
+        return self.variant.deploy(answering(networks))
 
     def deployed_images(self, count: int) -> Tensor:
         """Noise in place of images, as inference takes them."""

@@ -44,6 +44,19 @@ def bench_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]
 
 
 @pytest.fixture
+def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pytest.Pytester]:
+    """Makes a folder to run `pytest` in, with the matrix of bench/, a cache of its own and the given conftest."""
+
+    def make(conftest: str) -> pytest.Pytester:
+        monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
+        pytester.makeconftest(conftest)
+        pytester.makepyfile(test_matrix=(Path(__file__).parent.parent / "bench" / "test_matrix.py").read_text())
+        return pytester
+
+    return make
+
+
+@pytest.fixture
 def own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test's extensions register, and the modules they are, are gone after it."""
     from fashiontl import extensions

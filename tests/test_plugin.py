@@ -7,11 +7,9 @@ import pty
 import re
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-
-BENCH = Path(__file__).parent.parent / "bench" / "test_matrix.py"
 
 # Stands in for Measurer.measure in the inner run: a record whose latencies depend on the case's name.
 FAKE = """
@@ -37,11 +35,8 @@ Measurer.measure = measure
 
 
 @pytest.fixture
-def bench(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
-    pytester.makeconftest(FAKE)
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    return pytester
+def bench(matrix: Callable[[str], pytest.Pytester]) -> pytest.Pytester:
+    return matrix(FAKE)
 
 
 def run(bench: pytest.Pytester, *arguments: str) -> pytest.RunResult:

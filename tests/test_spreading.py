@@ -3,7 +3,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from fashiontl import devices, spreading
 from fashiontl.case import Case
 from fashiontl.worker import Outcome
-
-BENCH = Path(__file__).parent.parent / "bench" / "test_matrix.py"
 
 # Stands in for the worker in the inner run: three GPUs, one of which has less memory; jobs are noted in a file.
 FAKE = """
@@ -42,11 +39,8 @@ SPEED = ("--weights=none", "--set=accuracy=false", "--set=profile=false")
 
 
 @pytest.fixture
-def bench(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
-    pytester.makeconftest(FAKE)
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    return pytester
+def bench(matrix: Callable[[str], pytest.Pytester]) -> pytest.Pytester:
+    return matrix(FAKE)
 
 
 def records(bench: pytest.Pytester) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class _Calls:
 
     @cached_property
     def _model(self) -> Callable[..., object]:
-        return self.work.variant.compiled(self.work.deployed())
+        return self.work.variant.compiled(self.work.deployed(self.work.networks()))
 
     @cached_property
     def _step(self) -> _Call:

@@ -32,7 +32,7 @@ def sweep(job: Job, progress: Progress) -> Job:
 
 
 def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
-    model = work.deployed()
+    model = work.deployed(work.networks())
     compiled = work.variant.compiled(model)
 
     def call_of(batch: int) -> Callable[[], object]:
