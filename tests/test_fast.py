@@ -19,7 +19,11 @@ from fashiontl.data.sources import load_images
 from fashiontl.images import Preprocessing
 from fashiontl.recipes import Recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # pytest-xdist would import the kinds of these warnings, and torchvision with them, in a process of its own.
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode", "ignore:.*LeafSpec"),
+]
 
 POLICIES = ("linear_probe", "last_stage", "full", "scratch")
 SMALL = ("--weights", "none", "--epochs", "1", "--batch-size", "5", "--threads", "1", "--only", "plain")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from records import LAPTOP, PROOF, SERVER, failed, matrix, record, tables
 
@@ -299,6 +299,7 @@ DICTIONARIES = st.dictionaries(
 )
 
 
+@example({}, {"weights": {"sha256": "|\x1e"}, "data": {"sha256": "`\n"}}, "", "")
 @given(DICTIONARIES, DICTIONARIES, st.text(), st.text())
 def test_whatever_a_record_holds_the_table_stays_whole(
     proof: dict[str, Any], provenance: dict[str, Any], reason: str, name: str

@@ -65,6 +65,15 @@ def code(text: str) -> str:
     return fence + pad + text + pad + fence
 
 
+def short_digest(digest: object, length: int = 12) -> str:
+    """The beginning of a SHA as code; in a record that others wrote it may be anything.
+
+    >>> short_digest("14410854cf7a2b"), short_digest("| `")
+    ('`14410854cf7a`', '`???`')
+    """
+    return f"`{re.sub('[^0-9A-Za-z]', '?', str(digest)[:length])}`"
+
+
 def superscript(number: int) -> str:
     """A footnote's mark.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fashiontl.environment import Environment
 from fashiontl.leaderboard.loops import Loops
-from fashiontl.leaderboard.markdown import code, escape
+from fashiontl.leaderboard.markdown import code, escape, short_digest
 from fashiontl.leaderboard.rows import Row
 from fashiontl.record import Record
 
@@ -50,7 +50,7 @@ def _command(rows: Sequence[Row]) -> str:
     # ISO times in UTC: the first sixteen characters are the date and the minute.
     times = sorted(record.started[:16].replace("T", " ") for record in records)
     commits = _several(
-        f"`{environment.git_sha[:8]}`" + (" with uncommitted changes" if environment.git_dirty else "")
+        short_digest(environment.git_sha, 8) + (" with uncommitted changes" if environment.git_dirty else "")
         for environment in (record.environment for record in records)
         if environment.git_sha
     )
@@ -99,7 +99,7 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
         images = _several(f"{row.trials:,} test images" for row in tested)
         yield f"**Accuracy** of {seeds} on {images}, tested once, {_end(tested)}"
     data = _several(
-        f"{escape(str(row.provenance('data', 'source')))}, SHA-256 `{str(digest)[:12]}`"
+        f"{escape(str(row.provenance('data', 'source')))}, SHA-256 {short_digest(digest)}"
         for row in rows
         if (digest := row.provenance("data", "sha256"))
     )
@@ -161,7 +161,7 @@ def _determinism(rows: Sequence[Row]) -> Iterator[str]:
 def _extensions(rows: Sequence[Row]) -> Iterator[str]:
     """Files of the user's own that took part, such as an architecture or a policy."""
     named = [found for row in rows if isinstance(found := row.record.provenance.get("extensions"), dict)]
-    texts = [f"{code(str(name))}, SHA-256 `{str(digest)[:12]}`" for found in named for name, digest in found.items()]
+    texts = [f"{code(str(name))}, SHA-256 {short_digest(digest)}" for found in named for name, digest in found.items()]
     if texts:
         yield f"**Extensions** {_several(texts, most=5)}"
 

@@ -10,7 +10,7 @@ from fashiontl.leaderboard.details import details_text
 from fashiontl.leaderboard.footnotes import Footnotes
 from fashiontl.leaderboard.grids import grids_text
 from fashiontl.leaderboard.hybrids import hybrids_text
-from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
+from fashiontl.leaderboard.markdown import TextColumn, escape, folded, short_digest, table
 from fashiontl.leaderboard.names import Names, known_task
 from fashiontl.leaderboard.notes import notes
 from fashiontl.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts
@@ -128,7 +128,7 @@ def _weights(row: Row) -> str:
     if not digest:
         return UNKNOWN
     source = f", {accuracy * 100:.1f} % on their own task" if isinstance(accuracy, float) else ""
-    return f"`{str(digest)[:12]}`{source}"
+    return f"{short_digest(digest)}{source}"
 
 
 def overview(found: Sequence[Section]) -> str:
