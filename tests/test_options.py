@@ -78,9 +78,9 @@ def test_faults_of_variants() -> None:
     assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
         "unknown precision 'fp8'",
         "unknown memory format 'channels_first'",
-        "image size: expected a whole number of at least 1, got '0'",
-        "image size: expected a whole number of at least 1, got '2x'",
-        "batch: expected a whole number of at least 1, got '-1'",
+        "image size: expected a whole number from 1 to 999999999, got '0'",
+        "image size: expected a whole number from 1 to 999999999, got '2x'",
+        "batch: expected a whole number from 1 to 999999999, got '-1'",
     ]
 
 

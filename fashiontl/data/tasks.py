@@ -94,9 +94,9 @@ def find_task(name: str) -> Task:
     base, at, count = name.partition("@")
     faults = [] if base in TASKS else [unknown_name("task", base, TASKS)]
     # Two spellings of one number would be two cases.
-    if at and not re.fullmatch("[1-9][0-9]*", count):
+    if at and not re.fullmatch("[1-9][0-9]{0,8}", count):
         faults.append(
-            f"task {name}: expected at least 1 training image a class after @, got {count!r}; "
+            f"task {name}: expected at least 1 training image a class after @, got {count[:40]!r}; "
             f"write for example {base}@25"
         )
     if faults:
