@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -89,8 +89,10 @@ class ProgressText:
             self._write("")
 
     def _write(self, text: str) -> None:
-        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL). A terminal that is gone must not
+        # end what is being measured.
+        with suppress(OSError, ValueError):
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
