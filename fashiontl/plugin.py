@@ -15,7 +15,7 @@ import pytest
 from fashiontl import gating, spreading
 from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, told
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
@@ -228,9 +228,22 @@ def unseen_device(request: pytest.FixtureRequest) -> Any:
     return request.config.stash[_RUN].measurer.device(request.param)
 
 
+@contextmanager
+def _exit_on_fault() -> Iterator[None]:
+    """End the session with one message instead of a traceback, whatever goes wrong."""
+    try:
+        yield
+    except (pytest.exit.Exception, pytest.UsageError):
+        raise
+    except Exception as error:
+        message, code = told("fashiontl", error)
+        pytest.exit(f"\n{message}", returncode=code)
+
+
+@_exit_on_fault()
 def pytest_configure(config: pytest.Config) -> None:
     """Validate all options before anything is collected."""
-    faults = spreading.faults(config)
+    faults = [*spreading.faults(config), *gating.faults(config)]
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
@@ -239,14 +252,7 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit("\n" + "\n".join(faults), returncode=2)
 
 
-@contextmanager
-def _exit_on_fault() -> Iterator[None]:
-    try:
-        yield
-    except FashiontlError as error:
-        pytest.exit(f"\n{error}", returncode=2)
-
-
+@_exit_on_fault()
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which GPUs share the cases with --spread."""
     if not config.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
@@ -269,6 +275,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[
     return [] if any(idle.get(name) for name in fixtures) else None
 
 
+@_exit_on_fault()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     if "unseen_device" in metafunc.fixturenames:
@@ -286,11 +293,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("cell", parameters, indirect=True)
 
 
+@_exit_on_fault()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
     run = session.config.stash[_RUN]
     if session.config.option.gate:
-        run.gate = _gated_session(session, run)
+        run.gate = gating.gated_session(session, run.settings, run.results, run.line.say)
     calls: list[Any] = [item for item in session.items if "cell" in getattr(item, "fixturenames", ())]
     if calls and not session.config.option.collectonly:
         ids = [item.callspec.params["cell"].case.id for item in calls]
@@ -301,29 +309,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+@_exit_on_fault()
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
     """The same with pytest-xdist, whose controller collects nothing itself."""
     run = node.config.stash[_RUN]
     if any(test.endswith(f"[{case.id}]") for case in run.cases for test in ids):
         _check_writable(run)
-
-
-def _gated_session(session: pytest.Session, run: Run) -> gating.GatedSession:
-    option = session.config.option
-    if getattr(option, "numprocesses", None) or hasattr(session.config, "workerinput"):
-        pytest.exit("\nexpected the gate in one process, got pytest-xdist's -n; leave it out", returncode=2)
-    gated: list[Any] = [item for item in session.items if "gated_cell" in getattr(item, "fixturenames", ())]
-    return gating.GatedSession(
-        option.gate,
-        [item.callspec.params["gated_cell"] for item in gated],
-        run.settings,
-        run.results,
-        option.fashiontl_plugin,
-        60 * option.gate_budget,
-        option.gate_accuracy,
-        Path(option.gate_json) if option.gate_json else None,
-        run.line.say,
-    )
 
 
 def _check_writable(run: Run) -> None:
@@ -343,6 +334,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+@_exit_on_fault()
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where several devices or --spread are asked for, say which cases one process of pytest-xdist takes."""
     option, cases = config.option, config.stash[_RUN].cases
@@ -362,14 +354,16 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
     return report.outcome, "", report.outcome.upper()
 
 
+@_exit_on_fault()
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the worker before pytest waits for its children; the gate's exit code is pytest's."""
     run = session.config.stash[_RUN]
     run.close()
-    if run.gate is not None and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        session.exitstatus = run.gate.exit_code or session.exitstatus
+    if session.config.option.gate:
+        session.exitstatus = gating.exit_status(run.gate, int(session.exitstatus))
 
 
+@_exit_on_fault()
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
     run = config.stash[_RUN]
@@ -378,6 +372,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("fashiontl gate")
         terminalreporter.write_line(report.terminal(run.gate.verdict))
+        if run.gate.fault:
+            terminalreporter.write_line(run.gate.fault, red=True)
     if not run.begun or not run.path.exists():
         return
     from fashiontl.leaderboard import summary, write

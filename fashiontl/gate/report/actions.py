@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from fashiontl.errors import no_file
 from fashiontl.gate.report.comment import markdown
 from fashiontl.gate.report.shown import headline, label_of, plain, word_of, worst_first
 from fashiontl.gate.verdict import Finding, Verdict
@@ -44,11 +45,16 @@ def write_github(verdict: Verdict, environment: Mapping[str, str]) -> str:
         if not path:
             continue
         try:
-            with Path(path).open("ab") as file:
-                file.write(text.encode(errors="replace"))
+            # Who opens a pipe that nobody reads waits for ever.
+            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
+            if not reason:
+                with Path(path).open("ab") as file:
+                    file.write(text.encode(errors="replace"))
         except OSError as error:
+            reason = str(error.strerror)
+        if reason:
             # A verdict must not turn into another because a summary could not be shown.
-            lines.append(f"::warning {_command('summary', f'{variable} cannot be written: {error.strerror}')}")
+            lines.append(f"::warning {_command('summary', f'{variable} cannot be written: {reason}')}")
     return "\n".join(lines)
 
 
