@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, no_file
 from fashiontl.gate.strict import read_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, meaning
@@ -22,6 +22,8 @@ SCHEMA = 1
 APART = timedelta(hours=1)
 # With seven degrees of freedom the 99 % bound is 3.2 deviations away; with three runs it would be 8.
 FEWEST = 8
+# Above any count of operations or bytes.
+_LARGEST = 1e24
 
 MAKE_ONE = "pytest bench/ && fashiontl baseline add"
 
@@ -143,12 +145,21 @@ def counted(count: int, what: str) -> str:
 
 def _read(path: Path) -> Baseline:
     next_step = "restore it from git or delete it"
+    if kind := no_file(path):
+        raise FashiontlError(f"{path}: expected a baseline, got {kind}; {next_step}")
     try:
         text = path.read_bytes()
     except OSError as error:
         raise FashiontlError(f"{path}: expected a baseline, got: {error.strerror}; {next_step}") from error
     found = read_strictly(Baseline, SCHEMA, text, str(path), next_step)
     faults = [f"field cells: unknown metric {name!r}" for name in _metrics(found.cells) if name not in METRICS]
+    # Others are no measurement, and their ratios no number.
+    faults += [
+        f"field cells.{cell}.{metric}: expected a number from 0 to {_LARGEST:g}, got {value:g}"
+        for cell, numbers in found.cells.items()
+        for metric, value in numbers.items()
+        if not 0 <= value <= _LARGEST
+    ]
     if not is_utc(found.started):
         faults.append(f"field started: expected an ISO time in UTC, got {found.started!r}")
     if (found.machine, f"{found.run}.json") != (path.parent.name, path.name):

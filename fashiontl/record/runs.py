@@ -16,7 +16,7 @@ import msgspec
 from filelock import FileLock
 
 from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.errors import FashiontlError, no_file, unwritable
 from fashiontl.record.line import SCHEMA, Record, from_json, to_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
@@ -300,6 +300,10 @@ def _run_files(results: Path, machine: str = "**") -> list[Path]:
 def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, bytes]]:
     """Each line that is not blank, with its place; files that cannot be read are added to the faults."""
     for path in paths:
+        # Who opens a pipe waits for ever; a folder says what it is itself.
+        if (kind := no_file(path)) not in {"", "a folder"}:
+            faults.append(f"{path}: expected a run's file, got {kind}; move it away")
+            continue
         try:
             with path.open("rb", buffering=_BUFFER) as file:
                 offset = 0
