@@ -1,0 +1,485 @@
+"""What a hostile command line meets: a message, a documented exit code, and never a traceback or a wait."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_raws import raw
+from gate_repository import repository
+
+from fashiontl import cli, errors
+from fashiontl.gate import commands, rawfile
+
+LONG = "a" * 5000
+WAIVE = {
+    "--cell": "resnet18-full-cpu", "--metric": "latency", "--ceiling": "5", "--owner": "ada", "--reason": "a fix",
+    "--expires": "2026-12-01",
+}  # fmt: skip
+GATE = ["gate", "--base", "HEAD", "--arch", "resnet18", "--policy", "full", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_tables: None) -> Path:
+    del own_tables
+    for variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def end_of(arguments: list[str]) -> int:
+    """The exit code of a command; argparse ends its own way."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def waive(**changed: str) -> list[str]:
+    options = WAIVE | {f"--{name}": text for name, text in changed.items()}
+    return ["waive", *(text for option in options.items() for text in option)]
+
+
+NO_TEXT = [
+    ["list", "--data-root"], ["list", "--fashiontl-plugin"], ["doctor", "--device"], ["doctor", "--seconds"],
+    ["profile"],
+    ["profile", "resnet18-full-cpu", "--weights"], ["profile", "resnet18-full-cpu", "--preset"],
+    ["profile", "resnet18-full-cpu", "--set"], ["profile", "resnet18-full-cpu", "--results"],
+    ["leaderboard", "--results"],
+    ["gate", "--base"], ["gate", "--replay"], ["gate", "--plan"], ["gate", "--stored", "--run"],
+    ["gate", "--stored", "--results"], ["gate", "--stored", "--json"], ["gate", "--stored", "--markdown"],
+    ["gate", "--stored", "--junit"], ["gate", "--base", "x", "--budget"], ["gate", "--base", "x", "--data-root"],
+    *(["gate", "--base", "x", f"--{axis}"] for axis in ("arch", "policy", "device", "task", "weights", "precision",
+                                                        "memory-format", "execution", "image-size", "batch")),
+    ["gate", "--base", "x", "--preset"], ["gate", "--base", "x", "--set"],
+    ["gate", "--base", "x", "--fashiontl-plugin"],
+    ["baseline", "add", "--run"], ["baseline", "show", "--machine"], ["baseline", "prune", "--keep"],
+    ["baseline", "list", "--results"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", " "])
+@pytest.mark.parametrize("arguments", NO_TEXT, ids=" ".join)
+def test_an_empty_text_is_bad_input_of_every_option(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end_of([*arguments, text]) == 2
+    said = capsys.readouterr().err
+    assert "expected" in said or "unknown" in said
+    assert repr(text) in said
+
+
+@pytest.mark.parametrize("name", [name.removeprefix("--") for name in WAIVE])
+@pytest.mark.parametrize("text", ["", "\x1b[31m", "\n", "\0", "**"])
+def test_a_waivers_fields_are_texts_numbers_and_dates(
+    name: str, text: str, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    if text == "**" and name in {"owner", "reason"}:
+        pytest.skip("a text like any other")
+    assert end_of(waive(**{name: text})) == 2
+    assert f"field {name}: " in capsys.readouterr().err
+    assert not (here / "results").exists()
+
+
+AWKWARD = [
+    LONG,
+    "~nobody-here/x",
+    "a\0b",
+    "\udcff",
+    "/dev/null/x",
+    "-1",
+    "9" * 5000,
+    "é",
+    "*",
+    "a\nb",
+    "/proc/self/mem/x",
+]
+
+
+@pytest.mark.parametrize("text", AWKWARD, ids=range(len(AWKWARD)))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "--fashiontl-plugin", "{}"], ["list", "--fashiontl-plugin", "{}.py"], ["doctor", "--device", "{}"],
+        ["doctor", "--seconds", "{}"], ["profile", "{}"], ["profile", "resnet18-full-cpu", "--weights", "{}"],
+        ["profile", "resnet18-full-cpu", "--set", "epochs={}"], ["profile", "resnet18-full-cpu", "--set", "{}"],
+        ["profile", "resnet18-full-cpu", "--top", "{}"], ["leaderboard", "--results", "{}"], ["gate", "--base", "{}"],
+        ["gate", "--replay", "{}"], ["gate", "--plan", "{}"], ["gate", "--stored", "--run", "{}"],
+        ["gate", "--stored", "--results", "{}"], ["gate", "--base", "x", "--budget", "{}"],
+        ["gate", "--base", "x", "--weights", "{}"], ["gate", "--base", "x", "--batch", "{}"],
+        ["gate", "--base", "x", "--image-size", "{}"], ["gate", "--base", "x", "--task", "fashion4@{}"],
+        ["baseline", "add", "--run", "{}"], ["baseline", "prune", "--keep", "{}"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_awkward_texts_are_bad_input(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if arguments[1] == "{}" and text.startswith("-"):
+        pytest.skip("argparse takes it for an option")
+    if text == "9" * 5000 and "epochs={}" in arguments:
+        text = "1" * 5001
+    assert end_of([each.replace("{}", text) for each in arguments]) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert "internal error" not in captured.err
+    assert captured.err.strip()
+
+
+def as_file(path: Path) -> None:
+    path.write_text("no results")
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def as_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def as_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def as_bytes(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\0\x80")
+
+
+MAKERS = [as_file, as_folder, as_pipe, as_device, as_loop, as_bytes]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("gate.json", ["gate", "--replay", "gate.json"]),
+        ("gate.json", ["gate", "--plan", "gate.json"]),
+        ("run.jsonl", ["gate", "--stored", "--run", "run.jsonl"]),
+        ("run.jsonl", ["baseline", "add", "--run", "run.jsonl"]),
+        ("results/runs/m/run.jsonl", ["gate", "--stored"]),
+        ("results/runs/m/run.jsonl", ["baseline", "add"]),
+        ("pyproject.toml", ["list"]),
+        ("nets.py", ["list", "--fashiontl-plugin", "nets.py"]),
+        ("gate.json/x", ["gate", "--replay", "gate.json/x"]),
+    ],
+)
+def test_what_is_no_file_of_the_kind_is_bad_input_and_is_not_waited_for(
+    place: str, arguments: list[str], make: Callable[[Path], None], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = here / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not place.endswith("/x"):
+        make(path)
+    if place == "pyproject.toml" and make is as_loop:
+        pytest.skip("a link that leads nowhere is no file, as without it")
+    assert end_of(arguments) == 2
+    said = capsys.readouterr().err
+    assert "expected" in said or "extension" in said
+    assert "internal error" not in said
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("place", ["results/waivers/one.toml", "results/baselines/m/run.json"])
+def test_what_is_no_waiver_or_baseline_counts_for_nothing(
+    place: str, make: Callable[[Path], None], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / place).parent.mkdir(parents=True)
+    make(here / place)
+    rawfile.write(raw(), here / "gate.json")
+    assert end_of(["gate", "--replay", "gate.json"]) == 12
+    shown = capsys.readouterr().out
+    assert (place in shown) == (place.startswith("results/waivers"))
+    assert end_of(["baseline", "show"]) == 0
+    assert ("not read: " in capsys.readouterr().out) == ("baselines" in place)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", '{"schema": 3}', '{"schema": 1e999}', "[" * 100_000, '{"a": 1, "a": 2}', "1" * 5000,
+        '{"schema": 2, "schema": 2}', "\0",
+    ],
+    ids=range(11),
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["--replay", "--plan"])
+def test_json_that_is_no_gate_is_bad_input(way: str, text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "gate.json").write_text(text)
+    assert end_of(["gate", way, "gate.json"]) == 2
+    said = capsys.readouterr().err
+    assert "gate.json: expected " in said
+    assert "got" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tool = 3", "[tool]\nfashiontl = 3", '[tool.fashiontl]\nextensions = "a"', "[tool.fashiontl]\nextensions = [1]",
+        '[tool.fashiontl]\nextensions = ["a\\u0000.py"]', '[tool.fashiontl]\nextensions = ["a\\u0000"]',
+        '[tool.fashiontl]\nextensions = ["~nobody-here/a.py"]', '[tool.fashiontl]\nextensions = [""]',
+        f'[tool.fashiontl]\nextensions = ["{LONG}.py"]', "a = " + "[" * 5000, "a = 1979-99-99",
+    ],
+    ids=range(11),
+)  # fmt: skip
+@pytest.mark.parametrize("arguments", [["list"], GATE], ids=["list", "gate"])
+def test_a_broken_pyproject_is_bad_input(
+    arguments: list[str], text: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pyproject.toml").write_text(text)
+    assert end_of(arguments) == 2
+    assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise SystemExit", "raise SystemExit(0)", "1/0", "(", "raise BaseException('x')", "raise GeneratorExit",
+        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "raise RecursionError", "\0",
+        "from fashiontl.extensions import register; register(3)",
+    ],
+)  # fmt: skip
+def test_an_extension_may_raise_anything(text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine.py").write_text(text)
+    assert end_of(["list", "--fashiontl-plugin", "mine.py"]) == 2
+    said = capsys.readouterr().err
+    assert "fashiontl list: extension " in said
+    assert "mine.py" in said
+
+
+def test_a_base_that_is_what_is_checked_out_is_bad_input_unless_it_is_meant(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(here)
+    reached: list[str] = []
+
+    def opened(base: str, *_: object, **__: object) -> Any:
+        reached.append(base)
+        raise errors.FashiontlError("as far as this test goes")
+
+    monkeypatch.setattr("fashiontl.gate.runner.opened_gate", opened)
+    gate = [*GATE[:-2], "--device", "cpu"]
+    for base in ("HEAD", "base", "main"):
+        assert end_of(["gate", "--base", base, *gate[3:]]) == 2
+        said = capsys.readouterr().err
+        assert "expected --base to name another commit than the working tree is" in said
+        assert repr(base) in said
+        assert "HEAD~1" in said
+    assert not reached
+    assert end_of(["gate", "--base", "HEAD", "--unchanged", *gate[3:]]) == 2
+    (here / "untracked.py").write_text("")
+    assert end_of(["gate", "--base", "HEAD", *gate[3:]]) == 2
+    assert reached == ["HEAD", "HEAD"]
+
+
+def in_process(here: Path, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "fashiontl.cli", *arguments]
+    return subprocess.run(command, cwd=here, stderr=subprocess.PIPE, check=False, timeout=120, **more)
+
+
+@pytest.fixture
+def failing(here: Path) -> Path:
+    """A gate's file whose verdict is CRASHED, 12."""
+    rawfile.write(raw(), here / "gate.json")
+    return here
+
+
+def test_the_exit_code_is_the_verdicts_when_nobody_reads(failing: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = in_process(failing, "gate", "--replay", "gate.json", stdout=theirs)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (12, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
+def test_a_full_disk_changes_no_verdict_and_is_told(failing: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = in_process(failing, "gate", "--replay", "gate.json", stdout=full)
+        assert done.returncode == 12
+        assert b"expected an output that can be written, got: No space left on device" in done.stderr
+        done = in_process(failing, "list", stdout=full)
+        assert done.returncode == 2, "where there is no verdict, an answer that is lost is no success"
+        command = [sys.executable, "-m", "fashiontl.cli", "gate", "--replay", "gate.json"]
+        assert subprocess.run(command, cwd=failing, stdout=full, stderr=full, check=False).returncode == 12
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_verdict(failing: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m fashiontl.cli gate --replay gate.json --json again.json {closed}'
+    done = subprocess.run(["sh", "-c", command], cwd=failing, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 12
+    assert b"Traceback" not in done.stderr
+    assert json.loads((failing / "again.json").read_text())["schema"] == 2, "no output was written into a file"
+
+
+def test_an_output_that_cannot_hold_a_letter_changes_no_verdict(failing: Path) -> None:
+    more = {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"}
+    rawfile.write(raw(machine="größe €"), failing / "gate.json")
+    done = in_process(failing, "gate", "--replay", "gate.json", stdout=subprocess.PIPE, env=os.environ | more)
+    assert (done.returncode, done.stderr) == (12, b"")
+    assert rb"gr\xf6\xdfe" in done.stdout
+
+
+def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
+    failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fashiontl.record.write_atomically", full)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(failing / "no folder" / "summary"))
+    options = ["--json", "a.json", "--markdown", "a.md", "--junit", "a.xml"]
+    assert cli.main(["gate", "--replay", "gate.json", *options]) == 12
+    captured = capsys.readouterr()
+    assert [line.partition("got ")[2].partition(":")[0] for line in captured.err.splitlines()] == [
+        "a.json",
+        "a.md",
+        "a.xml",
+    ]
+    assert "CRASHED, exit code 12" in captured.out
+
+
+def test_a_report_that_cannot_be_made_hides_no_verdict(
+    failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del failing
+    monkeypatch.setattr("fashiontl.gate.report.markdown", lambda verdict: 1 / 0)
+    assert cli.main(["gate", "--replay", "gate.json", "--markdown", "a.md"]) == 12
+    captured = capsys.readouterr()
+    assert "internal error ZeroDivisionError" in captured.err
+    assert "CRASHED, exit code 12" in captured.out
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/null"])
+def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    del failing
+    assert cli.main(["gate", "--replay", "gate.json", "--json", name]) == 2
+    assert "expected a file for a report" in capsys.readouterr().err
+    assert Path("/dev/null").is_char_device()
+
+
+def test_one_file_is_not_for_two_reports(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["gate", "--replay", "gate.json", "--json", "a", "--markdown", str(failing / "a")]) == 2
+    assert "expected a file for each report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["leaderboard"], GATE, ["baseline", "list"], waive()], ids=lambda c: c[0]
+)
+def test_a_defect_is_one_line_with_a_report_and_its_own_exit_code(
+    command: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a\nb\x1b[31m")
+
+    for place in ("listing.listing", "leaderboard.write", "gate.baseline_commands.listed"):
+        monkeypatch.setattr(f"fashiontl.{place}", broken)
+    monkeypatch.setattr(commands, "matrix", broken)
+    monkeypatch.setattr(commands, "waiver_faults", broken)
+    assert cli.main(command) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"fashiontl {command[0]}: internal error KeyError: " in line
+    assert "\x1b" not in line
+    (report,) = (here.parent / "state" / "fashiontl").iterdir()
+    assert str(report) in line
+    text = report.read_text()
+    assert "Traceback" in text
+    assert "KeyError" in text
+
+
+def test_a_report_goes_elsewhere_where_the_users_folder_cannot_be_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/x")
+    monkeypatch.setattr("tempfile.tempdir", str(here))
+    assert str(here) in errors.internal_error("here", KeyError("x"))
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null/y")
+    assert "no folder could be written" in errors.internal_error("here", KeyError("x"))
+
+
+def test_a_current_folder_that_is_gone_is_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here.rmdir()
+    assert cli.main(["leaderboard"]) == 2
+    assert "expected a current folder that exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"PATH": "/nowhere"}, "expected git, which gives the gate its base, got none on PATH"),
+        ({"PATH": ""}, "expected git"),
+    ],
+)
+def test_without_git_the_gate_says_so(
+    environment: dict[str, str],
+    told: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    repository(here)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(GATE) == 2
+    assert told in capsys.readouterr().err
+
+
+def damaged(folder: Path) -> None:
+    repository(folder)
+    for path in (folder / ".git" / "objects").rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+            path.write_bytes(b"no object")
+
+
+def elsewhere(folder: Path) -> None:
+    (folder / ".git").write_text("gitdir: /nowhere\n")
+
+
+def unborn(folder: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+
+
+def bare(folder: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", "--bare", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("make", [damaged, elsewhere, unborn, bare, lambda folder: None])
+def test_a_repository_that_is_none_is_bad_input(
+    make: Callable[[Path], None], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(here)
+    assert cli.main(GATE) == 2
+    said = capsys.readouterr().err
+    assert "expected" in said
+    assert "got" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("arguments", [["gate", "--replay", "secret"], ["gate", "--plan", "secret"]])
+def test_a_file_that_may_not_be_read_is_bad_input(
+    arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "secret").touch(mode=0)
+    assert cli.main(arguments) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fashiontl.gate.rawfile.read", interrupted)
+    assert cli.main(["gate", "--replay", "gate.json"]) == 130
