@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from fashiontl.architectures.build import build
+from fashiontl.architectures.build import build, outline
 from fashiontl.case import Settings
 from fashiontl.data import find_task
 from fashiontl.data.select import select
@@ -42,9 +42,7 @@ def pretrained(
     """
     images = load_images(settings.data, settings.data_root or None)
     task = find_task(source)
-    # On the meta device it costs nothing to ask a network what it is made of.
-    with torch.device("meta"):
-        shape = build(architecture, len(task.classes), image_size=settings.image_size)
+    shape = outline(lambda: build(architecture, len(task.classes), image_size=settings.image_size))
     recipe = pretraining_recipe(settings, normalised=is_normalised(shape))
     variant = Variant(memory_format=faster_format(shape, device))
     origin = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fashiontl.architectures import find
-from fashiontl.architectures.build import build
+from fashiontl.architectures.build import build, to_be_filled
 from fashiontl.architectures.network import Network
 from fashiontl.errors import FashiontlError
 from fashiontl.images import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
@@ -96,8 +96,7 @@ def load(
             f"{path} holds weights of {contents['architecture']}, expected {architecture}; "
             f"run it with --arch {contents['architecture']}"
         )
-    # On the meta device nothing is drawn at random that would be overwritten at once.
-    with torch.device("meta"):
+    with to_be_filled(architecture):
         network = build(architecture, contents["classes"], image_size=size)
     try:
         network.load_state_dict(contents["state"], assign=True)
