@@ -3,10 +3,34 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, ClassVar
 
 
 class FashiontlError(Exception):
-    """Bad input or a missing resource; the message says what was expected, what was got, and the next step."""
+    """Bad input or a missing resource; the message says what was expected, what was got, and the next step.
+
+    Attributes:
+        status: of a case in which it ends a phase, as in `fashiontl.worker.Outcome`.
+        value: what the phase had found out by then, as it would have returned it.
+    """
+
+    status: ClassVar[str] = "crashed"
+
+    def __init__(self, message: str, value: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.value = value or {}
+
+
+class SkippedError(FashiontlError):
+    """What was asked for cannot be had here, and nothing is broken: a library, or a stage that a network lacks."""
+
+    status = "skipped"
+
+
+class DivergedError(FashiontlError):
+    """Training left the numbers from which anything can be learned."""
+
+    status = "diverged"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -60,7 +60,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
             request["job"], lambda text: _send(channel, {"progress": text[:1000]})
         )
     except FashiontlError as error:
-        status, reason = "crashed", str(error)
+        status, reason, value = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row
         traceback.print_exc()
         status = "oom" if is_out_of_memory(error) else "crashed"

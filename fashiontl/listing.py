@@ -22,6 +22,7 @@ from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES, absence
 from fashiontl.extensions import added
 from fashiontl.freezing import POLICIES
+from fashiontl.freezing import absence as policy_absence
 from fashiontl.options import WEIGHTS, published_names
 
 _Rows = Iterable[tuple[str, ...]]
@@ -47,7 +48,7 @@ def listing(data_root: str = "") -> str:
     """All axes as tables for a terminal; a star marks what runs when nothing is named."""
     sections = [
         _section("architectures (--arch)", ("name", "family", "least pixels", "ImageNet weights"), _architectures()),
-        _section("freezing policies (--policy)", ("name", "what trains", "source"), _policies()),
+        _section("freezing policies (--policy)", ("name", "what trains", "here", "source"), _policies()),
         _section("devices (--device)", ("name", "title", "here"), _devices()),
         _section("tasks (--task)", ("name", "what", "classes"), _tasks()),
         _section("weights (--weights)", ("name", "what"), _weights()),
@@ -85,7 +86,7 @@ def _architectures() -> _Rows:
 
 def _policies() -> _Rows:
     for name, policy in POLICIES.items():
-        yield _star(name, DEFAULT_POLICIES), policy.title, policy.source
+        yield _star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source
 
 
 def _devices() -> _Rows:

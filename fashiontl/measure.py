@@ -48,7 +48,7 @@ def check_cache() -> None:
 # any seed has it, and from several phases together.
 _ALWAYS = (
     "data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic", "pretraining",
-    "sweep", "profile",
+    "sweep", "profile", "periods", "divergence",
 )  # fmt: skip
 _WHERE_ANY = ("trained", "validation", "features", "members")
 _BY_LOOP = ("timing", "compile", "energy")

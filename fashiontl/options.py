@@ -1,6 +1,5 @@
 """From option texts to a validated matrix: the same checks for pytest and the command line. No torch."""
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -101,7 +100,9 @@ def matrix(
     architectures = _names(
         axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
     )
-    policies = _names(axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _check_policy, faults)
+    policies = _names(
+        axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _known("policy", POLICIES), faults
+    )
     tasks = _names(axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
     devices = _names(axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
     known_weights = (*WEIGHTS, *published_names(architectures))
@@ -142,7 +143,7 @@ def case_of_id(text: str, weights: str = "") -> Case:
     known_weights = (*WEIGHTS, *published_names([architecture]))
     for check, name in (
         (check_name, architecture),
-        (_check_policy, policy),
+        (_known("policy", POLICIES), policy),
         (_known("device", DEVICES, is_device), device),
         (_known("weights", known_weights, lambda name: Path(name).exists()), weights or "none"),
     ):
@@ -287,12 +288,6 @@ def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda
             raise FashiontlError(unknown_name(kind, name, known))
 
     return check
-
-
-def _check_policy(name: str) -> None:
-    _known("policy", POLICIES)(name)
-    if name == "lora" and importlib.util.find_spec("peft") is None:
-        raise FashiontlError("policy lora needs the library peft; pip install 'fashiontl[lora]'")
 
 
 def _leak(case: Case) -> str | None:

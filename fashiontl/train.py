@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fashiontl.architectures.network import Network
 from fashiontl.devices import DEVICES, split, synchronize
+from fashiontl.errors import FashiontlError
 from fashiontl.features import Features, FeatureStore, Source
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
@@ -342,8 +343,17 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, at its peak rate, of what trains under a plan."""
+    """The recipe's optimiser, at its peak rate, of what trains under a plan.
+
+    Raises:
+        FashiontlError: nothing does.
+    """
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
+    if not groups:
+        raise FashiontlError(
+            f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
+            "correct the policy"
+        )
     return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, Self
 
 from fashiontl.errors import FashiontlError
 
-Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
+Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 Progress = Callable[[str], None]
 
 # Set before the interpreter starts, because each is read only once, by a library as it loads.
@@ -49,7 +49,7 @@ class Outcome:
     Attributes:
         status: `ok`, or what went wrong.
         reason: empty when ok.
-        value: what the phase returned.
+        value: what the phase returned, or had found out before it ended otherwise.
     """
 
     status: Status

@@ -316,8 +316,8 @@ def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason:
 
 
 def test_kinds_of_failure() -> None:
-    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "invalid", "skipped")]
-    assert told == ["oom", "timeout", "crashed", "crashed", "crashed"]
+    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "diverged", "skipped")]
+    assert told == ["oom", "timeout", "crashed", "crashed", "missing"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -18,7 +19,7 @@ from fashiontl.case import PRESETS, Case, Settings
 from fashiontl.data.select import TaskData
 from fashiontl.errors import FashiontlError
 from fashiontl.latency import Samples, WarmUp
-from fashiontl.phases import accuracy, loops, speed, sweeping
+from fashiontl.phases import accuracy, loops, reading, speed, sweeping
 from fashiontl.train import Examples
 from fashiontl.weights import Start
 from fashiontl.workload import Workload
@@ -248,6 +249,47 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
         for policy in ("full", "linear_probe")
     )
     assert value["training_flops"] == (full + probe) / 2
+    first, second = value["periods"]["each"]
+    assert [(each["first_epoch"], each["epochs"], each["share"]) for each in (first, second)] == [
+        (1, 2, 0.5),
+        (3, 2, 0.5),
+    ]
+    assert (first["step_time"], second["step_time"]) == ([2.0, 4.0, 9.0], [10.0, 20.0])
+    assert (first["end_to_end_time"], second["end_to_end_time"]) == ([1.0], [3.0])
+    assert (first["training_flops"], second["training_flops"]) == (probe, full)
+    mean = value["periods"]["mean"]
+    assert (mean["step_time"], mean["end_to_end_time"]) == (0.5 * 4 + 0.5 * 15, 2.0)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak is the most of all, the mean is weighted; where the system cannot forget a peak, no period has one."""
+    readings = iter([100, 700, 300])
+
+    def memory(*_: Any) -> dict[str, int]:
+        return {"training_peak_memory": next(readings), "training_process_memory": 1000}
+
+    monkeypatch.setattr(speed, "memory", memory)
+    monkeypatch.setattr(speed, "restart_peak", lambda device: own)
+    value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), replace(SETTINGS, epochs=4)))
+    assert (value["training_peak_memory"], value["training_process_memory"]) == (700, 1000)
+    each, mean = value["periods"]["each"], value["periods"]["mean"]
+    assert [period.get("training_peak_memory") for period in each] == ([700, 300] if own else [None, None])
+    assert mean.get("training_peak_memory") == (500 if own else None)
+
+
+def test_a_policy_that_does_not_change_has_no_periods() -> None:
+    assert "periods" not in run(phases.step, job(PROBE))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak cannot be forgotten")
+def test_a_processs_peak_begins_anew() -> None:
+    large = torch.ones(2**26, dtype=torch.uint8)
+    before = reading.memory("cpu", "training", 0)["training_peak_memory"]
+    del large
+    if not reading.restart_peak("cpu"):
+        pytest.skip("this system's /proc does not let a peak be forgotten")
+    assert reading.memory("cpu", "training", 0)["training_peak_memory"] < before - 2**25
 
 
 def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:

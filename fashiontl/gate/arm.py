@@ -23,7 +23,7 @@ from fashiontl.gate.verdict import Word
 from fashiontl.options import anchored
 from fashiontl.worker import Outcome, Progress, Running, Worker
 
-Kind = Literal["crashed", "timeout", "oom"]
+Kind = Literal["missing", "crashed", "timeout", "oom"]
 
 # Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
 _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
@@ -71,6 +71,8 @@ def failure_kind(outcome: Outcome) -> Kind:
     match outcome.status:
         case "timeout" | "oom":
             return outcome.status
+        case "skipped":
+            return "missing"
     return "crashed"
 
 

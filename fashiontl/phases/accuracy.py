@@ -31,6 +31,7 @@ def pretrain(job: Job, progress: Progress) -> Job:
     work = Workload.of(job)
     case = work.case
     modes.deterministic()
+    work.outlines()  # whose check comes before minutes of training that could not be used
     names = members(case.architecture) or (case.architecture,)
     found = {
         name: pretrained(case.weights, name, case.device, work.settings, Path(job["cache"]), progress) for name in names

@@ -20,7 +20,7 @@ from fashiontl.metrics import METRICS, Measurement
 # Raised when the meaning of a field changes; a line of an older schema is then read by a conversion to this one.
 SCHEMA = 1
 
-Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
+Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 
 
 @dataclass(frozen=True, slots=True)
