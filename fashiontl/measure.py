@@ -129,7 +129,8 @@ class Measurer:
     def measure(self, case: Case, progress: Progress = lambda text: None) -> Record:
         """Run every phase of a case.
 
-        A phase that fails ends the case with its status; what earlier phases measured stays in the record.
+        A phase that fails ends the case with its status; what earlier phases measured stays in the record. After a
+        training that diverged the others follow all the same, and the record has their numbers, but no accuracy.
 
         Args:
             case: what to measure.
@@ -201,15 +202,21 @@ class Measurer:
         phases = self._case_phases(case)
         if "profile" in phases:
             job["traces"] = str(self._results / "traces" / self._run / case.file_name)
-        outcome = Outcome("ok", "", {})
+        diverged: Outcome | None = None
         for phase in phases:
             outcome = self._worker.run(phase, job, self._settings.timeout, progress)
-            if outcome.status != "ok":
-                break
+            if outcome.status in {"ok", "diverged"}:
+                collected.add(outcome.value)
+            if outcome.status == "diverged" and phase == "train":
+                # What a step or an answer costs does not depend on the weights.
+                diverged = outcome
+            elif outcome.status != "ok" and diverged:
+                return replace(diverged, reason=f"{diverged.reason}; then {outcome.status}: {outcome.reason}")
+            elif outcome.status != "ok":
+                return outcome
             if phase == "pretrain":
                 job["checkpoints"] = outcome.value["checkpoints"]
-            collected.add(outcome.value)
-        return outcome
+        return diverged or Outcome("ok", "", {})
 
     def _case_phases(self, case: Case) -> list[str]:
         settings = self._settings

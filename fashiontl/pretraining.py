@@ -16,6 +16,8 @@ from fashiontl.data import find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.devices import split
+from fashiontl.divergence import diverged, in_answers
+from fashiontl.errors import DivergedError
 from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
@@ -39,6 +41,9 @@ def pretrained(
     Returns:
         `checkpoint` (path), `sha256`, `recipe`, `accuracy` on the source's test images, `seconds` that training
         took, `cached` (whether it was there already).
+
+    Raises:
+        DivergedError: training did; nothing is kept.
     """
     images = load_images(settings.data, settings.data_root or None)
     task = find_task(source)
@@ -68,17 +73,27 @@ def pretrained(
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
         preprocessing = Preprocessing(settings.image_size)
-        result = fit(
-            network,
-            POLICIES["scratch"],
-            Examples(chosen.train_images, chosen.train_labels).on(device),
-            recipe,
-            preprocessing,
-            seed=_SEED,
-            variant=variant,
-            progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
-        )
-        logits = predict(network, chosen.test_images, preprocessing, variant)
+        try:
+            result = fit(
+                network,
+                POLICIES["scratch"],
+                Examples(chosen.train_images, chosen.train_labels).on(device),
+                recipe,
+                preprocessing,
+                seed=_SEED,
+                variant=variant,
+                progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
+            )
+            logits = predict(network, chosen.test_images, preprocessing, variant)
+            if fault := in_answers(logits, "test"):
+                raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        except DivergedError as error:
+            # Its value is of this training, and not of the case's.
+            place = {**error.value["divergence"], "architecture": architecture, "task": source}
+            raise DivergedError(
+                f"pretraining {architecture} on {source}, {error}; start from other weights (--weights)",
+                {"divergence": place},
+            ) from error
         accuracy = evaluate(logits, chosen.test_labels).accuracy
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
         facts = {

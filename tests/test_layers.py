@@ -19,7 +19,7 @@ LAYERS = (
     ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
     ("extensions",),
     ("weights", "options", "latency", "profiling", "peak", "variants"),
-    ("features",),
+    ("features", "divergence"),
     ("train", "selftest", "sweep"),
     ("steps",),
     ("pretraining", "workload"),

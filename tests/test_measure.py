@@ -205,6 +205,43 @@ def test_no_place_is_told_where_it_is_the_cases_own(tmp_path: Path, placed: dict
     assert told == (placed and {"cuda": None, "cuda:2": "cuda:2"}[placed["cuda"]])
 
 
+DIVERGED = Outcome(
+    "diverged", "seed 1, epoch 1, step 2", {"losses": [[2.5]], "divergence": {"epoch": 1, "step": 2}, "image_size": 32}
+)
+
+
+def test_after_training_that_diverged_the_speed_is_measured_and_there_is_no_accuracy(tmp_path: Path) -> None:
+    worker = FakeWorker(train=DIVERGED)
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
+    assert (record.status, record.reason) == ("diverged", "seed 1, epoch 1, step 2")
+    assert values(record) == {**MACHINE, **INFERRED, **STEPPED}
+    assert record.provenance["divergence"] == {"epoch": 1, "step": 2}
+    assert record.provenance["losses"] == [[2.5]]
+    assert from_json(to_json(record), "here") == record
+
+
+def test_what_fails_after_a_divergence_is_told_beside_it(tmp_path: Path) -> None:
+    worker = FakeWorker(train=DIVERGED, step=Outcome("oom", "too large", {}))
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == ("diverged", "seed 1, epoch 1, step 2; then oom: too large")
+    assert values(record) == {**MACHINE, **INFERRED}
+
+
+def test_pretraining_that_diverged_ends_the_case(tmp_path: Path) -> None:
+    worker = FakeWorker(pretrain=DIVERGED)
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert worker.phases == ["device", "pretrain"]
+    assert (record.status, values(record)) == ("diverged", MACHINE)
+
+
+def test_a_phase_may_skip_a_case(tmp_path: Path) -> None:
+    worker = FakeWorker(pretrain=Outcome("skipped", "policy last_3: expected at least 3 stages", {}))
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == ("skipped", "policy last_3: expected at least 3 stages")
+    assert worker.phases == ["device", "pretrain"]
+
+
 def test_warnings_are_told_once_each(tmp_path: Path) -> None:
     found = measurer(FakeWorker(), tmp_path).measure(CASE).warnings
     # What else this machine does meanwhile is told after them.

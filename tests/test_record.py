@@ -118,7 +118,11 @@ def test_what_is_not_finite_becomes_unknown_with_a_warning() -> None:
     assert read.values("latency") == ()
     assert read.values("flops") == (3.0,)
     assert read.provenance == {"losses": [[1.0, None]], "rate": None}
-    assert read.warnings == ("first", "latency: a value was not a finite number; shown as unknown")
+    assert read.warnings == (
+        "first",
+        "latency: a value was not a finite number; shown as unknown",
+        "expected finite numbers, got provenance.losses[0][1] nan, provenance.rate -inf; written as null",
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_what_is_not_finite_becomes_unknown_with_a_warning() -> None:
          "field reason: expected text, got a whole number; field proof: expected an object or null, got a list; "
          f"{NEXT}"),
         (changed(status="fine"),
-         f"field status: expected one of ok, skipped, oom, timeout, crashed, invalid, got 'fine'; {NEXT}"),
+         f"field status: expected one of ok, skipped, diverged, oom, timeout, crashed, invalid, got 'fine'; {NEXT}"),
         (changed(started="yesterday"), f"field started: expected an ISO time in UTC, got 'yesterday'; {NEXT}"),
         (changed(started="2026-01-02T03:04:05"),
          f"field started: expected an ISO time in UTC, got '2026-01-02T03:04:05'; {NEXT}"),

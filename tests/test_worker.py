@@ -65,6 +65,8 @@ def test_a_neighbours_leak_is_in_no_peak(worker: Worker) -> None:
     ("phase", "status", "reason"),
     [
         ("unwell", "crashed", "expected a, got b; do c"),
+        ("skipped", "skipped", "expected a stage, got none"),
+        ("diverged", "diverged", "epoch 1, step 2"),
         ("fail", "crashed", "fail: RuntimeError: CUDA error: an illegal memory access was encountered"),
         ("killed", "crashed", "killed: the process ended with signal SIGKILL (perhaps the system ran out of memory:"),
         ("segfault", "crashed", "segfault: the process ended with signal SIGSEGV: something is rotten"),
@@ -77,6 +79,10 @@ def test_what_goes_wrong_becomes_a_status(worker: Worker, phase: str, status: st
     assert outcome.status == status
     assert outcome.reason.startswith(reason)
     assert run(worker, "facts").status == "ok", "the next phase must not notice"
+
+
+def test_what_a_phase_knew_when_it_ended_otherwise_arrives(worker: Worker) -> None:
+    assert run(worker, "diverged").value == {"losses": [2.5]}
 
 
 def test_a_result_of_any_size_arrives(worker: Worker) -> None:

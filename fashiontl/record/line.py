@@ -81,8 +81,8 @@ _FIRST = ("schema", "started", "machine", "case", "settings")
 def to_json(record: Record) -> str:
     """The record as one line of JSON, without the line's end.
 
-    JSON has no number that is not finite. A measurement with one is written as unknown, with a warning; anywhere else
-    such a number becomes null.
+    JSON has no number that is not finite. A measurement with one is written as unknown, and such a number anywhere else
+    as null; a warning says so of each.
     """
     broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
     if broken:
@@ -94,7 +94,11 @@ def to_json(record: Record) -> str:
     try:
         return compact(ordered)
     except ValueError:
-        return compact(_finite(ordered))
+        places: list[str] = []
+        finite = _finite(ordered, "", places)
+        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+        doubt = f"expected finite numbers, got {', '.join(places[:_SHOWN])}{more}; written as null"
+        return compact({**finite, "warnings": [*finite["warnings"], doubt]})
 
 
 def compact(value: Any) -> str:
@@ -106,12 +110,16 @@ def compact(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Any, where: str, places: list[str]) -> Any:
+    """The value with null for each number that is not finite; the place and number of each are added to a list."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _finite(item, f"{where}.{key}" if where else str(key), places) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_finite(item, f"{where}[{index}]", places) for index, item in enumerate(value)]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    places.append(f"{where} {value}")
+    return None
 
 
 def from_json(text: str | bytes, where: str, provenance: Collection[str] | None = None) -> Record:
@@ -234,6 +242,8 @@ def _shared_json(raw: bytes) -> Any:
 
 _PARTS: dict[str, type] = {"case": Case, "settings": Settings, "environment": Environment}
 _STATUSES = get_args(Status)
+# Of numbers that are not finite.
+_SHOWN = 3
 _NEXT_STEP = "restore the line from git or delete it"
 
 
