@@ -53,6 +53,11 @@ def _doubts(row: Row) -> str:
     size = row.record.provenance.get("image_size")
     if type(size) is int and size > (row.record.case.image_size or row.record.settings.image_size):
         doubts.append(f"images of {size} pixels, the least that it takes")
+    if row.periods:
+        doubts.append(
+            f"a training step is the mean over {len(row.periods)} plans, weighted by their epochs; the peak of memory "
+            "is the largest of them"
+        )
     unmoved = (row.record.proof or {}).get("unmoved", ())
     if isinstance(unmoved, list | tuple) and unmoved:
         names = ", ".join(map(str, unmoved[:3])) + (", …" if len(unmoved) > 3 else "")
