@@ -4,6 +4,8 @@ import json
 import math
 import os
 import re
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -251,9 +253,106 @@ def test_a_failed_write_leaves_the_file_and_no_litter(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        RunFile(path).append(record(CASE))
+        write_atomically(path, b"other")
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_record_whose_file_cannot_be_written_is_saved_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = store(tmp_path / "results", "run", record(CASE))
+    path.unlink()
+    path.mkdir()
+    for number in (1, 2):
+        with pytest.raises(FashiontlError) as caught:
+            RunFile(path).append(record(CASE, number=number))
+    place = tmp_path / "fashiontl-run.jsonl"
+    assert f"got {path}: Is a directory" in str(caught.value)
+    assert f"cat {place} >> {path}" in str(caught.value)
+    assert read_file(place) == ((record(CASE, number=1), record(CASE, number=2)), ())
+
+
+def test_a_record_that_no_file_takes_is_in_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FashiontlError, match="No space left") as caught:
+        RunFile(tmp_path / "run.jsonl").append(record(CASE))
+    assert from_json(str(caught.value).strip().splitlines()[-1], "x:1") == record(CASE)
+
+
+def test_measurements_are_kept_where_provenance_cannot_be_written(tmp_path: Path) -> None:
+    path = store(tmp_path, "run", record(CASE, provenance={"losses": {1.0}}))
+    (read,), faults = read_file(path)
+    assert faults == ()
+    assert read.measurements == record(CASE).measurements
+    assert "provenance could not be written" in read.warnings[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    results = tmp_path / os.fsdecode(b"caf\xe9")
+    path = store(results, "run", *matrix()[:2])
+    assert read_file(path).records == tuple(matrix()[:2])
+    path.write_bytes(path.read_bytes() + b"{broken")
+    assert len(RunFile(path).append(record(CASE))) == 1
+    assert len(read_runs(results).records) == 3
+
+
+def test_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert read_file(store(tmp_path, "run", record(CASE))) == ((record(CASE),), ())
+
+
+def test_a_last_line_that_lost_its_end_is_continued_after_it(tmp_path: Path) -> None:
+    first, second, third = matrix()[:3]
+    path = store(tmp_path, "run", first, second)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    assert RunFile(path).append(third) == []
+    assert read_runs(tmp_path) == ((first, second, third), ())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("left", [1, 200, -2])
+def test_a_last_line_that_was_cut_off_is_moved_aside(tmp_path: Path, left: int) -> None:
+    first, second, third = matrix()[:3]
+    path = store(tmp_path, "run", first, second)
+    lines = path.read_bytes().splitlines(keepends=True)
+    cut = lines[1][:left]
+    path.write_bytes(lines[0] + cut)
+    (said,) = RunFile(path).append(third)
+    assert read_runs(tmp_path) == ((first, third), ())
+    (aside,) = set(path.parent.iterdir()) - {path}
+    assert aside.read_bytes() == cut
+    assert aside.name.startswith("run.jsonl.broken-")
+    assert aside.name in said
+
+
+def test_repair_without_a_record(tmp_path: Path) -> None:
+    path = store(tmp_path, "run", *matrix()[:2])
+    whole = path.read_bytes()
+    assert (RunFile(path).repair(), path.read_bytes()) == ([], whole)
+    path.write_bytes(whole[:-1])
+    assert (RunFile(path).repair(), path.read_bytes()) == ([], whole)
+    path.write_bytes(whole + bytes(3))
+    assert len(RunFile(path).repair()) == 1
+    assert path.read_bytes() == whole
+
+
+def test_a_line_that_is_whole_but_refused_stays_where_it_is(tmp_path: Path) -> None:
+    path = store(tmp_path, "run", record(CASE))
+    path.write_bytes(path.read_bytes() + b'{"schema":99}')
+    assert RunFile(path).append(record(CASE, number=1)) == []
+    records, (fault,) = read_file(path)
+    assert len(records) == 2
+    assert fault.startswith(f"{path}:2: expected schema 1, got 99")
 
 
 def test_a_file_is_written_in_parts(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from fashiontl.record.frame import to_frame
 from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.record.runs import (
-    RunFile,
     Runs,
-    check_folder,
-    check_writable,
     latest,
     meaning,
     new_run_path,
@@ -14,8 +11,8 @@ from fashiontl.record.runs import (
     read_newest,
     read_runs,
     resumable,
-    write_atomically,
 )
+from fashiontl.record.writing import RunFile, check_folder, check_writable, write_atomically
 
 __all__ = [
     "SCHEMA",

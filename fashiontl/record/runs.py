@@ -1,23 +1,19 @@
-"""The files of runs: written after each case, whole at every moment, and read back as far as they can be."""
+"""The files of runs, read back as far as they can be."""
 
 import functools
-import hashlib
 import itertools
-import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from filelock import FileLock
 
 from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError, unwritable
-from fashiontl.record.line import SCHEMA, Record, from_json, to_json
+from fashiontl.errors import FashiontlError
+from fashiontl.record.line import SCHEMA, Record, from_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -47,73 +43,6 @@ class Runs(NamedTuple):
 
     records: tuple[Record, ...]
     faults: tuple[str, ...]
-
-
-def check_writable(results: Path) -> None:
-    """Find out before anything is measured that results can be saved.
-
-    Raises:
-        FashiontlError: as `check_folder`.
-    """
-    for folder in (results, results / "runs"):
-        check_folder(folder, "results", "--results DIR")
-
-
-def check_folder(folder: Path, purpose: str, option: str) -> None:
-    """See that files can be written in a folder, which is made if need be.
-
-    Args:
-        folder: the folder.
-        purpose: what is kept there, for the message.
-        option: what names another, for the message.
-
-    Raises:
-        FashiontlError: the folder cannot be made, or no file can be written in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        step = f"free it, or name another with {option}"
-        raise FashiontlError(unwritable(folder, error, step, f"a folder for {purpose}")) from error
-
-
-def write_atomically(path: Path, contents: bytes | Iterable[bytes]) -> None:
-    """Write a file so that a reader, or a killed process, never leaves or sees a part of it.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        contents: in parts when they are too long to be held at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.writelines([contents] if isinstance(contents, bytes) else contents)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class RunFile:
-    """The file of one run; processes may share it.
-
-    Attributes:
-        path: of the file; it and its folder are made by the first record.
-    """
-
-    path: Path
-
-    def append(self, record: Record) -> None:
-        """Add a record; the file holds whole lines at every moment."""
-        # The lock is not beside the file, because it would be left in a folder that people commit.
-        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-        with FileLock(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"):
-            before = self.path.read_bytes() if self.path.exists() else b""
-            write_atomically(self.path, before + to_json(record).encode() + b"\n")
 
 
 def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
