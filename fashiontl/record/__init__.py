@@ -12,7 +12,7 @@ from fashiontl.record.runs import (
     read_runs,
     resumable,
 )
-from fashiontl.record.writing import RunFile, check_folder, check_writable, write_atomically
+from fashiontl.record.writing import RunFile, check_folder, check_temporary, check_writable, write_atomically
 
 __all__ = [
     "SCHEMA",
@@ -21,6 +21,7 @@ __all__ = [
     "Runs",
     "Status",
     "check_folder",
+    "check_temporary",
     "check_writable",
     "from_json",
     "latest",

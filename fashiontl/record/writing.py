@@ -28,6 +28,22 @@ def check_writable(results: Path) -> None:
         check_folder(folder, "results", "--results DIR")
 
 
+def check_temporary() -> None:
+    """Find out before anything is measured that processes have a folder for temporary files, with room in it.
+
+    Raises:
+        FashiontlError: there is none, or as `check_folder`.
+    """
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as error:
+        raise FashiontlError(
+            f"expected a folder for temporary files, got none that can be written ({error.strerror}); free the disk, "
+            "or name one with the variable TMPDIR"
+        ) from error
+    check_folder(folder, "temporary files", "the variable TMPDIR")
+
+
 def check_folder(folder: Path, purpose: str, option: str) -> None:
     """See that files can be written in a folder, which is made if need be.
 
