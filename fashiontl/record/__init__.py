@@ -1,7 +1,8 @@
 """Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
 
 from fashiontl.record.frame import to_frame
-from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
+from fashiontl.record.line import SCHEMA, Record, Status, to_json
+from fashiontl.record.parsing import from_json
 from fashiontl.record.runs import (
     Runs,
     latest,
