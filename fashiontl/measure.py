@@ -97,6 +97,16 @@ class _Collected:
         if profile.get("trace"):
             self.artifacts["trace"] = profile["trace"]
 
+    def observed(self, observer: Observer) -> None:
+        """Take what the machine was like meanwhile; when that cannot be told, what was measured is kept."""
+        try:
+            conditions = observer.end()
+        except Exception as error:
+            self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
+        else:
+            self.warnings += conditions.pop("doubts")
+            self.provenance["conditions"] = conditions
+
 
 class Measurer:
     """Measures cases one after the other.
@@ -165,9 +175,7 @@ class Measurer:
                 observer = Observer(here.device)
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
-                conditions = observer.end()
-                collected.warnings += conditions.pop("doubts")
-                collected.provenance["conditions"] = conditions
+                collected.observed(observer)
         status, reason = outcome.status, outcome.reason
         violations = [violation for proof in collected.proofs for violation in proof["violations"]]
         if violations:

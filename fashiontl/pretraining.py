@@ -64,7 +64,7 @@ def pretrained(
     facts_file = checkpoint.with_suffix(".json")
     with locked(checkpoint.with_suffix(".lock")):
         if checkpoint.exists() and facts_file.exists():
-            facts: dict[str, Any] = json.loads(facts_file.read_text())
+            facts: dict[str, Any] = json.loads(facts_file.read_bytes())
             return {**facts, "checkpoint": str(checkpoint), "cached": True}
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)

@@ -112,7 +112,10 @@ def test_a_baseline_never_changes(tmp_path: Path) -> None:
             [measured(0), measured(0, OTHER, settings=dataclasses.replace(PRESETS["quick"], epochs=3))],
             "expected one run with one set of settings",
         ),
-        ([measured(0, run="../../up")], r"field run: expected up to 200 letters, digits and \.\+-_, got '\.\./\.\./up'"),
+        (
+            [measured(0, run="../../up")],
+            r"field run: expected up to 200 letters, digits and \.\+-_, got '\.\./\.\./up'",
+        ),
     ],
 )
 def test_what_cannot_be_a_baseline_is_told(tmp_path: Path, records: list[Record], fault: str) -> None:
