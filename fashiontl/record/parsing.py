@@ -16,7 +16,7 @@ from fashiontl.errors import FashiontlError, brief
 from fashiontl.metrics import Measurement
 from fashiontl.record.line import SCHEMA, Record
 from fashiontl.record.schema import PROOF, PROVENANCE, closed, described, faults, json_name, measurements, some_of
-from fashiontl.record.sense import sense_faults, sense_faults_of_parts
+from fashiontl.record.sense import sense_faults
 
 
 def from_json(text: str | bytes, where: str, provenance: Collection[str] | None = None) -> Record:
@@ -52,14 +52,38 @@ def _thoroughly(text: str | bytes, where: str, provenance: Collection[str] | Non
             "fashiontl that wrote it, or upgrade"
         )
     found = [f"key {name} is given twice" for name in twice] + list(faults(line, _described_line(), ""))
-    record = None if found else _built(line)
-    found += sense_faults_of_parts(line) if record is None else sense_faults(record)
-    if found or record is None:
+    found += _sense_faults(line)
+    if found:
         more = f"; and {len(found) - _MOST_FAULTS} more" if len(found) > _MOST_FAULTS else ""
         raise FashiontlError(f"{where}: {'; '.join(found[:_MOST_FAULTS])}{more}; {_NEXT_STEP}")
+    record = _built(line)
     if provenance is None:
         return record
     return replace(record, provenance={name: part for name, part in record.provenance.items() if name in provenance})
+
+
+def _sense_faults(line: dict[str, Any]) -> list[str]:
+    """`sense_faults` of all that is of the right shape."""
+    kinds = {field.name: field.type for field in _described_line().fields}
+
+    def sound(value: Any, kind: Any) -> bool:
+        return not list(faults(value, kind, ""))
+
+    entries = line.get("measurements")
+    kind = kinds["measurements"].item_type
+    measured = [
+        Measurement(entry["metric"], tuple(entry["values"]), entry["trials"])
+        for entry in (entries if isinstance(entries, list) else ())
+        if sound(entry, kind)
+    ]
+    part = line.get("provenance")
+    seeds = part.get("evaluation", []) if isinstance(part, dict) else []
+    return sense_faults(
+        {name: text for name in ("id", "machine", "run", "started") if isinstance(text := line.get(name), str)},
+        Case(**line["case"]) if sound(line.get("case"), kinds["case"]) else None,
+        measured,
+        seeds if sound(seeds, described(PROVENANCE["evaluation"])) else [],
+    )
 
 
 def _built(line: dict[str, Any]) -> Record:
@@ -102,7 +126,8 @@ def _quickly(text: str | bytes, provenance: Collection[str] | None) -> Record | 
         line.schema, line.id, run, command, line.started, case, settings, environment, machine, line.status,
         line.reason, line.warnings, measurements, proof, kept, line.artifacts,
     )  # fmt: skip
-    return None if sense_faults(record) else record
+    texts = {"id": line.id, "machine": machine, "run": run, "started": line.started}
+    return None if sense_faults(texts, case, measurements, kept.get("evaluation", ())) else record
 
 
 @functools.cache

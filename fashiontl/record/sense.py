@@ -8,26 +8,24 @@ from typing import Any
 from fashiontl.case import Case
 from fashiontl.errors import brief
 from fashiontl.metrics import Measurement
-from fashiontl.record.line import Record, is_utc
+from fashiontl.record.line import is_utc
 
 
-def sense_faults(record: Record) -> list[str]:
-    """What cannot be, in a record whose fields are of the right types and in their ranges."""
-    return [
-        *filter(None, [time_fault(record.started), _id_fault(record.id, record.case)]),
-        *_name_faults({"machine": record.machine, "run": record.run}),
-        *_measurement_faults(record.measurements, record.provenance.get("evaluation")),
-    ]
+def sense_faults(
+    texts: Mapping[str, str], case: Case | None, measured: Sequence[Measurement], seeds: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What cannot be, in fields of the right types and in their ranges; those with other faults are left out.
 
-
-def sense_faults_of_parts(line: Mapping[str, Any]) -> list[str]:
-    """The same as far as it can be told of an object of JSON that has other faults."""
-    started, machine, run = (line.get(name) for name in ("started", "machine", "run"))
-    names = {"machine": machine, "run": run}
-    return [
-        *filter(None, [time_fault(started) if isinstance(started, str) else ""]),
-        *_name_faults({name: text for name, text in names.items() if isinstance(text, str)}),
-    ]
+    Args:
+        texts: `id`, `machine`, `run` and `started`.
+        case: the record's.
+        measured: its measurements.
+        seeds: `evaluation` of its provenance.
+    """
+    found = [time_fault(texts["started"])] if "started" in texts else []
+    found += [_id_fault(texts["id"], case)] if "id" in texts and case else []
+    found += _name_faults({name: texts[name] for name in ("machine", "run") if name in texts})
+    return [*filter(None, found), *_measurement_faults(measured, seeds)]
 
 
 def time_fault(started: str, now: datetime | None = None) -> str:
@@ -41,9 +39,9 @@ def time_fault(started: str, now: datetime | None = None) -> str:
     if not (_TIME.fullmatch(started) and is_utc(started)):
         return f"field started: expected an ISO time in UTC such as 2026-01-02T03:04:05+00:00, got {brief(started)}"
     latest = (now or datetime.now(UTC)) + timedelta(days=1)
-    if not _FIRST_TIME <= datetime.fromisoformat(started) <= latest:
+    if not FIRST_TIME <= datetime.fromisoformat(started) <= latest:
         return (
-            f"field started: expected a time from {_FIRST_TIME:%Y-%m-%d} to {latest:%Y-%m-%d}, got {started}; "
+            f"field started: expected a time from {FIRST_TIME:%Y-%m-%d} to {latest:%Y-%m-%d}, got {started}; "
             "see that the clocks of both machines are right"
         )
     return ""
@@ -59,7 +57,7 @@ def _id_fault(text: str, case: Case) -> str:
     return "" if text == case.id else f"field id: expected {brief(case.id)}, as its case says, got {brief(text)}"
 
 
-def _measurement_faults(measured: Sequence[Measurement], seeds: Any) -> Iterator[str]:
+def _measurement_faults(measured: Sequence[Measurement], seeds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     by_metric = {each.metric: each for each in measured}
     if len(by_metric) < len(measured):
         names = [each.metric for each in measured]
@@ -68,17 +66,14 @@ def _measurement_faults(measured: Sequence[Measurement], seeds: Any) -> Iterator
     accuracy = by_metric.get("accuracy")
     if accuracy is not None and accuracy.values:
         yield from _accuracy_faults(accuracy, seeds)
-    every, some = (max(by_metric[name].values, default=0) if name in by_metric else 0 for name in _PARAMETERS)
-    if every < some and every:
-        yield f"trainable_parameters: expected at most the {every:,} parameters, got {some:,}"
 
 
-def _accuracy_faults(accuracy: Measurement, seeds: Any) -> Iterator[str]:
+def _accuracy_faults(accuracy: Measurement, seeds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     trials = accuracy.trials
     # Fractions may have been rounded to six digits.
     if trials < 1 or any(abs(value * trials - round(value * trials)) > 0.02 for value in accuracy.values):
         yield f"accuracy: expected fractions of 1 or more whole images, got {brief(accuracy.values)} of {trials}"
-    for index, seed in enumerate(seeds or ()):
+    for index, seed in enumerate(seeds):
         confusion = seed.get("confusion")
         where = f"provenance.evaluation[{index}].confusion"
         if confusion is None:
@@ -93,7 +88,6 @@ def _accuracy_faults(accuracy: Measurement, seeds: Any) -> Iterator[str]:
 
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
 # No version of this package is older.
-_FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
-_PARAMETERS = ("parameters", "trainable_parameters")
+FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 # Of files and folders.
 _NAME = re.compile("[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}")

@@ -5,14 +5,17 @@ import json
 import os
 import shlex
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.locks import locked
 from fashiontl.record.line import Record, to_json
+from fashiontl.record.sense import FIRST_TIME
 
 # What a folder must have room for: more than a record.
 _ROOM = 2**20
@@ -22,8 +25,14 @@ def check_writable(results: Path) -> None:
     """Find out before anything is measured that results can be saved.
 
     Raises:
-        FashiontlError: as `check_folder`.
+        FashiontlError: as `check_folder`, or this machine's clock is wrong by years, so that nobody would read them.
     """
+    now = datetime.fromtimestamp(time.time(), UTC)
+    if now < FIRST_TIME:
+        raise FashiontlError(
+            f"expected a clock that says {FIRST_TIME:%Y} or later, got {now:%Y-%m-%d}; set it, since the newest record "
+            "of a cell counts"
+        )
     for folder in (results, results / "runs"):
         check_folder(folder, "results", "--results DIR")
 
