@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fashiontl import __version__
+from fashiontl.encoding import print_plainly
 from fashiontl.errors import FashiontlError, unwritable
 from fashiontl.gate.commands import add_baseline, add_gate, add_waive
 from fashiontl.progress import ProgressText
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 where the box cannot measure or a case cannot be profiled; 2 for bad input.
     """
+    print_plainly(sys.stdout, sys.stderr)
     options = _parser().parse_args(arguments)
     try:
         text, code = options.run(options)

@@ -40,8 +40,22 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
     """
     known = sorted(known)
+    name = name if len(name) <= 100 else f"{name[:99]}…"
     nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
     return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+
+
+def brief(value: object, most: int = 80) -> str:
+    """What was got, for a message: as Python writes it, cut where it is long.
+
+    >>> brief("abc"), brief("x" * 99, 8), brief(10**5000)
+    ("'abc'", "'xxxxxx…", 'a huge number')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a huge number"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str = "a file") -> str:

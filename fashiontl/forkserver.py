@@ -70,7 +70,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
         sys.stderr.flush()
     result = Path(request["result"])
     partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}))
+    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}), encoding="ascii")
     partial.replace(result)
     return 0
 

@@ -16,11 +16,12 @@ import platformdirs
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
 from fashiontl.environment import machine_key, read_environment
+from fashiontl.errors import FashiontlError
 from fashiontl.extensions import facts
 from fashiontl.locks import alone_on
 from fashiontl.metrics import METRICS, Measurement
 from fashiontl.options import SOURCE_TASKS
-from fashiontl.record import SCHEMA, Record, check_folder
+from fashiontl.record import SCHEMA, Record, check_folder, check_temporary
 from fashiontl.worker import Outcome, Worker
 
 Progress = Callable[[str], None]
@@ -30,17 +31,26 @@ _MOST_SELF_TEST_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
-    """Where pretrained backbones are kept; `FASHIONTL_CACHE` moves it."""
+    """Where pretrained backbones are kept; `FASHIONTL_CACHE` moves it.
+
+    Raises:
+        FashiontlError: there is no home folder to keep them in.
+    """
     named = os.environ.get("FASHIONTL_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("fashiontl")
+    folder = Path(named) if named else platformdirs.user_cache_path("fashiontl")
+    # Of a user without a home, it would be a folder called `~` here.
+    if not named and not folder.is_absolute():
+        raise FashiontlError("expected a home folder for the cache, got none; name a folder with FASHIONTL_CACHE")
+    return folder
 
 
 def check_cache() -> None:
-    """Find out before anything is measured that backbones can be kept.
+    """Find out before anything is measured that backbones can be kept, and that there is room for temporary files.
 
     Raises:
-        FashiontlError: as `check_folder`.
+        FashiontlError: as `check_folder` and `check_temporary`.
     """
+    check_temporary()
     check_folder(cache_folder(), "pretrained backbones", "FASHIONTL_CACHE")
 
 
@@ -86,6 +96,16 @@ class _Collected:
         self.warnings += profile.get("doubts", [])
         if profile.get("trace"):
             self.artifacts["trace"] = profile["trace"]
+
+    def observed(self, observer: Observer) -> None:
+        """Take what the machine was like meanwhile; when that cannot be told, what was measured is kept."""
+        try:
+            conditions = observer.end()
+        except Exception as error:
+            self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
+        else:
+            self.warnings += conditions.pop("doubts")
+            self.provenance["conditions"] = conditions
 
 
 class Measurer:
@@ -156,9 +176,7 @@ class Measurer:
                 observer = Observer(here.device)
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
-                conditions = observer.end()
-                collected.warnings += conditions.pop("doubts")
-                collected.provenance["conditions"] = conditions
+                collected.observed(observer)
         status, reason = outcome.status, outcome.reason
         violations = [violation for proof in collected.proofs for violation in proof["violations"]]
         if violations:

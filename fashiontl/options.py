@@ -20,6 +20,7 @@ from fashiontl.case import (
     PRESET_POLICIES,
     PRESET_TASKS,
     PRESETS,
+    RANGES,
     Case,
     Settings,
     expand,
@@ -28,7 +29,7 @@ from fashiontl.case import (
 )
 from fashiontl.data import TASKS, find_task
 from fashiontl.devices import DEVICES, is_device, seen_devices
-from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.errors import FashiontlError, brief, unknown_name
 from fashiontl.freezing import POLICIES
 
 WEIGHTS = {
@@ -212,10 +213,13 @@ def _meaning(part: str, found: Mapping[str, Any]) -> tuple[str, Any]:
     for name, known in _VARIANTS.items():
         if part in known:
             return name, part
-    if size := re.fullmatch(r"([1-9][0-9]*)px", part):
-        return "image_size", int(size[1])
-    if size := re.fullmatch(r"batch([1-9][0-9]*)", part):
-        return "batch", int(size[1])
+    for name, pattern in (("image_size", "([1-9][0-9]*)px"), ("batch", "batch([1-9][0-9]*)")):
+        if size := re.fullmatch(pattern, part):
+            wrong: list[str] = []
+            sizes = _sizes(name.replace("_", " "), [size[1]], wrong)
+            if wrong:
+                raise FashiontlError(wrong[0])
+            return name, sizes[0]
     if part.partition("@")[0] in TASKS and not ("task" in found and part in WEIGHTS):
         return "task", find_task(part).name
     if part in WEIGHTS or is_published(part):
@@ -273,10 +277,12 @@ def _names(
 
 
 def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
-    """Whole numbers from 1; 0, which is the settings' own, when none is named."""
+    """Whole numbers in their range; 0, which is the settings' own, when none is named."""
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
-    wrong = [name for name in names if not (name.isascii() and name.isdecimal()) or int(name) < 1]
-    faults += [f"{kind}: expected a whole number of at least 1, got {name!r}" for name in wrong]
+    least, most = RANGES[kind.replace(" ", "_")]
+    # No number of more digits than these is in the range, and Python refuses very long ones.
+    wrong = [name for name in names if not (re.fullmatch("[0-9]{1,9}", name) and least <= int(name) <= most)]
+    faults += [f"{kind}: expected a whole number from {least:,} to {most:,}, got {brief(name)}" for name in wrong]
     return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
 
 

@@ -1,6 +1,7 @@
 """The pytest plug-in: options become the matrix, each case a test, each record a line in the run's file."""
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,8 @@ class Run:
         # Ids of the tests that the progress line has reported.
         self.reported: set[str] = set()
         self.gate: gating.GatedSession | None = None
+        # What a person should know at the end, such as that a file was repaired.
+        self.said: list[str] = []
         self._own: dict[str, Any] | None = None
         self._measurer: Any = None
         self._worker: Any = None
@@ -135,7 +138,7 @@ class Run:
 
     def _begin(self) -> dict[str, Any]:
         from fashiontl.environment import machine_key, read_environment
-        from fashiontl.record import new_run_path, resumable
+        from fashiontl.record import RunFile, new_run_path, resumable
         from fashiontl.worker import usable_cores
 
         environment = read_environment({}, threads=self.settings.threads or usable_cores())
@@ -143,6 +146,7 @@ class Run:
         if self.config.option.resume:
             path, finished = resumable(self.results, machine, self.settings)
             if path is not None:
+                self.said += RunFile(path).repair()
                 return {"path": str(path), "finished": sorted(finished)}
         path = new_run_path(self.results, machine, environment.git_sha, datetime.now(UTC), uuid4().hex[:6])
         return {"path": str(path), "finished": []}
@@ -167,7 +171,7 @@ class Run:
 
         self.line.begin(case.id)
         record = self.measurer.measure(case, self.line.update)
-        RunFile(self.path).append(record)
+        self.said += RunFile(self.path).append(record)
         if self.line.end(record):
             self.reported.add(test)
         return record
@@ -195,7 +199,10 @@ class Cell:
         __tracebackhide__ = True  # pytest names the test, not this line, as the place of a skip
         if self.case.id in self.run.finished:
             pytest.skip(f"measured already in {self.run.path} (--resume)")
-        record = self.run.measure(self.case, self.test)
+        try:
+            record = self.run.measure(self.case, self.test)
+        except FashiontlError as error:
+            pytest.fail(f"{self.case.id}: {error}", pytrace=False)
         if record.status == "skipped":
             pytest.skip(record.reason)
         if record.status != "ok":
@@ -203,9 +210,14 @@ class Cell:
         return record
 
     def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
-        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself."""
+        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself; its faults are warnings."""
+        if not samples:
+            return
         self.timer.samples.extend(samples)
-        benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+        try:
+            benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+        except Exception as error:  # whatever it objects to, the case went well and has its record
+            warnings.warn(f"{self.case.id}: pytest-benchmark did not take its samples: {error!r}", stacklevel=2)
 
 
 @pytest.fixture
@@ -380,16 +392,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(report.terminal(run.gate.verdict))
     if not run.begun or not run.path.exists():
         return
-    from fashiontl.leaderboard import summary, write
-    from fashiontl.record import read_file
+    from fashiontl.summary import write_summary
 
-    records, faults = read_file(run.path)
-    terminalreporter.section("fashiontl")
-    for fault in faults:
-        terminalreporter.write_line(fault, yellow=True)
-    terminalreporter.write_line(summary(records))
-    terminalreporter.write_line(f"\nrecords      {run.path}")
-    try:
-        terminalreporter.write_line(f"leaderboard  {write(run.results)}")
-    except (OSError, FashiontlError) as error:
-        terminalreporter.write_line(f"the leaderboard was not written: {error}", red=True)
+    write_summary(terminalreporter, run.path, run.results, run.said)

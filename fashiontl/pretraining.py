@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from fashiontl.architectures.build import build, outline
 from fashiontl.case import Settings
@@ -21,6 +20,7 @@ from fashiontl.errors import DivergedError
 from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
+from fashiontl.locks import locked
 from fashiontl.recipes import pretraining_recipe
 from fashiontl.record import write_atomically
 from fashiontl.train import Examples, fit, is_normalised, predict
@@ -65,9 +65,9 @@ def pretrained(
     cache.mkdir(parents=True, exist_ok=True)
     checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
     facts_file = checkpoint.with_suffix(".json")
-    with FileLock(checkpoint.with_suffix(".lock")):
+    with locked(checkpoint.with_suffix(".lock")):
         if checkpoint.exists() and facts_file.exists():
-            facts: dict[str, Any] = json.loads(facts_file.read_text())
+            facts: dict[str, Any] = json.loads(facts_file.read_bytes())
             return {**facts, "checkpoint": str(checkpoint), "cached": True}
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)

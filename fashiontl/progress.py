@@ -3,8 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
+
+from fashiontl.encoding import printable
 
 if TYPE_CHECKING:
     import pytest
@@ -29,6 +31,7 @@ class ProgressLine:
         self._spent = 0.0
         self._id = ""
         self._begun = 0.0
+        self._broken = False
 
     def expect(self, count: int) -> None:
         """Say how many cases there will be."""
@@ -63,9 +66,18 @@ class ProgressLine:
         return f", about {duration(self._spent / self._done * (self.expected - self._done))} left"
 
     def _write(self, text: str, *, keep: bool) -> bool:
+        """Whether the line was written. A terminal that takes none any more must not end what is being measured."""
+        try:
+            return not self._broken and self._shown(text, keep=keep)
+        except Exception:  # closed, gone, or another plug-in's
+            self._broken = True
+            return False
+
+    def _shown(self, text: str, *, keep: bool) -> bool:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
             return False
+        text = printable(text, reporter._tw._file)
         capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             # Past pytest's own methods for new lines: they forget which file was named last and name it at each case.
@@ -90,7 +102,8 @@ class ProgressText:
 
     def _write(self, text: str) -> None:
         # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):
+            print(f"\r\x1b[K{printable(text, sys.stderr)}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

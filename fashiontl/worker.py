@@ -188,7 +188,7 @@ class Worker:
                 self._server.wait(1)
             code = self._server.poll()
             self._server.kill()
-            log = self._error_log().read_text(errors="replace")
+            log = self._error_log().read_text(encoding="utf-8", errors="replace")
             raise FashiontlError(f"the worker process cannot start: {_last_words(log, code)}")
         return self._server
 
@@ -281,7 +281,7 @@ def _kill(child: int) -> None:
 
 def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) -> Outcome:
     if result.exists():
-        answer = json.loads(result.read_text())
+        answer = json.loads(result.read_bytes())
         result.unlink()
         return Outcome(answer["status"], answer["reason"], answer["value"])
     code = message.get("exit")
@@ -290,5 +290,5 @@ def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) ->
     ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         ending += " (perhaps the system ran out of memory: see dmesg)"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return Outcome("crashed", f"{phase}: the process ended with {ending}" + (f": {lines[-1]}" if lines else ""), {})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from records import LAPTOP, SERVER
 
 from fashiontl import environment as module
-from fashiontl.environment import Environment, machine_key, read_environment
+from fashiontl.environment import Environment, machine_key, read_environment, text_of
 
 HARD = ("accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu")
 SOFT = {
@@ -142,3 +142,8 @@ def test_quota_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_affinity_without_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups(tmp_path, "", monkeypatch)
     assert module.usable_cores() == 8
+
+
+def test_a_small_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"caf\xe9\n")
+    assert text_of(tmp_path / "model") == "caf\ufffd"

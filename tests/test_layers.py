@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
-    ("errors",),
+    ("errors", "encoding"),
     ("metrics", "stats", "operators", "case", "vision", "modes"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("phases",),
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
-    ("gate",),
+    ("gate", "summary"),
     ("doctor", "gating", "scheduling", "spreading"),
     ("plugin", "cli"),
 )
@@ -36,6 +36,7 @@ TORCH_FREE = (
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
     "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison", "spreading",
+    "encoding", "summary",
 )  # fmt: skip
 
 

@@ -197,6 +197,17 @@ def test_a_case_is_measured_where_it_is_placed_and_keeps_its_name(
     assert worker.calls[-1][1]["traces"].endswith("resnet18-full-cuda-bf16")
 
 
+def test_conditions_that_cannot_be_read_lose_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Observer) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Observer, "end", broken)
+    record = measurer(FakeWorker(), tmp_path).measure(CASE)
+    assert (record.status, record.values("accuracy")) == ("ok", (0.5, 0.75))
+    assert any("conditions could not be read" in warning for warning in record.warnings)
+    assert "conditions" not in record.provenance
+
+
 @pytest.mark.parametrize("placed", [None, {"cuda": "cuda"}, {"cuda": "cuda:2"}])
 def test_no_place_is_told_where_it_is_the_cases_own(tmp_path: Path, placed: dict[str, str] | None) -> None:
     cases = measurer(FakeWorker(), tmp_path, placed=placed)

@@ -275,3 +275,104 @@ def test_a_pyproject_that_names_no_list(bench: pytest.Pytester) -> None:
     result = run(bench)
     assert result.ret == 2
     result.stderr.fnmatch_lines(["*pyproject.toml: expected [[]tool.fashiontl[]] with extensions = *"])
+
+
+# No encoding but ASCII, as in a container without a locale and with Python's own remedies off.
+NO_UNICODE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def test_a_terminal_that_knows_ascii_alone(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NO_UNICODE.items():
+        monkeypatch.setenv(name, value)
+    result = run(bench, "--arch=resnet18", "--policy=full,scratch")
+    assert (result.ret, len(lines(bench))) == (0, 2)
+    result.stdout.fnmatch_lines(["*Accuracy*", "resnet18-full-cpu * +/- *", "records *.jsonl", "leaderboard *.md"])
+    board = (bench.path / "results" / "leaderboard.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "fashiontl.cli", "leaderboard"], cwd=bench.path, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (bench.path / "results" / "leaderboard.md").read_text(encoding="utf-8") == board
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_results_below_a_path_that_is_not_utf_8(bench: pytest.Pytester) -> None:
+    results = os.fsdecode(b"caf\xe9")
+    result = run(bench, "--arch=resnet18", "--policy=full", f"--results={results}")
+    assert result.ret == 0
+    (path,) = (bench.path / results / "runs").rglob("*.jsonl")
+    assert json.loads(path.read_bytes())["id"] == "resnet18-full-cpu"
+    assert (bench.path / results / "leaderboard.md").exists()
+    again = run(bench, "--arch=resnet18", "--policy=full,scratch", f"--results={results}", "--resume")
+    again.assert_outcomes(passed=1, skipped=1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fashiontl.leaderboard.summary = broken",
+        "fashiontl.leaderboard.write = broken",
+        "from fashiontl.progress import ProgressLine; ProgressLine._shown = broken",
+        "from pytest_benchmark.fixture import BenchmarkFixture; BenchmarkFixture.pedantic = broken",
+    ],
+)
+def test_what_cannot_be_shown_loses_no_record_and_no_exit_code(bench: pytest.Pytester, fault: str) -> None:
+    broken = "def broken(*_, **__):\n    raise RuntimeError('it cannot be shown')\n"
+    bench.makeconftest(f"{FAKE}\nimport fashiontl.leaderboard\n{broken}\n{fault}\n")
+    result = run(bench, "--arch=resnet18,vgg11", "--policy=full")
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.ret == 1
+    assert [line["status"] for line in lines(bench)] == ["ok", "crashed"]
+    assert "INTERNALERROR" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["records *.jsonl"])
+
+
+def test_a_case_without_latencies_passes(bench: pytest.Pytester) -> None:
+    bench.makeconftest(
+        FAKE.replace("samples = tuple(0.001 * (number + len(case.policy)) for number in range(5))", "samples = ()")
+    )
+    run(bench, "--arch=resnet18", "--policy=full").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("cut", [1, 300])
+def test_a_run_whose_file_lost_its_end_is_resumed(bench: pytest.Pytester, cut: int) -> None:
+    arguments = ("--arch=resnet18,mobilenet_v2", "--policy=full")
+    run(bench, *arguments)
+    (path,) = (bench.path / "results" / "runs").rglob("*.jsonl")
+    os.truncate(path, path.stat().st_size - cut)
+    before = path.read_bytes()
+    result = run(bench, *arguments, "--resume", "-k", "scratch or full")
+    whole = cut == 1
+    result.assert_outcomes(skipped=2 if whole else 1, passed=0 if whole else 1)
+    assert [line["id"] for line in lines(bench)] == ["resnet18-full-cpu", "mobilenet_v2-full-cpu"]
+    aside = [other.read_bytes() for other in path.parent.glob("*.broken-*")]
+    assert aside == ([] if whole else [before.splitlines()[1]])
+    assert whole or "cut off" in result.stdout.str()
+
+
+def test_a_full_disk_saves_the_record_elsewhere(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = bench.path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    full = """
+import fashiontl.record.writing
+def full(path, contents):
+    raise OSError(28, "No space left on device")
+fashiontl.record.writing.write_atomically = full
+"""
+    bench.makeconftest(FAKE + full)
+    result = run(bench, "--arch=resnet18", "--policy=full,scratch")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*No space left on device*the record is in *"])
+    (saved,) = temporary.glob("fashiontl-*.jsonl")
+    assert len(saved.read_text().splitlines()) == 2
+
+
+def test_no_folder_for_temporary_files_is_told_before_anything_is_measured(bench: pytest.Pytester) -> None:
+    bench.makeconftest(FAKE + "\nimport tempfile\ntempfile.tempdir = '/dev/null/absent'\n")
+    result = run(bench, "--arch=resnet18", "--policy=full")
+    assert result.ret == 2
+    assert "got /dev/null/absent: Not a directory; free it, or name another with the variable TMPDIR" in (
+        result.stdout.str() + result.stderr.str()
+    )
+    assert lines(bench) == []

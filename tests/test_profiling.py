@@ -1,5 +1,8 @@
 import gzip
 import json
+import os
+import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -312,6 +315,18 @@ def test_the_rank_of_several_processes_stays(tmp_path: Path) -> None:
 def test_what_cannot_be_mended_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"Expecting|no events"):
         read_trace(content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_folders_whose_names_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    work = Workload()
+    profile = profile_steps(work.step, work.synchronize, CPU, folder / "traces", "x", modules={"": work.network})
+    (path,) = (folder / "traces").iterdir()
+    assert profile.trace == str(path)
+    assert json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
 
 
 def profile_with(contents: list[bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, Profile]:

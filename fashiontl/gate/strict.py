@@ -8,7 +8,8 @@ from dataclasses import asdict, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fashiontl.errors import FashiontlError
-from fashiontl.record.line import as_json, compact, json_name, shape_faults
+from fashiontl.record.line import as_json, compact, shape_faults
+from fashiontl.record.schema import json_name
 
 _Kind = TypeVar("_Kind")
 
@@ -41,7 +42,7 @@ def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str,
             all faults are listed.
     """
     try:
-        entry = json.loads(text if isinstance(text, str) else text.decode())
+        entry = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
         faults = list(_endless(entry, ""))
     except (ValueError, RecursionError) as error:
         raise FashiontlError(f"{where}: expected JSON, got: {error}; {next_step}") from error
@@ -57,6 +58,15 @@ def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str,
         raise FashiontlError(f"{where}: {'; '.join(faults)}; {next_step}")
     assert isinstance(built, kind)
     return built
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each of whose keys is given once."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in made if names.count(name) > 1)!r} is given twice")
+    return made
 
 
 def _endless(value: Any, where: str) -> Iterator[str]:

@@ -170,7 +170,8 @@ def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=_TIMEOUT,
             check=False,
             env=environment,

@@ -68,7 +68,8 @@ def memory(device: str, phase: str, base: int) -> Job:
         base: that of the empty worker, which the peak leaves out.
     """
     found = _memory(device)
-    figures = {"peak": found.peak - base, "reserved": found.reserved, "process": found.process}
+    # A peak that was forgotten meanwhile may be less than the empty worker's.
+    figures = {"peak": max(0, found.peak - base), "reserved": found.reserved, "process": found.process}
     return {f"{phase}_{name}_memory": figure for name, figure in figures.items() if figure is not None}
 
 
