@@ -1,5 +1,6 @@
 """`pytest bench/ --gate BASE`: the regression gate as tests, a cell each, by the same code as `fashiontl gate`."""
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,25 @@ class GatedSession:
     def exit_code(self) -> int:
         """What pytest ends with; 0 when the gate was not run."""
         return EXIT_CODES[self.word] if self.word else 0
+
+
+def begin(
+    config: pytest.Config, option: Namespace, cases: Sequence[Case], settings: Settings, progress: Callable[[str], None]
+) -> GatedSession:
+    """The gate of a session; exits with 2 where the session has several processes."""
+    if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        pytest.exit("\nexpected the gate in one process, got pytest-xdist's -n; leave it out", returncode=2)
+    return GatedSession(
+        option.gate,
+        cases,
+        settings,
+        Path(option.results),
+        option.fashiontl_plugin,
+        60 * option.gate_budget,
+        option.gate_accuracy,
+        Path(option.gate_json) if option.gate_json else None,
+        progress,
+    )
 
 
 @dataclass(frozen=True)

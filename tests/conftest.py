@@ -46,11 +46,14 @@ def bench_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]
 @pytest.fixture
 def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pytest.Pytester]:
     """Makes a folder to run `pytest` in, with the matrix of bench/, a cache of its own and the given conftest."""
+    bench = Path(__file__).parent.parent / "bench"
 
     def make(conftest: str) -> pytest.Pytester:
         monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
-        pytester.makeconftest(conftest)
-        pytester.makepyfile(test_matrix=(Path(__file__).parent.parent / "bench" / "test_matrix.py").read_text())
+        # It would shuffle the cells; tests that want it take this away.
+        monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+        pytester.makeconftest((bench / "conftest.py").read_text() + conftest)
+        pytester.makepyfile(test_matrix=(bench / "test_matrix.py").read_text())
         return pytester
 
     return make

@@ -1,10 +1,10 @@
 """`pytest bench/ --gate` as pytest users meet it; the measuring part answers with a made-up verdict."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parent.parent / "bench" / "test_matrix.py"
 TESTS = Path(__file__).parent
 
 # Stands in for the gate in the inner run: the verdict's words by cell.
@@ -32,19 +32,16 @@ commands.compare = compare
 """
 
 
-def run(pytester: pytest.Pytester, words: dict[str, str], *arguments: str) -> pytest.RunResult:
-    pytester.makeconftest(FAKE.format(tests=str(TESTS), words=words))
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    return pytester.runpytest_subprocess("--device", "cpu", "--policy", "full", "--gate", "main", *arguments)
+Bench = Callable[[str], pytest.Pytester]
 
 
-@pytest.fixture(autouse=True)
-def alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
+def run(matrix: Bench, words: dict[str, str], *arguments: str) -> pytest.RunResult:
+    bench = matrix(FAKE.format(tests=str(TESTS), words=words))
+    return bench.runpytest_subprocess("--device", "cpu", "--policy", "full", "--gate", "main", *arguments)
 
 
-def test_cells_that_pass(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS", "vgg11": "IMPROVED"}, "--arch", "resnet18,vgg11")
+def test_cells_that_pass(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS", "vgg11": "IMPROVED"}, "--arch", "resnet18,vgg11")
     result.assert_outcomes(passed=2)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*fashiontl gate*", "*resnet18-full-cpu*"])
@@ -52,41 +49,41 @@ def test_cells_that_pass(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(("word", "code"), [("REGRESSED", 1), ("INCONCLUSIVE", 10), ("CRASHED", 12)])
 def test_a_cell_that_does_not_pass_fails_its_test_with_the_gates_exit_code(
-    pytester: pytest.Pytester, word: str, code: int
+    matrix: Bench, pytester: pytest.Pytester, word: str, code: int
 ) -> None:
-    result = run(pytester, {"resnet18": word, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
+    result = run(matrix, {"resnet18": word, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == code
     result.stdout.fnmatch_lines([f"*{word} resnet18-full-cpu, latency:*"])
     assert (pytester.path / "gate.json").exists()
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "--gate-json", ".")
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "--gate-json", ".")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*expected a file for a report, got the folder .; name another with --gate-json*"])
 
 
-def test_a_new_cell_is_a_skip_and_one_without_a_finding_fails(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18,densenet121,vgg11")
+def test_a_new_cell_is_a_skip_and_one_without_a_finding_fails(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18,densenet121,vgg11")
     result.assert_outcomes(passed=1, skipped=1, failed=1)
     assert result.ret != 0
 
 
-def test_what_cannot_be_compared_is_no_pass(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {}, "--arch", "resnet18")
+def test_what_cannot_be_compared_is_no_pass(matrix: Bench) -> None:
+    result = run(matrix, {}, "--arch", "resnet18")
     result.assert_outcomes(failed=1)
     assert result.ret == 11
     result.stdout.fnmatch_lines(["*NO_BASELINE: the base is too old*"])
 
 
-def test_k_chooses_the_cells_of_the_gate(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
+def test_k_chooses_the_cells_of_the_gate(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
     result.assert_outcomes(passed=1, deselected=1)
     assert result.ret == 0
 
 
-def test_the_gate_is_not_spread_over_processes(pytester: pytest.Pytester) -> None:
+def test_the_gate_is_not_spread_over_processes(matrix: Bench) -> None:
     pytest.importorskip("xdist")
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "-n", "2")
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-n", "2")
     assert result.ret == 2

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
     ("errors", "encoding"),
-    ("metrics", "stats", "operators", "case", "vision", "modes"),
+    ("metrics", "stats", "operators", "case", "vision", "modes", "replay"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
     ("record",),
@@ -28,11 +28,14 @@ LAYERS = (
     ("measure", "leaderboard", "listing", "progress"),
     ("gate", "summary"),
     ("doctor", "gating", "scheduling", "spreading"),
+    ("declaring",),
+    ("entry",),
     ("plugin", "cli"),
 )
 TORCH_FREE = (
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
-    "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
+    "measure", "leaderboard", "progress", "plugin", "entry", "declaring", "cli", "data", "data.tasks", "data.own",
+    "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
     "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison", "spreading",

@@ -144,8 +144,8 @@ def test_absent_kinds_of_devices_are_visible_skips(bench: pytest.Pytester, monke
     result.stdout.fnmatch_lines(["SKIPPED*torch * sees no Intel GPU; it needs torch's XPU build and Intel's driver"])
 
 
-def test_collecting_loads_no_torch(bench: pytest.Pytester) -> None:
-    bench.makeconftest("import sys\ndef pytest_unconfigure(): print('torch' in sys.modules, 'pandas' in sys.modules)")
+def test_collecting_loads_no_torch(matrix: Callable[[str], pytest.Pytester]) -> None:
+    bench = matrix("import sys\ndef pytest_unconfigure(): print('torch' in sys.modules, 'pandas' in sys.modules)")
     result = run(bench, "--collect-only", "-q")
     result.stdout.fnmatch_lines(["test_matrix.py::test_cell?vgg11-scratch-cpu?", "False False"])
     assert not (bench.path / "results").exists()
