@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+from fashiontl.environment import choose_threads
 from fashiontl.errors import FashiontlError
 
 Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
@@ -57,16 +58,11 @@ class Outcome:
     value: dict[str, Any]
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Worker:
     """A fork server, started at the first job; use it as a context manager.
 
     Args:
-        threads: CPU threads of each phase; 0 takes all usable cores.
+        threads: CPU threads of each phase; 0 takes as many as `fashiontl.environment.choose_threads` does.
         phases: module whose public functions are the phases; each takes a job and a progress callback and returns
             a dictionary that JSON can hold.
         environment: variables set besides the pinned ones.
@@ -80,7 +76,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.threads = threads or usable_cores()
+        self.threads = choose_threads(threads).count
         self._phases = phases
         self._environment = dict(environment or {})
         self._start_folder = folder
