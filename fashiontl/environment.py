@@ -137,9 +137,11 @@ def _git(folder: Path) -> tuple[str | None, bool | None]:
     sha = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if sha is None:
         return None, None
+    # The file system's monitor would be a program that runs on beside what is measured.
     # Untracked files do not count, as in `git describe --dirty`; nor does the leaderboard that each run rewrites.
     changes = _output(
-        "git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"
+        *("git", "-C", str(folder), "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no"),
+        *("--", ":/", ":(top,exclude)results"),
     )
     return sha, None if changes is None else bool(changes)
 
@@ -149,10 +151,11 @@ def _output(*command: str) -> str | None:
     # Without optional locks, `git status` cannot get in the way of a git command that the user gives meanwhile.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    # Names of files are bytes of any kind.
+    return done.stdout.decode(errors="replace").strip()
 
 
 @functools.cache

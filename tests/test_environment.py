@@ -102,6 +102,22 @@ def test_only_changed_code_is_dirty(repository: Path) -> None:
     assert git_facts(repository / "results")[1] is True
 
 
+def test_names_of_files_are_bytes_of_any_kind(repository: Path) -> None:
+    (repository / os.fsdecode(b"caf\xe9.py")).write_text("1")
+    subprocess.run(["git", "-C", str(repository), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(repository), "config", "core.quotePath", "false"], check=True)
+    assert git_facts(repository)[1] is True
+
+
+def test_no_program_of_the_repository_runs(repository: Path) -> None:
+    program = repository / "monitor"
+    program.write_text(f"#!/bin/sh\ntouch {repository}/ran\n")
+    program.chmod(0o755)
+    subprocess.run(["git", "-C", str(repository), "config", "core.fsmonitor", str(program)], check=True)
+    assert git_facts(repository)[1] is False
+    assert not (repository / "ran").exists()
+
+
 def test_no_repository(tmp_path: Path) -> None:
     assert git_facts(tmp_path) == (None, None)
 
