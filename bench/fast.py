@@ -127,7 +127,7 @@ def in_script(job: dict[str, Any]) -> dict[str, Any]:
 def measure(options: argparse.Namespace, done: Callable[[Run], None]) -> list[Run]:
     """Every training of every side, the sides in turns."""
     runs = []
-    with Worker(options.threads, phases="fast_sides", folder=FOLDER) as worker:
+    with Worker(options.threads, phases="fast_sides", trees=[FOLDER]) as worker:
         for policy, seed in itertools.product(options.policies, range(options.seeds)):
             request = job(options, policy) | {"seed": seed}
             if request["case"]["weights"] in TASKS:
