@@ -151,7 +151,8 @@ class Settings:
         half_width: what is precise enough: half of the median's 95 % interval over the median.
         seconds: time budget of each speed measurement, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.
-        threads: CPU threads of a worker; 0 takes the cores that this process may use.
+        threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
+            quota and OMP_NUM_THREADS.
         profile: whether the profiler runs, in a pass of its own.
     """
 

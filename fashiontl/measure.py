@@ -15,7 +15,7 @@ import platformdirs
 
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
-from fashiontl.environment import machine_key, read_environment
+from fashiontl.environment import choose_threads, machine_key, read_environment
 from fashiontl.errors import FashiontlError
 from fashiontl.extensions import facts
 from fashiontl.locks import alone_on
@@ -160,7 +160,8 @@ class Measurer:
         begun = time.perf_counter()
         here = self._here(case)
         device = self.device(here.device)
-        environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads)
+        limit = choose_threads(self._settings.threads).limit
+        environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads, limit=limit)
         collected = _Collected()
         if here.device != case.device:
             collected.provenance["placed"] = here.device

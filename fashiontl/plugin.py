@@ -104,11 +104,10 @@ class Run:
         return equal
 
     def _begin(self) -> dict[str, Any]:
-        from fashiontl.environment import machine_key, read_environment
+        from fashiontl.environment import choose_threads, machine_key, read_environment
         from fashiontl.record import RunFile, new_run_path, resumable
-        from fashiontl.worker import usable_cores
 
-        environment = read_environment({}, threads=self.settings.threads or usable_cores())
+        environment = read_environment({}, threads=choose_threads(self.settings.threads).count)
         machine = machine_key(environment)
         if self.option.resume:
             path, finished = resumable(self.results, machine, self.settings)

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from filelock import FileLock
 from fashiontl import measure
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
+from fashiontl.environment import choose_threads
 from fashiontl.errors import FashiontlError
 from fashiontl.measure import Measurer
 from fashiontl.record import SCHEMA, Record, from_json, to_json
@@ -165,8 +166,14 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
     assert record.provenance["profile"]["operators"] == [{"name": "mm"}]
     assert record.artifacts == {"trace": "traces/x"}
     assert (record.environment.threads, record.environment.accelerator) == (3, "Abacus 3000")
+    assert record.environment.threads_limit == choose_threads().limit
     assert record.machine.startswith("abacus-3000-")
     assert from_json(to_json(record), "here") == record
+
+
+def test_a_record_says_that_its_threads_were_set(tmp_path: Path) -> None:
+    asked = measurer(FakeWorker(), tmp_path, replace(SETTINGS, threads=3))
+    assert asked.measure(CASE).environment.threads_limit == "setting"
 
 
 def test_what_the_phases_are_told(tmp_path: Path) -> None:

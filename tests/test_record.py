@@ -710,3 +710,12 @@ def test_a_line_from_before_a_setting_existed_reads_with_its_default() -> None:
     del line["case"]["policy"]
     with pytest.raises(FashiontlError, match=r"field case\.policy is missing"):
         from_json(json.dumps(line), "x:1")
+
+
+def test_a_line_from_before_a_fact_of_the_machine_existed_leaves_it_unknown() -> None:
+    older = json.loads(to_json(record(CASE)))
+    del older["environment"]["threads_limit"]
+    text = json.dumps(older)
+    for read in (parsing._quickly(text, None), parsing._thoroughly(text, "x:1", None)):
+        assert read is not None
+        assert read.environment.threads_limit is None

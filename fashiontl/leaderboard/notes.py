@@ -65,7 +65,8 @@ def _hardware(newest: Environment, environments: Sequence[Environment]) -> str:
         *([newest.accelerator] if newest.accelerator else []),
         newest.cpu,
         f"{newest.usable_cores:g} of {newest.logical_cores} cores",
-        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}",
+        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}"
+        + (f" (by {newest.threads_limit})" if newest.threads_limit else ""),
     ]
     if newest.memory is not None:
         parts.append(f"{newest.memory / 2**30:.1f} GiB")

@@ -158,8 +158,9 @@ def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ..
 
 
 def _is_needed(kind: type, field: "Field[Any]") -> bool:
-    # A line from before a setting or an axis existed is read with its default, which must mean "as it was before".
-    return kind not in {Case, Settings} or field.default is MISSING
+    # A line from before a setting, an axis or a fact of the machine existed is read with its default, which must mean
+    # "as it was before", or unknown.
+    return kind not in {Case, Settings, Environment} or field.default is MISSING
 
 
 @functools.cache

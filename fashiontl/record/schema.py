@@ -89,7 +89,7 @@ def _limited(hint: Any, limits: tuple[float, float] | None) -> Any:
 
 def _is_needed(kind: type, field: "Field[Any]") -> bool:
     # A line from before a setting or an axis existed is read with its default, which must mean "as it was before".
-    return kind not in {Case, Settings} or field.default is MISSING
+    return kind not in {Case, Settings, Environment} or field.default is MISSING
 
 
 def some_of(name: str, known: Mapping[str, Any]) -> Any:
