@@ -47,7 +47,13 @@ def gated(
         (repository / MODULE).write_text(
             nets(options.arch, amounts["train_throughput"].calls, amounts["latency"].calls)
         )
-        order = Order([case], settings, command=f"bench/gate_explained.py --share {options.share:g}", timed=METRICS)
+        order = Order(
+            [case],
+            settings,
+            command=f"bench/gate_explained.py --share {options.share:g}",
+            timed=METRICS,
+            unchanged=True,
+        )
         with contextlib.chdir(repository):
             return compare("base", order, repository / "results", [], progress), amounts
 

@@ -8,13 +8,15 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from fashiontl import __version__
 from fashiontl.encoding import print_plainly
-from fashiontl.errors import FashiontlError, unwritable
-from fashiontl.gate.commands import add_baseline, add_gate, add_waive
+from fashiontl.errors import INTERNAL, FashiontlError, internal_error, refused, tell, unwritable
+from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
+from fashiontl.options import filled, whole
 from fashiontl.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -29,24 +31,92 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0; 1 where the box cannot measure or a case cannot be profiled; 2 for bad input.
+        The exit code: 0; 1 where the box cannot measure or a case cannot be profiled; 2 for bad input, and where the
+        answer could not be printed; of the gate that of its verdict, whatever happens to its output; 70 for a defect of
+        fashiontl; 130 after an interrupt.
     """
+    _mend_streams()
     print_plainly(sys.stdout, sys.stderr)
-    options = _parser().parse_args(arguments)
     try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return 130  # what shells say of a program that SIGINT ended
+    finally:
+        # What a stream still holds is written when Python ends, where a failure would change the exit code.
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    name = "fashiontl"
+    try:
+        options = _parser().parse_args(arguments)
+        name = f"fashiontl {options.command}"
+        _check_folder()
         text, code = options.run(options)
+    except FashiontlError as error:
+        tell(f"{name}: {error}")
+        return 2
+    except Exception as error:  # the last resort: what is foreseen has a message of its own
+        if isinstance(error, OSError) and error.filename is not None:
+            tell(f"{name}: {refused(error)}")
+            return 2
+        tell(internal_error(name, error))
+        return INTERNAL
+    fault = _print(text)
+    if fault:
+        tell(f"{name}: {fault}")
+    return code or 2 * bool(fault and options.command != "gate")
+
+
+def _mend_streams() -> None:
+    """Give a program that was started without streams empty ones."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The first file to be opened would otherwise become the output of every process that is started.
+            with suppress(OSError):
+                descriptor = os.open(os.devnull, os.O_RDWR)
+                os.set_inheritable(descriptor, True)
+                if descriptor > number:
+                    os.close(descriptor)
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 as long as the process
+
+
+def _check_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise FashiontlError(
+            f"expected a current folder that exists, got one that is gone ({error.strerror}); change to another"
+        ) from error
+
+
+def _print(text: str) -> str:
+    """Print an answer; why that failed, and nothing where it did not or where the reader, such as head, has enough."""
+    try:
         if text:
             print(text, flush=True)
     except BrokenPipeError:
-        # The reader, such as head, has enough; Python's own flush at exit must not fail on it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except FashiontlError as error:
-        print(f"fashiontl {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130  # what shells say of a program that SIGINT ended
-    return int(code)
+        _discard(sys.stdout)
+    except (OSError, ValueError) as error:
+        _discard(sys.stdout)
+        reason = getattr(error, "strerror", None) or error
+        return f"expected an output that can be written, got: {reason}; free it, or send the output elsewhere"
+    return ""
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let a stream end in nothing, so that Python's own flush at exit does not fail either."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,11 +127,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fashiontl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     listing = commands.add_parser("list", help="every axis of the matrix: what is here, what is not, and why")
-    listing.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
+    listing.add_argument(
+        "--data-root", default="", type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
+    )
     _add_plugins(listing)
     listing.set_defaults(run=_list)
     doctor = commands.add_parser("doctor", help="whether this box can measure, how finely, and what is missing")
-    doctor.add_argument("--device", default="", metavar="NAMES", help="devices between commas (all that are seen)")
+    doctor.add_argument(
+        "--device", default="", type=filled, metavar="NAMES", help="devices between commas (all that are seen)"
+    )
     doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     doctor.add_argument(
         "--seconds", default=0.3, type=_seconds, metavar="S", help="time of each process of the noise floor (0.3)"
@@ -70,19 +144,23 @@ def _parser() -> argparse.ArgumentParser:
     profile = commands.add_parser("profile", help="where the time of a case's training step goes")
     profile.add_argument("case", metavar="CASE", help="id as tests and tables show it: resnet18-linear_probe-cpu")
     profile.add_argument(
-        "--weights", default="", metavar="NAME_OR_PATH", help="where the id has only the name of a file or folder"
+        "--weights",
+        default="",
+        type=filled,
+        metavar="NAME_OR_PATH",
+        help="where the id has only the name of a file or folder",
     )
     profile.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     profile.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
     )
-    profile.add_argument("--top", default=15, type=_count, metavar="N", help="operators to show (15)")
-    _add_results(profile)
+    profile.add_argument("--top", default=15, type=whole, metavar="N", help="operators to show (15)")
+    add_results(profile)
     _add_plugins(profile)
     profile.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     profile.set_defaults(run=_profile)
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
-    _add_results(board)
+    add_results(board)
     board.set_defaults(run=_leaderboard)
     add_gate(commands)
     add_waive(commands)
@@ -100,12 +178,6 @@ def _add_plugins(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--results", default="results", type=Path, metavar="DIR", help="folder of the results (results)"
-    )
-
-
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -114,12 +186,6 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 60:
         raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 60, got {text!r}")
     return value
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _extensions(options: argparse.Namespace) -> list[str]:
@@ -145,7 +211,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     from fashiontl.measure import check_cache
     from fashiontl.worker import Worker
 
-    names = list(dict.fromkeys(name.strip() for name in options.device.split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in options.device.split(","))) if options.device else []
     if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
         raise FashiontlError("\n".join(faults))
     check_cache()
@@ -210,7 +276,7 @@ def _unless_wrong(read: Callable[[], _Read], faults: list[str]) -> _Read | None:
 
 
 def _unprofiled(case_id: str, reason: str) -> _Answer:
-    print(f"fashiontl profile: {case_id}: {reason}", file=sys.stderr)
+    tell(f"fashiontl profile: {case_id}: {reason}")
     return "", 1
 
 
@@ -250,7 +316,7 @@ def _leaderboard(options: argparse.Namespace) -> _Answer:
 
 
 def _warn(fault: str) -> None:
-    print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
+    tell(f"fashiontl leaderboard: warning: {fault}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,21 @@
-"""The one exception whose message is written for the person at the command line."""
+"""Errors as people at a command line read them: the one for bad input, and what is kept of those nobody foresaw."""
 
+import os
+import platform
+import stat
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
+
+# EX_SOFTWARE of BSD's sysexits.h: a defect of this program, never a verdict and never bad input.
+INTERNAL = 70
 
 
 class FashiontlError(Exception):
@@ -65,3 +77,100 @@ def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str
     'expected a file that can be written, got out.json: Is a directory; free it'
     """
     return f"expected {what} that can be written, got {path}: {error.strerror}; {next_step}"
+
+
+def refused(error: OSError) -> str:
+    """Describe a path that the system refuses, whatever was to be done with it.
+
+    >>> refused(FileNotFoundError(2, "No such file or directory", "nets.py"))
+    'expected a path that can be used, got nets.py: No such file or directory; free it, or name another'
+    """
+    return f"expected a path that can be used, got {error.filename}: {error.strerror}; free it, or name another"
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, with `~` for a home.
+
+    Raises:
+        FashiontlError: nobody knows that home, or no path can be so.
+    """
+    try:
+        if "\0" in text:
+            raise FashiontlError(f"expected a path, got {text!r} with a NUL byte, which no path has; take it out")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FashiontlError(f"expected a path whose ~ is a known home, got {text!r}; write it in full") from error
+
+
+def is_there(text: str) -> bool:
+    """Whether something has this path; a text that no path can be has nothing."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def tell(text: str) -> None:
+    """Print an error; where that cannot be, as on a closed stream, the exit code has to say it alone."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def no_file(path: Path) -> str:
+    """What a path is that exists and is no file to be read whole; empty for a file, and for nothing at all.
+
+    A pipe of the shell, `<(...)`, is a link to no named pipe, and is read.
+    """
+    try:
+        own, found = path.lstat().st_mode, path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return ""
+    if stat.S_ISFIFO(own):
+        return "a named pipe"
+    if stat.S_ISREG(found) or stat.S_ISFIFO(found):
+        return ""
+    return "a folder" if stat.S_ISDIR(found) else "a device or a socket"
+
+
+def internal_error(what: str, error: BaseException) -> str:
+    """Keep the full account of an error that nobody foresaw in a file; one line that names the error and the file.
+
+    Args:
+        what: was being done, such as `fashiontl gate`.
+        error: with its traceback.
+    """
+    try:
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
+    except Exception:  # a message that cannot be made must not hide the error
+        text = ""
+    kind = type(error).__name__ + (f": {text[:200]}" if text else "")
+    kept = _kept(what, error)
+    place = f"the full report is in {kept}" if kept else "no folder could be written for the full report"
+    return f"{what}: internal error {kind}; this is a defect of fashiontl, please report it: {place}"
+
+
+def _kept(what: str, error: BaseException) -> Path | None:
+    """The file of an error's account, in the first of the user's and the system's folders that can be written."""
+    import platformdirs
+
+    from fashiontl import __version__
+
+    now = datetime.now(UTC)
+    lines = [
+        f"{what}, fashiontl {__version__}, Python {sys.version.split()[0]}, {platform.platform()}",
+        f"{now.isoformat(timespec='seconds')}, process {os.getpid()}, arguments {sys.argv[1:]!r}",
+        "",
+        *traceback.format_exception(error),
+    ]
+    contents = "\n".join(lines).encode(errors="backslashreplace")
+    for folder in (platformdirs.user_state_path("fashiontl"), Path(tempfile.gettempdir())):
+        path = folder / f"crash-{now:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}.txt"
+        try:
+            # Without a home, the user's folder is relative, and would be made wherever the command was typed.
+            if folder.is_absolute():
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(contents)
+                return path
+        except OSError:
+            continue
+    return None

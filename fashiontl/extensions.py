@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from fashiontl.architectures import ARCHITECTURES, Architecture
 from fashiontl.data import TASKS, Task
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, no_file, user_path
 from fashiontl.freezing import POLICIES, Policy
 
 Entry: TypeAlias = Architecture | Policy | Task
@@ -99,7 +99,7 @@ def _registered() -> list[str]:
 def _findable(name: str) -> str:
     """The name of an extension's module, which can be imported after this."""
     if name.endswith(".py"):
-        path = Path(name).expanduser().resolve()
+        path = user_path(name).resolve()
         module = path.stem
         if not path.is_file() or not _MODULE.fullmatch(module) or "." in module:
             raise FashiontlError(
@@ -182,7 +182,7 @@ def _sha256(file: Path) -> str:
 
 def located(names: Sequence[str], folder: Path) -> list[str]:
     """The same names, with paths of files made absolute from a folder, so that every process finds them."""
-    return [str((folder / Path(name).expanduser()).resolve()) if name.endswith(".py") else name for name in names]
+    return [str((folder / user_path(name)).resolve()) if name.endswith(".py") else name for name in names]
 
 
 def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:
@@ -203,11 +203,13 @@ def configured(folder: Path) -> list[str]:
         FashiontlError: the file cannot be read, or the entry is not a list of texts.
     """
     path = folder / "pyproject.toml"
-    if not path.is_file():
+    if not path.exists():
         return []
+    if kind := no_file(path):
+        raise FashiontlError(f"{path}: expected TOML, got {kind}; move it away, or call this in another folder")
     try:
         table: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("fashiontl", {})
-    except (OSError, ValueError, AttributeError) as error:  # TOML's and UTF-8's errors are ValueErrors
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # TOML's and UTF-8's are ValueErrors
         raise FashiontlError(f"{path}: expected TOML, got: {error}; correct the file") from error
     names = table.get("extensions", []) if isinstance(table, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

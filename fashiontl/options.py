@@ -1,5 +1,7 @@
 """From option texts to a validated matrix: the same checks for pytest and the command line. No torch."""
 
+import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +31,7 @@ from fashiontl.case import (
 )
 from fashiontl.data import TASKS, find_task
 from fashiontl.devices import DEVICES, is_device, seen_devices
-from fashiontl.errors import FashiontlError, brief, unknown_name
+from fashiontl.errors import FashiontlError, brief, is_there, unknown_name
 from fashiontl.freezing import POLICIES
 
 WEIGHTS = {
@@ -99,18 +101,25 @@ def matrix(
     except FashiontlError as error:
         faults += str(error).splitlines()
     architectures = _names(
-        axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
+        "arch", axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
     )
     policies = _names(
-        axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _known("policy", POLICIES), faults
+        "policy",
+        axes.policy,
+        PRESET_POLICIES.get(preset, DEFAULT_POLICIES),
+        POLICIES,
+        _known("policy", POLICIES),
+        faults,
     )
-    tasks = _names(axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
-    devices = _names(axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
+    tasks = _names("task", axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
+    devices = _names("device", axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
     known_weights = (*WEIGHTS, *published_names(architectures))
-    a_path = _known("weights", known_weights, lambda name: Path(name).exists())
-    weights = _names(axes.weights, ("",), WEIGHTS, a_path, faults)
+    a_path = _known("weights", known_weights, is_there)
+    weights = _names("weights", axes.weights, ("",), WEIGHTS, a_path, faults)
     variants: dict[str, list[Any]] = {
-        name: _names(getattr(axes, name), known[:1], known, _known(name.replace("_", " "), known), faults)
+        name: _names(
+            name.replace("_", " "), getattr(axes, name), known[:1], known, _known(name.replace("_", " "), known), faults
+        )
         for name, known in _VARIANTS.items()
     }
     for name in ("image_size", "batch"):
@@ -146,7 +155,7 @@ def case_of_id(text: str, weights: str = "") -> Case:
         (check_name, architecture),
         (_known("policy", POLICIES), policy),
         (_known("device", DEVICES, is_device), device),
-        (_known("weights", known_weights, lambda name: Path(name).exists()), weights or "none"),
+        (_known("weights", known_weights, is_there), weights or "none"),
     ):
         try:
             check(name)
@@ -240,7 +249,7 @@ def published_names(architectures: Iterable[str] = ()) -> list[str]:
 def anchored(weights: str) -> str:
     """Weights by an absolute path where they are a file or folder, for a process that has another current folder."""
     is_name = weights in WEIGHTS or is_published(weights)
-    return weights if is_name or not Path(weights).exists() else str(Path(weights).absolute())
+    return weights if is_name or not is_there(weights) else str(Path(weights).absolute())
 
 
 def as_timed(case: Case) -> Case:
@@ -259,13 +268,14 @@ def _settings(preset: str, assignments: Sequence[str], data_root: str) -> Settin
 
 
 def _names(
+    kind: str,
     texts: Sequence[str],
     default: Sequence[str],
     known: Iterable[str],
     check: Callable[[str], object],
     faults: list[str],
 ) -> list[str]:
-    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    names = _parted(kind, texts, faults)
     if names == ["all"]:
         return list(known)
     for name in names:
@@ -278,12 +288,26 @@ def _names(
 
 def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
     """Whole numbers in their range; 0, which is the settings' own, when none is named."""
-    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    names = _parted(kind, texts, faults)
     least, most = RANGES[kind.replace(" ", "_")]
     # No number of more digits than these is in the range, and Python refuses very long ones.
     wrong = [name for name in names if not (re.fullmatch("[0-9]{1,9}", name) and least <= int(name) <= most)]
     faults += [f"{kind}: expected a whole number from {least:,} to {most:,}, got {brief(name)}" for name in wrong]
     return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
+
+
+def _parted(kind: str, texts: Sequence[str], faults: list[str]) -> list[str]:
+    """The names between commas; an empty one, as of a shell's variable that is not set, never means all or none."""
+    names = []
+    for text in texts:
+        parts = [name.strip() for name in text.split(",")]
+        if not all(parts):
+            faults.append(
+                f"{kind}: expected names between commas, each of one letter or more, got {text!r}; leave the option "
+                "out for the default"
+            )
+        names += [name for name in parts if name]
+    return names
 
 
 def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda name: False) -> Callable[[str], None]:
@@ -305,3 +329,36 @@ def _leak(case: Case) -> str | None:
         f"weights {case.weights} were trained on classes that task {case.task} contains, which is no transfer; "
         "use --task fashion4, or --weights imagenet, none or a file"
     )
+
+
+def filled(text: str) -> str:
+    """A text of an option as argparse's `type`; an empty one, as of a shell's variable that is not set, is an error."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected one letter or more, got {text!r}; leave it out for the default")
+    return text
+
+
+def filled_path(text: str) -> Path:
+    """The same of a path."""
+    return Path(filled(text))
+
+
+def minutes(text: str) -> float:
+    """A budget of the gate as argparse's `type`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # 60 times it must be a number of seconds as well; nobody waits for ten years.
+    if not 0 < value <= 5e6:
+        raise argparse.ArgumentTypeError(
+            f"expected minutes above 0 and up to 5000000, got {text[:40]!r}; leave it out for no limit"
+        )
+    return value
+
+
+def whole(text: str) -> int:
+    """A number of things as argparse's `type`: Python reads none of thousands of digits, and none here is so large."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999999999, got {text[:40]!r}")
+    return int(text)

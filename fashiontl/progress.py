@@ -101,7 +101,8 @@ class ProgressText:
             self._write("")
 
     def _write(self, text: str) -> None:
-        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
+        # Back to the line's beginning, and what is right of it erased (ECMA-48, EL). A terminal that is gone must not
+        # end what is being measured.
         with suppress(OSError, ValueError):
             print(f"\r\x1b[K{printable(text, sys.stderr)}", end="", file=sys.stderr, flush=True)
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from records import LAPTOP
 
+from fashiontl.case import PRESETS
 from fashiontl.environment import PROTOCOL, machine_key
-from fashiontl.gate.raw import SCHEMA, Answers, Counts, Epoch, Failure, Raw, SeedPair, Series, Tree
+from fashiontl.gate.asked import stated
+from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Epoch, Failure, Raw, SeedPair, Series, Tree
 from fashiontl.gate.verdict import Change, Explained, Finding, Verdict
 
 BASE_COMMIT, HEAD_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
@@ -53,7 +55,26 @@ def raw(**fields: Any) -> Raw:
         "failures": (Failure(OTHER, "head", "crashed", "SIGSEGV in the forward pass"),),
         "doubts": (),
     }
-    return Raw(**{**values, **fields})
+    values |= fields
+    if "asked" not in values and values["schema"] == SCHEMA:
+        values["asked"] = all_of(values)
+    return Raw(**values)
+
+
+def all_of(values: dict[str, Any]) -> Asked:
+    """The statement of a gate that has all that it was asked for."""
+    old = [one for one in (*values["series"], *values["counts"]) if one.cell not in values["new"]]
+    metrics = [*(one.metric for one in old), *(["accuracy"] if values["answers"] else [])]
+    cells = tuple(dict.fromkeys((*values["cells"], *values["removed"])))
+    counts = {
+        cell: min((len(one.base) for one in values["counts"] if one.cell == cell and one.base), default=0)
+        for cell in cells
+    }
+    slices = [len(epoch.base) for one in values["series"] for epoch in one.epochs]
+    made = stated(cells, PRESETS["quick"], (values["base"].commit, values["head"].commit))
+    return dataclasses.replace(
+        made, metrics=tuple(dict.fromkeys(metrics)) or ("latency",), processes=counts, slices=min(slices, default=0),
+    )  # fmt: skip
 
 
 def finding(**fields: Any) -> Finding:

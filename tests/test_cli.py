@@ -78,7 +78,7 @@ def test_the_installed_command() -> None:
         (["profile"], "the following arguments are required: CASE"),
         (
             ["profile", "resnet18-full-cpu", "--top", "0"],
-            "argument --top: expected a whole number of at least 1, got '0'",
+            "argument --top: expected a whole number from 1 to 999999999, got '0'",
         ),
     ],
 )

@@ -40,8 +40,8 @@ def judged(*measured: Series, waivers: tuple[Waiver, ...] = (), **fields: Any) -
     return judge(raw(**{**values, **fields}), waivers, today=TODAY)
 
 
-def waiver(cell: str = CELL, expires: date = TODAY) -> Waiver:
-    return Waiver("w1", cell, "*", "Ada", "as agreed", expires, Path("w1.toml"))
+def waiver(cell: str = CELL, expires: date = TODAY, metric: str = "*", ceiling: float = 100.0) -> Waiver:
+    return Waiver("w1", cell, metric, ceiling, "Ada", "as agreed", expires, Path("w1.toml"))
 
 
 def run(number: int = 99, latency: float = 0.01, **fields: Any) -> Record:
@@ -189,7 +189,7 @@ def test_a_removed_cell_fails_unless_waived() -> None:
 def test_no_cell_in_common_is_12_even_where_all_is_waived() -> None:
     apart = {"cells": (CELL,), "new": (CELL,), "removed": (OTHER,)}
     assert outcome(judged(series(), **apart)) == ("MISSING", 12)
-    assert outcome(judged(series(), **apart, waivers=(waiver("*"),))) == ("MISSING", 12)
+    assert outcome(judged(series(), **apart, waivers=(waiver(CELL), waiver(OTHER)))) == ("MISSING", 12)
 
 
 @pytest.mark.parametrize("before", [[], baselines(environment=SERVER), baselines(7)], ids=["none", "others", "few"])
@@ -201,15 +201,15 @@ def test_no_baseline_is_never_a_silent_pass(before: list[Baseline]) -> None:
 
 
 def test_an_expired_waiver_no_longer_counts() -> None:
-    old = waiver(expires=TODAY - timedelta(days=1))
-    assert outcome(judged(series(1.5), waivers=(waiver(),))) == ("PASS", 0)
+    old = waiver(expires=TODAY - timedelta(days=1), metric="latency")
+    assert outcome(judged(series(1.5), waivers=(waiver(metric="latency"),))) == ("PASS", 0)
     verdict = judged(series(1.5), waivers=(old,))
     assert outcome(verdict) == ("REGRESSED", 1)
     assert any("expired on 2026-11-24 and no longer counts" in note for note in verdict.notes)
     now = run(measurements=(Measurement("parameters", (2.0,)),))
     before = baselines(measurements=(Measurement("parameters", (1.0,)),))
-    assert outcome(stored(now, before=before, waivers=(waiver(),))) == ("PASS", 0)
-    assert outcome(stored(now, before=before, waivers=(old,))) == ("REGRESSED", 1)
+    assert outcome(stored(now, before=before, waivers=(waiver(metric="parameters"),))) == ("PASS", 0)
+    assert outcome(stored(now, before=before, waivers=(replace(old, metric="parameters"),))) == ("REGRESSED", 1)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
@@ -240,7 +240,7 @@ def test_an_arm_that_crashes_or_hangs_fails(arm: Any, kind: Any) -> None:
     assert "nothing was compared" in alone.notes[0]
     every = judged(cells=(CELL, OTHER), failures=(failure, replace(failure, cell=OTHER)))
     assert outcome(every) == ("CRASHED", 12)
-    assert outcome(judged(failures=(failure,), waivers=(waiver("*"),))) == ("MISSING", 12), "a waiver compares nothing"
+    assert outcome(judged(failures=(failure,), waivers=(waiver(),))) == ("MISSING", 12), "a waiver compares nothing"
     assert outcome(judged(series(), failures=(failure,))) == ("CRASHED", 12), "also after enough epochs"
     others = judged(series(cell=OTHER), cells=(CELL, OTHER), failures=(failure,))
     assert outcome(others) == ("CRASHED", 12), "also beside a cell that passes"

@@ -18,8 +18,8 @@ TODAY = date(2026, 11, 25)
 
 def waiver(**fields: Any) -> Waiver:
     values = {
-        "id": "w1", "cell": CELL, "metric": "latency", "owner": "ann", "reason": "asked for", "expires": TODAY,
-        "path": Path("w1.toml"),
+        "id": "w1", "cell": CELL, "metric": "latency", "ceiling": 100.0, "owner": "ann", "reason": "asked for",
+        "expires": TODAY, "path": Path("w1.toml"),
     }  # fmt: skip
     return Waiver(**{**values, **fields})
 
@@ -193,7 +193,7 @@ def test_a_removed_cell_fails_unless_waived() -> None:
     assert judged(removed, waiver(cell=gone)).exit_code == 12
     verdict = judged(removed, waiver(cell=gone, metric="*"))
     assert verdict.exit_code == 0
-    assert finding(verdict, gone, "*").waiver == f"waived by ann until {TODAY}: asked for"
+    assert finding(verdict, gone, "*").waiver == f"waived up to 100 % by ann until {TODAY}: asked for"
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,10 @@ def test_a_waiver_covers_one_finding_and_hides_none() -> None:
     slow = gate(timed(1.08), timed(1.08, OTHER))
     verdict = judged(slow, waiver())
     assert verdict.exit_code == 1
-    assert (finding(verdict).word, finding(verdict).waiver[:10]) == ("REGRESSED", "waived by ")
+    assert (finding(verdict).word, finding(verdict).waiver[:10]) == ("REGRESSED", "waived up ")
     assert finding(verdict, OTHER).waiver == ""
-    assert judged(slow, waiver(), waiver(cell="vgg*")).exit_code == 0
+    assert judged(slow, waiver(), waiver(cell="vgg*")).exit_code == 1, "a cell has one name"
+    assert judged(slow, waiver(), waiver(cell=OTHER)).exit_code == 0
 
 
 def test_a_waiver_of_what_is_harmless_is_not_used() -> None:
@@ -266,7 +267,7 @@ def test_a_replay_says_the_same() -> None:
 
 
 def test_another_schema_is_not_judged() -> None:
-    with pytest.raises(FashiontlError, match="expected measurements of schema 1, got 0"):
+    with pytest.raises(FashiontlError, match="expected measurements of schema 2, got 0"):
         judged(gate(schema=0))
 
 

@@ -377,8 +377,8 @@ def test_both_arms_start_from_the_bases_backbone_and_speed_needs_none() -> None:
 
 
 def test_raw_tells_what_was_compared() -> None:
-    raw = Lab().gate(order(command="fashiontl gate --base x", budget=9e9)).measure()
-    assert (raw.schema, raw.command, raw.base, raw.head) == (1, "fashiontl gate --base x", TREES["base"], TREES["head"])
+    raw = Lab().gate(order(command="fashiontl gate --base x", budget=9e8)).measure()
+    assert (raw.schema, raw.command, raw.base, raw.head) == (2, "fashiontl gate --base x", TREES["base"], TREES["head"])
     assert raw.environment["threads"] == 1
     assert raw.machine
     assert raw.started.endswith("+00:00")

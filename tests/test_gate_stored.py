@@ -241,14 +241,14 @@ def test_a_cell_that_failed_never_passes(status: str, word: str) -> None:
 
 
 def waiver(expires: date, metric: str = "parameters") -> Waiver:
-    return Waiver("w1", CASE.id, metric, "Ada", "a new head", expires, Path("w1.toml"))
+    return Waiver("w1", CASE.id, metric, 100.0, "Ada", "a new head", expires, Path("w1.toml"))
 
 
 def test_a_waiver_counts_until_it_expires() -> None:
     now, old = [measured(99, values={"parameters": 2.0})], before("parameters", [1.0])
     made = verdict(now, old, waivers=[waiver(TODAY)])
     assert (made.word, made.exit_code) == ("PASS", 0)
-    assert made.findings[0].waiver == "waived by Ada until 2026-11-25: a new head"
+    assert made.findings[0].waiver == "waived up to 100 % by Ada until 2026-11-25: a new head"
     made = verdict(now, old, waivers=[waiver(TODAY - timedelta(days=1))])
     assert (made.word, made.exit_code) == ("REGRESSED", 1)
     assert [note for note in made.notes if "expired" in note] == [

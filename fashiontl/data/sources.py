@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 
 from fashiontl.data.idx import parse_idx, read_content
 from fashiontl.data.tasks import CLASS_NAMES, Task
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, user_path
 from fashiontl.locks import locked
 
 if TYPE_CHECKING:
@@ -244,19 +244,26 @@ def _shape_faults(folder: Path, split: str, images: NDArray[np.uint8], labels: N
 
 def _named_root(root: str | None) -> Source | None:
     if root:
-        return _locate("data root", Path(root).expanduser(), (TORCHVISION_LAYOUT, "."))
+        return _locate("data root", user_path(root), (TORCHVISION_LAYOUT, "."))
     variable = os.environ.get(ROOT_VARIABLE)
-    return _locate(ROOT_VARIABLE, Path(variable).expanduser(), (TORCHVISION_LAYOUT, ".")) if variable else None
+    return _locate(ROOT_VARIABLE, user_path(variable), (TORCHVISION_LAYOUT, ".")) if variable else None
 
 
 def _known_places() -> list[Source]:
     # Plain MNIST has files of the same names, so a general folder is only trusted in torchvision's layout.
     return [
         _locate("./data", Path("data"), (TORCHVISION_LAYOUT,)),
-        _locate("~/data", Path.home() / "data", (TORCHVISION_LAYOUT,)),
+        _at_home(),
         _locate("cache", _cache(), (TORCHVISION_LAYOUT,)),
         _locate("Debian package dataset-fashion-mnist", DEBIAN_FOLDER, (".",)),
     ]
+
+
+def _at_home() -> Source:
+    try:
+        return _locate("~/data", Path.home() / "data", (TORCHVISION_LAYOUT,))
+    except RuntimeError:
+        return Source("~/data", Path("~/data"), False, "no home is known")
 
 
 def _cache() -> Path:

@@ -14,6 +14,7 @@ from fashiontl.devices import DEVICES
 from fashiontl.doctor.findings import Line, Section
 from fashiontl.energy import meter
 from fashiontl.environment import choose_threads, omp_threads, text_of
+from fashiontl.errors import user_path
 from fashiontl.measure import cache_folder
 from fashiontl.worker import Worker
 
@@ -167,7 +168,7 @@ def _data() -> Iterable[Line]:
 def _hub() -> Path:
     """Where torch keeps downloads, as `torch.hub.get_dir` says."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub"
+    return user_path(os.environ.get("TORCH_HOME", f"{cache}/torch")) / "hub"
 
 
 def _package(entry: tuple[str, str, str]) -> Line:

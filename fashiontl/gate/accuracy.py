@@ -11,7 +11,7 @@ from fashiontl.gate.verdict import Change, Finding, Word
 from fashiontl.stats import Interval
 
 
-def judge_answers(answers: Sequence[Answers], limit: Limit) -> list[Finding]:
+def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> list[Finding]:
     """The findings of all cells, in their order.
 
     Cells whose answers differ share alpha by Holm's step-down, one family for losses and one for gains: another order
@@ -20,18 +20,21 @@ def judge_answers(answers: Sequence[Answers], limit: Limit) -> list[Finding]:
     Args:
         answers: of each cell.
         limit: of accuracy.
+        asked: seeds that were to be trained where answers differ.
     """
+    wanted = max(limit.repeats, asked)
     findings: dict[int, Finding] = {}
     losses: dict[int, list[list[int]]] = {}
     for index, cell in enumerate(answers):
-        faults = _faults(cell.seeds)
+        faults = _faults(cell)
         if faults:
             findings[index] = Finding(cell.cell, "accuracy", "CRASHED", faults)
-        elif all(_identical(pair) for pair in cell.seeds):
+        elif all(_identical(pair) for pair in cell.seeds) and not 1 < len(cell.seeds) < wanted:
+            # The first seed tells whether the others are needed, so some but not all of them are what is left of more.
             reason = f"weights and answers are identical in all of {len(cell.seeds)} seeds"
             findings[index] = _finding(cell, "PASS", reason, None)
-        elif len(cell.seeds) < limit.repeats:
-            reason = f"answers differ: expected {limit.repeats} seeds or more to judge them, got {len(cell.seeds)}"
+        elif len(cell.seeds) < wanted:
+            reason = f"expected {wanted} seeds or more, or 1 whose answers are identical, got {len(cell.seeds)}"
             findings[index] = _finding(cell, "INCONCLUSIVE", reason, None)
         else:
             losses[index] = [_losses(pair) for pair in cell.seeds]
@@ -61,15 +64,20 @@ def _judge(cell: Answers, losses: list[list[int]], limit: Limit, worse: float, b
     return _finding(cell, "INCONCLUSIVE", f"{_text(bounds)} settles nothing{agreement}: {seeds}", bounds)
 
 
-def _faults(seeds: Sequence[SeedPair]) -> str:
+def _faults(cell: Answers) -> str:
     """Why seeds cannot be compared."""
-    if not seeds:
-        return "expected paired seeds, got none"
+    return _seed_faults(cell) if cell.seeds else "expected paired seeds, got none"
+
+
+def _seed_faults(cell: Answers) -> str:
+    seeds = cell.seeds
     if len({pair.seed for pair in seeds}) < len(seeds):
         return "expected each seed once"
     lengths = {len(right) for pair in seeds for right in (pair.right_base, pair.right_head)}
     if len(lengths) > 1 or min(lengths) < 2:
         return f"expected answers to the same images, two or more, in both arms and all seeds, got {sorted(lengths)}"
+    if cell.images and lengths != {cell.images}:
+        return f"expected answers to {cell.images} images, got {min(lengths)}"
     if any(set(pair.right_base + pair.right_head) - {"0", "1"} for pair in seeds):
         return "expected answers as 0 and 1"
     if any(pair.answers_base == pair.answers_head and pair.right_base != pair.right_head for pair in seeds):

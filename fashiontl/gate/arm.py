@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import PROTOCOL
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, user_path
 from fashiontl.extensions import chosen
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
@@ -352,7 +352,7 @@ def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[lis
     """
     trees, others = [checkout.folder, checkout.folder / "src"], []
     for text in inherited.split(os.pathsep):
-        entry = Path(text).expanduser()
+        entry = user_path(text)
         if not text:
             continue
         if not entry.is_absolute():
@@ -368,14 +368,14 @@ def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[lis
 
 def _absolute(folder: str) -> str:
     """A folder that is found from anywhere; empty stays empty."""
-    return str(Path(folder).expanduser().absolute()) if folder else ""
+    return str(user_path(folder).absolute()) if folder else ""
 
 
 def _extensions(checkout: Checkout, head: Checkout, named: Sequence[str]) -> list[str]:
     """The extensions of a tree: its own, and those named, without the ones that only the head has."""
     moved = []
     for name in named:
-        path = Path(name).expanduser()
+        path = user_path(name)
         inside = name.endswith(".py") and path.is_absolute() and path.resolve().is_relative_to(head.folder)
         moved.append(str(path.resolve().relative_to(head.folder)) if inside else name)
     here = [

@@ -8,23 +8,24 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
 from fashiontl.extensions import chosen
-from fashiontl.gate.verdict import EXIT_CODES, Verdict
-from fashiontl.gate.waivers import add_waiver, read_waivers
-from fashiontl.options import AXES, Axes, matrix
+from fashiontl.gate.verdict import EXIT_CODES, Explained, Verdict
+from fashiontl.gate.waivers import add_waiver, read_waivers, waiver_faults
+from fashiontl.options import AXES, Axes, filled, filled_path, matrix, minutes, whole
 from fashiontl.progress import ProgressText
 
 if TYPE_CHECKING:
-    from fashiontl.gate.runner import Order
+    from fashiontl.gate.runner import Gate, Order
 
 # What a command prints, and its exit code.
 Answer: TypeAlias = tuple[str, int]
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _WAIVER = {
-    "cell": "id of a cell, or a pattern such as 'resnet18-*'",
-    "metric": "metric, or '*'",
+    "cell": "id of a cell; repeat it for several",
+    "metric": "metric, or '*' for a cell that is gone or crashes",
+    "ceiling": "largest change that passes, in %%, of accuracy in points; 100 for '*'",
     "owner": "who answers for it",
     "reason": "why it is meant",
     "expires": "last day, YYYY-MM-DD, at most 90 days from now",
@@ -38,18 +39,27 @@ def add_gate(commands: Parsers) -> None:
         help="is a change slower, larger or less accurate than its base?",
         description="Compare the working tree with a base, head to head on this machine; the exit code tells the end.",
     )
-    gate.add_argument("--base", metavar="REF", help="commit to compare with, such as origin/main")
+    gate.add_argument("--base", type=filled, metavar="REF", help="commit to compare with, such as origin/main")
+    gate.add_argument(
+        "--unchanged",
+        action="store_true",
+        help="compare even where the working tree is the base, to learn how far unchanged code scatters here",
+    )
     cells = gate.add_argument_group("cells, as pytest bench/ takes them")
     for name, title in AXES.items():
         cells.add_argument(
             f"--{name.replace('_', '-')}", dest=name, action="append", default=[], metavar="NAMES", help=title
         )
-    cells.add_argument("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
+    cells.add_argument(
+        "--data-root", default="", type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
+    )
     cells.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     cells.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
     cells.add_argument("--fashiontl-plugin", action="append", default=[], metavar="MODULE_OR_FILE")
     gate.add_argument("--accuracy", action="store_true", help="train and test in both arms too, with paired seeds")
-    gate.add_argument("--budget", type=float, default=0.0, metavar="MINUTES", help="stop taking epochs then (no limit)")
+    gate.add_argument(
+        "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking epochs then (no limit)"
+    )
     add_stored(gate)
     add_reports(gate)
     add_results(gate)
@@ -58,16 +68,18 @@ def add_gate(commands: Parsers) -> None:
 
 def _gate(options: argparse.Namespace) -> Answer:
     ways = {"--base": _head_to_head, "--stored": stored, "--replay": replayed, "--plan": _planned}
-    given = [way for way in ways if getattr(options, way.removeprefix("--"))]
+    # An empty text is no way that was left out.
+    given = [way for way in ways if getattr(options, way.removeprefix("--")) not in {None, False}]
     if len(given) != 1:
         raise FashiontlError(
             "expected one of --base REF, --stored, --replay FILE and --plan FILE, got "
             f"{' and '.join(given) or 'none'}; --base origin/main compares the working tree with that commit"
         )
-    if options.run_file and not options.stored:
+    if options.run_file is not None and not options.stored:
         raise FashiontlError(
             f"expected --run FILE beside --stored, which judges that run, got {given[0]}; leave it out"
         )
+    check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
     return ways[given[0]](options)
 
 
@@ -83,8 +95,9 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
     asked = {
         "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root,
     }  # fmt: skip
-    order = Order(cases, settings, options.accuracy, 60 * options.budget, asked, command())
-    check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
+    order = Order(
+        cases, settings, options.accuracy, 60 * options.budget, asked, command(), unchanged=options.unchanged
+    )  # fmt: skip
     try:
         with ProgressText() as progress:
             verdict = compare(options.base, order, options.results, options.fashiontl_plugin, progress)
@@ -106,23 +119,36 @@ def compare(
         progress: called with what is being done.
 
     Raises:
-        FashiontlError: as `fashiontl.gate.runner.opened_gate`.
+        FashiontlError: the base is what is in the working tree, or as `fashiontl.gate.runner.opened_gate`.
     """
     from fashiontl.gate.judge import judge
     from fashiontl.gate.runner import opened_gate
+    from fashiontl.gate.trees import check_apart
     from fashiontl.measure import cache_folder, check_cache
 
     check_cache()
-    waivers, told = read_waivers(results)
+    if not order.unchanged:
+        check_apart(Path.cwd(), base)
+    waivers, told = read_waivers(results, _today())
     with opened_gate(
         base, order, folder=Path.cwd(), cache=cache_folder(), extensions=extensions, progress=progress
     ) as gate:
         raw = gate.measure()
         verdict = judge(raw, waivers, today=_today())
         regressed = [(found.cell, found.metric) for found in verdict.findings if found.word == "REGRESSED"]
-        explained, doubts = gate.explain(regressed)
+        explained, doubts = _explained(gate, regressed)
     verdict = judge(raw, waivers, explained, today=_today())
     return replace(verdict, notes=(*verdict.notes, *doubts, *told))
+
+
+def _explained(gate: "Gate", regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
+    """Why cells got slower; what goes wrong in looking for it is a note, since all that was measured is there."""
+    try:
+        return gate.explain(regressed)
+    except FashiontlError as error:
+        return (), (f"not explained: {error}",)
+    except Exception as error:  # the verdict stands whatever happens to its explanation
+        return (), (internal_error("explaining", error),)
 
 
 def check_reports(files: Mapping[str, Path | None]) -> None:
@@ -137,15 +163,24 @@ def check_reports(files: Mapping[str, Path | None]) -> None:
     from fashiontl.record import check_folder
 
     faults = []
-    for option, path in files.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            faults.append(f"expected a file for a report, got the folder {path}; name another with {option}")
+    given = {option: path for option, path in files.items() if path is not None}
+    for option, path in given.items():
+        kind = no_file(path)
+        # What is renamed to a device's name takes its place.
+        if kind or path.absolute().parent == Path("/dev"):
+            faults.append(f"expected a file for a report, got {kind or 'a device'}: {path}; name another with {option}")
         try:
             check_folder(path.parent, "a report", option)
         except FashiontlError as error:
             faults.append(str(error))
+    options: dict[Path, list[str]] = {}
+    for option, path in given.items():
+        options.setdefault(path.absolute(), []).append(option)
+    faults += [
+        f"expected a file for each report, got {path} for {' and '.join(several)}; name another"
+        for path, several in options.items()
+        if len(several) > 1
+    ]
     if faults:
         raise FashiontlError("\n".join(faults))
 
@@ -154,19 +189,24 @@ def add_stored(gate: argparse.ArgumentParser) -> None:
     """Declare the ways to a verdict that measure nothing."""
     ways = gate.add_argument_group("without measuring")
     ways.add_argument("--stored", action="store_true", help="compare a run with stored baselines of this machine")
-    ways.add_argument("--run", dest="run_file", type=Path, metavar="FILE", help="with --stored: the run (the newest)")
-    ways.add_argument("--replay", type=Path, metavar="FILE", help="judge again what --json wrote")
     ways.add_argument(
-        "--plan", type=Path, metavar="FILE", help="from what --json wrote: which slowdown this box finds in which time"
+        "--run", dest="run_file", type=filled_path, metavar="FILE", help="with --stored: the run (the newest)"
+    )
+    ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
+    ways.add_argument(
+        "--plan",
+        type=filled_path,
+        metavar="FILE",
+        help="from what --json wrote: which slowdown this box finds in which time",
     )
 
 
 def add_reports(gate: argparse.ArgumentParser) -> None:
     """Declare where a verdict goes besides the terminal."""
     reports = gate.add_argument_group("reports")
-    reports.add_argument("--json", type=Path, metavar="FILE", help="all that was measured, for --replay")
-    reports.add_argument("--markdown", type=Path, metavar="FILE", help="a comment for a pull request")
-    reports.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML")
+    reports.add_argument("--json", type=filled_path, metavar="FILE", help="all that was measured, for --replay")
+    reports.add_argument("--markdown", type=filled_path, metavar="FILE", help="a comment for a pull request")
+    reports.add_argument("--junit", type=filled_path, metavar="FILE", help="JUnit XML")
     reports.add_argument(
         "--inconclusive",
         choices=("fail", "warn"),
@@ -179,7 +219,7 @@ def add_waive(commands: Parsers) -> None:
     """Declare `fashiontl waive`."""
     waive = commands.add_parser("waive", help="let a change for the worse pass the gate, for a reason and a time")
     for name, text in _WAIVER.items():
-        waive.add_argument(f"--{name}", required=True, help=text)
+        waive.add_argument(f"--{name}", required=True, action="append" if name == "cell" else "store", help=text)
     add_results(waive)
     waive.set_defaults(run=_waive)
 
@@ -189,15 +229,15 @@ def add_baseline(commands: Parsers) -> None:
     baseline = commands.add_parser("baseline", help="runs that later ones of the same machine are compared with")
     actions = baseline.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = actions.add_parser("add", help="keep a run as a baseline")
-    add.add_argument("--run", dest="run_file", type=Path, metavar="FILE", help="the run's file (the newest)")
+    add.add_argument("--run", dest="run_file", type=filled_path, metavar="FILE", help="the run's file (the newest)")
     add.set_defaults(run=_baseline_add)
     listed = actions.add_parser("list", help="baselines by machine")
     listed.set_defaults(run=_baseline_list)
     show = actions.add_parser("show", help="numbers by cell and metric")
-    show.add_argument("--machine", default="", metavar="KEY", help="of this machine alone")
+    show.add_argument("--machine", default="", type=filled, metavar="KEY", help="of this machine alone")
     show.set_defaults(run=_baseline_show)
     prune = actions.add_parser("prune", help="remove the oldest; says what it would remove unless --yes")
-    prune.add_argument("--keep", type=int, required=True, metavar="N", help="newest runs to keep of each machine")
+    prune.add_argument("--keep", type=whole, required=True, metavar="N", help="newest runs to keep of each machine")
     prune.add_argument("--yes", action="store_true", help="really remove them")
     prune.set_defaults(run=_baseline_prune)
     for action in (add, listed, show, prune):
@@ -207,7 +247,7 @@ def add_baseline(commands: Parsers) -> None:
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Declare the folder of the results."""
     parser.add_argument(
-        "--results", default="results", type=Path, metavar="DIR", help="folder of the results (results)"
+        "--results", default="results", type=filled_path, metavar="DIR", help="folder of the results (results)"
     )
 
 
@@ -218,13 +258,15 @@ def stored(options: argparse.Namespace) -> Answer:
     from fashiontl.record import read_file
 
     path = options.run_file or newest_run(options.results)
+    if kind := no_file(path):
+        raise FashiontlError(f"expected a run's file, got {kind}: {path}; name another with --run FILE")
     records, faults = read_file(path)
     if faults or not records:
         raise FashiontlError(
             "\n".join(faults) or f"expected a run with records, got {path}; measure with pytest bench/"
         )
     baselines, broken = read_baselines(options.results)
-    waivers, told = read_waivers(options.results)
+    waivers, told = read_waivers(options.results, _today())
     verdict = judge_stored(records, baselines, waivers, today=_today())
     return answer(replace(verdict, notes=(*verdict.notes, *broken, *told)), options)
 
@@ -234,7 +276,7 @@ def replayed(options: argparse.Namespace) -> Answer:
     from fashiontl.gate import rawfile
     from fashiontl.gate.judge import judge
 
-    waivers, told = read_waivers(options.results)
+    waivers, told = read_waivers(options.results, _today())
     verdict = judge(rawfile.read(options.replay), waivers, today=_today())
     return answer(replace(verdict, notes=(*verdict.notes, *told)), options)
 
@@ -255,8 +297,8 @@ def _planned(options: argparse.Namespace) -> Answer:
 def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
     """Write the reports that were asked for; what the terminal shows, and the exit code.
 
-    Raises:
-        FashiontlError: reports that could not be written; the others were, and the verdict stands in the message.
+    What goes wrong with a report is told on the standard error and changes no verdict; a defect of fashiontl changes
+    only an exit code of 0, to 70.
     """
     from fashiontl.gate import rawfile, report
     from fashiontl.record import write_atomically
@@ -265,27 +307,43 @@ def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
         verdict = replace(
             verdict, exit_code=0, notes=(*verdict.notes, "INCONCLUSIVE is let pass (--inconclusive=warn)")
         )
-    faults = []
-    written: list[tuple[Path | None, Callable[[], str]]] = [
-        (options.json, lambda: rawfile.to_json(verdict.raw) + "\n"),
-        (options.markdown, lambda: report.markdown(verdict)),
-        (options.junit, lambda: report.junit(verdict)),
-    ]
-    for path, text in written:
-        if path is not None:
-            try:
+    shown: list[str] = []
+
+    def write(path: Path | None, text: Callable[[], str]) -> None:
+        try:
+            if path is not None:
                 write_atomically(path, text().encode(errors="replace"))
-            except OSError as error:
-                faults.append(unwritable(path, error))
-    if faults:
-        raise FashiontlError("\n".join([report.terminal(verdict), *faults]))
-    shown = report.write_github(verdict, os.environ)
-    return "\n".join(part for part in (report.terminal(verdict), shown) if part), verdict.exit_code
+        except OSError as error:
+            tell(f"fashiontl gate: {unwritable(path or Path(), error)}")
+
+    # What was measured comes first: all others can be made of it again.
+    works: list[Callable[[], None]] = [
+        lambda: write(options.json, lambda: rawfile.to_json(verdict.raw) + "\n"),
+        lambda: shown.append(report.terminal(verdict)),
+        lambda: write(options.markdown, lambda: report.markdown(verdict)),
+        lambda: write(options.junit, lambda: report.junit(verdict)),
+        lambda: shown.append(report.write_github(verdict, os.environ)),
+    ]
+    code = verdict.exit_code
+    for work in works:
+        try:
+            work()
+        except FashiontlError as error:
+            tell(f"fashiontl gate: {error}")
+        except Exception as error:  # a report that cannot be made must not hide the verdict
+            tell(internal_error("fashiontl gate", error))
+            code = code or INTERNAL
+    return "\n".join(filter(None, shown)) or f"{verdict.word}, exit code {verdict.exit_code}", code
 
 
 def _waive(options: argparse.Namespace) -> Answer:
-    waiver = add_waiver(options.results, _today(), **{name: getattr(options, name) for name in _WAIVER})
-    return f"{waiver.path}: commit it with the change that it covers", 0
+    fields = {name: getattr(options, name) for name in _WAIVER}
+    # All are looked at before any is written.
+    faults = [fault for cell in options.cell for fault in waiver_faults(_today(), **fields | {"cell": cell})]
+    if faults:
+        raise FashiontlError("\n".join(dict.fromkeys(faults)))
+    made = [add_waiver(options.results, _today(), **fields | {"cell": cell}) for cell in dict.fromkeys(options.cell)]
+    return "\n".join(f"{waiver.path}: commit it with the change that it covers" for waiver in made), 0
 
 
 def _baseline_add(options: argparse.Namespace) -> Answer:

@@ -9,24 +9,30 @@ from fashiontl.gate.verdict import Change, Finding, Word
 from fashiontl.metrics import METRICS
 
 
-def judge_counts(counts: Counts, limit: Limit) -> Finding:
+def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
     """The finding of one cell and metric.
 
     Args:
         counts: values of both arms.
         limit: of the metric; `exact` or `size`.
+        processes: of each arm that were asked for.
     """
     faults = _faults(counts, limit)
     if faults:
         # What only the head tells has nothing to be compared with.
         word: Word = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
         return Finding(counts.cell, counts.metric, word, faults)
+    few, most = sorted((len(counts.base), len(counts.head)))
+    if few < most:
+        reason = f"expected as many processes of both arms, got {len(counts.base)} and {len(counts.head)}"
+        return Finding(counts.cell, counts.metric, "MISSING", reason)
+    if few < (wanted := max(limit.repeats, processes)):
+        # A number that may not change and did needs no more processes.
+        if limit.kind == "exact" and (found := _exact(counts)).word == "REGRESSED":
+            return found
+        return _finding(counts, "INCONCLUSIVE", f"expected {wanted} processes of each arm or more, got {few}")
     if limit.kind == "exact":
         return _exact(counts)
-    few = min(len(counts.base), len(counts.head))
-    if few < limit.repeats:
-        reason = f"expected {limit.repeats} processes of each arm or more, got {few}"
-        return _finding(counts, "INCONCLUSIVE", reason)
     repeat = len(set(counts.base)) == len(set(counts.head)) == 1
     return _exact(counts) if repeat and on_cuda(counts.cell) else _size(counts, limit)
 

@@ -5,7 +5,7 @@ What cannot be judged never passes: each cell that was asked for has a finding, 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from statistics import median
@@ -13,16 +13,16 @@ from statistics import median
 from fashiontl.comparison import trimmed_interval
 from fashiontl.errors import FashiontlError
 from fashiontl.gate.accuracy import judge_answers
+from fashiontl.gate.asked import TIMED
 from fashiontl.gate.counts import judge_counts
 from fashiontl.gate.limits import LIMITS, TAIL, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Arm, Epoch, Failure, Raw, Series
-from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, epoch_faults, evidence_of
-from fashiontl.gate.verdict import EXIT_CODES, Change, Explained, Finding, Verdict, Word
-from fashiontl.gate.waivers import Waiver
+from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, epoch_faults, evidence_of, thresholds
+from fashiontl.gate.verdict import EXIT_CODES, Change, Explained, Finding, Verdict, Word, change_of
+from fashiontl.gate.waivers import WHOLE, Waiver
 from fashiontl.metrics import METRICS
 from fashiontl.stats import percentile
 
-WHOLE = "*"
 _TWICE = "is there twice, and which is meant is unknown"
 
 
@@ -53,7 +53,11 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explaine
     # A crash is the reason why nothing was compared; whatever else is left, waived or not, is no comparison.
     if not compared and word != "CRASHED":
         word = "MISSING"
-    notes = [*_notes(raw), *expired(findings, waivers, today)]
+    less = list(_less(raw))
+    # `--inconclusive=warn` lets pass what is not known, and not what is not there.
+    if less and word in {"PASS", "IMPROVED", "INCONCLUSIVE"}:
+        word = "MISSING"
+    notes = [*less, *_notes(raw), *unused(findings, waivers, today)]
     if not compared:
         step = "; name a base that has these cells" if raw.new and not raw.failures else ""
         notes.insert(0, f"no cell was measured in both arms: nothing was compared, so nothing passed{step}")
@@ -85,20 +89,49 @@ def _is_new(failure: Failure, raw: Raw) -> bool:
     return failure.cell in raw.new and failure.arm == "base" and failure.kind == "missing"
 
 
+def _less(raw: Raw) -> Iterator[str]:
+    """Why this cannot be all that was asked for, whatever its findings are."""
+    asked = raw.asked
+    if raw.interrupted:
+        yield "it was interrupted before it had all that it was asked for; run it again"
+    if asked is None:
+        yield (
+            "what was asked for is not stated, as in a file of an earlier version or of the stored mode: whether "
+            "cells, metrics or trials are missing cannot be told, so nothing passed; run the gate again"
+        )
+        return
+    if not asked.cells or not asked.metrics:
+        yield "it was asked for no cell, or for no metric: nothing can pass"
+    if asked.thresholds != thresholds():
+        yield "it was taken to find other changes than this version does; judge it with the version that took it"
+    for arm, commit, tree in (("base", asked.base, raw.base), ("head", asked.head, raw.head)):
+        if commit != tree.commit:
+            yield f"expected commit {commit} as the {arm}, as it was asked for, got {tree.commit}; run the gate again"
+    if strangers := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
+        yield f"expected the cells that were asked for, got {', '.join(strangers)} as well; run the gate again"
+
+
 def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
-    """Cells that were asked for and have no epochs, and timed metrics that other cells have and they lack."""
+    """Cells that were asked for and have nothing, and metrics that were asked for and that they lack.
+
+    Where it is not known what was asked for, that is what the other cells have.
+    """
     failed = {finding.cell for finding in findings if finding.metric == WHOLE}
-    measured = {(series.cell, series.metric) for series in raw.series}
-    timed = {metric for _, metric in measured}
+    told = {(found.cell, found.metric) for found in findings if not found.advisory}
+    told |= {(untold.cell, untold.metric) for untold in raw.untold}
+    timed = {series.metric for series in raw.series}
+    metrics = raw.asked.metrics if raw.asked else [metric for metric in LIMITS if metric in timed]
     found = []
-    for cell in raw.cells:
+    for cell in dict.fromkeys((*raw.cells, *(raw.asked.cells if raw.asked else ()))):
         if cell in failed or cell in raw.new:
             continue
-        lacking = [metric for metric in LIMITS if metric in timed and (cell, metric) not in measured]
-        if not any(finding.cell == cell for finding in findings) or (timed and len(lacking) == len(timed)):
+        lacking = [metric for metric in metrics if (cell, metric) not in told]
+        # Counts do not stand in for times.
+        times = [metric for metric in metrics if metric in TIMED]
+        if not any(each.cell == cell for each in findings) or (times and set(times) <= set(lacking)):
             found.append(Finding(cell, WHOLE, "MISSING", "was asked for and has no measurements; see the notes"))
         else:
-            reason = "other cells have it and this one does not; see the notes"
+            reason = "was asked for and is not here; see the notes"
             found += [Finding(cell, metric, "MISSING", reason) for metric in lacking]
     return found
 
@@ -106,6 +139,7 @@ def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
 def _timed(raw: Raw) -> list[Finding]:
     """Series by the sequential rule, and their tails beside them."""
     found, sound = [], []
+    slices = raw.asked.slices if raw.asked else 0
     seen: set[tuple[str, str]] = set()
     for series in raw.series:
         if series.cell in raw.new:
@@ -116,6 +150,8 @@ def _timed(raw: Raw) -> list[Finding]:
             faults.append("is no timed metric that the gate judges")
         if (series.cell, series.metric) in seen:
             faults.append(_TWICE)
+        if (fewest := min((len(epoch.base) for epoch in series.epochs), default=slices)) < slices:
+            faults.append(f"expected {slices} slices of each arm in an epoch or more, got {fewest}")
         seen.add((series.cell, series.metric))
         if faults or limit is None:
             found.append(Finding(series.cell, series.metric, "CRASHED", "; ".join(faults)))
@@ -124,9 +160,12 @@ def _timed(raw: Raw) -> list[Finding]:
     decisions = decide_all([(evidence_of(series.epochs), limit) for series, limit in sound])
     for (series, limit), decision in zip(sound, decisions, strict=True):
         base, head = _in_unit(series, "base"), _in_unit(series, "head")
+        # What looked faster and was not confirmed: the epochs that would tell were asked for, and are not here.
+        unconfirmed = decision.word == "PASS" and decision.action != "stop"
+        word: Word = "INCONCLUSIVE" if unconfirmed else decision.word
         found.append(
             Finding(
-                series.cell, series.metric, decision.word, decision.reason, base, head, decision.change,
+                series.cell, series.metric, word, decision.reason, base, head, decision.change,
                 decision.epochs, decision.needed,
             )
         )  # fmt: skip
@@ -182,7 +221,7 @@ def _counts(raw: Raw) -> list[Finding]:
         elif limit is None or limit.kind not in {"exact", "size"}:
             found.append(Finding(counts.cell, counts.metric, "CRASHED", "is no number that the gate judges"))
         else:
-            found.append(judge_counts(counts, limit))
+            found.append(judge_counts(counts, limit, raw.asked.processes.get(counts.cell, 0) if raw.asked else 0))
         seen.add((counts.cell, counts.metric))
     return found
 
@@ -190,7 +229,11 @@ def _counts(raw: Raw) -> list[Finding]:
 def _accuracy(raw: Raw) -> list[Finding]:
     old = [answers for answers in raw.answers if answers.cell not in raw.new]
     often = Counter(answers.cell for answers in old)
-    found = judge_answers([answers for answers in old if often[answers.cell] == 1], LIMITS["accuracy"])
+    found = judge_answers(
+        [answers for answers in old if often[answers.cell] == 1],
+        LIMITS["accuracy"],
+        raw.asked.seeds if raw.asked else 0,
+    )
     twice = [Finding(cell, "accuracy", "CRASHED", _TWICE) for cell, count in often.items() if count > 1]
     return found + twice
 
@@ -199,18 +242,29 @@ def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
     """The finding with the waiver that covers it; what is harmless needs none."""
     if not finding.is_bad or finding.advisory:
         return finding
-    covering = next((waiver for waiver in waivers if waiver.covers(finding.cell, finding.metric, today)), None)
+    size = change_of(finding)
+    covering = next((waiver for waiver in waivers if waiver.covers(finding.cell, finding.metric, size, today)), None)
     return finding if covering is None else replace(finding, waiver=str(covering))
 
 
-def expired(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
-    """Waivers that would have covered a finding, had they not expired."""
+def unused(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
+    """Waivers of findings that they do not cover: they have expired, or more has changed than they allow."""
     open_ones = [finding for finding in findings if finding.is_bad and finding.decides]
-    return [
-        f"waiver {waiver.id} of {waiver.owner} expired on {waiver.expires} and no longer counts: {waiver.reason}"
-        for waiver in waivers
-        if any(waiver.covers(f.cell, f.metric, waiver.expires) for f in open_ones) and waiver.expires < today
-    ]
+    notes = []
+    for waiver in waivers:
+        about = [found for found in open_ones if waiver.matches(found.cell, found.metric)]
+        if about and waiver.expires < today:
+            notes.append(
+                f"waiver {waiver.id} of {waiver.owner} expired on {waiver.expires} and no longer counts: "
+                f"{waiver.reason}"
+            )
+        elif about:
+            most = max(map(change_of, about))
+            notes.append(
+                f"waiver {waiver.id} of {waiver.owner} does not count: expected a change of {waiver.ceiling:g} "
+                f"{'points' if waiver.metric == 'accuracy' else '%'} at most, got up to {most:.3g}"
+            )
+    return notes
 
 
 def _notes(raw: Raw) -> list[str]:

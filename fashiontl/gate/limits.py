@@ -73,3 +73,9 @@ def limit_of(cell: str, metric: str) -> Limit | None:
 def on_cuda(cell: str) -> bool:
     """Whether a cell runs on CUDA, as its id says."""
     return _ON_CUDA.search(cell) is not None
+
+
+def processes_of(cell: str) -> int:
+    """Processes of each arm that count a cell: as many as the most demanding of its limits asks for."""
+    counted = [limit for metric in LIMITS if (limit := limit_of(cell, metric)) and limit.kind in {"exact", "size"}]
+    return max(limit.repeats for limit in counted)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Raised when a field changes its meaning, or slices are taken in another way.
-SCHEMA = 1
+SCHEMA = 2
 
 Arm = Literal["base", "head"]
 Stage = Literal["screen", "confirm"]
@@ -90,10 +90,25 @@ class SeedPair:
 
 @dataclass(frozen=True)
 class Answers:
-    """The paired seeds of one cell."""
+    """The paired seeds of one cell.
+
+    Attributes:
+        cell: id of the case.
+        seeds: one or more.
+        images: on which each was tested; 0 where that was not kept.
+    """
 
     cell: str
     seeds: tuple[SeedPair, ...]
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Untold:
+    """A metric that neither arm tells of a cell, such as FLOPs of an operator that nobody counts: it is not judged."""
+
+    cell: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,33 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a gate was asked to measure: less than this is no comparison.
+
+    Attributes:
+        cells: ids, of the head and of the base.
+        metrics: by which each of them is judged.
+        processes: of each arm that count a cell, by its id.
+        slices: of each arm in an epoch, at least.
+        seeds: that are trained where the first one's answers differ; 0 where none are.
+        settings: `fashiontl.case.Settings` as a dictionary.
+        base: full SHA-1 of the base, None outside of git.
+        head: the same of the head.
+        thresholds: as `fashiontl.gate.sequential.thresholds` gave them.
+    """
+
+    cells: tuple[str, ...]
+    metrics: tuple[str, ...]
+    processes: dict[str, int]
+    slices: int
+    seeds: int
+    settings: dict[str, object]
+    base: str | None
+    head: str | None
+    thresholds: dict[str, object]
+
+
+@dataclass(frozen=True)
 class Raw:
     """A whole gate.
 
@@ -154,6 +196,9 @@ class Raw:
         answers: paired seeds.
         failures: what could not be measured.
         doubts: about the machine, for the report.
+        asked: what was to be measured; None where that is not known, as of files of schema 1 and of the stored mode.
+        untold: what none of the arms could tell.
+        interrupted: whether a key ended it before it had all that it wanted.
     """
 
     schema: int
@@ -173,3 +218,6 @@ class Raw:
     answers: tuple[Answers, ...]
     failures: tuple[Failure, ...]
     doubts: tuple[str, ...]
+    asked: Asked | None = None
+    untold: tuple[Untold, ...] = ()
+    interrupted: bool = False

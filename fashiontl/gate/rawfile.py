@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.errors import FashiontlError, no_file, unwritable
 from fashiontl.gate.raw import SCHEMA, Raw, SeedPair
 from fashiontl.gate.sequential import slice_faults
 from fashiontl.gate.strict import read_strictly, write_strictly
@@ -12,6 +13,8 @@ from fashiontl.record import write_atomically
 from fashiontl.record.line import is_utc
 
 _NEXT_STEP = "run the gate again"
+# Seconds: thirty years, more than any gate takes.
+_LONGEST = 1e9
 
 
 def to_json(raw: Raw) -> str:
@@ -34,7 +37,7 @@ def from_json(text: str | bytes, where: str) -> Raw:
         FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
             all faults are listed.
     """
-    raw = read_strictly(Raw, SCHEMA, text, where, _NEXT_STEP)
+    raw = read_strictly(Raw, SCHEMA, text, where, _NEXT_STEP, _upgrade)
     if faults := list(_faults(raw)):
         raise FashiontlError(f"{where}: {'; '.join(faults)}; {_NEXT_STEP}")
     return raw
@@ -59,11 +62,24 @@ def read(path: Path) -> Raw:
     Raises:
         FashiontlError: it cannot be read, or as `from_json`.
     """
+    if kind := no_file(path):
+        raise FashiontlError(f"expected a gate's JSON, got {kind}: {path}; name another file")
     try:
         contents = path.read_bytes()
     except OSError as error:
         raise FashiontlError(f"expected a gate's JSON, got {path}: {error.strerror}; name another file") from error
     return from_json(contents, str(path))
+
+
+def _upgrade(entry: dict[str, Any]) -> None:
+    """Schema 1 did not say what was asked for; nothing else has changed."""
+    if entry.get("schema") != 1 or isinstance(entry["schema"], bool):
+        return
+    entry |= {"schema": 2, "asked": None, "untold": [], "interrupted": False}
+    answers = entry.get("answers")
+    for each in answers if isinstance(answers, list) else ():
+        if isinstance(each, dict):
+            each["images"] = 0
 
 
 def _faults(raw: Raw) -> Iterator[str]:
@@ -74,15 +90,12 @@ def _faults(raw: Raw) -> Iterator[str]:
     """
     if not is_utc(raw.started):
         yield f"field started: expected an ISO time in UTC, got {raw.started!r}"
-    for name, entries in (("series", raw.series), ("counts", raw.counts)):
+    yield from _whole_faults(raw)
+    for name, entries in (("series", raw.series), ("counts", raw.counts), ("untold", raw.untold)):
         for index, metric in enumerate(entry.metric for entry in entries):
             if metric not in METRICS:
                 yield f"field {name}[{index}].metric: expected one of {', '.join(METRICS)}, got {metric!r}"
-    for index, series in enumerate(raw.series):
-        if not series.epochs:
-            yield f"field series[{index}].epochs: expected one or more"
-        for number, epoch in enumerate(series.epochs):
-            yield from (f"field series[{index}].epochs[{number}]: {fault}" for fault in slice_faults(epoch))
+    yield from _series_faults(raw)
     for index, answers in enumerate(raw.answers):
         for number, pair in enumerate(answers.seeds):
             yield from _pair_faults(pair, f"answers[{index}].seeds[{number}]")
@@ -94,3 +107,25 @@ def _pair_faults(pair: SeedPair, where: str) -> Iterator[str]:
         yield f"field {where}: expected answers to the same images in both arms, got {counts}"
     if set(pair.right_base + pair.right_head) - {"0", "1"}:
         yield f"field {where}: expected answers as 0 and 1"
+
+
+def _whole_faults(raw: Raw) -> Iterator[str]:
+    for name, number in (("seconds", raw.seconds), ("budget", raw.budget)):
+        if not 0 <= number < _LONGEST:
+            yield f"field {name}: expected 0 to {_LONGEST:g} seconds, got {number:g}"
+    for name, cells in (("cells", raw.cells), ("new", raw.new), ("removed", raw.removed)):
+        if twice := sorted({cell for cell in cells if cells.count(cell) > 1}):
+            yield f"field {name}: expected each cell once, got {', '.join(map(repr, twice))} more than once"
+    for index, metric in enumerate(raw.asked.metrics if raw.asked else ()):
+        if metric not in METRICS:
+            yield f"field asked.metrics[{index}]: expected one of {', '.join(METRICS)}, got {metric!r}"
+
+
+def _series_faults(raw: Raw) -> Iterator[str]:
+    for index, series in enumerate(raw.series):
+        if series.images < 1:
+            yield f"field series[{index}].images: expected 1 or more, got {series.images}"
+        if not series.epochs:
+            yield f"field series[{index}].epochs: expected one or more"
+        for number, epoch in enumerate(series.epochs):
+            yield from (f"field series[{index}].epochs[{number}]: {fault}" for fault in slice_faults(epoch))

@@ -17,11 +17,12 @@ from fashiontl.conditions import Observer
 from fashiontl.environment import choose_threads, machine_key, read_environment
 from fashiontl.errors import FashiontlError
 from fashiontl.gate.arm import Arm, StoppedError
+from fashiontl.gate.asked import COUNTED, TIMED, stated
 from fashiontl.gate.control import control
 from fashiontl.gate.epoch import Process, take_epoch
 from fashiontl.gate.explain import explain
-from fashiontl.gate.limits import LIMITS, Limit, limit_of
-from fashiontl.gate.raw import SCHEMA, Answers, Counts, Epoch, Failure, Raw, Series, Stage, Tree
+from fashiontl.gate.limits import Limit, limit_of
+from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Epoch, Failure, Raw, Series, Stage, Tree, Untold
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.sequential import LOOKS, next_action
 from fashiontl.gate.trees import base_tree, working_tree
@@ -32,8 +33,6 @@ from fashiontl.options import as_timed
 from fashiontl.worker import Outcome, Progress
 
 Rule = Callable[[Sequence[Epoch], Limit, int], Literal["screen", "confirm", "stop"]]
-
-_TIMED = tuple(limit.metric for limit in LIMITS.values() if limit.kind == "timed")
 
 
 class Runner(Runs, Protocol):
@@ -70,6 +69,7 @@ class Order:
             are found.
         command: what was typed.
         timed: metrics to which the comparison is limited, counts left out; empty compares all.
+        unchanged: whether the base may be what is in the working tree.
     """
 
     cases: Sequence[Case]
@@ -79,6 +79,7 @@ class Order:
     matrix: Mapping[str, Any] | None = None
     command: str = ""
     timed: Sequence[str] = ()
+    unchanged: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.budget < math.inf:
@@ -130,6 +131,8 @@ class Gate:
         self._answers: list[Answers] = []
         self._failures: list[Failure] = []
         self._doubts: list[str] = []
+        self._untold: list[Untold] = []
+        self._interrupted = False
         self._unsteady: Counter[tuple[str, str]] = Counter()
         self._throttled: Counter[tuple[str, str]] = Counter()
 
@@ -149,6 +152,7 @@ class Gate:
             for stage in (self._count, self._answer, self._time):
                 stage()
         except KeyboardInterrupt:
+            self._interrupted = True
             self._doubts.append(f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here")
         for observer in observers:
             self._doubts += observer.end()["doubts"]
@@ -173,7 +177,17 @@ class Gate:
             answers=tuple(self._answers),
             failures=tuple(self._failures),
             doubts=tuple(dict.fromkeys([*self._doubts, *self._slice_doubts()])),
+            asked=self._asked(),
+            untold=tuple(self._untold),
+            interrupted=self._interrupted,
         )
+
+    def _asked(self) -> Asked:
+        order = self._order
+        # An interrupt may come before the cells are found: those of the order are then all that is known.
+        cells = list(dict.fromkeys([*self._cells, *self._removed])) or [case.id for case in order.cases]
+        commits = self._trees["base"].commit, self._trees["head"].commit
+        return stated(cells, order.settings, commits, timed=order.timed, accuracy=order.accuracy)
 
     def explain(self, regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
         """Profile both arms in processes of their own, and name what grew.
@@ -187,7 +201,7 @@ class Gate:
         found: list[Explained] = []
         doubts: list[str] = []
         for cell, case in self._cases.items():
-            metrics = [metric for each, metric in regressed if each == cell and metric in _TIMED]
+            metrics = [metric for each, metric in regressed if each == cell and metric in TIMED]
             if metrics:
                 explained, more = explain(self._arms, case, metrics, self._order.settings, self._progress)
                 found += explained
@@ -239,6 +253,9 @@ class Gate:
             )
             self._counts += counts
             self._failures += failures
+            told = {found.metric for found in counts}
+            if counts and not failures:
+                self._untold += [Untold(case.id, metric) for metric in COUNTED if metric not in told]
 
     def _answer(self) -> None:
         for case in self._sound() if self._order.accuracy else ():
@@ -266,7 +283,7 @@ class Gate:
         rounds = self._rounds_left()
         for case in self._sound():
             stages: dict[str, Stage] = {}
-            for metric in self._order.timed or _TIMED:
+            for metric in self._order.timed or TIMED:
                 limit, epochs = limit_of(case.id, metric), self._epochs.get((case.id, metric), [])
                 assert limit is not None
                 screened = sum(epoch.stage == "screen" for epoch in epochs)

@@ -7,12 +7,12 @@ taken anew, and only the new epochs decide. What is surely less than the change 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Literal
 
 from fashiontl.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
-from fashiontl.gate.limits import Limit
+from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import Epoch
 from fashiontl.gate.verdict import Change, Word
 from fashiontl.stats import Interval
@@ -28,6 +28,8 @@ PASS_LEVEL = ALPHA / len(LOOKS)
 HOPELESS = 2
 # The same work in the same process after either arm's turns takes the same time, or the arms were not treated alike.
 CONTROL = math.log1p(0.01)
+# Seconds of a slice. No clock tells what is shorter, and nothing that is longer has ended; ratios within are numbers.
+_SHORTEST, _LONGEST = 1e-12, 1e9
 
 Action = Literal["screen", "confirm", "stop"]
 
@@ -74,6 +76,20 @@ class Decision:
     chance: float | None = None
 
 
+def thresholds() -> dict[str, object]:
+    """All numbers that decide a verdict, as JSON has them: with others, other epochs would have been taken."""
+    on_cuda = {metric: limit_of("-cuda", metric) for metric in LIMITS}
+    return {
+        "looks": list(LOOKS),
+        "confirmation": CONFIRMATION,
+        "alpha": ALPHA,
+        "hopeless": HOPELESS,
+        "control": CONTROL,
+        "limits": {metric: asdict(limit) for metric, limit in LIMITS.items()},
+        "on_cuda": {metric: asdict(limit) for metric, limit in on_cuda.items() if limit != LIMITS[metric] and limit},
+    }
+
+
 def epoch_change(base: Sequence[float], head: Sequence[float]) -> float:
     """How much slower the head was in an epoch: the median over rounds ABBA of log(head / base).
 
@@ -115,8 +131,8 @@ def slice_faults(epoch: Epoch) -> list[str]:
     faults = []
     if len(set(lengths)) > 1 or not epoch.base:
         faults.append(f"expected as many slices of each kind, got {', '.join(map(str, lengths))}")
-    if not all(math.isfinite(seconds) and seconds > 0 for seconds in itertools.chain(*slices)):
-        faults.append("expected seconds above 0")
+    if not all(_SHORTEST < seconds < _LONGEST for seconds in itertools.chain(*slices)):
+        faults.append(f"expected seconds above 0, at least {_SHORTEST:g} and up to {_LONGEST:g}")
     return faults
 
 

@@ -18,11 +18,11 @@ from fashiontl.gate.baselines import (
     is_sound,
     numbers_of,
 )
-from fashiontl.gate.judge import WHOLE, expired, waived, worst
+from fashiontl.gate.judge import unused, waived, worst
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Counts, Raw, Tree
 from fashiontl.gate.verdict import EXIT_CODES, Change, Finding, Verdict, Word
-from fashiontl.gate.waivers import Waiver
+from fashiontl.gate.waivers import WHOLE, Waiver
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, latest, meaning
 
@@ -68,7 +68,7 @@ def judge_stored(
     findings += [Finding(cell, WHOLE, "MISSING", "baselines have this cell, the run lacks it") for cell in removed]
     findings = [waived(finding, waivers, today) for finding in findings]
     word = worst(findings)
-    notes = (*_about(run, others), *expired(findings, waivers, today))
+    notes = (*_about(run, others), *unused(findings, waivers, today))
     return Verdict(word, EXIT_CODES[word], tuple(findings), (), notes, _raw(run, others, removed, counts))
 
 

@@ -3,9 +3,10 @@
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fashiontl.errors import FashiontlError
 from fashiontl.record.line import as_json, compact, shape_faults
@@ -26,20 +27,29 @@ def write_strictly(value: Any, what: str) -> str:
     return compact(fields)
 
 
-def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str, next_step: str) -> _Kind:
+def read_strictly(
+    kind: type[_Kind],
+    schema: int,
+    text: str | bytes,
+    where: str,
+    next_step: str,
+    upgrade: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> _Kind:
     """A dataclass of what `write_strictly` wrote.
 
     Args:
         kind: a dataclass with a field `schema`; its fields are texts, numbers, booleans, literals, dataclasses, tuples
-            of one of these, dictionaries of texts to one of these, or `object`, which is taken as it is.
+            of one of these, dictionaries of texts to one of these, one of these or None, or `object`, which is taken as
+            it is.
         schema: the one that can be read.
         text: JSON; bytes are UTF-8.
         where: the file, for messages.
         next_step: for messages.
+        upgrade: makes an entry of an earlier schema into one of this.
 
     Raises:
-        FashiontlError: not JSON, another schema, or fields that are missing, unknown, of a wrong type or not finite;
-            all faults are listed.
+        FashiontlError: not JSON, a key that is there twice, another schema, or fields that are missing, unknown, of a
+            wrong type or not finite; all faults are listed.
     """
     try:
         entry = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
@@ -48,6 +58,7 @@ def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str,
         raise FashiontlError(f"{where}: expected JSON, got: {error}; {next_step}") from error
     if not isinstance(entry, dict):
         raise FashiontlError(f"{where}: expected an object of JSON, got {json_name(type(entry))}; {next_step}")
+    upgrade(entry)
     if entry.get("schema") != schema or isinstance(entry["schema"], bool):
         raise FashiontlError(
             f"{where}: expected schema {schema}, got {entry.get('schema')!r}; read it with the version of fashiontl "
@@ -61,12 +72,12 @@ def read_strictly(kind: type[_Kind], schema: int, text: str | bytes, where: str,
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, each of whose keys is given once."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in made if names.count(name) > 1)!r} is given twice")
-    return made
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"an object with {', '.join(map(repr, twice))} more than once, of which one would be lost")
+    return entry
 
 
 def _endless(value: Any, where: str) -> Iterator[str]:
@@ -101,6 +112,9 @@ def _object(kind: Any, entry: dict[str, Any], prefix: str, faults: list[str]) ->
 def _value(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
     """A value whose own type is right, with its members made into what the hint says."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin in {Union, UnionType} and value is not None and NoneType in inner:
+        (hint, *_) = [member for member in inner if member is not NoneType]
+        origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal and value not in inner:
         faults.append(f"field {where}: expected one of {', '.join(inner)}, got {value!r}")
     elif is_dataclass(hint):

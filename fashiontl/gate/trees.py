@@ -24,6 +24,7 @@ _PREFIX, _TREE, _OWNER = "fashiontl-base-", "tree", "owner.lock"
 _TIMEOUT = 600.0
 # Set in git's hooks; they would turn every command to another repository or index.
 _REDIRECTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+_WITHOUT_RESULTS = (":/", ":(top,exclude)results")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,24 @@ def working_tree(folder: Path) -> Checkout:
     if commit is None:
         raise FashiontlError(f"expected a repository with a commit to compare with, got {root} without one; commit")
     # As in a record's environment: untracked files do not count, nor do results that runs rewrite.
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_WITHOUT_RESULTS)
     return Checkout(HEAD_REF, commit, bool(changes), root, folder.resolve())
+
+
+def check_apart(folder: Path, ref: str) -> None:
+    """See that a base differs from the tree that a folder is in, untracked files included.
+
+    Raises:
+        FashiontlError: it names the commit that is checked out, without any change: nothing would be compared.
+    """
+    head = working_tree(folder)
+    if _commit(head.root, ref) != head.commit or _git(head.root, "status", "--porcelain", "--", *_WITHOUT_RESULTS):
+        return
+    raise FashiontlError(
+        f"expected --base to name another commit than the working tree is, got {ref!r}, which is that commit "
+        f"({(head.commit or '')[:12]}), and nothing is changed; name the one before, as with HEAD~1, or add "
+        "--unchanged to learn how far unchanged code scatters here"
+    )
 
 
 @contextmanager
@@ -178,7 +195,7 @@ def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
             check=False,
             env=environment,
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise FashiontlError("expected git, which gives the gate its base, got none on PATH; install it") from error
     except subprocess.TimeoutExpired as error:
         raise FashiontlError(f"expected git {arguments[0]} to end within {_TIMEOUT:g} s, got no end; try it") from error

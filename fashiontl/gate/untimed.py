@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from fashiontl.case import Case, Settings
 from fashiontl.gate.arm import failure_kind
-from fashiontl.gate.limits import LIMITS, limit_of
+from fashiontl.gate.asked import COUNTED, seeds_of
+from fashiontl.gate.limits import processes_of
 from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
 from fashiontl.options import SOURCE_TASKS, as_timed
 from fashiontl.worker import Outcome, Progress
@@ -47,8 +48,7 @@ def count(
         then.
     """
     brief = replace(settings, seconds=_SECONDS, samples=_SAMPLES, half_width=_HALF_WIDTH)
-    metrics = [limit.metric for limit in LIMITS.values() if limit.kind in {"exact", "size"}]
-    repeats = max(limit.repeats for metric in metrics if (limit := limit_of(case.id, metric)))
+    repeats = processes_of(case.id)
     values: dict[str, dict[Arm, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
     failures: list[Failure] = []
     for repeat in range(repeats):
@@ -59,7 +59,7 @@ def count(
                 if outcome.status != "ok":
                     failures.append(_failure(case, arm, outcome))
                     break
-                for metric in metrics:
+                for metric in COUNTED:
                     if outcome.value.get(metric) is not None:
                         values[metric][arm].append(float(outcome.value[metric]))
         if failures or is_over():
@@ -85,7 +85,7 @@ def answer(
         if outcome.status != "ok":
             return None, [_failure(case, "base", outcome)]
         more["checkpoints"] = outcome.value["checkpoints"]
-    seeds = max(settings.seeds, LIMITS["accuracy"].repeats)
+    seeds = seeds_of(settings)
     pairs: tuple[SeedPair, ...] = ()
     for number in (1, seeds):
         found: dict[Arm, Outcome] = {}
@@ -107,7 +107,7 @@ def answer(
             (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head) for pair in pairs
         ):  # fmt: skip
             break
-    return Answers(case.id, pairs), []
+    return Answers(case.id, pairs, len(base["right"][0])), []
 
 
 def _pair(seed: int, base: Mapping[str, Any], head: Mapping[str, Any]) -> SeedPair:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fashiontl.gate.raw import Raw
+from fashiontl.gate.waivers import ALL
+from fashiontl.metrics import METRICS
 
 Word = Literal[
     "PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED",
@@ -120,3 +122,16 @@ class Verdict:
     explained: tuple[Explained, ...]
     notes: tuple[str, ...]
     raw: Raw
+
+
+def change_of(finding: Finding) -> float:
+    """The largest change that a finding may stand for, in per cent, of accuracy in points: what a waiver must cover.
+
+    What was not compared, since it is gone, crashed or was not measured, may have changed by all of it.
+    """
+    change = finding.change
+    if change is None:
+        return ALL
+    metric = METRICS.get(finding.metric)
+    either = metric is not None and metric.better == "equal"
+    return 100 * (max(abs(change.low), abs(change.high)) if either else change.high)

@@ -9,7 +9,8 @@ from fashiontl.errors import FashiontlError
 from fashiontl.gate.baselines import MAKE_ONE, counted
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
-from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word
+from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word, change_of
+from fashiontl.gate.waivers import LARGEST
 from fashiontl.metrics import METRICS, Metric
 from fashiontl.options import case_of_id
 
@@ -132,7 +133,10 @@ def next_steps(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _waive(findings: Sequence[Finding]) -> str:
-    what = f"--cell {_quoted(findings[0].cell)} --metric {_quoted(findings[0].metric)}"
+    first = findings[0]
+    # Rounded up, so that it covers the change.
+    ceiling = math.ceil(10 * min(change_of(first), LARGEST)) / 10
+    what = f"--cell {_quoted(first.cell)} --metric {_quoted(first.metric)} --ceiling {ceiling:g}"
     return f"fashiontl waive {what} --owner YOU --reason WHY --expires YYYY-MM-DD"
 
 
