@@ -113,8 +113,6 @@ def _train_part(
     device_name = part.device
     torch.manual_seed(seed)
     begun = work.start(part)
-    # Before training, which may last until the file is another.
-    weights = begun.provenance
     network = begun.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
@@ -144,7 +142,7 @@ def _train_part(
         "reused_stages": result.reused_stages,
         "features": result.features,
         "recipe": asdict(recipe),
-        "weights": weights,
+        "weights": begun.provenance,
         "warnings": [*_without_effect(work, network), *begun.doubts],
     }
     return value, logits
