@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from fashiontl.architectures.build import build, outline
@@ -26,6 +27,8 @@ from fashiontl.record import write_atomically
 from fashiontl.train import Examples, fit, is_normalised, predict
 from fashiontl.variants import Variant, faster_format
 from fashiontl.weights import save
+from fashiontl.weights.files import Facts, expected_of, facts_file, facts_of
+from fashiontl.weights.verified import opened
 
 _SEED = 0
 
@@ -44,6 +47,8 @@ def pretrained(
 
     Raises:
         DivergedError: training did; nothing is kept.
+        FashiontlError: the checkpoint that is there is not the one that was written, or what was written beside it
+            cannot be read.
     """
     images = load_images(settings.data, settings.data_root or None)
     task = find_task(source)
@@ -58,17 +63,16 @@ def pretrained(
         "memory_format": variant.memory_format,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "seed": _SEED,
     }
     digest = hashlib.sha256(json.dumps([origin, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
-    facts_file = checkpoint.with_suffix(".json")
     with locked(checkpoint.with_suffix(".lock")):
-        if checkpoint.exists() and facts_file.exists():
-            facts: dict[str, Any] = json.loads(facts_file.read_bytes())
-            return {**facts, "checkpoint": str(checkpoint), "cached": True}
+        if checkpoint.exists() and (known := facts_of(checkpoint)) is not None:
+            with opened(checkpoint, expected_of(checkpoint, known)):
+                return {**msgspec.structs.asdict(known), "checkpoint": str(checkpoint), "cached": True}
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
@@ -95,12 +99,9 @@ def pretrained(
                 {"divergence": place},
             ) from error
         accuracy = evaluate(logits, chosen.test_labels).accuracy
+        # A process that is killed between the two files must not leave facts of another checkpoint beside this one.
+        facts_file(checkpoint).unlink(missing_ok=True)
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
-        facts = {
-            "sha256": sha256,
-            "recipe": {**origin, **asdict(recipe)},
-            "accuracy": accuracy,
-            "seconds": result.seconds,
-        }
-        write_atomically(facts_file, json.dumps(facts).encode())
-    return {**facts, "checkpoint": str(checkpoint), "cached": False}
+        facts = Facts(sha256, {**origin, **asdict(recipe)}, accuracy, result.seconds)
+        write_atomically(facts_file(checkpoint), msgspec.json.encode(facts))
+    return {**msgspec.structs.asdict(facts), "checkpoint": str(checkpoint), "cached": False}

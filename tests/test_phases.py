@@ -1,7 +1,9 @@
 import gzip
+import hashlib
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -14,14 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from fashiontl import devices, phases
+from fashiontl.architectures.build import build
 from fashiontl.architectures.network import Network
 from fashiontl.case import PRESETS, Case, Settings
 from fashiontl.data.select import TaskData
 from fashiontl.errors import FashiontlError
+from fashiontl.images import Preprocessing
 from fashiontl.latency import Samples, WarmUp
 from fashiontl.phases import accuracy, loops, reading, speed, sweeping
 from fashiontl.train import Examples
-from fashiontl.weights import Start
+from fashiontl.weights import Start, save
 from fashiontl.workload import Workload
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
@@ -115,6 +119,33 @@ def test_a_source_backbone_is_made_and_used(tmp_path: Path) -> None:
     assert made["pretraining"]["cached"] is False
     value = run(phases.train, {**work, "checkpoints": made["checkpoints"]})
     assert value["weights"] == {"name": "fashion6", "sha256": made["pretraining"]["sha256"]}
+
+
+def test_verifying_weights_is_no_part_of_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / f"{ARCHITECTURE}.pt"
+    save(file, build(ARCHITECTURE, 4, image_size=32), ARCHITECTURE, Preprocessing(32))
+    clock = time.perf_counter
+    hashing = hashlib.file_digest
+
+    def slow(*arguments: Any) -> Any:
+        # An hour, by every clock.
+        ahead = clock() + 3600
+        monkeypatch.setattr(time, "perf_counter", lambda: max(clock() + 3600, ahead))
+        return hashing(*arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    work = Workload.of(job(replace(PROBE, weights=str(file))))
+    begun = time.perf_counter()
+    (started,) = work.starts()
+    taken = time.perf_counter() - begun
+    assert started.verifying == pytest.approx(3600, abs=60)
+    assert 0 < taken - started.verifying < 60
+
+
+def test_load_time_leaves_out_what_verifying_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = Workload.starts
+    monkeypatch.setattr(Workload, "starts", lambda work: [replace(each, verifying=3600.0) for each in starts(work)])
+    assert -3600 < run(phases.inference, job(PROBE))["load_time"] < -3540
 
 
 @pytest.mark.parametrize(("case", "trainable"), [(SCRATCH, PARAMETERS), (PROBE, HEAD)])

@@ -129,8 +129,6 @@ def _train_part(
     device_name = part.device
     torch.manual_seed(seed)
     begun = work.start(part)
-    # Before training, which may last until the file is another.
-    weights = begun.provenance
     network = begun.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
@@ -154,7 +152,7 @@ def _train_part(
         if fault := in_answers(logits, "test"):
             raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
-        known = {"losses": error.value["losses"], "weights": weights, "recipe": asdict(recipe)}
+        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
         if part != work.case:
             known = {name: {part.architecture: found} for name, found in known.items()}
         place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
@@ -171,7 +169,7 @@ def _train_part(
         "reused_stages": result.reused_stages,
         "features": result.features,
         "recipe": asdict(recipe),
-        "weights": weights,
+        "weights": begun.provenance,
         "warnings": [*_without_effect(work, network), *begun.doubts],
     }
     return value, logits

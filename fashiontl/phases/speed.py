@@ -31,13 +31,17 @@ def inference(job: Job, progress: Progress) -> Job:
     with timed_pass(work) as tool:
         base = base_memory(work.case.device)
         begun = tool.clock()
-        networks = work.networks()
+        starts = work.starts()
+        networks = [start.network for start in starts]
         model = work.deployed(networks)
         tool.synchronize()
-        value: Job = {"load_time": tool.clock() - begun, "base_memory": base}
+        # Files of weights are verified each time they are read, but that is no part of loading.
+        load_time = tool.clock() - begun - sum(start.verifying for start in starts)
+        value: Job = {"load_time": load_time, "base_memory": base}
         if model is not networks[0]:
             # What a copy was made of is no part of the memory of inference.
             networks = []
+        del starts
         value |= memory(work.case.device, "load", base)
         value |= _inference(work, model, base, tool, progress)
     # Of networks as they train, not as they are deployed: adapters can be merged into the weights, for example.
