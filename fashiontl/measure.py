@@ -17,6 +17,7 @@ from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
 from fashiontl.environment import choose_threads, machine_key, read_environment
 from fashiontl.errors import FashiontlError
+from fashiontl.estimate import Work
 from fashiontl.extensions import facts
 from fashiontl.locks import alone_on
 from fashiontl.metrics import METRICS, Measurement
@@ -145,6 +146,15 @@ class Measurer:
     def device(self, name: str) -> Outcome:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
         return _skipped_where_absent(self._once("device", {"device": name}))
+
+    def count(self, case: Case) -> Work | None:
+        """What a case computes, before it is measured; asked once an architecture. None where it cannot be counted."""
+        alike = Case(case.architecture, "full", task=case.task, weights="none", image_size=case.image_size)
+        outcome = self._once(
+            "count",
+            {"case": asdict(alike), "settings": asdict(self._settings), "extensions": self._extensions},
+        )
+        return Work(**outcome.value) if outcome.status == "ok" else None
 
     def measure(self, case: Case, progress: Progress = lambda text: None) -> Record:
         """Run every phase of a case.

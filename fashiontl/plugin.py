@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import pytest
 
-from fashiontl import entry, gating, spreading
+from fashiontl import ahead, collecting, entry, gating, spreading
 from fashiontl.case import Case
+from fashiontl.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
 from fashiontl.declaring import declare, read
-from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
@@ -33,12 +33,6 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 pytest_load_initial_conftests = entry.pytest_load_initial_conftests
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    case: Case
-    timer: ReplayTimer
 
 
 # Under which the processes of pytest-xdist find what they share.
@@ -131,6 +125,20 @@ class Run:
             )
         return self._measurer
 
+    def look_ahead(self, items: list[pytest.Item], calls: Sequence[pytest.Item], cases: Sequence[Case]) -> None:
+        """Predict how long the cases of tests take, and put the tests in the order in which they run."""
+        from fashiontl.measure import cache_folder
+
+        if self.finished >= {case.id for case in cases}:
+            return
+        self.line.say("counting what the cases compute")
+        free = ahead.order_is_free(self.config, self.option.arch, cases, self.cases)
+        count, cache = self.measurer.count, cache_folder()
+        order, estimate = ahead.predict(cases, self.finished, self.settings, cache, count, reorder=free)
+        self.line.predict(estimate)
+        if free:
+            ahead.put_in_order(items, calls, [case.id for case in cases], [case.id for case in order])
+
     def measure(self, case: Case, test: str) -> Any:
         """Measure one case as the test of an id, and save its record before anything else happens."""
         from fashiontl.record import RunFile
@@ -184,11 +192,6 @@ class Cell:
             benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
         except Exception as error:  # whatever it objects to, the case went well and has its record
             warnings.warn(f"{self.case.id}: pytest-benchmark did not take its samples: {error!r}", stacklevel=2)
-
-
-# Tests ask for the fixtures with short names, of which a project may have its own; only where they get those of this
-# module do they depend on these, and are parametrised.
-CELL, GATED_CELL, UNSEEN_DEVICE = "fashiontl_cell", "fashiontl_gated_cell", "fashiontl_unseen_device"
 
 
 @pytest.fixture(name=CELL)
@@ -263,36 +266,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     """Leave out tests that this session has no use for; pytest would make skips of them."""
     made = yield
-    if not isinstance(made, list):
-        return made
-    return [item for item in made if not isinstance(item, pytest.Function) or _is_of_use(item)]
-
-
-def _is_of_use(item: pytest.Function) -> bool:
-    ours = {CELL, GATED_CELL, UNSEEN_DEVICE} & set(item.fixturenames)
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return ours <= set(parameters)
+    return collecting.useful(made) if isinstance(made, list) else made
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
-    run, wanted = metafunc.config.stash[_RUN], set(metafunc.fixturenames)
-    if run.option.gate:
-        if GATED_CELL in wanted:
-            metafunc.parametrize(GATED_CELL, run.cases, ids=[case.id for case in run.cases], indirect=True)
-        return
-    # None when the user says which ones are wanted.
-    unseen = [] if run.option.device else [name for name in DEVICES if name not in seen_devices()]
-    if UNSEEN_DEVICE in wanted and unseen:
-        metafunc.parametrize(UNSEEN_DEVICE, unseen, indirect=True)
-    if CELL not in wanted:
-        return
-    parameters = []
-    for case in run.cases:
-        timer = ReplayTimer()
-        mark = pytest.mark.benchmark(group=f"latency {case.task} {case.device}", timer=timer)
-        parameters.append(pytest.param(_Parameter(case, timer), id=case.id, marks=mark))
-    metafunc.parametrize(CELL, parameters, indirect=True)
+    run = metafunc.config.stash[_RUN]
+    collecting.parametrize(metafunc, run.option, run.cases)
 
 
 def _asking(session: pytest.Session, fixture: str) -> list[Any]:
@@ -314,6 +294,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         # A process of pytest-xdist that exits is replaced by another; their controller can end the session.
         if not hasattr(session.config, "workerinput"):
             _check_writable(run)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Predict how long the cases take, and begin with the cheap ones where the order is free."""
+    run, calls = session.config.stash.get(_RUN, None), _asking(session, CELL)
+    idle = session.config.option.collectonly or session.testsfailed or hasattr(session.config, "workerinput")
+    if run is None or not calls or idle:
+        return
+    with _exit_on_fault():
+        run.look_ahead(session.items, calls, [item.callspec.params[CELL].case for item in calls])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -386,4 +377,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from fashiontl.summary import write_summary
 
-    write_summary(terminalreporter, run.path, run.results, run.said)
+    write_summary(terminalreporter, run.path, run.results, run.said, run.line.account())

@@ -9,7 +9,7 @@ from fashiontl.encoding import printable
 from fashiontl.errors import FashiontlError
 
 
-def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str]) -> None:
+def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
     """Write the summary and the leaderboard. The records are saved by now, so a fault of either is a line more.
 
     Args:
@@ -17,6 +17,7 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str])
         path: of the run's file.
         results: folder of the results.
         said: what else there is to say.
+        time: how long it took beside what was predicted; empty where that is not known.
     """
     from fashiontl.leaderboard import summary, write
     from fashiontl.record import read_file
@@ -40,6 +41,8 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str])
     for each in (*said, *own):
         line(each, yellow=True)
     attempt("the summary could not be made", lambda: line(summary(records)))
+    if time:
+        line(f"\ntime         {time}")
     line(f"\nrecords      {path}")
     faults: list[str] = []
     attempt("the leaderboard was not written", lambda: line(f"leaderboard  {write(results, faults.append)}"))

@@ -19,7 +19,7 @@ LAYERS = (
     ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
     ("extensions",),
     ("weights", "options", "latency", "profiling", "peak", "variants"),
-    ("features", "divergence"),
+    ("features", "divergence", "estimate"),
     ("train", "selftest", "sweep"),
     ("steps",),
     ("pretraining", "workload"),
@@ -27,7 +27,7 @@ LAYERS = (
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
     ("gate", "summary"),
-    ("doctor", "gating", "scheduling", "spreading"),
+    ("doctor", "gating", "scheduling", "spreading", "ahead", "collecting"),
     ("declaring",),
     ("entry",),
     ("plugin", "cli"),
@@ -39,7 +39,7 @@ TORCH_FREE = (
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
     "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison", "spreading",
-    "encoding", "summary",
+    "encoding", "summary", "estimate", "ahead",
 )  # fmt: skip
 
 
