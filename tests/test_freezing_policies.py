@@ -1,13 +1,14 @@
 """The table of policies, as pure functions."""
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fashiontl.errors import FashiontlError, SkippedError
-from fashiontl.freezing import POLICIES, Plan, StagePlan
+from fashiontl.freezing import POLICIES, Plan, StagePlan, absence
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
 FROZEN = StagePlan("none", "eval", 0.0)
@@ -197,3 +198,20 @@ def test_a_network_that_lacks_a_stage_is_skipped_and_none_takes_its_place() -> N
 def test_a_stage_plan_that_makes_no_sense_names_all_faults(fields: tuple[str, str, float], message: str) -> None:
     with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
         StagePlan(*fields)  # type: ignore[arg-type]
+
+
+def test_what_trains_adapters_says_that_it_needs_their_library() -> None:
+    names = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
+    plans = {name: [policy.plan(names, epoch, 4) for epoch in range(4)] for name, policy in POLICIES.items()}
+    adapting = {
+        name for name, each in plans.items() if any(stage.trains == "adapters" for plan in each for stage in plan)
+    }
+    assert {name for name, policy in POLICIES.items() if policy.library == "peft"} == adapting
+
+
+def test_a_library_is_absent_whatever_stands_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert absence("") is None
+    assert absence("torch") is None
+    assert absence("no_such_library") == "needs the library no_such_library; pip install no_such_library"
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert absence("peft") == "needs the library peft; pip install 'fashiontl[lora]'"
