@@ -3,6 +3,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,15 +74,18 @@ def workload() -> Workload:
 @pytest.fixture(scope="module")
 def profiled(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("traces") / "made" / "when needed"
-    return profile_steps(
+    begun = time.perf_counter()
+    profile = profile_steps(
         workload.step, workload.synchronize, CPU, folder, "resnet18-full-cpu", modules={"": workload.network}
     )
+    # In seconds, whatever the machine does: the steps are a part of it.
+    assert 0 < profile.steps * profile.step_s <= time.perf_counter() - begun
+    return profile
 
 
 def test_few_steps_and_a_wait_after_each(workload: Workload, profiled: Profile) -> None:
     assert (workload.steps, workload.waits) == (3, 3)
     assert profiled.steps == 2
-    assert 0 < profiled.step_s < 10, "seconds, not microseconds"
 
 
 def test_operators_are_of_one_step_and_sorted_by_self_time(profiled: Profile) -> None:
