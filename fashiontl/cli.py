@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from fashiontl import __version__
 from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_baseline, add_gate, add_waive
 from fashiontl.progress import ProgressText
 
@@ -40,15 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except FashiontlError as error:
-        print(f"fashiontl {options.command}: {error}", file=sys.stderr)
+        print(to_terminal(f"fashiontl {options.command}: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130  # what shells say of a program that SIGINT ended
     return int(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # It repeats arguments as they were given.
+        super().error(to_terminal_line(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="fashiontl",
         description="Benchmarks for transfer learning in PyTorch. The matrix is run by: pytest bench/",
     )
@@ -208,17 +215,15 @@ def _unless_wrong(read: Callable[[], _Read], faults: list[str]) -> _Read | None:
 
 
 def _unprofiled(case_id: str, reason: str) -> _Answer:
-    print(f"fashiontl profile: {case_id}: {reason}", file=sys.stderr)
+    print(to_terminal(f"fashiontl profile: {case_id}: {reason}"), file=sys.stderr)
     return "", 1
 
 
 def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str, Any]) -> str:
-    import json
-
     from fashiontl.operators import from_dict, top
 
     if options.json:
-        return json.dumps({"case": said[0], "notes": said[1:], "profile": values}, indent=2, allow_nan=False)
+        return to_terminal_json({"case": said[0], "notes": said[1:], "profile": values})
     profile = from_dict(values)
     lines = [*said, *profile.doubts, "", f"{profile.steps} training steps; shares are of their operators' own time"]
     lines += [top(profile, options.top), ""]
@@ -234,21 +239,21 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
             lines.append(
                 f"             or with HolisticTraceAnalysis: TraceAnalysis(trace_dir='{Path(profile.trace).parent}')"
             )
-    return "\n".join(lines)
+    return to_terminal("\n".join(lines))
 
 
 def _leaderboard(options: argparse.Namespace) -> _Answer:
     from fashiontl.leaderboard import write
 
     try:
-        return str(write(options.results, _warn)), 0
+        return to_terminal_line(str(write(options.results, _warn))), 0
     except OSError as error:
         step = "free it, or name another folder with --results"
         raise FashiontlError(unwritable(options.results / "leaderboard.md", error, step)) from error
 
 
 def _warn(fault: str) -> None:
-    print(f"fashiontl leaderboard: warning: {fault}", file=sys.stderr)
+    print(to_terminal_line(f"fashiontl leaderboard: warning: {fault}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

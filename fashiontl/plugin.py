@@ -16,6 +16,7 @@ from fashiontl import gating, spreading
 from fashiontl.case import PRESETS, Case
 from fashiontl.devices import DEVICES, seen_devices
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import LONGEST_NAME, to_line, to_terminal, to_terminal_line
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
@@ -194,12 +195,12 @@ class Cell:
         """Measure the case; a skip or a failure when its record is not ok."""
         __tracebackhide__ = True  # pytest names the test, not this line, as the place of a skip
         if self.case.id in self.run.finished:
-            pytest.skip(f"measured already in {self.run.path} (--resume)")
+            pytest.skip(to_terminal_line(f"measured already in {self.run.path} (--resume)"))
         record = self.run.measure(self.case, self.test)
         if record.status == "skipped":
-            pytest.skip(record.reason)
+            pytest.skip(to_terminal_line(record.reason))
         if record.status != "ok":
-            pytest.fail(f"{self.case.id}: {record.status}: {record.reason}", pytrace=False)
+            pytest.fail(to_terminal(f"{to_line(self.case.id)}: {record.status}: {record.reason}"), pytrace=False)
         return record
 
     def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
@@ -236,7 +237,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except FashiontlError as error:
         faults.insert(0, str(error))
     if faults:
-        pytest.exit("\n" + "\n".join(faults), returncode=2)
+        pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
 
 
 @contextmanager
@@ -244,7 +245,7 @@ def _exit_on_fault() -> Iterator[None]:
     try:
         yield
     except FashiontlError as error:
-        pytest.exit(f"\n{error}", returncode=2)
+        pytest.exit(to_terminal(f"\n{error}"), returncode=2)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -275,14 +276,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("unseen_device", _unseen(metafunc.config), indirect=True)
     if "gated_cell" in metafunc.fixturenames:
         cases = metafunc.config.stash[_RUN].cases
-        metafunc.parametrize("gated_cell", cases, ids=[case.id for case in cases], indirect=True)
+        metafunc.parametrize("gated_cell", cases, ids=[to_terminal_line(case.id) for case in cases], indirect=True)
     if "cell" not in metafunc.fixturenames:
         return
     parameters = []
     for case in metafunc.config.stash[_RUN].cases:
         timer = ReplayTimer()
-        mark = pytest.mark.benchmark(group=f"latency {case.task} {case.device}", timer=timer)
-        parameters.append(pytest.param(_Parameter(case, timer), id=case.id, marks=mark))
+        mark = pytest.mark.benchmark(group=to_line(f"latency {case.task} {case.device}", LONGEST_NAME), timer=timer)
+        parameters.append(pytest.param(_Parameter(case, timer), id=to_terminal_line(case.id), marks=mark))
     metafunc.parametrize("cell", parameters, indirect=True)
 
 
@@ -386,10 +387,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     records, faults = read_file(run.path)
     terminalreporter.section("fashiontl")
     for fault in faults:
-        terminalreporter.write_line(fault, yellow=True)
+        terminalreporter.write_line(to_terminal(fault), yellow=True)
     terminalreporter.write_line(summary(records))
-    terminalreporter.write_line(f"\nrecords      {run.path}")
+    terminalreporter.write_line(f"\nrecords      {to_terminal_line(str(run.path))}")
     try:
-        terminalreporter.write_line(f"leaderboard  {write(run.results)}")
+        terminalreporter.write_line(f"leaderboard  {to_terminal_line(str(write(run.results)))}")
     except (OSError, FashiontlError) as error:
-        terminalreporter.write_line(f"the leaderboard was not written: {error}", red=True)
+        terminalreporter.write_line(to_terminal(f"the leaderboard was not written: {error}"), red=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from fashiontl.escape import to_terminal_line
+
 if TYPE_CHECKING:
     import pytest
 
@@ -63,6 +65,7 @@ class ProgressLine:
         return f", about {duration(self._spent / self._done * (self.expected - self._done))} left"
 
     def _write(self, text: str, *, keep: bool) -> bool:
+        text = to_terminal_line(text)
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
             return False
@@ -90,7 +93,7 @@ class ProgressText:
 
     def _write(self, text: str) -> None:
         # Back to the line's beginning, and what is right of it erased (ECMA-48, EL).
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{to_terminal_line(text)}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

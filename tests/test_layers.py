@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
-    ("errors",),
+    ("errors", "escape"),
     ("metrics", "stats", "operators", "case", "vision", "modes"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
@@ -31,7 +31,7 @@ LAYERS = (
     ("plugin", "cli"),
 )
 TORCH_FREE = (
-    "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
+    "errors", "escape", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
     "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",

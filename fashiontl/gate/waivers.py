@@ -1,7 +1,6 @@
 """Waivers: a change for the worse that someone answers for, until a date. Append-only files, one a waiver. No torch."""
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from fashiontl.errors import FashiontlError, unknown_name, unwritable
+from fashiontl.escape import to_file_name
 from fashiontl.metrics import METRICS
 from fashiontl.record import write_atomically
 
@@ -115,7 +115,7 @@ def add_waiver(results: Path, today: date, *, unique: str = "", **fields: str) -
         values["expires"] = date.fromisoformat(fields.get("expires", ""))
     if faults := _faults(values):
         raise FashiontlError("\n".join(faults))
-    name = re.sub(r"[^\w.+-]+", "_", values["cell"])[:60].strip("_") or "any"
+    name = to_file_name(values["cell"], 60).strip("_") or "any"
     path = waivers_folder(results) / f"{today:%Y%m%d}-{name}-{unique or uuid4().hex[:6]}.toml"
     quoted = {key: json.dumps(values[key], ensure_ascii=False) for key in _TEXTS}
     try:
