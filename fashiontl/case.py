@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, get_type_hints
 
 from fashiontl.errors import FashiontlError, brief, unknown_name
+from fashiontl.escape import to_file_name
 
 # What `pytest bench/` runs when an axis is not named.
 DEFAULT_ARCHITECTURES = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
@@ -113,8 +113,8 @@ class Case:
 
     @property
     def file_name(self) -> str:
-        """The id with everything that a file system or a URL may object to replaced by `_`."""
-        return re.sub(r"[^\w.+-]+", "_", self.id)
+        """The id as a file's name, with everything that a file system or a URL may object to replaced by `_`."""
+        return to_file_name(self.id)
 
 
 @dataclass(frozen=True)

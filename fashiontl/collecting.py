@@ -9,6 +9,7 @@ import pytest
 
 from fashiontl.case import Case
 from fashiontl.devices import DEVICES, seen_devices
+from fashiontl.escape import LONGEST_NAME, to_line, to_terminal_line
 from fashiontl.replay import ReplayTimer
 
 # Tests ask for the fixtures with short names, of which a project may have its own; only where they get those of
@@ -29,7 +30,7 @@ def parametrize(metafunc: pytest.Metafunc, option: Namespace, cases: Sequence[Ca
     wanted = set(metafunc.fixturenames)
     if option.gate:
         if GATED_CELL in wanted:
-            metafunc.parametrize(GATED_CELL, cases, ids=[case.id for case in cases], indirect=True)
+            metafunc.parametrize(GATED_CELL, cases, ids=[to_terminal_line(case.id) for case in cases], indirect=True)
         return
     # None when the user says which ones are wanted.
     unseen = [] if option.device else [name for name in DEVICES if name not in seen_devices()]
@@ -41,8 +42,8 @@ def parametrize(metafunc: pytest.Metafunc, option: Namespace, cases: Sequence[Ca
 
 def _parameter(case: Case) -> Any:
     timer = ReplayTimer()
-    mark = pytest.mark.benchmark(group=f"latency {case.task} {case.device}", timer=timer)
-    return pytest.param(Parameter(case, timer), id=case.id, marks=mark)
+    mark = pytest.mark.benchmark(group=to_line(f"latency {case.task} {case.device}", LONGEST_NAME), timer=timer)
+    return pytest.param(Parameter(case, timer), id=to_terminal_line(case.id), marks=mark)
 
 
 def useful(made: Iterable[Any]) -> list[Any]:

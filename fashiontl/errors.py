@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+from fashiontl.escape import to_terminal
+
 # EX_SOFTWARE of BSD's sysexits.h: a defect of this program, never a verdict and never bad input.
 INTERNAL = 70
 
@@ -113,7 +115,7 @@ def is_there(text: str) -> bool:
 def tell(text: str) -> None:
     """Print an error; where that cannot be, as on a closed stream, the exit code has to say it alone."""
     with suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(to_terminal(text), file=sys.stderr, flush=True)
 
 
 def no_file(path: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from fashiontl.case import Case, Settings
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import to_terminal, to_terminal_line
 from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word
 
 
@@ -110,11 +111,11 @@ class GatedCell:
         try:
             self.session.measure()
         except FashiontlError as error:
-            pytest.exit(f"\n{error}", returncode=2)
+            pytest.exit(to_terminal(f"\n{error}"), returncode=2)
         if self.session.verdict is None:
-            pytest.fail(f"{self.session.word}: {self.session.reason}", pytrace=False)
+            pytest.fail(to_terminal(f"{self.session.word}: {self.session.reason}"), pytrace=False)
         if self.case.id in self.session.verdict.raw.new:
-            pytest.skip(f"new: {self.session.base} has nothing to compare with")
+            pytest.skip(to_terminal_line(f"new: {self.session.base} has nothing to compare with"))
         findings = [found for found in self.session.verdict.findings if found.cell == self.case.id]
         bad = [_text(found) for found in findings if found.is_bad and found.decides]
         if bad or not findings:
@@ -122,4 +123,4 @@ class GatedCell:
 
 
 def _text(finding: Finding) -> str:
-    return f"{finding.word} {finding.cell}, {finding.metric}: {finding.reason}"
+    return to_terminal_line(f"{finding.word} {finding.cell}, {finding.metric}: {finding.reason}")

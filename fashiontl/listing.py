@@ -20,6 +20,7 @@ from fashiontl.case import (
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES, absence
+from fashiontl.escape import to_line, to_terminal
 from fashiontl.extensions import added
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing import absence as policy_absence
@@ -58,11 +59,13 @@ def listing(data_root: str = "") -> str:
     ]
     if added():
         sections.append(_section("extensions (--fashiontl-plugin)", ("module", "adds"), _extensions()))
-    return "\n\n".join([*sections, "* runs when the axis is not named"])
+    return to_terminal("\n\n".join([*sections, "* runs when the axis is not named"]))
 
 
 def _section(title: str, header: tuple[str, ...], rows: _Rows) -> str:
-    return f"{title}\n" + tabulate(list(rows), headers=header, tablefmt="simple", disable_numparse=True)
+    return f"{title}\n" + tabulate(
+        [[to_line(text) for text in row] for row in rows], headers=header, tablefmt="simple", disable_numparse=True
+    )
 
 
 def _star(name: str, defaults: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from fashiontl.case import Case
 from fashiontl.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
 from fashiontl.declaring import declare, read
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
@@ -172,15 +173,15 @@ class Cell:
         """Measure the case; a skip or a failure when its record is not ok."""
         __tracebackhide__ = True  # pytest names the test, not this line, as the place of a skip
         if self.case.id in self.run.finished:
-            pytest.skip(f"measured already in {self.run.path} (--resume)")
+            pytest.skip(to_terminal_line(f"measured already in {self.run.path} (--resume)"))
         try:
             record = self.run.measure(self.case, self.test)
         except FashiontlError as error:
-            pytest.fail(f"{self.case.id}: {error}", pytrace=False)
+            pytest.fail(to_terminal(f"{to_line(self.case.id)}: {error}"), pytrace=False)
         if record.status == "skipped":
-            pytest.skip(record.reason)
+            pytest.skip(to_terminal_line(record.reason))
         if record.status != "ok":
-            pytest.fail(f"{self.case.id}: {record.status}: {record.reason}", pytrace=False)
+            pytest.fail(to_terminal(f"{to_line(self.case.id)}: {record.status}: {record.reason}"), pytrace=False)
         return record
 
     def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
@@ -242,7 +243,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except FashiontlError as error:
         faults.insert(0, str(error))
     if faults:
-        pytest.exit("\n" + "\n".join(faults), returncode=2)
+        pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
 
 
 @contextmanager
@@ -250,7 +251,7 @@ def _exit_on_fault() -> Iterator[None]:
     try:
         yield
     except FashiontlError as error:
-        pytest.exit(f"\n{error}", returncode=2)
+        pytest.exit(to_terminal(f"\n{error}"), returncode=2)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

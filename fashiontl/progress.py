@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from fashiontl.encoding import printable
+from fashiontl.escape import to_terminal_line
 from fashiontl.estimate import Estimate, Range
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class ProgressLine:
             return False
 
     def _shown(self, text: str, *, keep: bool) -> bool:
+        text = to_terminal_line(text)
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
             return False
@@ -143,7 +145,7 @@ class ProgressText:
         # Back to the line's beginning, and what is right of it erased (ECMA-48, EL). A terminal that is gone must not
         # end what is being measured.
         with suppress(OSError, ValueError):
-            print(f"\r\x1b[K{printable(text, sys.stderr)}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{printable(to_terminal_line(text), sys.stderr)}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fashiontl.encoding import printable
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import to_terminal
 
 
 def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
@@ -23,7 +24,7 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
     from fashiontl.record import read_file
 
     def line(text: str, **markup: bool) -> None:
-        for each in text.split("\n"):
+        for each in to_terminal(text).split("\n"):
             reporter.write_line(printable(each, reporter._tw._file), **markup)
 
     def attempt(what: str, do: Callable[[], object]) -> None:

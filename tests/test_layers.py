@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
-    ("errors", "encoding"),
+    ("errors", "encoding", "escape"),
     ("metrics", "stats", "operators", "case", "vision", "modes", "replay"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
@@ -33,6 +33,7 @@ LAYERS = (
     ("plugin", "cli"),
 )
 TORCH_FREE = (
+    "escape",
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
     "measure", "leaderboard", "progress", "plugin", "entry", "declaring", "cli", "data", "data.tasks", "data.own",
     "extensions",

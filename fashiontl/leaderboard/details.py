@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fashiontl.escape import to_markdown
 from fashiontl.leaderboard.batches import batches_text
 from fashiontl.leaderboard.columns import (
     ARITHMETIC,
@@ -16,7 +17,7 @@ from fashiontl.leaderboard.columns import (
     Group,
     columns_of,
 )
-from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
+from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.leaderboard.names import Names
 from fashiontl.leaderboard.periods import Period, mean_of
 from fashiontl.leaderboard.rows import UNKNOWN, Row, column_texts, decimals
@@ -151,7 +152,7 @@ def _peak_text(precision: str, rows: Sequence[Row]) -> str:
     values = dict.fromkeys(f"{number:,.{places}f}" for number in (numbers[0], numbers[-1]))
     kinds = dict.fromkeys(kind for row in rows if (kind := _kind(row)))
     works = f" ({' or '.join(kinds)})" if kinds else ""
-    return f"{escape(precision)} {' to '.join(values)} GFLOP/s{works}"
+    return f"{to_markdown(precision)} {' to '.join(values)} GFLOP/s{works}"
 
 
 def _kind(row: Row) -> str:
