@@ -20,10 +20,11 @@ settings.load_profile("fashiontl")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_inner_worker() -> Iterator[None]:
-    """When tests run under pytest-xdist, a pytest that they start must not take itself for one of its workers."""
+def inner_sessions() -> Iterator[None]:
+    """A pytest that tests start takes itself for none of pytest-xdist's workers, and shuffles nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        patch.setenv("PYTEST_ADDOPTS", f"-p no:randomly {os.environ.get('PYTEST_ADDOPTS', '')}".strip())
         yield
 
 
@@ -52,7 +53,7 @@ def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callab
 
     def make(conftest: str) -> pytest.Pytester:
         monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
-        # It would shuffle the cells; tests that want it take this away.
+        # pytester has taken it away.
         monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
         pytester.makeconftest((bench / "conftest.py").read_text() + conftest)
         pytester.makepyfile(test_matrix=(bench / "test_matrix.py").read_text())

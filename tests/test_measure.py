@@ -16,6 +16,7 @@ from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
 from fashiontl.environment import choose_threads
 from fashiontl.errors import FashiontlError
+from fashiontl.estimate import Work
 from fashiontl.measure import Measurer
 from fashiontl.record import SCHEMA, Record, from_json, to_json
 from fashiontl.worker import Outcome
@@ -452,3 +453,15 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"expected a folder for pretrained backbones that can be written, got {folder}: Not a directory; "
         "free it, or name another with FASHIONTL_CACHE"
     )
+
+
+def test_what_an_architecture_computes_is_counted_once(tmp_path: Path) -> None:
+    work = {"flops": 30.0, "operators": 2.0, "parameters": {"head": 40.0}, "normalised": False}
+    worker = FakeWorker(count=Outcome("ok", "", work))
+    counting = measurer(worker, tmp_path)
+    assert counting.count(CASE) == counting.count(Case("resnet18", "scratch")) == Work(30.0, 2.0, {"head": 40.0}, False)
+    assert worker.phases == ["count"]
+    counting.count(Case("vgg11", "full"))
+    counting.count(Case("resnet18", "full", image_size=64))
+    assert worker.phases == ["count"] * 3
+    assert measurer(FakeWorker(count=Outcome("crashed", "gone", {})), tmp_path).count(CASE) is None
