@@ -107,7 +107,10 @@ class Run:
         if self.option.resume:
             path, finished = resumable(self.results, machine, self.settings)
             if path is not None:
-                self.said += RunFile(path).repair()
+                try:
+                    self.said += RunFile(path).repair()
+                except FashiontlError as error:  # measuring will tell where its records go
+                    self.said.append(str(error))
                 return {"path": str(path), "finished": sorted(finished)}
         path = new_run_path(self.results, machine, environment.git_sha, datetime.now(UTC), uuid4().hex[:6])
         return {"path": str(path), "finished": []}

@@ -613,6 +613,15 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
     assert runs.faults == (f"{folder}: expected a run's file, got: Is a directory",)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_is_no_run(tmp_path: Path) -> None:
+    path = store(tmp_path, "b", record(CASE)).with_name("a.jsonl")
+    os.mkfifo(path)
+    records, faults = read_runs(tmp_path)
+    assert len(records) == 1
+    assert faults == (f"{path}: expected a run's file, got none; remove it",)
+
+
 def test_no_runs_are_no_records(tmp_path: Path) -> None:
     assert read_runs(tmp_path / "nowhere") == ((), ())
 

@@ -4,14 +4,14 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fashiontl.case import Case, Settings
 from fashiontl.environment import Environment
 from fashiontl.metrics import Measurement
-from fashiontl.record.schema import JSON_TYPES, json_name
+from fashiontl.record.schema import JSON_TYPES, is_needed, json_name
 
 # Raised when the meaning of a field changes; a line of an older schema is then read by a conversion to this one.
 SCHEMA = 1
@@ -146,7 +146,7 @@ def shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, .
 def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ...], prefix: str) -> tuple[str, ...]:
     expected = _json_types(kind)
     given = dict(zip(names, types, strict=True))
-    needed = [field.name for field in fields(kind) if _is_needed(kind, field)]
+    needed = [field.name for field in fields(kind) if is_needed(kind, field)]
     faults = [f"field {prefix}{name} is missing" for name in needed if name not in given]
     for name, got in given.items():
         if name not in expected:
@@ -155,12 +155,6 @@ def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ..
             allowed = " or ".join(json_name(each) for each in expected[name])
             faults.append(f"field {prefix}{name}: expected {allowed}, got {json_name(got)}")
     return tuple(faults)
-
-
-def _is_needed(kind: type, field: "Field[Any]") -> bool:
-    # A line from before a setting, an axis or a fact of the machine existed is read with its default, which must mean
-    # "as it was before", or unknown.
-    return kind not in {Case, Settings, Environment} or field.default is MISSING
 
 
 @functools.cache

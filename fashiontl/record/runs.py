@@ -219,6 +219,10 @@ def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, b
     """Each line that is not blank, with its place; what cannot be read is added to the faults."""
     for path in paths:
         try:
+            if not (path.is_file() or path.is_dir()):
+                # Reading a pipe or a device may never end.
+                faults.append(f"{path}: expected a run's file, got none; remove it")
+                continue
             with path.open("rb", buffering=_BUFFER) as file:
                 offset = number = 0
                 while line := file.readline(_LONGEST):

@@ -54,7 +54,7 @@ def closed(kind: type, **replaced: Any) -> Any:
     limits = _LIMITS.get(kind, {})
     hints = {name: _limited(hint, limits.get(name)) for name, hint in get_type_hints(kind).items()} | replaced
     described: list[Any] = [
-        (field.name, hints[field.name]) if _is_needed(kind, field) else (field.name, hints[field.name], field.default)
+        (field.name, hints[field.name]) if is_needed(kind, field) else (field.name, hints[field.name], field.default)
         for field in fields(kind)
     ]
     return msgspec.defstruct(kind.__name__, described, forbid_unknown_fields=True, gc=False)
@@ -87,7 +87,8 @@ def _limited(hint: Any, limits: tuple[float, float] | None) -> Any:
     return hint
 
 
-def _is_needed(kind: type, field: "Field[Any]") -> bool:
+def is_needed(kind: type, field: "Field[Any]") -> bool:
+    """Whether JSON without this field of a dataclass has a fault."""
     # A line from before a setting or an axis existed is read with its default, which must mean "as it was before".
     return kind not in {Case, Settings, Environment} or field.default is MISSING
 
