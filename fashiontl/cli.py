@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from fashiontl import __version__
 from fashiontl.encoding import print_plainly
-from fashiontl.errors import INTERNAL, FashiontlError, internal_error, refused, tell, unwritable
+from fashiontl.errors import FashiontlError, tell, told, unwritable
 from fashiontl.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
 from fashiontl.options import filled, whole
@@ -55,15 +55,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         name = f"fashiontl {options.command}"
         _check_folder()
         text, code = options.run(options)
-    except FashiontlError as error:
-        tell(f"{name}: {error}")
-        return 2
     except Exception as error:  # the last resort: what is foreseen has a message of its own
-        if isinstance(error, OSError) and error.filename is not None:
-            tell(f"{name}: {refused(error)}")
-            return 2
-        tell(internal_error(name, error))
-        return INTERNAL
+        message, code = told(name, error)
+        tell(message)
+        return code
     fault = _print(text)
     if fault:
         tell(f"{name}: {fault}")
@@ -135,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     listing = commands.add_parser("list", help="every axis of the matrix: what is here, what is not, and why")
     listing.add_argument(
-        "--data-root", default="", type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
+        "--data-root", default=None, type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
     )
     _add_plugins(listing)
     listing.set_defaults(run=_list)
     doctor = commands.add_parser("doctor", help="whether this box can measure, how finely, and what is missing")
     doctor.add_argument(
-        "--device", default="", type=filled, metavar="NAMES", help="devices between commas (all that are seen)"
+        "--device", default=None, type=filled, metavar="NAMES", help="devices between commas (all that are seen)"
     )
     doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     doctor.add_argument(
@@ -152,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("case", metavar="CASE", help="id as tests and tables show it: resnet18-linear_probe-cpu")
     profile.add_argument(
         "--weights",
-        default="",
+        default=None,
         type=filled,
         metavar="NAME_OR_PATH",
         help="where the id has only the name of a file or folder",
@@ -208,7 +203,7 @@ def _list(options: argparse.Namespace) -> _Answer:
     from fashiontl.listing import listing
 
     _extensions(options)
-    return listing(options.data_root), 0
+    return listing(options.data_root or ""), 0
 
 
 def _doctor(options: argparse.Namespace) -> _Answer:
@@ -267,7 +262,7 @@ def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings]":
     from fashiontl.options import Axes, case_of_id, matrix
 
     faults: list[str] = []
-    case = _unless_wrong(lambda: case_of_id(options.case, options.weights), faults)
+    case = _unless_wrong(lambda: case_of_id(options.case, options.weights or ""), faults)
     settings = _unless_wrong(lambda: matrix(Axes(device=["cpu"]), options.preset, options.set)[1], faults)
     if case is None or settings is None:
         raise FashiontlError("\n".join(faults))

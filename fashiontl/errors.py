@@ -131,7 +131,24 @@ def no_file(path: Path) -> str:
         return "a named pipe"
     if stat.S_ISREG(found) or stat.S_ISFIFO(found):
         return ""
-    return "a folder" if stat.S_ISDIR(found) else "a device or a socket"
+    return "a folder" if stat.S_ISDIR(found) else "a device or socket"
+
+
+def told(what: str, error: Exception) -> tuple[str, int]:
+    """One message for an error, whatever it is, and the exit code.
+
+    Args:
+        what: was being done, such as `fashiontl gate`.
+        error: with its traceback, which is kept in a file where nobody foresaw the error.
+
+    Returns:
+        2 for bad input and for paths that the system refuses, 70 for a defect of fashiontl.
+    """
+    if isinstance(error, FashiontlError):
+        return f"{what}: {error}", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{what}: {refused(error)}", 2
+    return internal_error(what, error), INTERNAL
 
 
 def internal_error(what: str, error: BaseException) -> str:

@@ -16,7 +16,7 @@ from fashiontl import ahead, collecting, entry, gating, spreading
 from fashiontl.case import Case
 from fashiontl.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
 from fashiontl.declaring import declare, read
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, told
 from fashiontl.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
@@ -233,6 +233,19 @@ def unseen_device(fashiontl_unseen_device: Any) -> Any:
     return fashiontl_unseen_device
 
 
+@contextmanager
+def _exit_on_fault() -> Iterator[None]:
+    """End the session with one message instead of a traceback, whatever goes wrong."""
+    try:
+        yield
+    except (pytest.exit.Exception, pytest.UsageError):
+        raise
+    except Exception as error:
+        message, code = told("fashiontl", error)
+        pytest.exit(to_terminal(f"\n{message}"), returncode=code)
+
+
+@_exit_on_fault()
 def pytest_configure(config: pytest.Config) -> None:
     """Validate all options before anything is collected."""
     if hasattr(config, "workerinput") and _SHARED not in config.workerinput:
@@ -240,7 +253,8 @@ def pytest_configure(config: pytest.Config) -> None:
             "expected a bench that pytest-xdist's controller knows of, got one that was met during collection; "
             "name its folder: pytest bench/ -n 2"
         )
-    faults = spreading.faults(config, read(config))
+    option = read(config)
+    faults = [*spreading.faults(config, option), *gating.faults(config, option)]
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
@@ -249,14 +263,7 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
 
 
-@contextmanager
-def _exit_on_fault() -> Iterator[None]:
-    try:
-        yield
-    except FashiontlError as error:
-        pytest.exit(to_terminal(f"\n{error}"), returncode=2)
-
-
+@_exit_on_fault()
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which GPUs share the cases with --spread."""
     run = config.stash[_RUN]
@@ -273,6 +280,7 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     return collecting.useful(made) if isinstance(made, list) else made
 
 
+@_exit_on_fault()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     run = metafunc.config.stash[_RUN]
@@ -283,6 +291,7 @@ def _asking(session: pytest.Session, fixture: str) -> list[Any]:
     return [item for item in session.items if fixture in getattr(item, "fixturenames", ())]
 
 
+@_exit_on_fault()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
     run = session.config.stash.get(_RUN, None)
@@ -290,7 +299,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if run.option.gate:
         cases = [item.callspec.params[GATED_CELL] for item in _asking(session, GATED_CELL)]
-        run.gate = gating.begin(session.config, run.option, cases, run.settings, run.line.say)
+        run.gate = gating.begin(run.option, cases, run.settings, run.line.say)
     calls = _asking(session, CELL)
     if calls and not session.config.option.collectonly:
         ids = [item.callspec.params[CELL].case.id for item in calls]
@@ -312,6 +321,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+@_exit_on_fault()
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
     """The same with pytest-xdist, whose controller collects nothing itself."""
     run = node.config.stash[_RUN]
@@ -336,6 +346,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+@_exit_on_fault()
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where several devices or --spread are asked for, say which cases one process of pytest-xdist takes."""
     run = config.stash[_RUN]
@@ -357,16 +368,18 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
     return report.outcome, "", report.outcome.upper()
 
 
+@_exit_on_fault()
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the worker before pytest waits for its children; the gate's exit code is pytest's."""
     run = session.config.stash.get(_RUN, None)
     if run is None:
         return
     run.close()
-    if run.gate is not None and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        session.exitstatus = run.gate.exit_code or session.exitstatus
+    if run.option.gate:
+        session.exitstatus = gating.exit_status(run.gate, int(session.exitstatus))
 
 
+@_exit_on_fault()
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
     run = config.stash.get(_RUN, None)
@@ -377,6 +390,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("fashiontl gate")
         terminalreporter.write_line(report.terminal(run.gate.verdict))
+        if run.gate.fault:
+            terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
     if not run.begun or not run.path.exists():
         return
     from fashiontl.summary import write_summary

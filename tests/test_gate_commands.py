@@ -176,9 +176,6 @@ def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.
             ["--replay", "gate.json", "--run", "x"],
             "expected --run FILE beside --stored, which judges that run, got --r",
         ),
-        (["--base", "main", "--budget", "-1"], "expected a budget of 0, which is no limit, or more seconds, got -60"),
-        (["--base", "main", "--budget", "nan"], "or more seconds, got nan"),
-        (["--base", "main", "--budget", "inf"], "or more seconds, got inf"),
         (["--stored"], "expected runs under"),
         (["--base", "main", "--arch", "resnet81"], "unknown architecture 'resnet81'"),
     ],
@@ -198,7 +195,7 @@ def test_outside_of_a_repository(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_waiver_is_written_and_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fields = {"cell": CELL, "metric": "latency", "owner": "ada", "reason": "a fix"}
+    fields = {"cell": CELL, "metric": "latency", "ceiling": "5", "owner": "ada", "reason": "a fix"}
     options = [text for name, value in fields.items() for text in (f"--{name}", value)]
     expires = (datetime.now(UTC).date() + timedelta(days=10)).isoformat()
     assert cli.main(["waive", *options, "--expires", expires]) == 0

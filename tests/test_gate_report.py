@@ -87,9 +87,8 @@ def test_on_a_terminal() -> None:
         "- new, so with nothing to compare with: own-full-cpu",
         "",
         "next:",
-        "- if it is meant: fashiontl waive --cell resnet18-full-cpu --metric latency --owner YOU --reason WHY "
-        "--expires",
-        "  YYYY-MM-DD",
+        "- if it is meant: fashiontl waive --cell resnet18-full-cpu --metric latency --ceiling 7.3 --owner YOU --reason",  # noqa: E501
+        "  WHY --expires YYYY-MM-DD",
     ]
 
 
@@ -108,7 +107,7 @@ def test_what_is_waived_or_advisory_says_so() -> None:
         (CRASHED, "- see it alone: pytest bench/ --arch vgg11 --policy linear_probe --device cpu"),
         (finding(cell="own", metric="*", word="CRASHED"), "- see it alone: pytest bench/"),
         (finding(metric="*", word="MISSING"),
-         "- bring it back or, if it is meant: fashiontl waive --cell resnet18-full-cpu --metric '*' --owner YOU"),
+         "- bring it back or, if it is meant: fashiontl waive --cell resnet18-full-cpu --metric '*' --ceiling 100"),
         (finding(metric="*", word="NO_BASELINE"),
          "- make a baseline, an hour or more after the last: pytest bench/ && fashiontl baseline add"),
         (finding(cell="resnet18-full-cuda-bf16", word="SUSPECT"),

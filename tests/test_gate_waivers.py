@@ -148,7 +148,7 @@ def test_what_is_no_file_is_a_fault_and_is_not_waited_for(tmp_path: Path) -> Non
     (folder / "device.toml").symlink_to("/dev/zero")
     faults = read_waivers(tmp_path, TODAY).faults
     assert [fault.partition("got ")[2] for fault in faults] == [
-        "a device or a socket; move it away", "a folder; move it away", "a named pipe; move it away",
+        "a device or socket; move it away", "a folder; move it away", "a named pipe; move it away",
     ]  # fmt: skip
 
 

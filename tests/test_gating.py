@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from fashiontl.gating import faults
 
 TESTS = Path(__file__).parent
 
@@ -81,6 +85,114 @@ def test_k_chooses_the_cells_of_the_gate(matrix: Bench) -> None:
     result = run(matrix, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
     result.assert_outcomes(passed=1, deselected=1)
     assert result.ret == 0
+
+
+def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(matrix: Bench) -> None:
+    conftest = FAKE.format(tests=str(TESTS), words={"resnet18": "CRASHED"}) + LOST
+    bench = matrix(conftest)
+    options = ("--device", "cpu", "--policy", "full", "--arch", "resnet18", "--gate", "main", "--gate-json", "a.json")
+    result = bench.runpytest_subprocess(*options)
+    assert result.ret == 12
+    result.stdout.fnmatch_lines(["*a.json: No space left on device*"])
+
+
+# A disk that is full only when the gate has been measured.
+LOST = """
+from fashiontl.gate import rawfile
+
+def write(path, contents):
+    raise OSError(28, "No space left on device")
+
+rawfile.write_atomically = write
+"""
+BROKEN = """
+from fashiontl.gate import commands
+
+def compare(*arguments):
+    raise {error}
+
+commands.compare = compare
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        ("KeyError('x')", 70, "*pytest --gate: internal error KeyError: 'x'; *the full report is in *crash-*.txt*"),
+        ("SystemExit(143)", 143, "*the gate was ended*"),
+        ("PermissionError(13, 'Permission denied', 'a/b')", 2, "*got a/b: Permission denied; free it*"),
+    ],
+)
+def test_what_goes_wrong_in_the_gate_is_no_verdict(
+    matrix: Bench, monkeypatch: pytest.MonkeyPatch, error: str, code: int, line: str
+) -> None:
+    bench = matrix(BROKEN.format(error=error))
+    monkeypatch.setenv("XDG_STATE_HOME", str(bench.path / "state"))
+    result = bench.runpytest_subprocess("--device", "cpu", "--arch", "resnet18,vgg11", "--gate", "main")
+    assert result.ret == code
+    result.stdout.fnmatch_lines([line])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+LEFT_OUT = {"gate": None, "gate_budget": None, "gate_accuracy": False, "gate_json": None, "gate_unchanged": False}
+MINUTES = "--gate-budget: expected minutes above 0 and up to 5000000, got "
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, []),
+        ({"gate": "main", "gate_budget": "1.5", "gate_json": "gate.json", "gate_accuracy": True}, []),
+        ({"gate": ""}, ["--gate: expected one letter or more, got ''"]),
+        ({"gate": " ", "gate_json": ""}, ["--gate: expected one letter", "--gate-json: expected one letter"]),
+        *(({"gate": "main", "gate_budget": text}, [f"{MINUTES}'{text}'"])
+          for text in ("", "0", "-1", "nan", "inf", "1e400", "soon")),
+        ({"gate_json": "x"}, ["expected --gate REF beside --gate-json, got none; name a commit"]),
+        ({"gate_budget": "5", "gate_accuracy": True}, ["expected --gate REF beside --gate-budget, --gate-accuracy"]),
+        ({"gate": "main", "collectonly": True}, ["expected --gate without --collect-only, which compares nothing"]),
+        ({"gate": "main", "showfixtures": True}, ["expected --gate without --fixtures"]),
+        ({"gate": "main", "setupplan": True, "setuponly": True}, ["expected --gate without --setup-only, --setup"]),
+        ({"gate": "main", "numprocesses": 2}, ["expected the gate in one process, got pytest-xdist's -n"]),
+        ({"gate": "main", "tx": ["2*popen"]}, ["expected the gate in one process, got pytest-xdist's -n"]),
+    ],
+)  # fmt: skip
+def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults(
+    options: dict[str, Any], told: list[str]
+) -> None:
+    option = SimpleNamespace(**{**LEFT_OUT, **options})
+    found = faults(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
+    assert len(found) == len(told)
+    assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--gate", ""], "--gate: expected one letter or more, got ''"),
+        (["--gate", "main", "--arch", ","], "arch: expected names between commas"),
+    ],
+)
+def test_faults_are_bad_input(matrix: Bench, options: list[str], told: str) -> None:
+    result = matrix("").runpytest_subprocess("--device", "cpu", *options)
+    assert result.ret == 2
+    assert told in result.stdout.str() + result.stderr.str()
+
+
+def test_a_gate_of_no_cells_does_not_pass(matrix: Bench) -> None:
+    assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "nothing").ret == 5
+
+
+def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(
+    matrix: Bench, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_other="def test_other(): pass")
+    assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "other").ret == 12
+
+
+def test_stopping_at_the_first_failure_keeps_the_verdicts_exit_code(matrix: Bench) -> None:
+    words = {"resnet18": "INCONCLUSIVE", "vgg11": "CRASHED"}
+    assert run(matrix, words, "--arch", "resnet18,vgg11", "-x").ret == 12
+    assert run(matrix, words, "--arch", "resnet18,vgg11", "--stepwise").ret == 12
 
 
 def test_the_gate_is_not_spread_over_processes(matrix: Bench) -> None:

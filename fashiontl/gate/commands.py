@@ -52,7 +52,7 @@ def add_gate(commands: Parsers) -> None:
             f"--{name.replace('_', '-')}", dest=name, action="append", default=[], metavar="NAMES", help=title
         )
     cells.add_argument(
-        "--data-root", default="", type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
+        "--data-root", default=None, type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
     )
     cells.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     cells.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
@@ -91,10 +91,10 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 
     axes = {name: getattr(options, name) for name in AXES}
     cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, options.data_root, chosen(options.fashiontl_plugin, Path.cwd())
+        Axes(**axes), options.preset, options.set, options.data_root or "", chosen(options.fashiontl_plugin, Path.cwd())
     )
     asked = {
-        "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root,
+        "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root or "",
     }  # fmt: skip
     order = Order(
         cases, settings, options.accuracy, 60 * options.budget, asked, command(), unchanged=options.unchanged
@@ -169,7 +169,9 @@ def check_reports(files: Mapping[str, Path | None]) -> None:
         kind = no_file(path)
         # What is renamed to a device's name takes its place.
         if kind or path.absolute().parent == Path("/dev"):
-            faults.append(f"expected a file for a report, got {kind or 'a device'}: {path}; name another with {option}")
+            faults.append(
+                f"expected a file for a report, got the {(kind or 'a device')[2:]} {path}; name another with {option}"
+            )
         try:
             check_folder(path.parent, "a report", option)
         except FashiontlError as error:
@@ -235,7 +237,7 @@ def add_baseline(commands: Parsers) -> None:
     listed = actions.add_parser("list", help="baselines by machine")
     listed.set_defaults(run=_baseline_list)
     show = actions.add_parser("show", help="numbers by cell and metric")
-    show.add_argument("--machine", default="", type=filled, metavar="KEY", help="of this machine alone")
+    show.add_argument("--machine", default=None, type=filled, metavar="KEY", help="of this machine alone")
     show.set_defaults(run=_baseline_show)
     prune = actions.add_parser("prune", help="remove the oldest; says what it would remove unless --yes")
     prune.add_argument("--keep", type=whole, required=True, metavar="N", help="newest runs to keep of each machine")
@@ -290,7 +292,7 @@ def _planned(options: argparse.Namespace) -> Answer:
     if not spreads:
         raise FashiontlError(
             f"expected a gate with epochs of a timed metric, got none in {options.plan}; take them with fashiontl gate "
-            "--base HEAD --json FILE"
+            "--base HEAD --unchanged --json FILE"
         )
     return to_terminal(plan_text(plan(spreads))), 0
 
@@ -362,7 +364,7 @@ def _baseline_list(options: argparse.Namespace) -> Answer:
 def _baseline_show(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.baseline_commands import shown
 
-    return to_terminal(shown(options.results, options.machine)), 0
+    return to_terminal(shown(options.results, options.machine or "")), 0
 
 
 def _baseline_prune(options: argparse.Namespace) -> Answer:

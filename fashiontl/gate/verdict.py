@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fashiontl.gate.raw import Raw
-from fashiontl.gate.waivers import ALL
+from fashiontl.gate.waivers import ALL, WHOLE
 from fashiontl.metrics import METRICS
 
 Word = Literal[
@@ -130,7 +130,7 @@ def change_of(finding: Finding) -> float:
     What was not compared, since it is gone, crashed or was not measured, may have changed by all of it.
     """
     change = finding.change
-    if change is None:
+    if change is None or finding.metric == WHOLE:
         return ALL
     metric = METRICS.get(finding.metric)
     either = metric is not None and metric.better == "equal"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from fashiontl.errors import no_file
 from fashiontl.escape import workflow_command
 from fashiontl.gate.report.comment import markdown
 from fashiontl.gate.report.shown import headline, label_of, word_of, worst_first
@@ -49,11 +50,16 @@ def write_github(verdict: Verdict, environment: Mapping[str, str]) -> str:
         if not path:
             continue
         try:
-            with Path(path).open("ab") as file:
-                file.write(text.encode(errors="replace"))
+            # Who opens a pipe that nobody reads waits for ever.
+            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
+            if not reason:
+                with Path(path).open("ab") as file:
+                    file.write(text.encode(errors="replace"))
         except OSError as error:
+            reason = str(error.strerror)
+        if reason:
             # A verdict must not turn into another because a summary could not be shown.
-            lines.append(_command("warning", ("summary", f"{variable} cannot be written: {error.strerror}")))
+            lines.append(_command("warning", ("summary", f"{variable} cannot be written: {reason}")))
     return "\n".join(lines)
 
 
