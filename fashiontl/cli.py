@@ -102,7 +102,9 @@ def _print(text: str) -> str:
     return ""
 
 
-def _flush(stream: TextIO) -> None:
+def _flush(stream: TextIO | None) -> None:
+    if stream is None:  # an extension can take it away
+        return
     try:
         stream.flush()
     except (OSError, ValueError):

@@ -104,6 +104,19 @@ def user_path(text: str) -> Path:
         raise FashiontlError(f"expected a path whose ~ is a known home, got {text!r}; write it in full") from error
 
 
+def real_path(path: Path) -> Path:
+    """The path without symbolic links, as far as it exists; a link that leads to itself is left as it is."""
+    return Path(os.path.realpath(path))
+
+
+def said(error: BaseException) -> str:
+    """The message of an error; nothing where it cannot be made, which must not hide the error."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def is_there(text: str) -> bool:
     """Whether something has this path; a text that no path can be has nothing."""
     try:
@@ -158,10 +171,7 @@ def internal_error(what: str, error: BaseException) -> str:
         what: was being done, such as `fashiontl gate`.
         error: with its traceback.
     """
-    try:
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
-    except Exception:  # a message that cannot be made must not hide the error
-        text = ""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in said(error)).split())
     kind = type(error).__name__ + (f": {text[:200]}" if text else "")
     kept = _kept(what, error)
     place = f"the full report is in {kept}" if kept else "no folder could be written for the full report"

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from fashiontl.architectures import ARCHITECTURES, Architecture
 from fashiontl.data import TASKS, Task
-from fashiontl.errors import FashiontlError, no_file, user_path
+from fashiontl.errors import FashiontlError, no_file, real_path, said, user_path
 from fashiontl.freezing import POLICIES, Policy
 
 Entry: TypeAlias = Architecture | Policy | Task
@@ -86,7 +86,9 @@ def load(names: Sequence[str]) -> None:
             # A command's own output, which may be JSON, is for what was asked.
             with contextlib.redirect_stdout(sys.stderr):
                 importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # whatever a file of someone else does, the message says where
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a file of someone else does, the message says where
             raise FashiontlError(f"extension {name}: {_account(error)}") from error
         added = tuple(entry for entry in _registered() if entry not in before)
         _ADDED[module] = _ADDED.get(module, ()) + added
@@ -99,7 +101,7 @@ def _registered() -> list[str]:
 def _findable(name: str) -> str:
     """The name of an extension's module, which can be imported after this."""
     if name.endswith(".py"):
-        path = user_path(name).resolve()
+        path = real_path(user_path(name))
         module = path.stem
         if not path.is_file() or not _MODULE.fullmatch(module) or "." in module:
             raise FashiontlError(
@@ -141,7 +143,7 @@ def _account(error: BaseException) -> str:
     """What failed, and in which line of the extension."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {error}"
+    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {said(error)}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -182,7 +184,7 @@ def _sha256(file: Path) -> str:
 
 def located(names: Sequence[str], folder: Path) -> list[str]:
     """The same names, with paths of files made absolute from a folder, so that every process finds them."""
-    return [str((folder / user_path(name)).resolve()) if name.endswith(".py") else name for name in names]
+    return [str(real_path(folder / user_path(name))) if name.endswith(".py") else name for name in names]
 
 
 def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:

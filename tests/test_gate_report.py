@@ -87,7 +87,8 @@ def test_on_a_terminal() -> None:
         "- new, so with nothing to compare with: own-full-cpu",
         "",
         "next:",
-        "- if it is meant: fashiontl waive --cell resnet18-full-cpu --metric latency --ceiling 7.3 --owner YOU --reason",  # noqa: E501
+        "- if it is meant: fashiontl waive --cell resnet18-full-cpu --metric latency --ceiling 7.3 --owner YOU "
+        "--reason",
         "  WHY --expires YYYY-MM-DD",
     ]
 

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError, brief
+from fashiontl.errors import FashiontlError, brief, no_file
 from fashiontl.gate.strict import read_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, meaning
@@ -21,6 +21,8 @@ SCHEMA = 1
 APART = timedelta(hours=1)
 # With seven degrees of freedom the 99 % bound is 3.2 deviations away; with three runs it would be 8.
 FEWEST = 8
+# Above any count of operations or bytes.
+_LARGEST = 1e24
 
 MAKE_ONE = "pytest bench/ && fashiontl baseline add"
 
@@ -140,6 +142,8 @@ def counted(count: int, what: str) -> str:
 
 def _read(path: Path) -> Baseline:
     next_step = "restore it from git or delete it"
+    if kind := no_file(path):
+        raise FashiontlError(f"{path}: expected a baseline, got {kind}; {next_step}")
     try:
         text = path.read_bytes()
     except OSError as error:

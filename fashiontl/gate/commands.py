@@ -261,8 +261,6 @@ def stored(options: argparse.Namespace) -> Answer:
     from fashiontl.record import read_file
 
     path = options.run_file or newest_run(options.results)
-    if kind := no_file(path):
-        raise FashiontlError(f"expected a run's file, got {kind}: {path}; name another with --run FILE")
     records, faults = read_file(path)
     if faults or not records:
         raise FashiontlError(

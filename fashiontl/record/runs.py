@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, no_file
 from fashiontl.record.line import SCHEMA, Record
 from fashiontl.record.parsing import case_of_json, from_json, settings_of_json
 
@@ -218,11 +218,11 @@ def _run_files(results: Path, machine: str = "**") -> list[Path]:
 def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, bytes]]:
     """Each line that is not blank, with its place; what cannot be read is added to the faults."""
     for path in paths:
+        # Who opens a pipe waits for ever; a folder says what it is itself.
+        if (kind := no_file(path)) not in {"", "a folder"}:
+            faults.append(f"{path}: expected a run's file, got {kind}; move it away")
+            continue
         try:
-            if not (path.is_file() or path.is_dir()):
-                # Reading a pipe or a device may never end.
-                faults.append(f"{path}: expected a run's file, got none; remove it")
-                continue
             with path.open("rb", buffering=_BUFFER) as file:
                 offset = number = 0
                 while line := file.readline(_LONGEST):
