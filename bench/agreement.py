@@ -27,11 +27,11 @@ from torch.utils.benchmark import Timer
 from fashiontl import phases
 from fashiontl.architectures.build import build
 from fashiontl.case import PRESETS, Case
-from fashiontl.environment import read_environment
+from fashiontl.environment import choose_threads, read_environment
 from fashiontl.latency import Effort, Instrument, time_calls
 from fashiontl.phases import speed
 from fashiontl.stats import mean_interval, median_interval
-from fashiontl.worker import Worker, usable_cores
+from fashiontl.worker import Worker
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",
@@ -55,7 +55,7 @@ def main() -> None:
     if options.phase:
         run_phase(options.phase, options.architecture)
         return
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(choose_threads().count)
     page = "\n\n".join(
         [
             "# The measuring loop beside others",
@@ -221,7 +221,7 @@ def run_phase(phase: str, architecture: str) -> None:
 
     What a phase does afterwards, such as counting FLOPs, is no part of what it says of memory.
     """
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(choose_threads().count)
     last = {"inference": "inference", "step": "training"}[phase]
     read = speed.memory
 
@@ -242,7 +242,7 @@ def memory_text() -> str:
     if gnu_time is None:
         return "## Memory\n\nGNU time is not installed here, so memory was not compared."
     rows = []
-    with Worker(usable_cores()) as worker:
+    with Worker(choose_threads().count) as worker:
         for architecture in MEMORY_MODELS:
             for phase, name in (("inference", "inference"), ("step", "training")):
                 metric = f"{name}_process_memory"

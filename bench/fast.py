@@ -27,8 +27,9 @@ from tabulate import tabulate
 
 from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
 from fashiontl.data import TASKS, find_task
+from fashiontl.environment import choose_threads
 from fashiontl.measure import cache_folder
-from fashiontl.worker import Worker, usable_cores
+from fashiontl.worker import Worker
 
 POLICIES = ("linear_probe", "last_stage", "full", "scratch")
 NAMES = {"fashiontl": "fashiontl", "plain": "plain", "lightning": "Lightning"}
@@ -65,7 +66,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-per-class", type=int, default=200, help="test images a class (200)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each, with seeds 0, 1, ... (1)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side with each seed (3)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of each side (all cores)")
+    parser.add_argument("--threads", type=int, default=choose_threads().count, help="of each side (all cores)")
     parser.add_argument("--loader-workers", type=int, default=0, help="num_workers of DataLoaders (0, as by default)")
     parser.add_argument(
         "--memory-format", choices=MEMORY_FORMATS, default="contiguous", help="of fashiontl's training (contiguous)"
@@ -126,7 +127,7 @@ def in_script(job: dict[str, Any]) -> dict[str, Any]:
 def measure(options: argparse.Namespace, done: Callable[[Run], None]) -> list[Run]:
     """Every training of every side, the sides in turns."""
     runs = []
-    with Worker(options.threads, phases="fast_sides", folder=FOLDER) as worker:
+    with Worker(options.threads, phases="fast_sides", trees=[FOLDER]) as worker:
         for policy, seed in itertools.product(options.policies, range(options.seeds)):
             request = job(options, policy) | {"seed": seed}
             if request["case"]["weights"] in TASKS:

@@ -19,8 +19,8 @@ from fast import spread, turns
 from tabulate import tabulate
 
 from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
+from fashiontl.environment import choose_threads
 from fashiontl.variants import faster_format, small_convolutions
-from fashiontl.worker import usable_cores
 from fashiontl.workload import Workload
 
 ARCHITECTURES = (
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--sizes", nargs="+", type=int, default=(32, 96), help="sides of the images in pixels (32 96)")
     parser.add_argument("--batch", type=int, default=32, help="images a step (32)")
     parser.add_argument("--turns", type=int, default=7, help="steps of each format that count (7)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads (all cores)")
+    parser.add_argument("--threads", type=int, default=choose_threads().count, help="CPU threads (all cores)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     where = f"{machine()}, load {os.getloadavg()[0]:.2f} at the start"

@@ -3,6 +3,7 @@
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from fashiontl.escape import to_terminal_line
 from fashiontl.gating import GatedCell
 from fashiontl.plugin import Cell
 from fashiontl.worker import Outcome
@@ -21,5 +22,5 @@ def test_gate(gated_cell: GatedCell) -> None:
 def test_unseen_device(unseen_device: Outcome) -> None:
     """Make what is absent a visible skip with its reason, once for each kind of device and not for each cell."""
     if unseen_device.status != "ok":
-        pytest.skip(unseen_device.reason)
+        pytest.skip(to_terminal_line(unseen_device.reason))
     pytest.fail("this device can be used but was not noticed; name it with --device")

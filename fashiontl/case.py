@@ -2,13 +2,13 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, get_type_hints
 
-from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.errors import FashiontlError, brief, unknown_name
+from fashiontl.escape import to_file_name
 
 # What `pytest bench/` runs when an axis is not named.
 DEFAULT_ARCHITECTURES = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
@@ -113,8 +113,8 @@ class Case:
 
     @property
     def file_name(self) -> str:
-        """The id with everything that a file system or a URL may object to replaced by `_`."""
-        return re.sub(r"[^\w.+-]+", "_", self.id)
+        """The id as a file's name, with everything that a file system or a URL may object to replaced by `_`."""
+        return to_file_name(self.id)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class Settings:
         half_width: what is precise enough: half of the median's 95 % interval over the median.
         seconds: time budget of each speed measurement, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.
-        threads: CPU threads of a worker; 0 takes the cores that this process may use.
+        threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
+            quota and OMP_NUM_THREADS.
         profile: whether the profiler runs, in a pass of its own.
     """
 
@@ -180,6 +181,31 @@ class Settings:
     timeout: float = 600.0
     threads: int = 0
     profile: bool = True
+
+
+# The least and the most that the numbers of `Settings` and `Case` may be, whoever gives them. The most is beyond what
+# anyone needs and within what clocks, memory and arithmetic can do: a timeout must fit into what the system waits for.
+RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (1, 4096),
+    "train_per_class": (0, 10**7),
+    "test_per_class": (0, 10**7),
+    "validation_per_class": (0, 10**7),
+    "rate": (0, 1e30),
+    "seeds": (1, 10**4),
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "pretrain_per_class": (0, 10**7),
+    "pretrain_epochs": (1, 10**6),
+    "pretrain_batch_size": (1, 10**6),
+    "throughput_batch": (1, 10**6),
+    "batch": (1, 10**6),
+    "sweep": (0, 10**6),
+    "samples": (1, 10**7),
+    "half_width": (1e-3, 1),
+    "seconds": (1e-3, 86400),
+    "timeout": (1e-3, 30 * 86400),
+    "threads": (0, 4096),
+}
 
 
 PRESETS: dict[str, Settings] = {
@@ -287,12 +313,12 @@ def override(settings: Settings, assignments: list[str]) -> Settings:
     """Apply `name=value` texts to settings.
 
     Raises:
-        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type; all faults
-            are listed together.
+        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type or is outside of
+            `RANGES`; all faults are listed together.
     """
     types = get_type_hints(Settings)
     values: dict[str, Any] = {}
-    faults = []
+    faults: list[str] = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -304,9 +330,8 @@ def override(settings: Settings, assignments: list[str]) -> Settings:
                 values[name] = _parse(types[name], text)
             except ValueError as error:
                 faults.append(f"setting {name}: {error}")
-    if not faults:
-        changed = dataclasses.replace(settings, **values)
-        faults = _range_faults(changed)
+    changed = dataclasses.replace(settings, **values)
+    faults += _range_faults(changed)
     if faults:
         raise FashiontlError("\n".join(faults))
     return changed
@@ -321,30 +346,18 @@ def _parse(kind: type, text: str) -> Any:
         return kind(text)
     except ValueError:
         names = {int: "a whole number", float: "a number"}
-        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {text!r}") from None
+        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {brief(text)}") from None
 
 
 def _range_faults(settings: Settings) -> list[str]:
-    zero_is_allowed = {
-        "train_per_class",
-        "test_per_class",
-        "validation_per_class",
-        "pretrain_per_class",
-        "rate",
-        "threads",
-        "sweep",
-    }
     choices = {"data": ("embedded", "original"), "recipe": ("tuned", "naive_adam", "naive_sgd")}
     faults = [
         f"setting {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(settings, name)!r}"
         for name, known in choices.items()
         if getattr(settings, name) not in known
     ]
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        least = 0 if field.name in zero_is_allowed else 1 if isinstance(value, int) else 1e-3
-        if not least <= value < float("inf"):
-            faults.append(f"setting {field.name}: expected at least {least}, got {value}")
+    for name, (least, most) in RANGES.items():
+        if hasattr(settings, name) and not least <= (value := getattr(settings, name)) <= most:
+            kind = "a whole number" if isinstance(value, int) else "a number"
+            faults.append(f"setting {name}: expected {kind} from {least:,} to {most:,}, got {brief(value)}")
     return faults

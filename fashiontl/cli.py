@@ -4,17 +4,18 @@ The matrix itself is run by `pytest bench/`.
 """
 
 import argparse
-import io
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from fashiontl import __version__
+from fashiontl.encoding import print_plainly
 from fashiontl.errors import FashiontlError, tell, told, unwritable
+from fashiontl.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
 from fashiontl.options import filled, whole
 from fashiontl.progress import ProgressText
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fashiontl; 130 after an interrupt.
     """
     _mend_streams()
+    print_plainly(sys.stdout, sys.stderr)
     try:
         return _main(arguments)
     except KeyboardInterrupt:
@@ -64,7 +66,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _mend_streams() -> None:
-    """Give a program that was started without streams empty ones, and let no letter be one that cannot be printed."""
+    """Give a program that was started without streams empty ones."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = getattr(sys, name)
         if stream is None:
@@ -75,9 +77,6 @@ def _mend_streams() -> None:
                 if descriptor > number:
                     os.close(descriptor)
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 as long as the process
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError, ValueError):
-                stream.reconfigure(errors="backslashreplace")
 
 
 def _check_folder() -> None:
@@ -118,8 +117,14 @@ def _discard(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # It repeats arguments as they were given.
+        super().error(to_terminal_line(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="fashiontl",
         description="Benchmarks for transfer learning in PyTorch. The matrix is run by: pytest bench/",
     )
@@ -280,12 +285,10 @@ def _unprofiled(case_id: str, reason: str) -> _Answer:
 
 
 def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str, Any]) -> str:
-    import json
-
     from fashiontl.operators import from_dict, top
 
     if options.json:
-        return json.dumps({"case": said[0], "notes": said[1:], "profile": values}, indent=2, allow_nan=False)
+        return to_terminal_json({"case": said[0], "notes": said[1:], "profile": values})
     profile = from_dict(values)
     lines = [*said, *profile.doubts, "", f"{profile.steps} training steps; shares are of their operators' own time"]
     lines += [top(profile, options.top), ""]
@@ -301,14 +304,14 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
             lines.append(
                 f"             or with HolisticTraceAnalysis: TraceAnalysis(trace_dir='{Path(profile.trace).parent}')"
             )
-    return "\n".join(lines)
+    return to_terminal("\n".join(lines))
 
 
 def _leaderboard(options: argparse.Namespace) -> _Answer:
     from fashiontl.leaderboard import write
 
     try:
-        return str(write(options.results, _warn)), 0
+        return to_terminal_line(str(write(options.results, _warn))), 0
     except OSError as error:
         step = "free it, or name another folder with --results"
         raise FashiontlError(unwritable(options.results / "leaderboard.md", error, step)) from error

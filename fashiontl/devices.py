@@ -214,7 +214,11 @@ def _cuda_facts(index: int) -> dict[str, str | None]:
 
     # The public route to the driver's version is NVML, which not every machine has.
     driver = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Kernel Module\D*([\d.]+)", driver.read_text()) if driver.exists() else None
+    found = (
+        re.search(r"Kernel Module\D*([\d.]+)", driver.read_text(encoding="utf-8", errors="replace"))
+        if driver.exists()
+        else None
+    )
     cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return {
         "accelerator": torch.cuda.get_device_name(index),

@@ -109,7 +109,7 @@ def _packages(powercap: Path) -> list[Path]:
     zones = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:
-            name = (zone / "name").read_text()
+            name = (zone / "name").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.

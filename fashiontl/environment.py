@@ -2,14 +2,18 @@
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
+
+import psutil
 
 from fashiontl import __version__
 
@@ -46,6 +50,7 @@ class Environment:
         cuda: version of CUDA (or ROCm) that torch was built with.
         cudnn: version of cuDNN.
         load: load average of the last minute, in runnable processes, when the case started.
+        threads_limit: what decided how many threads there are, as in `Threads.limit`; None in records from before it.
     """
 
     python: str
@@ -65,14 +70,18 @@ class Environment:
     cuda: str | None
     cudnn: str | None
     load: float | None
+    threads_limit: str | None = None
 
 
-def read_environment(accelerator: Mapping[str, str | None] | None = None, *, threads: int) -> Environment:
+def read_environment(
+    accelerator: Mapping[str, str | None] | None = None, *, threads: int, limit: str | None = None
+) -> Environment:
     """Read the fingerprint of this machine and process.
 
     Args:
         accelerator: `accelerator`, `driver`, `cuda` and `cudnn`, as far as known; only a process with torch knows.
         threads: CPU threads of the measured process.
+        limit: what decided that number, as in `Threads.limit`; None when unknown.
     """
     facts = accelerator or {}
     sha, dirty = _git(Path.cwd())
@@ -94,6 +103,7 @@ def read_environment(accelerator: Mapping[str, str | None] | None = None, *, thr
         cuda=facts.get("cuda"),
         cudnn=facts.get("cudnn"),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        threads_limit=limit,
     )
 
 
@@ -127,9 +137,11 @@ def _git(folder: Path) -> tuple[str | None, bool | None]:
     sha = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if sha is None:
         return None, None
+    # The file system's monitor would be a program that runs on beside what is measured.
     # Untracked files do not count, as in `git describe --dirty`; nor does the leaderboard that each run rewrites.
     changes = _output(
-        "git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"
+        *("git", "-C", str(folder), "-c", "core.fsmonitor=false", "status", "--porcelain", "--untracked-files=no"),
+        *("--", ":/", ":(top,exclude)results"),
     )
     return sha, None if changes is None else bool(changes)
 
@@ -139,10 +151,11 @@ def _output(*command: str) -> str | None:
     # Without optional locks, `git status` cannot get in the way of a git command that the user gives meanwhile.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    # Names of files are bytes of any kind.
+    return done.stdout.decode(errors="replace").strip()
 
 
 @functools.cache
@@ -150,26 +163,110 @@ def _cpu() -> str:
     if platform.system() == "Darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     try:
-        found = re.search(r"^model name\s*:\s*(\S.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^model name\s*:\s*(\S.*)$",
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
+            re.MULTILINE,
+        )
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many CPU threads a measured process has.
+
+    Attributes:
+        count: one or more.
+        limit: what decided it: the process's CPU `affinity`, which a cpuset sets too; the number of `physical cores`
+            among those CPUs; the `quota` of its control groups; `OMP_NUM_THREADS`; or the `setting` of that name.
+        reason: that in words, with the numbers.
+    """
+
+    count: int
+    limit: Literal["affinity", "physical cores", "quota", "OMP_NUM_THREADS", "setting"]
+    reason: str
+
+
+def choose_threads(asked: int = 0) -> Threads:
+    """How many threads to run: as many as were asked for, or as keep this process's own cores busy.
+
+    The latter is the least of four limits; of equal ones the first in the order of `Threads.limit` counts. Two
+    threads of one physical core share what computes, and a thread that a quota stops makes the others wait, so a
+    quota is rounded down to whole cores, of which there is at least one.
+
+    Args:
+        asked: by the setting `threads`; 0 leaves it to the machine.
+    """
+    if asked:
+        return Threads(asked, "setting", f"--set threads={asked}")
+    allowed, machine, quota = _affinity(), os.cpu_count() or 1, _quota()
+    cores, omp = physical_cores(allowed), omp_threads()
+    limits = [
+        Threads(cores, "physical cores", f"{cores} physical cores among {len(allowed)} CPUs"),
+        Threads(max(1, int(min(quota, cores))), "quota", f"the control group's quota of {quota:g} cores"),
+        Threads(omp or cores, "OMP_NUM_THREADS", f"OMP_NUM_THREADS={omp}"),
+    ]
+    if len(allowed) < machine:
+        limits.insert(0, Threads(len(allowed), "affinity", f"CPU affinity of {len(allowed)} of {machine} CPUs"))
+    return min(limits, key=lambda limit: limit.count)
+
+
 def usable_cores() -> float:
     """CPU cores that this process may keep busy: its affinity and the quotas of its control groups."""
+    return min(float(len(_affinity())), _quota())
+
+
+def _affinity() -> Collection[int]:
+    """Numbers of the CPUs that this process may run on; cpusets of its control groups are in it (cpuset(7))."""
     # sched_getaffinity exists on Linux only.
-    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quotas = []
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many physical cores some CPUs belong to: hyper-threads of one core count once.
+
+    Args:
+        allowed: numbers of the CPUs, one or more.
+        cpus: the kernel's folder of them; a CPU whose core it does not tell counts as one.
+    """
+    siblings = []
+    for cpu in allowed:
+        topology = cpus / f"cpu{cpu}" / "topology"
+        # The second is the name before Linux 5.3.
+        siblings.append(text_of(topology / "core_cpus_list") or text_of(topology / "thread_siblings_list"))
+    if any(siblings):
+        return len(set(siblings) - {None}) + siblings.count(None)
+    # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may tell.
+    return min(len(allowed), psutil.cpu_count(logical=False) or len(allowed))
+
+
+def omp_threads() -> int | None:
+    """Threads of the outermost level that the variable OMP_NUM_THREADS allows: 4 of `4,2`.
+
+    Returns:
+        None when it is not set, or is no list of positive whole numbers, which OpenMP ignores.
+    """
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    # More than eighteen digits are an overflow to OpenMP, which then ignores the variable.
+    if not re.fullmatch(r"\s*\+?0*[1-9][0-9]{0,17}\s*(,\s*\+?0*[1-9][0-9]{0,17}\s*)*", value, re.ASCII):
+        return None
+    return int(value.split(",")[0])
+
+
+def _quota() -> float:
+    """CPU cores of the tightest quota of this process's control groups; infinite without one."""
+    quotas = [math.inf]
     for folder in control_groups():
         # Version 2: "QUOTA PERIOD" in one file, "max" for none. Version 1: two files, -1 for none.
         numbers = (text_of(folder / "cpu.max") or "").split() or [
             text_of(folder / "cpu.cfs_quota_us") or "",
             text_of(folder / "cpu.cfs_period_us") or "",
         ]
-        if all(number.isdecimal() for number in numbers):
+        if len(numbers) == 2 and all(re.fullmatch("[0-9]*[1-9][0-9]*", number) for number in numbers):
             quotas.append(int(numbers[0]) / int(numbers[1]))
-    return min([allowed, *quotas])
+    return min(quotas)
 
 
 def _memory() -> int | None:
@@ -191,19 +288,26 @@ def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path
         membership: the kernel's list of this process's groups, lines of `number:controllers:/path`.
     """
     folders = []
-    for line in (text_of(membership) or "").splitlines():
+    # Names of control groups are bytes of any kind.
+    for line in (text_of(membership, "surrogateescape") or "").splitlines():
         _, controllers, path = line.split(":", 2)
-        if not set(controllers.split(",")) & {"", "cpu", "memory"}:
-            continue
-        top = mount / controllers
-        group = top / path.lstrip("/")
-        folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(top) and folder.is_dir()]
+        wanted = set(controllers.split(",")) & {"", "cpu", "memory"}
+        # Several of version 1 share a folder, which is named in another order on some systems, with a link for each.
+        places = [mount / controllers, *(mount / name for name in sorted(wanted))] if wanted else []
+        for top in [place for place in places if place.is_dir()][:1]:
+            group = top / path.lstrip("/")
+            folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(top) and folder.is_dir()]
     return folders
 
 
-def text_of(path: Path) -> str | None:
-    """Contents of a small file of the kernel's, without space around them; None when it cannot be read."""
+def text_of(path: Path, errors: str = "replace") -> str | None:
+    """Contents of a small file of the kernel's, without space around them; None when it cannot be read.
+
+    Args:
+        path: of the file.
+        errors: how bytes that are not UTF-8 are read, as `bytes.decode` takes it.
+    """
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors=errors).strip()
     except OSError:
         return None

@@ -11,14 +11,40 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, ClassVar
 from uuid import uuid4
+
+from fashiontl.escape import to_terminal
 
 # EX_SOFTWARE of BSD's sysexits.h: a defect of this program, never a verdict and never bad input.
 INTERNAL = 70
 
 
 class FashiontlError(Exception):
-    """Bad input or a missing resource; the message says what was expected, what was got, and the next step."""
+    """Bad input or a missing resource; the message says what was expected, what was got, and the next step.
+
+    Attributes:
+        status: of a case in which it ends a phase, as in `fashiontl.worker.Outcome`.
+        value: what the phase had found out by then, as it would have returned it.
+    """
+
+    status: ClassVar[str] = "crashed"
+
+    def __init__(self, message: str, value: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.value = value or {}
+
+
+class SkippedError(FashiontlError):
+    """What was asked for cannot be had here, and nothing is broken: a library, or a stage that a network lacks."""
+
+    status = "skipped"
+
+
+class DivergedError(FashiontlError):
+    """Training left the numbers from which anything can be learned."""
+
+    status = "diverged"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
@@ -28,8 +54,22 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
     """
     known = sorted(known)
+    name = name if len(name) <= 100 else f"{name[:99]}…"
     nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
     return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+
+
+def brief(value: object, most: int = 80) -> str:
+    """What was got, for a message: as Python writes it, cut where it is long.
+
+    >>> brief("abc"), brief("x" * 99, 8), brief(10**5000)
+    ("'abc'", "'xxxxxx…", 'a huge number')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a huge number"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str = "a file") -> str:
@@ -88,7 +128,7 @@ def is_there(text: str) -> bool:
 def tell(text: str) -> None:
     """Print an error; where that cannot be, as on a closed stream, the exit code has to say it alone."""
     with suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(to_terminal(text), file=sys.stderr, flush=True)
 
 
 def no_file(path: Path) -> str:

@@ -4,6 +4,7 @@ Each process that looks a name up loads the same list of modules first: pytest's
 worker's.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -68,7 +69,7 @@ def _faults(entry: Entry) -> list[str]:
 
 
 def load(names: Sequence[str]) -> None:
-    """Import extensions, each once a process.
+    """Import extensions, each once a process. What one prints meanwhile goes to standard error.
 
     Args:
         names: of modules that are installed or in the current folder, or paths of `.py` files. A file becomes the
@@ -82,7 +83,9 @@ def load(names: Sequence[str]) -> None:
         module = _findable(name)
         before = _registered()
         try:
-            importlib.import_module(module)
+            # A command's own output, which may be JSON, is for what was asked.
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a file of someone else does, the message says where

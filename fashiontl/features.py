@@ -213,9 +213,10 @@ class FeatureStore:
         path = self._folder / f"{key}.pt"
         # torch raises errors of many kinds for what is no file of its own, or a part of one.
         with contextlib.suppress(Exception):
-            found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            # Not mapped: what is used must be what was verified, whatever happens to the file afterwards.
+            found = torch.load(path, map_location="cpu", weights_only=True)
             values: Tensor = found["values"]
-            if found["sha256"] == _sha256(values):
+            if found["key"] == key and found["sha256"] == _sha256(values):
                 with contextlib.suppress(OSError):
                     os.utime(path)
                 return values.to(device)
@@ -233,7 +234,7 @@ class FeatureStore:
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=".partial")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    torch.save({"values": values, "sha256": _sha256(values)}, file)
+                    torch.save({"key": key, "values": values, "sha256": _sha256(values)}, file)
                 Path(name).replace(self._folder / f"{key}.pt")
             finally:
                 Path(name).unlink(missing_ok=True)

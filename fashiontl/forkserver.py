@@ -1,8 +1,9 @@
-"""The fork server: `python -m fashiontl.forkserver PHASES` imports the module PHASES once and forks for each job.
+"""The fork server, which `fashiontl.worker` starts: it imports the module of the phases once and forks for each job.
 
-It reads one job a line from standard input and answers in JSON lines on standard output: `{"ready": true}`, then for
-each job `{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. The child writes its result
-to a file of its own, so that a result of any size arrives whole or not at all.
+It reads one job a line from a pipe and answers in JSON lines on another: `{"ready": true}`, then for each job
+`{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. The child writes its result to a file
+of its own, so that a result of any size arrives whole or not at all. Standard output and error are logs: whatever
+prints, from the start of the interpreter on, cannot be taken for a message.
 """
 
 import ctypes
@@ -23,29 +24,33 @@ from fashiontl.devices import is_out_of_memory
 from fashiontl.errors import FashiontlError
 
 
-def main() -> None:
-    """Serve jobs until standard input ends."""
-    phases = importlib.import_module(sys.argv[1])
-    # The first optimiser of a process imports it: 1.5 to 3 seconds that came with every phase that trains when they
-    # came after the fork, and 10 MB that were taken for a part of its memory.
-    importlib.import_module("torch._dynamo")
+def serve(phases: str, jobs: int, answers: int) -> None:
+    """Serve jobs until there are no more.
+
+    Args:
+        phases: name of the module whose functions are the phases.
+        jobs: descriptor to read them from.
+        answers: descriptor to write messages to.
+    """
+    module = importlib.import_module(phases)
     # A child collects garbage before each timing loop; what was imported here is none, and going through it takes
     # longer than the rest (the gc module's documentation has programs freeze before they fork).
     gc.collect()
     gc.freeze()
-    channel = os.dup(1)
-    # Whatever a library prints must not be taken for a message.
-    os.dup2(2, 1)
     _die_with_parent()
-    _send(channel, {"ready": True})
-    for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            os._exit(_run(phases, request, channel))
-        _send(channel, {"pid": child})
-        _, status = os.waitpid(child, 0)
-        _send(channel, {"exit": os.waitstatus_to_exitcode(status)})
+    _send(answers, {"ready": True})
+    with open(jobs, encoding="ascii") as lines:
+        for line in lines:
+            request = json.loads(line)
+            # What is still in the buffer would be in every child's log.
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                os.close(jobs)
+                os._exit(_run(module, request, answers))
+            _send(answers, {"pid": child})
+            _, status = os.waitpid(child, 0)
+            _send(answers, {"exit": os.waitstatus_to_exitcode(status)})
 
 
 def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
@@ -60,7 +65,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
             request["job"], lambda text: _send(channel, {"progress": text[:1000]})
         )
     except FashiontlError as error:
-        status, reason = "crashed", str(error)
+        status, reason, value = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row
         traceback.print_exc()
         status = "oom" if is_out_of_memory(error) else "crashed"
@@ -70,7 +75,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
         sys.stderr.flush()
     result = Path(request["result"])
     partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}))
+    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}), encoding="ascii")
     partial.replace(result)
     return 0
 
@@ -85,7 +90,3 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """`pytest bench/ --gate BASE`: the regression gate as tests, a cell each, by the same code as `fashiontl gate`."""
 
 import argparse
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from fashiontl.case import Case, Settings
 from fashiontl.errors import INTERNAL, FashiontlError, told
+from fashiontl.escape import to_terminal, to_terminal_line
 from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word
 from fashiontl.options import filled, minutes
 
@@ -39,9 +41,13 @@ def add_options(group: Any) -> None:
     )
 
 
-def faults(config: pytest.Config) -> list[str]:
-    """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error."""
-    option = config.option
+def faults(config: pytest.Config, option: Namespace) -> list[str]:
+    """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error.
+
+    Args:
+        config: for options of pytest's own.
+        option: ours, as `fashiontl.declaring.read` gives them.
+    """
     found = [
         f"{name}: {fault}"
         for name, kind, text in (
@@ -77,24 +83,6 @@ def _fault(kind: Callable[[str], object], text: str) -> str:
     except argparse.ArgumentTypeError as error:
         return str(error)
     return ""
-
-
-def gated_session(session: pytest.Session, settings: Settings, results: Path, progress: Any) -> "GatedSession":
-    """The gate of the tests that were collected."""
-    option = session.config.option
-    gated: list[Any] = [item for item in session.items if "gated_cell" in getattr(item, "fixturenames", ())]
-    return GatedSession(
-        option.gate,
-        [item.callspec.params["gated_cell"] for item in gated],
-        settings,
-        results,
-        option.fashiontl_plugin,
-        60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
-        option.gate_accuracy,
-        Path(option.gate_json) if option.gate_json else None,
-        option.gate_unchanged,
-        progress,
-    )
 
 
 @dataclass
@@ -170,6 +158,31 @@ def exit_status(gate: GatedSession | None, status: int) -> int:
     return EXIT_CODES["MISSING"] if status in _PASSED else status
 
 
+def begin(
+    option: Namespace, cases: Sequence[Case], settings: Settings, progress: Callable[[str], None]
+) -> "GatedSession":
+    """The gate of the tests that were collected.
+
+    Args:
+        option: as `fashiontl.declaring.read` gives them.
+        cases: of the tests.
+        settings: of all cases.
+        progress: called with what is being done.
+    """
+    return GatedSession(
+        option.gate,
+        cases,
+        settings,
+        Path(option.results),
+        option.fashiontl_plugin,
+        60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
+        option.gate_accuracy,
+        Path(option.gate_json) if option.gate_json else None,
+        option.gate_unchanged,
+        progress,
+    )
+
+
 @dataclass(frozen=True)
 class GatedCell:
     """One cell as a test of the gate sees it."""
@@ -186,11 +199,11 @@ class GatedCell:
             pytest.exit("\nthe gate was ended", returncode=error.code if isinstance(error.code, int) else INTERNAL)
         except Exception as error:
             message, code = told("pytest --gate", error)
-            pytest.exit(f"\n{message}", returncode=code)
+            pytest.exit(to_terminal(f"\n{message}"), returncode=code)
         if self.session.verdict is None:
-            pytest.fail(f"{self.session.word}: {self.session.reason}", pytrace=False)
+            pytest.fail(to_terminal(f"{self.session.word}: {self.session.reason}"), pytrace=False)
         if self.case.id in self.session.verdict.raw.new:
-            pytest.skip(f"new: {self.session.base} has nothing to compare with")
+            pytest.skip(to_terminal_line(f"new: {self.session.base} has nothing to compare with"))
         findings = [found for found in self.session.verdict.findings if found.cell == self.case.id]
         bad = [_text(found) for found in findings if found.is_bad and found.decides]
         if bad or not findings:
@@ -198,4 +211,4 @@ class GatedCell:
 
 
 def _text(finding: Finding) -> str:
-    return f"{finding.word} {finding.cell}, {finding.metric}: {finding.reason}"
+    return to_terminal_line(f"{finding.word} {finding.cell}, {finding.metric}: {finding.reason}")

@@ -20,8 +20,10 @@ from fashiontl.case import (
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES, absence
+from fashiontl.escape import to_line, to_terminal
 from fashiontl.extensions import added
 from fashiontl.freezing import POLICIES
+from fashiontl.freezing import absence as policy_absence
 from fashiontl.options import WEIGHTS, published_names
 
 _Rows = Iterable[tuple[str, ...]]
@@ -47,7 +49,7 @@ def listing(data_root: str = "") -> str:
     """All axes as tables for a terminal; a star marks what runs when nothing is named."""
     sections = [
         _section("architectures (--arch)", ("name", "family", "least pixels", "ImageNet weights"), _architectures()),
-        _section("freezing policies (--policy)", ("name", "what trains", "source"), _policies()),
+        _section("freezing policies (--policy)", ("name", "what trains", "here", "source"), _policies()),
         _section("devices (--device)", ("name", "title", "here"), _devices()),
         _section("tasks (--task)", ("name", "what", "classes"), _tasks()),
         _section("weights (--weights)", ("name", "what"), _weights()),
@@ -57,11 +59,13 @@ def listing(data_root: str = "") -> str:
     ]
     if added():
         sections.append(_section("extensions (--fashiontl-plugin)", ("module", "adds"), _extensions()))
-    return "\n\n".join([*sections, "* runs when the axis is not named"])
+    return to_terminal("\n\n".join([*sections, "* runs when the axis is not named"]))
 
 
 def _section(title: str, header: tuple[str, ...], rows: _Rows) -> str:
-    return f"{title}\n" + tabulate(list(rows), headers=header, tablefmt="simple", disable_numparse=True)
+    return f"{title}\n" + tabulate(
+        [[to_line(text) for text in row] for row in rows], headers=header, tablefmt="simple", disable_numparse=True
+    )
 
 
 def _star(name: str, defaults: Iterable[str]) -> str:
@@ -85,7 +89,7 @@ def _architectures() -> _Rows:
 
 def _policies() -> _Rows:
     for name, policy in POLICIES.items():
-        yield _star(name, DEFAULT_POLICIES), policy.title, policy.source
+        yield _star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source
 
 
 def _devices() -> _Rows:

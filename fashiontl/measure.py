@@ -15,12 +15,14 @@ import platformdirs
 
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
-from fashiontl.environment import machine_key, read_environment
+from fashiontl.environment import choose_threads, machine_key, read_environment
+from fashiontl.errors import FashiontlError
+from fashiontl.estimate import Work
 from fashiontl.extensions import facts
 from fashiontl.locks import alone_on
 from fashiontl.metrics import METRICS, Measurement
 from fashiontl.options import SOURCE_TASKS
-from fashiontl.record import SCHEMA, Record, check_folder
+from fashiontl.record import SCHEMA, Record, check_folder, check_temporary
 from fashiontl.worker import Outcome, Worker
 
 Progress = Callable[[str], None]
@@ -30,17 +32,26 @@ _MOST_SELF_TEST_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
-    """Where pretrained backbones are kept; `FASHIONTL_CACHE` moves it."""
+    """Where pretrained backbones are kept; `FASHIONTL_CACHE` moves it.
+
+    Raises:
+        FashiontlError: there is no home folder to keep them in.
+    """
     named = os.environ.get("FASHIONTL_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("fashiontl")
+    folder = Path(named) if named else platformdirs.user_cache_path("fashiontl")
+    # Of a user without a home, it would be a folder called `~` here.
+    if not named and not folder.is_absolute():
+        raise FashiontlError("expected a home folder for the cache, got none; name a folder with FASHIONTL_CACHE")
+    return folder
 
 
 def check_cache() -> None:
-    """Find out before anything is measured that backbones can be kept.
+    """Find out before anything is measured that backbones can be kept, and that there is room for temporary files.
 
     Raises:
-        FashiontlError: as `check_folder`.
+        FashiontlError: as `check_folder` and `check_temporary`.
     """
+    check_temporary()
     check_folder(cache_folder(), "pretrained backbones", "FASHIONTL_CACHE")
 
 
@@ -48,7 +59,7 @@ def check_cache() -> None:
 # any seed has it, and from several phases together.
 _ALWAYS = (
     "data", "weights", "recipe", "evaluation", "losses", "reused_stages", "image_size", "deterministic", "pretraining",
-    "sweep", "profile",
+    "sweep", "profile", "periods", "divergence",
 )  # fmt: skip
 _WHERE_ANY = ("trained", "validation", "features", "members")
 _BY_LOOP = ("timing", "compile", "energy")
@@ -86,6 +97,16 @@ class _Collected:
         self.warnings += profile.get("doubts", [])
         if profile.get("trace"):
             self.artifacts["trace"] = profile["trace"]
+
+    def observed(self, observer: Observer) -> None:
+        """Take what the machine was like meanwhile; when that cannot be told, what was measured is kept."""
+        try:
+            conditions = observer.end()
+        except Exception as error:
+            self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
+        else:
+            self.warnings += conditions.pop("doubts")
+            self.provenance["conditions"] = conditions
 
 
 class Measurer:
@@ -126,10 +147,20 @@ class Measurer:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
         return _skipped_where_absent(self._once("device", {"device": name}))
 
+    def count(self, case: Case) -> Work | None:
+        """What a case computes, before it is measured; asked once an architecture. None where it cannot be counted."""
+        alike = Case(case.architecture, "full", task=case.task, weights="none", image_size=case.image_size)
+        outcome = self._once(
+            "count",
+            {"case": asdict(alike), "settings": asdict(self._settings), "extensions": self._extensions},
+        )
+        return Work(**outcome.value) if outcome.status == "ok" else None
+
     def measure(self, case: Case, progress: Progress = lambda text: None) -> Record:
         """Run every phase of a case.
 
-        A phase that fails ends the case with its status; what earlier phases measured stays in the record.
+        A phase that fails ends the case with its status; what earlier phases measured stays in the record. After a
+        training that diverged the others follow all the same, and the record has their numbers, but no accuracy.
 
         Args:
             case: what to measure.
@@ -139,7 +170,8 @@ class Measurer:
         begun = time.perf_counter()
         here = self._here(case)
         device = self.device(here.device)
-        environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads)
+        limit = choose_threads(self._settings.threads).limit
+        environment = read_environment(device.value.get("facts", {}), threads=self._worker.threads, limit=limit)
         collected = _Collected()
         if here.device != case.device:
             collected.provenance["placed"] = here.device
@@ -155,9 +187,7 @@ class Measurer:
                 observer = Observer(here.device)
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
-                conditions = observer.end()
-                collected.warnings += conditions.pop("doubts")
-                collected.provenance["conditions"] = conditions
+                collected.observed(observer)
         status, reason = outcome.status, outcome.reason
         violations = [violation for proof in collected.proofs for violation in proof["violations"]]
         if violations:
@@ -201,15 +231,21 @@ class Measurer:
         phases = self._case_phases(case)
         if "profile" in phases:
             job["traces"] = str(self._results / "traces" / self._run / case.file_name)
-        outcome = Outcome("ok", "", {})
+        diverged: Outcome | None = None
         for phase in phases:
             outcome = self._worker.run(phase, job, self._settings.timeout, progress)
-            if outcome.status != "ok":
-                break
+            if outcome.status in {"ok", "diverged"}:
+                collected.add(outcome.value)
+            if outcome.status == "diverged" and phase == "train":
+                # What a step or an answer costs does not depend on the weights.
+                diverged = outcome
+            elif outcome.status != "ok" and diverged:
+                return replace(diverged, reason=f"{diverged.reason}; then {outcome.status}: {outcome.reason}")
+            elif outcome.status != "ok":
+                return outcome
             if phase == "pretrain":
                 job["checkpoints"] = outcome.value["checkpoints"]
-            collected.add(outcome.value)
-        return outcome
+        return diverged or Outcome("ok", "", {})
 
     def _case_phases(self, case: Case) -> list[str]:
         settings = self._settings

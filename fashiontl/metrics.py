@@ -26,6 +26,29 @@ class Metric:
     scale: float = 1.0
     digits: int = 3
 
+    @property
+    def least(self) -> float:
+        """The least that a raw value can be, in the base unit."""
+        return 0.0 if self.unit in _COUNTED or self.name in _MAY_BE_NOTHING else 1e-12
+
+    @property
+    def most(self) -> float:
+        """The most that a raw value can be, in the base unit: far beyond any machine of today."""
+        return 1.0 if self.name == "accuracy" else _MOST[self.unit]
+
+
+# By unit: 30 years, an exabyte, a thousand times the largest networks and machines.
+_MOST = {
+    "1": 1e15, "s": 1e9, "B": 1e18, "images/s": 1e12, "J/image": 1e9, "W": 1e9, "images": 2.0**31, "FLOP": 1e18,
+    "FLOP/s": 1e18,
+}  # fmt: skip
+_COUNTED = {"1", "B", "images", "FLOP"}
+# Parts that there may be nothing of, and differences.
+_MAY_BE_NOTHING = {
+    "step_data_time", "step_forward_time", "step_backward_time", "step_optimizer_time", "inference_compile_time",
+    "training_compile_time",
+}  # fmt: skip
+
 
 _ALL = (
     Metric("accuracy", "1", "higher", "Accuracy (%)", 100.0),

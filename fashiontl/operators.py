@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import LONGEST_NAME, to_line, to_terminal
 
 OTHERS = "(others)"
 
@@ -236,9 +237,9 @@ def top(profile: Profile, count: int) -> str:
 
     total = math.fsum(row.self_s for row in profile.operators)
     columns: dict[str, Callable[[Operator], object]] = {
-        "operator": lambda row: short(row.name, _NAME_SHOWN),
-        "module": lambda row: row.module,
-        "phase": lambda row: row.phase if row.name != OTHERS else "",
+        "operator": lambda row: short(to_line(row.name), _NAME_SHOWN),
+        "module": lambda row: to_line(row.module, LONGEST_NAME),
+        "phase": lambda row: to_line(row.phase) if row.name != OTHERS else "",
         "calls": lambda row: f"{row.calls:.4g}",
         "self CPU ms": lambda row: f"{row.self_cpu_s * 1e3:.3f}",
         "self device ms": lambda row: f"{row.self_device_s * 1e3:.3f}",
@@ -252,13 +253,8 @@ def top(profile: Profile, count: int) -> str:
         [value(row) for value in columns.values()]
         for row in folded_operators(profile.operators, least=0, count=count + 1)
     ]
-    return tabulate(
-        rows,
-        headers=list(columns),
-        disable_numparse=True,
-        missingval="—",
-        colalign=["left"] * 3 + ["right"] * (len(columns) - 3),
-    )
+    align = ["left"] * 3 + ["right"] * (len(columns) - 3)
+    return to_terminal(tabulate(rows, headers=list(columns), disable_numparse=True, missingval="—", colalign=align))
 
 
 def from_dict(values: Mapping[str, Any]) -> Profile:

@@ -1,7 +1,6 @@
 """From option texts to a validated matrix: the same checks for pytest and the command line. No torch."""
 
 import argparse
-import importlib.util
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from fashiontl.case import (
     PRESET_POLICIES,
     PRESET_TASKS,
     PRESETS,
+    RANGES,
     Case,
     Settings,
     expand,
@@ -31,7 +31,7 @@ from fashiontl.case import (
 )
 from fashiontl.data import TASKS, find_task
 from fashiontl.devices import DEVICES, is_device, seen_devices
-from fashiontl.errors import FashiontlError, is_there, unknown_name
+from fashiontl.errors import FashiontlError, brief, is_there, unknown_name
 from fashiontl.freezing import POLICIES
 
 WEIGHTS = {
@@ -104,7 +104,12 @@ def matrix(
         "arch", axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
     )
     policies = _names(
-        "policy", axes.policy, PRESET_POLICIES.get(preset, DEFAULT_POLICIES), POLICIES, _check_policy, faults
+        "policy",
+        axes.policy,
+        PRESET_POLICIES.get(preset, DEFAULT_POLICIES),
+        POLICIES,
+        _known("policy", POLICIES),
+        faults,
     )
     tasks = _names("task", axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
     devices = _names("device", axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
@@ -148,7 +153,7 @@ def case_of_id(text: str, weights: str = "") -> Case:
     known_weights = (*WEIGHTS, *published_names([architecture]))
     for check, name in (
         (check_name, architecture),
-        (_check_policy, policy),
+        (_known("policy", POLICIES), policy),
         (_known("device", DEVICES, is_device), device),
         (_known("weights", known_weights, is_there), weights or "none"),
     ):
@@ -217,10 +222,13 @@ def _meaning(part: str, found: Mapping[str, Any]) -> tuple[str, Any]:
     for name, known in _VARIANTS.items():
         if part in known:
             return name, part
-    if size := re.fullmatch(r"([1-9][0-9]{0,8})px", part):
-        return "image_size", int(size[1])
-    if size := re.fullmatch(r"batch([1-9][0-9]{0,8})", part):
-        return "batch", int(size[1])
+    for name, pattern in (("image_size", "([1-9][0-9]*)px"), ("batch", "batch([1-9][0-9]*)")):
+        if size := re.fullmatch(pattern, part):
+            wrong: list[str] = []
+            sizes = _sizes(name.replace("_", " "), [size[1]], wrong)
+            if wrong:
+                raise FashiontlError(wrong[0])
+            return name, sizes[0]
     if part.partition("@")[0] in TASKS and not ("task" in found and part in WEIGHTS):
         return "task", find_task(part).name
     if part in WEIGHTS or is_published(part):
@@ -279,11 +287,12 @@ def _names(
 
 
 def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
-    """Whole numbers from 1; 0, which is the settings' own, when none is named."""
+    """Whole numbers in their range; 0, which is the settings' own, when none is named."""
     names = _parted(kind, texts, faults)
-    # Longer ones Python does not read, and nothing has so many pixels or images.
-    wrong = [name for name in names if not (name.isascii() and name.isdecimal() and len(name) < 10) or int(name) < 1]
-    faults += [f"{kind}: expected a whole number from 1 to 999999999, got {name[:40]!r}" for name in wrong]
+    least, most = RANGES[kind.replace(" ", "_")]
+    # No number of more digits than these is in the range, and Python refuses very long ones.
+    wrong = [name for name in names if not (re.fullmatch("[0-9]{1,9}", name) and least <= int(name) <= most)]
+    faults += [f"{kind}: expected a whole number from {least:,} to {most:,}, got {brief(name)}" for name in wrong]
     return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
 
 
@@ -309,12 +318,6 @@ def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda
             raise FashiontlError(unknown_name(kind, name, known))
 
     return check
-
-
-def _check_policy(name: str) -> None:
-    _known("policy", POLICIES)(name)
-    if name == "lora" and importlib.util.find_spec("peft") is None:
-        raise FashiontlError("policy lora needs the library peft; pip install 'fashiontl[lora]'")
 
 
 def _leak(case: Case) -> str | None:

@@ -1,9 +1,9 @@
 """The pytest plug-in: options become the matrix, each case a test, each record a line in the run's file."""
 
-import inspect
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,75 +12,39 @@ from uuid import uuid4
 
 import pytest
 
-from fashiontl import gating, spreading
-from fashiontl.case import PRESETS, Case
-from fashiontl.devices import DEVICES, seen_devices
+from fashiontl import ahead, collecting, entry, gating, spreading
+from fashiontl.case import Case
+from fashiontl.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
+from fashiontl.declaring import declare, read
 from fashiontl.errors import FashiontlError, told
+from fashiontl.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.extensions import chosen
 from fashiontl.options import AXES, Axes, matrix
 from fashiontl.progress import ProgressLine
+from fashiontl.replay import ReplayTimer
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the matrix's options."""
-    group = parser.getgroup("fashiontl", "transfer-learning benchmarks")
-    for name, title in AXES.items():
-        group.addoption(
-            f"--{name.replace('_', '-')}",
-            action="append",
-            default=[],
-            metavar="NAMES",
-            help=f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)",
-        )
-    group.addoption(
-        "--fashiontl-plugin",
-        action="append",
-        default=[],
-        metavar="MODULE_OR_FILE",
-        help="Python module that registers architectures, policies or tasks of your own; repeat it for several",
-    )
-    group.addoption("--preset", default="quick", metavar="NAME", help=f"settings: {', '.join(PRESETS)} (quick)")
-    group.addoption(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
-    )
-    group.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
-    group.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
-    group.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
-    spreading.add_option(group)
-    gating.add_options(group)
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the matrix's options, unless `fashiontl.entry` will when all others have been declared."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    # With `-p` this comes before the plug-ins that pytest finds itself, and before `pytest_load_initial_conftests`.
+    early = entry.BENCH in getattr(config, "known_args_namespace", config.option).plugins
+    if not (early or pluginmanager.hasplugin("fashiontl")):
+        declare(config, parser, [])
 
 
-@dataclass
-class ReplayTimer:
-    """A clock that makes pytest-benchmark read samples taken elsewhere: calls alternate between 0 and a sample."""
-
-    samples: list[float] = field(default_factory=list)
-    __name__ = "worker_samples"
-
-    def __post_init__(self) -> None:
-        self._readings = self._read()
-
-    def __call__(self) -> float:
-        """The next reading, in seconds."""
-        return next(self._readings)
-
-    def _read(self) -> Iterator[float]:
-        for sample in self.samples:
-            yield 0.0
-            yield sample
+pytest_load_initial_conftests = entry.pytest_load_initial_conftests
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    case: Case
-    timer: ReplayTimer
+# Under which the processes of pytest-xdist find what they share.
+_SHARED = "fashiontl_run"
 
 
 class Run:
     """One session's matrix, its run file and its worker, which starts with the first case."""
 
     def __init__(self, config: pytest.Config) -> None:
-        option = config.option
+        self.option = option = read(config)
         self.config = config
         self.results = Path(option.results)
         axes = Axes(**{name: getattr(option, name) for name in AXES})
@@ -90,6 +54,8 @@ class Run:
         # Ids of the tests that the progress line has reported.
         self.reported: set[str] = set()
         self.gate: gating.GatedSession | None = None
+        # What a person should know at the end, such as that a file was repaired.
+        self.said: list[str] = []
         self._own: dict[str, Any] | None = None
         self._measurer: Any = None
         self._worker: Any = None
@@ -111,9 +77,8 @@ class Run:
 
     @property
     def _shared(self) -> dict[str, Any]:
-        key = "fashiontl_run"
         if hasattr(self.config, "workerinput"):
-            shared: dict[str, Any] = self.config.workerinput[key]
+            shared: dict[str, Any] = self.config.workerinput[_SHARED]
             return shared
         if self._own is None:
             self._own = self._begin()
@@ -121,28 +86,31 @@ class Run:
 
     def share(self, process: str) -> dict[str, Any]:
         """What a process of pytest-xdist must know."""
-        placed = spreading.placed(self.equal_devices, process) if self.config.option.spread else {}
+        placed = spreading.placed(self.equal_devices, process) if self.option.spread else {}
         return {**self._shared, "placed": placed}
 
     @cached_property
     def equal_devices(self) -> list[str]:
         """Those that share the cases with --spread."""
         # The controller asks once: if each process asked, it would disturb what others measure by then.
-        option = self.config.option
-        equal = spreading.equal_devices(self.measurer.device, self.cases[0].device, option.numprocesses)
+        processes = self.config.option.numprocesses
+        equal = spreading.equal_devices(self.measurer.device, self.cases[0].device, processes)
         self.close()
         return equal
 
     def _begin(self) -> dict[str, Any]:
-        from fashiontl.environment import machine_key, read_environment
-        from fashiontl.record import new_run_path, resumable
-        from fashiontl.worker import usable_cores
+        from fashiontl.environment import choose_threads, machine_key, read_environment
+        from fashiontl.record import RunFile, new_run_path, resumable
 
-        environment = read_environment({}, threads=self.settings.threads or usable_cores())
+        environment = read_environment({}, threads=choose_threads(self.settings.threads).count)
         machine = machine_key(environment)
-        if self.config.option.resume:
+        if self.option.resume:
             path, finished = resumable(self.results, machine, self.settings)
             if path is not None:
+                try:
+                    self.said += RunFile(path).repair()
+                except FashiontlError as error:  # measuring will tell where its records go
+                    self.said.append(str(error))
                 return {"path": str(path), "finished": sorted(finished)}
         path = new_run_path(self.results, machine, environment.git_sha, datetime.now(UTC), uuid4().hex[:6])
         return {"path": str(path), "finished": []}
@@ -161,13 +129,27 @@ class Run:
             )
         return self._measurer
 
+    def look_ahead(self, items: list[pytest.Item], calls: Sequence[pytest.Item], cases: Sequence[Case]) -> None:
+        """Predict how long the cases of tests take, and put the tests in the order in which they run."""
+        from fashiontl.measure import cache_folder
+
+        if self.finished >= {case.id for case in cases}:
+            return
+        self.line.say("counting what the cases compute")
+        free = ahead.order_is_free(self.config, self.option.arch, cases, self.cases)
+        count, cache = self.measurer.count, cache_folder()
+        order, estimate = ahead.predict(cases, self.finished, self.settings, cache, count, reorder=free)
+        self.line.predict(estimate)
+        if free:
+            ahead.put_in_order(items, calls, [case.id for case in cases], [case.id for case in order])
+
     def measure(self, case: Case, test: str) -> Any:
         """Measure one case as the test of an id, and save its record before anything else happens."""
         from fashiontl.record import RunFile
 
         self.line.begin(case.id)
         record = self.measurer.measure(case, self.line.update)
-        RunFile(self.path).append(record)
+        self.said += RunFile(self.path).append(record)
         if self.line.end(record):
             self.reported.add(test)
         return record
@@ -194,38 +176,61 @@ class Cell:
         """Measure the case; a skip or a failure when its record is not ok."""
         __tracebackhide__ = True  # pytest names the test, not this line, as the place of a skip
         if self.case.id in self.run.finished:
-            pytest.skip(f"measured already in {self.run.path} (--resume)")
-        record = self.run.measure(self.case, self.test)
+            pytest.skip(to_terminal_line(f"measured already in {self.run.path} (--resume)"))
+        try:
+            record = self.run.measure(self.case, self.test)
+        except FashiontlError as error:
+            pytest.fail(to_terminal(f"{to_line(self.case.id)}: {error}"), pytrace=False)
         if record.status == "skipped":
-            pytest.skip(record.reason)
+            pytest.skip(to_terminal_line(record.reason))
         if record.status != "ok":
-            pytest.fail(f"{self.case.id}: {record.status}: {record.reason}", pytrace=False)
+            pytest.fail(to_terminal(f"{to_line(self.case.id)}: {record.status}: {record.reason}"), pytrace=False)
         return record
 
     def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
-        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself."""
+        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself; its faults are warnings."""
+        if not samples:
+            return
         self.timer.samples.extend(samples)
-        benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+        try:
+            benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+        except Exception as error:  # whatever it objects to, the case went well and has its record
+            warnings.warn(f"{self.case.id}: pytest-benchmark did not take its samples: {error!r}", stacklevel=2)
 
 
-@pytest.fixture
-def cell(request: pytest.FixtureRequest) -> Cell:
-    """One cell of the matrix."""
+@pytest.fixture(name=CELL)
+def _cell(request: pytest.FixtureRequest) -> Cell:
     return Cell(request.param.case, request.param.timer, request.config.stash[_RUN], request.node.nodeid)
 
 
-@pytest.fixture
-def gated_cell(request: pytest.FixtureRequest) -> gating.GatedCell:
-    """One cell of the matrix beside the same cell of the gate's base."""
+@pytest.fixture(name=GATED_CELL)
+def _gated_cell(request: pytest.FixtureRequest) -> gating.GatedCell:
     gate = request.config.stash[_RUN].gate
     assert gate is not None, "the plug-in makes it when tests have been collected"
     return gating.GatedCell(request.param, gate)
 
 
-@pytest.fixture
-def unseen_device(request: pytest.FixtureRequest) -> Any:
-    """The worker's answer about a kind of device that this machine does not seem to have."""
+@pytest.fixture(name=UNSEEN_DEVICE)
+def _unseen_device(request: pytest.FixtureRequest) -> Any:
     return request.config.stash[_RUN].measurer.device(request.param)
+
+
+@pytest.fixture
+def cell(fashiontl_cell: Cell) -> Cell:
+    """One cell of the matrix."""
+    return fashiontl_cell
+
+
+@pytest.fixture
+def gated_cell(fashiontl_gated_cell: gating.GatedCell) -> gating.GatedCell:
+    """One cell of the matrix beside the same cell of the gate's base."""
+    return fashiontl_gated_cell
+
+
+@pytest.fixture
+def unseen_device(fashiontl_unseen_device: Any) -> Any:
+    """The worker's answer about a kind of device that this machine does not seem to have."""
+    return fashiontl_unseen_device
 
 
 @contextmanager
@@ -237,75 +242,82 @@ def _exit_on_fault() -> Iterator[None]:
         raise
     except Exception as error:
         message, code = told("fashiontl", error)
-        pytest.exit(f"\n{message}", returncode=code)
+        pytest.exit(to_terminal(f"\n{message}"), returncode=code)
 
 
 @_exit_on_fault()
 def pytest_configure(config: pytest.Config) -> None:
     """Validate all options before anything is collected."""
-    faults = [*spreading.faults(config), *gating.faults(config)]
+    if hasattr(config, "workerinput") and _SHARED not in config.workerinput:
+        raise pytest.UsageError(
+            "expected a bench that pytest-xdist's controller knows of, got one that was met during collection; "
+            "name its folder: pytest bench/ -n 2"
+        )
+    option = read(config)
+    faults = [*spreading.faults(config, option), *gating.faults(config, option)]
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
         faults.insert(0, str(error))
     if faults:
-        pytest.exit("\n" + "\n".join(faults), returncode=2)
+        pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
 
 
 @_exit_on_fault()
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say which GPUs share the cases with --spread."""
-    if not config.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
+    run = config.stash[_RUN]
+    if not run.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
         return None
     with _exit_on_fault():
-        return f"fashiontl: spread over {', '.join(config.stash[_RUN].equal_devices)}"
+        return f"fashiontl: spread over {', '.join(run.equal_devices)}"
 
 
-def _unseen(config: pytest.Config) -> list[str]:
-    """Kinds of devices that this machine seems not to have; none when the user says which ones are wanted."""
-    return [] if config.option.device else [name for name in DEVICES if name not in seen_devices()]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     """Leave out tests that this session has no use for; pytest would make skips of them."""
-    fixtures = inspect.signature(obj).parameters if inspect.isfunction(obj) else {}
-    gated = bool(collector.config.option.gate)
-    idle = {"unseen_device": gated or not _unseen(collector.config), "cell": gated, "gated_cell": not gated}
-    return [] if any(idle.get(name) for name in fixtures) else None
+    made = yield
+    return collecting.useful(made) if isinstance(made, list) else made
 
 
 @_exit_on_fault()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
-    if "unseen_device" in metafunc.fixturenames:
-        metafunc.parametrize("unseen_device", _unseen(metafunc.config), indirect=True)
-    if "gated_cell" in metafunc.fixturenames:
-        cases = metafunc.config.stash[_RUN].cases
-        metafunc.parametrize("gated_cell", cases, ids=[case.id for case in cases], indirect=True)
-    if "cell" not in metafunc.fixturenames:
-        return
-    parameters = []
-    for case in metafunc.config.stash[_RUN].cases:
-        timer = ReplayTimer()
-        mark = pytest.mark.benchmark(group=f"latency {case.task} {case.device}", timer=timer)
-        parameters.append(pytest.param(_Parameter(case, timer), id=case.id, marks=mark))
-    metafunc.parametrize("cell", parameters, indirect=True)
+    run = metafunc.config.stash[_RUN]
+    collecting.parametrize(metafunc, run.option, run.cases)
+
+
+def _asking(session: pytest.Session, fixture: str) -> list[Any]:
+    return [item for item in session.items if fixture in getattr(item, "fixturenames", ())]
 
 
 @_exit_on_fault()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
-    run = session.config.stash[_RUN]
-    if session.config.option.gate:
-        run.gate = gating.gated_session(session, run.settings, run.results, run.line.say)
-    calls: list[Any] = [item for item in session.items if "cell" in getattr(item, "fixturenames", ())]
+    run = session.config.stash.get(_RUN, None)
+    if run is None:
+        return
+    if run.option.gate:
+        cases = [item.callspec.params[GATED_CELL] for item in _asking(session, GATED_CELL)]
+        run.gate = gating.begin(run.option, cases, run.settings, run.line.say)
+    calls = _asking(session, CELL)
     if calls and not session.config.option.collectonly:
-        ids = [item.callspec.params["cell"].case.id for item in calls]
+        ids = [item.callspec.params[CELL].case.id for item in calls]
         run.line.expect(sum(case_id not in run.finished for case_id in ids))
         # A process of pytest-xdist that exits is replaced by another; their controller can end the session.
         if not hasattr(session.config, "workerinput"):
             _check_writable(run)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Predict how long the cases take, and begin with the cheap ones where the order is free."""
+    run, calls = session.config.stash.get(_RUN, None), _asking(session, CELL)
+    idle = session.config.option.collectonly or session.testsfailed or hasattr(session.config, "workerinput")
+    if run is None or not calls or idle:
+        return
+    with _exit_on_fault():
+        run.look_ahead(session.items, calls, [item.callspec.params[CELL].case for item in calls])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -330,16 +342,17 @@ def _check_writable(run: Run) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Give a process of pytest-xdist the run's file and, with --spread, its device."""
     with _exit_on_fault():
-        node.workerinput["fashiontl_run"] = node.config.stash[_RUN].share(node.workerinput["workerid"])
+        node.workerinput[_SHARED] = node.config.stash[_RUN].share(node.workerinput["workerid"])
 
 
 @pytest.hookimpl(optionalhook=True)
 @_exit_on_fault()
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where several devices or --spread are asked for, say which cases one process of pytest-xdist takes."""
-    option, cases = config.option, config.stash[_RUN].cases
+    run = config.stash[_RUN]
+    option, cases = run.option, run.cases
     several = option.device and len({case.device for case in cases}) > 1
-    if option.dist != "load" or not (several or option.spread):
+    if config.option.dist != "load" or not (several or option.spread):
         return None
     from fashiontl.scheduling import OneProcessAScope
 
@@ -349,7 +362,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
     """Leave the letter of a finished case out where it has a line of its own."""
-    if report.when != "call" or report.nodeid not in config.stash[_RUN].reported:
+    run = config.stash.get(_RUN, None)
+    if run is None or report.when != "call" or report.nodeid not in run.reported:
         return None
     return report.outcome, "", report.outcome.upper()
 
@@ -357,35 +371,29 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
 @_exit_on_fault()
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the worker before pytest waits for its children; the gate's exit code is pytest's."""
-    run = session.config.stash[_RUN]
+    run = session.config.stash.get(_RUN, None)
+    if run is None:
+        return
     run.close()
-    if session.config.option.gate:
+    if run.option.gate:
         session.exitstatus = gating.exit_status(run.gate, int(session.exitstatus))
 
 
 @_exit_on_fault()
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
-    run = config.stash[_RUN]
+    run = config.stash.get(_RUN, None)
+    if run is None:
+        return
     if run.gate is not None and run.gate.verdict is not None:
         from fashiontl.gate import report
 
         terminalreporter.section("fashiontl gate")
         terminalreporter.write_line(report.terminal(run.gate.verdict))
         if run.gate.fault:
-            terminalreporter.write_line(run.gate.fault, red=True)
+            terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
     if not run.begun or not run.path.exists():
         return
-    from fashiontl.leaderboard import summary, write
-    from fashiontl.record import read_file
+    from fashiontl.summary import write_summary
 
-    records, faults = read_file(run.path)
-    terminalreporter.section("fashiontl")
-    for fault in faults:
-        terminalreporter.write_line(fault, yellow=True)
-    terminalreporter.write_line(summary(records))
-    terminalreporter.write_line(f"\nrecords      {run.path}")
-    try:
-        terminalreporter.write_line(f"leaderboard  {write(run.results)}")
-    except (OSError, FashiontlError) as error:
-        terminalreporter.write_line(f"the leaderboard was not written: {error}", red=True)
+    write_summary(terminalreporter, run.path, run.results, run.said, run.line.account())

@@ -7,23 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from filelock import FileLock
 
-from fashiontl.architectures.build import build
+from fashiontl.architectures.build import build, outline
 from fashiontl.case import Settings
 from fashiontl.data import find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.devices import split
+from fashiontl.divergence import diverged, in_answers
+from fashiontl.errors import DivergedError
 from fashiontl.evaluation import evaluate
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
+from fashiontl.locks import locked
 from fashiontl.recipes import pretraining_recipe
 from fashiontl.record import write_atomically
 from fashiontl.train import Examples, fit, is_normalised, predict
 from fashiontl.variants import Variant, faster_format
 from fashiontl.weights import save
+from fashiontl.weights.files import Facts, expected_of, facts_file, facts_of
+from fashiontl.weights.verified import opened
 
 _SEED = 0
 
@@ -39,12 +44,15 @@ def pretrained(
     Returns:
         `checkpoint` (path), `sha256`, `recipe`, `accuracy` on the source's test images, `seconds` that training
         took, `cached` (whether it was there already).
+
+    Raises:
+        DivergedError: training did; nothing is kept.
+        FashiontlError: the checkpoint that is there is not the one that was written, or what was written beside it
+            cannot be read.
     """
     images = load_images(settings.data, settings.data_root or None)
     task = find_task(source)
-    # On the meta device it costs nothing to ask a network what it is made of.
-    with torch.device("meta"):
-        shape = build(architecture, len(task.classes), image_size=settings.image_size)
+    shape = outline(lambda: build(architecture, len(task.classes), image_size=settings.image_size))
     recipe = pretraining_recipe(settings, normalised=is_normalised(shape))
     variant = Variant(memory_format=faster_format(shape, device))
     origin = {
@@ -55,39 +63,45 @@ def pretrained(
         "memory_format": variant.memory_format,
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "seed": _SEED,
     }
     digest = hashlib.sha256(json.dumps([origin, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     checkpoint = cache / f"{source}-{architecture}-{digest}.pt"
-    facts_file = checkpoint.with_suffix(".json")
-    with FileLock(checkpoint.with_suffix(".lock")):
-        if checkpoint.exists() and facts_file.exists():
-            facts: dict[str, Any] = json.loads(facts_file.read_text())
-            return {**facts, "checkpoint": str(checkpoint), "cached": True}
+    with locked(checkpoint.with_suffix(".lock")):
+        if checkpoint.exists() and (known := facts_of(checkpoint)) is not None:
+            with opened(checkpoint, expected_of(checkpoint, known)):
+                return {**msgspec.structs.asdict(known), "checkpoint": str(checkpoint), "cached": True}
         chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
         torch.manual_seed(_SEED)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
         preprocessing = Preprocessing(settings.image_size)
-        result = fit(
-            network,
-            POLICIES["scratch"],
-            Examples(chosen.train_images, chosen.train_labels).on(device),
-            recipe,
-            preprocessing,
-            seed=_SEED,
-            variant=variant,
-            progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
-        )
-        logits = predict(network, chosen.test_images, preprocessing, variant)
+        try:
+            result = fit(
+                network,
+                POLICIES["scratch"],
+                Examples(chosen.train_images, chosen.train_labels).on(device),
+                recipe,
+                preprocessing,
+                seed=_SEED,
+                variant=variant,
+                progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
+            )
+            logits = predict(network, chosen.test_images, preprocessing, variant)
+            if fault := in_answers(logits, "test"):
+                raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        except DivergedError as error:
+            # Its value is of this training, and not of the case's.
+            place = {**error.value["divergence"], "architecture": architecture, "task": source}
+            raise DivergedError(
+                f"pretraining {architecture} on {source}, {error}; start from other weights (--weights)",
+                {"divergence": place},
+            ) from error
         accuracy = evaluate(logits, chosen.test_labels).accuracy
+        # A process that is killed between the two files must not leave facts of another checkpoint beside this one.
+        facts_file(checkpoint).unlink(missing_ok=True)
         sha256 = save(checkpoint, network.cpu(), architecture, preprocessing)
-        facts = {
-            "sha256": sha256,
-            "recipe": {**origin, **asdict(recipe)},
-            "accuracy": accuracy,
-            "seconds": result.seconds,
-        }
-        write_atomically(facts_file, json.dumps(facts).encode())
-    return {**facts, "checkpoint": str(checkpoint), "cached": False}
+        facts = Facts(sha256, {**origin, **asdict(recipe)}, accuracy, result.seconds)
+        write_atomically(facts_file(checkpoint), msgspec.json.encode(facts))
+    return {**msgspec.structs.asdict(facts), "checkpoint": str(checkpoint), "cached": False}

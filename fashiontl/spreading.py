@@ -1,5 +1,6 @@
 """`pytest bench/ --device cuda --spread -n 4`: one matrix over all GPUs that are equal, a process each. No torch."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,14 @@ def add_option(group: Any) -> None:
     )
 
 
-def faults(config: "pytest.Config") -> list[str]:
+def faults(config: "pytest.Config", option: Namespace) -> list[str]:
     """What is wrong with the options of a session whose cases shall be spread; nothing when they shall not."""
-    option = config.option
     # Their controller has checked for the processes of pytest-xdist, whose own -n is none.
     if not option.spread or hasattr(config, "workerinput"):
         return []
     found = []
     # None without -n, and not there at all without pytest-xdist.
-    processes = getattr(option, "numprocesses", None)
+    processes = getattr(config.option, "numprocesses", None)
     if (processes or 0) < 2:
         got = "none" if processes is None else f"-n {processes}"
         found.append(f"--spread: expected pytest-xdist's -n of 2 or more, got {got}; give it the number of GPUs")

@@ -237,6 +237,8 @@ def process_peak() -> int:
 
 
 def _process_bytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", (_PROCESS / "status").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^{name}:\s+(\d+) kB$", (_PROCESS / "status").read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+    )
     assert found, f"the kernel tells no {name}"
     return 1024 * int(found.group(1))

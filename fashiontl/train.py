@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from fashiontl.architectures.network import Network
 from fashiontl.devices import DEVICES, split, synchronize
+from fashiontl.divergence import diverged, in_answers, in_step, in_weights
+from fashiontl.errors import FashiontlError
 from fashiontl.features import Features, FeatureStore, Source
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
@@ -63,6 +65,7 @@ class Fit:
         validation: accuracy on the validation images after each epoch; empty without any.
         chosen: number of the epoch whose weights were kept.
         features: where the store had the output of `reused_stages` from; None without a store or reuse.
+        steps: of an epoch.
     """
 
     seconds: float
@@ -72,6 +75,7 @@ class Fit:
     validation: tuple[float, ...]
     chosen: int
     features: Source | None = None
+    steps: int = 0
 
 
 def fit(  # noqa: PLR0913 - all that a training depends on, each named where it is passed
@@ -110,13 +114,18 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
         store: of the outputs of frozen prefixes, as `Batches` takes it.
         progress: called with the number of each epoch as it starts.
         clock: seconds.
+
+    Raises:
+        DivergedError: a loss, a logit or a trained number was not finite; it names the first epoch and step, and the
+            rest of that epoch was the last that was run. Its value holds `divergence`, as `diverged` makes it, and
+            `losses`, those of the epochs before.
     """
     generator = torch.Generator().manual_seed(seed)
     variant.place(network)
     watch = Watch(network)
     optimizer: torch.optim.Optimizer | None = None
     plan: Plan | None = None
-    losses = []
+    losses: list[float] = []
     reused = 0
     source: Source | None = None
     best = _Best(network, validation, preprocessing, variant)
@@ -140,18 +149,23 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
             )
             if batches.first_stage > reused:
                 reused, source = batches.first_stage, batches.source
-        losses.append(
-            _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
-        )
+        loss, seen = _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
         synchronize(device)
         seconds += clock() - started
+        if fault := next(filter(None, seen), ""):
+            raise diverged(fault, recipe, (epoch, seen.index(fault)), len(seen), losses)
+        steps, last = len(seen), (epoch, len(seen) - 1)
+        losses.append(loss)
         if validation is not None:
-            best.judge()
+            if fault := in_answers(best.judge(), "validation"):
+                raise diverged(fault, recipe, last, steps, losses)
             apply(network, plan)
+    if fault := in_weights(network):
+        raise diverged(fault, recipe, last, steps, losses)
     watch.end()
     best.restore()
     chosen = best.chosen(recipe.epochs)
-    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), chosen, source)
+    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), chosen, source, steps)
 
 
 class _Best:
@@ -167,8 +181,8 @@ class _Best:
         self._variant = variant
         self._state: dict[str, Tensor] | None = None
 
-    def judge(self) -> None:
-        """Test on the validation images, and keep a copy of the weights when they are the best yet."""
+    def judge(self) -> Tensor:
+        """Test on the validation images, and keep a copy of the weights when they are the best yet; the logits."""
         assert self._validation is not None
         logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
         answers = logits.argmax(1)
@@ -176,6 +190,7 @@ class _Best:
         if not self.accuracies or accuracy > max(self.accuracies):
             self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
         self.accuracies.append(accuracy)
+        return logits
 
     def restore(self) -> None:
         """Put the kept weights back."""
@@ -197,10 +212,19 @@ def _epoch(
     *,
     epoch: int,
     variant: Variant,
-) -> float:
-    """One pass over the training images; the mean loss."""
+) -> tuple[float, list[str]]:
+    """One pass over the training images: the mean loss, and what of each step was not finite, empty where nothing."""
     steps = math.ceil(len(labels) / recipe.batch_size)
     total = torch.zeros((), device=labels.device)
+    losses: list[Tensor] = []
+    largest: list[Tensor] = []
+
+    def run(inputs: Tensor) -> Tensor:
+        logits = network.run(inputs, batches.first_stage, len(network.stage_names))
+        # One small kernel, which NaN comes through.
+        largest.append(torch.linalg.vector_norm(logits.detach(), math.inf, dtype=torch.float32))
+        return logits
+
     for number, (chosen, inputs) in enumerate(batches):
         factor = 1.0
         if recipe.schedule == "cosine":
@@ -208,16 +232,16 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["peak_rate"] * factor
         optimizer.zero_grad()
-        loss = loss_of(
-            lambda inputs: network.run(inputs, batches.first_stage, len(network.stage_names)),
-            inputs, labels[chosen], recipe, variant,
-        )  # fmt: skip
+        loss = loss_of(run, inputs, labels[chosen], recipe, variant)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
-        total += loss.detach() * len(chosen)
+        losses.append(loss.detach())
+        total += losses[-1] * len(chosen)
     # One read an epoch: reading each step's loss would make the device wait for the host.
-    return total.item() / len(labels)
+    whole, *numbers = torch.stack([total, *losses, *largest]).tolist()
+    each = zip(numbers[: len(losses)], numbers[len(losses) :], strict=True)
+    return whole / len(labels), [in_step(loss, logit) for loss, logit in each]
 
 
 def loss_of(
@@ -342,8 +366,17 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, at its peak rate, of what trains under a plan."""
+    """The recipe's optimiser, at its peak rate, of what trains under a plan.
+
+    Raises:
+        FashiontlError: nothing does.
+    """
     groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
+    if not groups:
+        raise FashiontlError(
+            f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
+            "correct the policy"
+        )
     return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
 
 

@@ -158,7 +158,9 @@ def doubts(case: Case) -> list[str]:
         return []
     try:
         # "flags" on x86, "Features" on Arm.
-        found = re.search(r"^(?:flags|Features)\s*:(.*)$", _CPU_FACTS.read_text(), re.MULTILINE)
+        found = re.search(
+            r"^(?:flags|Features)\s*:(.*)$", _CPU_FACTS.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
     except OSError:
         found = None
     if found is None:

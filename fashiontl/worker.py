@@ -2,7 +2,7 @@
 
 A neighbour's allocator, caches or crash must never touch another cell, and a new interpreter that imports torch
 costs seconds. So a fork server imports torch once, before it has any thread or CUDA context, and every phase is a
-fork of it. The two talk in JSON lines: jobs to the server's standard input, progress and ends from its output.
+fork of it. The two talk in JSON lines over two pipes: jobs one way, progress and ends the other.
 """
 
 import contextlib
@@ -14,16 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
+import fashiontl
+from fashiontl.environment import choose_threads
 from fashiontl.errors import FashiontlError
 
-Status = Literal["ok", "skipped", "oom", "timeout", "crashed", "invalid"]
+Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 Progress = Callable[[str], None]
 
 # Set before the interpreter starts, because each is read only once, by a library as it loads.
@@ -38,6 +40,44 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
+# What the server's interpreter runs; a text, as a file would be one of either tree that a gate compares. The folder in
+# which a command is typed is not searched for modules: one of the name of a module of Python's own would be run in its
+# place. Folders of PYTHONPATH come behind Python's own library, and those of a tree after torch has been imported.
+# `fashiontl` is the tree's, or that of the process that starts the server, whatever else is installed.
+_START = """
+import os, sys
+own, phases, jobs, answers, *trees = sys.argv[1:]
+named = [os.path.abspath(name) for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
+found = [name for name in sys.path if name not in named]
+library = os.path.dirname(os.__file__)
+behind = 1 + max((place for place, name in enumerate(found) if name in (library, library + "/lib-dynload")), default=-1)
+sys.path[:] = found[:behind] + named + found[behind:]
+import importlib
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+# Here since the first optimiser of a process imports its second: 1.5 to 3 seconds that came with every phase that
+# trains when they came after the fork, and 10 MB that were taken for a part of its memory.
+import torch, torch._dynamo
+sys.path[behind:behind] = trees
+for folder in (*trees, own):
+    spec = PathFinder.find_spec("fashiontl", [folder])
+    if spec is not None and spec.has_location:
+        break
+sys.modules["fashiontl"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["fashiontl"])
+server = importlib.import_module("fashiontl.forkserver")
+sys.argv[:] = ["fashiontl.forkserver", phases]
+if hasattr(server, "serve"):
+    server.serve(phases, int(jobs), int(answers))
+else:
+    # A gate's base from when the server talked over standard input and output; what prints has been imported by then.
+    importlib.import_module(phases)
+    sys.stdout.flush()
+    os.dup2(int(jobs), 0)
+    os.dup2(int(answers), 1)
+    server.main()
+"""
+
 # However slowly a system gives the memory of a killed process back.
 _KILLED_WITHIN = 30.0
 
@@ -49,7 +89,7 @@ class Outcome:
     Attributes:
         status: `ok`, or what went wrong.
         reason: empty when ok.
-        value: what the phase returned.
+        value: what the phase returned, or had found out before it ended otherwise.
     """
 
     status: Status
@@ -57,20 +97,17 @@ class Outcome:
     value: dict[str, Any]
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Worker:
     """A fork server, started at the first job; use it as a context manager.
 
     Args:
-        threads: CPU threads of each phase; 0 takes all usable cores.
+        threads: CPU threads of each phase; 0 takes as many as `fashiontl.environment.choose_threads` does.
         phases: module whose public functions are the phases; each takes a job and a progress callback and returns
             a dictionary that JSON can hold.
         environment: variables set besides the pinned ones.
-        folder: where the interpreter starts, and where it looks for modules first; None is here.
+        folder: where the interpreter starts; None is here. It is not searched for modules.
+        trees: folders that are searched for modules besides, after Python's own library and before all that is
+            installed. A `fashiontl` in one of them is taken in place of this process's own.
     """
 
     def __init__(
@@ -79,12 +116,14 @@ class Worker:
         phases: str = "fashiontl.phases",
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        trees: Sequence[Path] = (),
     ) -> None:
-        self.threads = threads or usable_cores()
+        self.threads = choose_threads(threads).count
         self._phases = phases
         self._environment = dict(environment or {})
         self._start_folder = folder
-        self._server: subprocess.Popen[bytes] | None = None
+        self._trees = [str(tree.absolute()) for tree in trees]
+        self._server: _Server | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="fashiontl-")
         self._jobs = 0
         self._buffer = b""
@@ -148,57 +187,79 @@ class Worker:
             "log": str(log),
             "threads": self.threads,
         }
-        assert server.stdin is not None
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        server.stdin.flush()
+        # Of a server that has just ended the next message tells.
+        with contextlib.suppress(BrokenPipeError):
+            server.jobs.write(json.dumps(request).encode() + b"\n")
+            server.jobs.flush()
         return Running(partial(self._read, server), phase, result, log)
 
     def close(self) -> None:
         """End the server and forget its files."""
-        if self._server is not None:
-            assert self._server.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._server.stdin.close()
-            self._server.kill()
-            self._server.wait()
-            assert self._server.stdout is not None
-            self._server.stdout.close()
-            self._server = None
+        self._end()
         self._folder.cleanup()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        if self._server is not None and self._server.poll() is None:
+    def _end(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            with contextlib.suppress(BrokenPipeError):
+                server.jobs.close()
+            server.process.kill()
+            server.process.wait()
+            server.answers.close()
+
+    def _start(self) -> "_Server":
+        if self._server is not None and self._server.process.poll() is None:
             return self._server
         if not hasattr(os, "fork"):
             raise FashiontlError("fashiontl needs a system with fork (Linux, macOS); on Windows run it in WSL")
+        self._end()
         self._buffer = b""
         Path(self._folder.name).mkdir(exist_ok=True)
-        threads = str(self.threads)
-        environment = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "fashiontl.forkserver", self._phases],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._error_log().open("wb"),
-            env={**environment, **self._environment},
-            cwd=self._start_folder,
-        )
+        self._server = self._launch()
         if (self._read(self._server, time.monotonic() + 120) or {}).get("ready") is not True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._server.wait(1)
-            code = self._server.poll()
-            self._server.kill()
-            log = self._error_log().read_text(errors="replace")
+                self._server.process.wait(1)
+            code = self._server.process.poll()
+            self._end()
+            log = self._error_log().read_text(encoding="utf-8", errors="replace")
             raise FashiontlError(f"the worker process cannot start: {_last_words(log, code)}")
         return self._server
+
+    def _launch(self) -> "_Server":
+        threads = str(self.threads)
+        environment = {**_inherited(), **_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        own = str(Path(fashiontl.__file__).absolute().parent.parent)
+        taken, jobs = _pipe()
+        answers, given = _pipe()
+        try:
+            with self._error_log().open("wb") as log:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", *(["-s"] if sys.flags.no_user_site else []), "-c", _START),
+                        *(own, self._phases, str(taken), str(given), *self._trees),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(taken, given),
+                    env={**environment, **self._environment},
+                    cwd=self._start_folder,
+                )
+        except OSError as error:
+            os.close(jobs)
+            os.close(answers)
+            raise FashiontlError(f"the worker process cannot start: {error}") from error
+        finally:
+            os.close(taken)
+            os.close(given)
+        return _Server(process, os.fdopen(jobs, "wb"), os.fdopen(answers, "rb"))
 
     def _error_log(self) -> Path:
         return Path(self._folder.name) / "server.log"
 
-    def _read(self, server: "subprocess.Popen[bytes]", deadline: float) -> dict[str, Any] | None:
+    def _read(self, server: "_Server", deadline: float) -> dict[str, Any] | None:
         """The server's next message, None at the deadline; blocks in select, so that waiting costs no CPU time."""
-        stream: IO[bytes] | None = server.stdout
-        assert stream is not None
+        stream = server.answers
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -210,6 +271,40 @@ class Worker:
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+@dataclass(frozen=True)
+class _Server:
+    """A process of the server, and this side's ends of its pipes."""
+
+    process: "subprocess.Popen[bytes]"
+    jobs: IO[bytes]
+    answers: IO[bytes]
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe to read from and to write to, which takes the place of no standard stream where one of those is closed."""
+    # Windows has none, and hears of that when the server starts.
+    import fcntl
+
+    ends = os.pipe()
+    moved = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    for end in ends:
+        os.close(end)
+    return moved[0], moved[1]
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment, as far as its own interpreter heeds it."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not (sys.flags.ignore_environment and name.startswith("PYTHON"))
+    }
+    # An empty name, as `PYTHONPATH=folder:$PYTHONPATH` often leaves it, is the current folder to Python.
+    if path := [name for name in environment.pop("PYTHONPATH", "").split(os.pathsep) if name]:
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+    return environment
 
 
 def _last_words(log: str, code: int | None) -> str:
@@ -281,7 +376,7 @@ def _kill(child: int) -> None:
 
 def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) -> Outcome:
     if result.exists():
-        answer = json.loads(result.read_text())
+        answer = json.loads(result.read_bytes())
         result.unlink()
         return Outcome(answer["status"], answer["reason"], answer["value"])
     code = message.get("exit")
@@ -290,5 +385,5 @@ def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) ->
     ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         ending += " (perhaps the system ran out of memory: see dmesg)"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     return Outcome("crashed", f"{phase}: the process ended with {ending}" + (f": {lines[-1]}" if lines else ""), {})

@@ -1,8 +1,9 @@
 """What the phases of a case work on: its networks, its images, and a training step."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 
 from fashiontl import extensions
 from fashiontl.architectures import fitting_size, trained_apart
+from fashiontl.architectures.build import outline
 from fashiontl.architectures.hybrids import MeanOfProbabilities
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case, Settings
 from fashiontl.data import Task, find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_task_images
-from fashiontl.freezing import POLICIES, Plan
+from fashiontl.errors import FashiontlError, SkippedError
+from fashiontl.freezing import POLICIES, Plan, absence
 from fashiontl.freezing.adapters import prepare
 from fashiontl.freezing.apply import apply
+from fashiontl.freezing.policies import ADAPTERS
 from fashiontl.recipes import recipe_for
 from fashiontl.steps import TrainingStep
 from fashiontl.train import Examples, is_normalised, new_optimizer
@@ -68,18 +72,32 @@ class Workload:
         """The same without a compiler, for what cannot look into compiled code."""
         return replace(self, case=replace(self.case, execution="eager"))
 
-    @property
-    def adapts(self) -> bool:
-        """Whether the policy puts adapters beside frozen layers."""
-        return any(stage.trains == "adapters" for stage in POLICIES[self.case.policy].plan(("stage1", "head"), 0, 1))
-
     def parts(self) -> list[Case]:
         """The cases whose networks are trained each on its own: this one, or those of a hybrid's members."""
         return [replace(self.case, architecture=name) for name in trained_apart(self.case.architecture)]
 
+    def outlines(self) -> list[Network]:
+        """Every part's network without its weights, to be asked what it is made of before anything else is done.
+
+        Raises:
+            SkippedError: as `check`.
+        """
+        bare = [replace(part, weights="none") for part in self.parts()]
+        return [outline(partial(self._build, part)) for part in bare]
+
+    def _build(self, part: Case) -> Network:
+        network = start(part, self.settings.image_size).network
+        self.check(network)
+        return network
+
     def start(self, part: Case) -> Start:
-        """A part's network before training, on the device."""
+        """A part's network before training, on the device.
+
+        Raises:
+            SkippedError: as `check`.
+        """
         begun = start(part, self.settings.image_size, self.checkpoints)
+        self.check(begun.network)
         return replace(begun, network=begun.network.to(self.case.device))
 
     def starts(self) -> list[Start]:
@@ -99,26 +117,70 @@ class Workload:
         return self.variant.deployed_images(self.random_images(count))
 
     def plan(self, network: Network, epoch: int = 0) -> Plan:
-        """What the policy does with a network in an epoch."""
-        return POLICIES[self.case.policy].plan(network.stage_names, epoch, self.settings.epochs)
+        """What the policy does with a network in an epoch.
 
-    def periods(self, network: Network) -> list[tuple[int, float]]:
-        """Epochs with one plan after the other: the first of each, and which share of all epochs it has."""
-        plans = [self.plan(network, epoch) for epoch in range(self.settings.epochs)]
+        Raises:
+            SkippedError: the network has too few stages for the policy.
+            FashiontlError: the policy fails in any other way; both say which policy, and which stages there are.
+        """
+        policy, names = POLICIES[self.case.policy], network.stage_names
+        try:
+            return policy.plan(names, epoch, self.settings.epochs)
+        except FashiontlError as error:
+            kind = SkippedError if isinstance(error, SkippedError) else FashiontlError
+            raise kind(f"policy {policy.name}: {error}") from error
+        except Exception as error:  # whatever a policy of someone else does, the message says where
+            raise FashiontlError(
+                f"policy {policy.name}: expected a plan for the stages {', '.join(names)} in epoch {epoch + 1} of "
+                f"{self.settings.epochs}, got {type(error).__name__}: {error}; correct it, or raise SkippedError for "
+                "networks that it does not fit"
+            ) from error
+
+    def adapts(self, networks: Iterable[Network]) -> bool:
+        """Whether the policy puts adapters beside frozen layers of any of the networks, in any epoch."""
+        plans = [self.plan(network, epoch) for network in networks for epoch in range(self.settings.epochs)]
+        return any(stage.trains == "adapters" for plan in plans for stage in plan)
+
+    def check(self, network: Network) -> None:
+        """See that the policy can be put on a network, in all epochs.
+
+        Raises:
+            SkippedError: the network has too few stages for the policy, or the policy's library is not here.
+            FashiontlError: the policy fails in any other way.
+        """
+        library = ADAPTERS if self.adapts([network]) else POLICIES[self.case.policy].library
+        if reason := absence(library):
+            raise SkippedError(f"policy {self.case.policy} {reason}")
+
+    def periods(self, networks: Sequence[Network]) -> list[tuple[int, float]]:
+        """Epochs in which no network's plan changes: the first of each period, and which share of all epochs it has.
+
+        Args:
+            networks: of all parts, since a policy may change its plan for each at an epoch of its own.
+        """
+        plans = [[self.plan(network, epoch) for network in networks] for epoch in range(self.settings.epochs)]
         lengths = [(plan, len(list(group))) for plan, group in itertools.groupby(plans)]
         firsts = itertools.accumulate((length for _, length in lengths[:-1]), initial=0)
         return [(first, length / len(plans)) for first, (_, length) in zip(firsts, lengths, strict=True)]
 
+    def of_one_epoch(self, what: str, epoch: int, networks: Sequence[Network]) -> list[str]:
+        """A warning where something is measured of one epoch, from 0, and the policy changes over the epochs."""
+        if len(self.periods(networks)) == 1:
+            return []
+        return [f"{what}: steps of epoch {epoch + 1} of {self.settings.epochs} alone; others train other stages"]
+
     def prepare(self, network: Network, epoch: int = 0) -> None:
-        """Add to a network on the device what its policy trains beside it, and put an epoch's plan on it."""
-        plan = self.plan(network, epoch)
-        prepare(network, plan, self.random_images(1))
-        apply(network, plan)
+        """Add to a network on the device what its policy ever trains beside it, and put an epoch's plan on it."""
+        plans = [self.plan(network, each) for each in range(self.settings.epochs)]
+        stages = zip(*plans, strict=False)
+        adapting = [next((stage for stage in each if stage.trains == "adapters"), each[0]) for each in stages]
+        prepare(network, tuple(adapting), self.random_images(1))
+        apply(network, plans[epoch])
 
     def trainable_parameters(self, network: Network) -> int:
         """How many parameters train, in the epoch with the most of them; the network is prepared for it."""
         counts = []
-        for epoch, _ in self.periods(network):
+        for epoch, _ in self.periods([network]):
             self.prepare(network, epoch)
             counts.append(sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad))
         return max(counts)

@@ -1,6 +1,7 @@
 """Shared by all tests: pytest's own test harness, and a single thread for those that compute."""
 
 import importlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,15 +14,17 @@ from hypothesis import settings
 pytest_plugins = ["pytester"]
 
 # A slow moment of the machine is no fault of the code: no test is timed.
-settings.register_profile("fashiontl", deadline=None)
+# In CI the examples are the same in each run, so that a change that is not at fault never fails.
+settings.register_profile("fashiontl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("fashiontl")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_inner_worker() -> Iterator[None]:
-    """When tests run under pytest-xdist, a pytest that they start must not take itself for one of its workers."""
+def inner_sessions() -> Iterator[None]:
+    """A pytest that tests start takes itself for none of pytest-xdist's workers, and shuffles nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        patch.setenv("PYTEST_ADDOPTS", f"-p no:randomly {os.environ.get('PYTEST_ADDOPTS', '')}".strip())
         yield
 
 
@@ -46,11 +49,14 @@ def bench_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]
 @pytest.fixture
 def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], pytest.Pytester]:
     """Makes a folder to run `pytest` in, with the matrix of bench/, a cache of its own and the given conftest."""
+    bench = Path(__file__).parent.parent / "bench"
 
     def make(conftest: str) -> pytest.Pytester:
         monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
-        pytester.makeconftest(conftest)
-        pytester.makepyfile(test_matrix=(Path(__file__).parent.parent / "bench" / "test_matrix.py").read_text())
+        # pytester has taken it away.
+        monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+        pytester.makeconftest((bench / "conftest.py").read_text() + conftest)
+        pytester.makepyfile(test_matrix=(bench / "test_matrix.py").read_text())
         return pytester
 
     return make

@@ -90,7 +90,7 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
         Measurement("inference_peak_memory", many(parameters * 5e6, 1)),
         Measurement("training_peak_memory", many(parameters * 1.5e7, 1)),
         Measurement("base_memory", (3.1e8,)),
-        Measurement("parameters", (parameters * 1e6,)),
+        Measurement("parameters", (float(round(parameters * 1e6)),)),
         Measurement("trainable_parameters", (round(parameters * 1e6 * share),)),
         Measurement("flops", (gflop * 1e9,)),
         Measurement("wall_time", many(50 / speed, 1)),

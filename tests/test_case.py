@@ -1,10 +1,11 @@
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.case import PRESETS, Case, Settings, default_weights, expand, override
+from fashiontl.case import PRESETS, RANGES, Case, Settings, default_weights, expand, override
 from fashiontl.errors import FashiontlError
 
 NAMES = st.sampled_from(["vgg11", "resnet18"])
@@ -80,10 +81,38 @@ def test_override_lists_all_faults() -> None:
     ]
 
 
-@pytest.mark.parametrize("assignment", ["epochs=0", "seconds=inf", "seconds=nan", "train_per_class=-1", "data=web"])
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "epochs=0", "seconds=inf", "seconds=nan", "train_per_class=-1", "data=web", "timeout=1e300", "timeout=1e10",
+        "rate=1e308", "half_width=2", "threads=100000", f"seeds={10**400}", "samples=" + "9" * 5000,
+    ],
+)  # fmt: skip
 def test_override_refuses_what_cannot_be(assignment: str) -> None:
     with pytest.raises(FashiontlError, match="expected"):
         override(PRESETS["quick"], [assignment])
+
+
+def test_a_number_out_of_range_is_told_the_range_with_all_other_faults() -> None:
+    with pytest.raises(FashiontlError) as caught:
+        override(PRESETS["quick"], ["timeout=1e300", "epochs=0", "colour=red"])
+    unknown, epochs, timeout = str(caught.value).splitlines()
+    assert unknown.startswith("unknown setting 'colour'")
+    assert epochs == "setting epochs: expected a whole number from 1 to 1,000,000, got 0"
+    assert timeout == "setting timeout: expected a number from 0.001 to 2,592,000, got 1e+300"
+
+
+def test_every_number_has_a_range_that_holds_every_preset() -> None:
+    fields = {
+        field.name for kind in (Settings, Case) for field in dataclasses.fields(kind) if field.type in (int, float)
+    }
+    assert set(RANGES) == fields
+    for name, settings in itertools.product(RANGES, PRESETS.values()):
+        assert name == "batch" or RANGES[name][0] <= getattr(settings, name) <= RANGES[name][1]
+
+
+def test_a_rate_that_diverges_may_be_asked_for() -> None:
+    assert override(PRESETS["quick"], ["rate=1e20"]).rate == 1e20
 
 
 @given(st.integers(1, 10**6))

@@ -6,7 +6,6 @@ import http.server
 import shutil
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -101,14 +100,12 @@ def mirror(tmp_path, original, monkeypatch):
     server.server_close()
 
 
-def test_embedded_loads_fast_and_can_be_written_to():
-    def seconds():
-        begin = time.perf_counter()
-        load_images("embedded")
-        return time.perf_counter() - begin
-
-    assert min(seconds() for _ in range(3)) < 0.2
-    load_images("embedded").train_images[0] = 0
+def test_embedded_can_be_written_to_and_is_as_before_when_it_is_loaded_again():
+    images = load_images("embedded").train_images
+    before = images[0].clone()
+    assert before.any()
+    images[0] = 0
+    assert (load_images("embedded").train_images[0] == before).all()
 
 
 def test_unknown_data():

@@ -70,7 +70,7 @@ def test_the_title_of_a_few_shot_task():
     assert title == "all ten classes of Fashion-MNIST; 100 training images a class"
 
 
-@pytest.mark.parametrize("count", ["0", "x", "-1", "", "1.5", "+5", "007", " 5", "5@6", "\u0665"])
+@pytest.mark.parametrize("count", ["0", "x", "-1", "", "1.5", "+5", "007", " 5", "5@6", "\u0665", "99999999"])
 def test_bad_numbers_of_images(count):
     with pytest.raises(FashiontlError) as error:
         find_task(f"fashion4@{count}")

@@ -11,6 +11,7 @@ import pytest
 
 from fashiontl.doctor import Line, equipment, surroundings
 from fashiontl.doctor.surroundings import conditions
+from fashiontl.environment import Threads
 from fashiontl.worker import Outcome, Worker
 
 STATE: dict[str, Any] = {
@@ -29,6 +30,8 @@ def cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(surroundings, "_CPUS", tmp_path / "cpu")
     monkeypatch.setattr(surroundings, "ThrottleWatch", lambda device: SimpleNamespace(reads=()))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(surroundings, "choose_threads", lambda: Threads(1, "quota", "a quota of 1.5 cores"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return tmp_path / "cpu"
 
 
@@ -48,6 +51,7 @@ def test_what_can_be_read() -> None:
     assert {name: line.value for name, line in found.items()} == {
         "load average before": "0.25 on 4 cores",
         "usable cores": "2 of 4",
+        "threads": "1 by quota",
         "stopped by the quota": "0.50 s meanwhile",
         "slowed down by heat": "3 times since boot",
         "temperature": "51 °C",
@@ -74,6 +78,17 @@ def test_what_cannot_be_read_is_said() -> None:
     assert found["usable cores"] == Line(
         "usable cores", "1.5 of 4", "note", "a quota that ends within a core stops threads; ask for whole cores"
     )
+
+
+@pytest.mark.usefixtures("cpus")
+def test_threads_and_why_there_are_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state()["threads"] == Line("threads", "1 by quota", advice="a quota of 1.5 cores")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert state()["threads"].verdict == "ok"
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert state()["threads"].verdict == "note"
+    for fact in ("OMP_NUM_THREADS", "1 or more", "'many'", "set it anew"):
+        assert fact in state()["threads"].advice
 
 
 @pytest.mark.parametrize(("governor", "verdict"), [("performance", "ok"), ("powersave", "note"), ("schedutil", "note")])

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib.util
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ from typing import Any
 import pytest
 
 from fashiontl.data.sources import EMBEDDED_FOLDER
+from fashiontl.freezing import POLICIES
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, read_runs
 
 pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).parent.parent / "bench"
-SMOKE = ["--preset=smoke", "--arch=mobilenet_v2", "--device=cpu", "--set", "threads=1"]
+SMOKE = ["--preset=smoke", "--device=cpu", "--set", "threads=1"]
 IDS = ["mobilenet_v2-linear_probe-cpu", "mobilenet_v2-full-cpu"]
 
 
@@ -33,15 +35,18 @@ class Project:
         self.environment = {**os.environ, "FASHIONTL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
         shutil.copytree(BENCH, folder / "bench", ignore=shutil.ignore_patterns("__pycache__"))
 
-    def start(self, *arguments: str, policies: str = "linear_probe,full") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "pytest", "bench/", *SMOKE, f"--policy={policies}", *arguments]
+    def start(
+        self, *arguments: str, policies: str = "linear_probe,full", architecture: str = "mobilenet_v2"
+    ) -> "subprocess.Popen[str]":
+        axes = [f"--arch={architecture}", f"--policy={policies}"]
+        command = [sys.executable, "-m", "pytest", "bench/", *SMOKE, *axes, *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def run(self, *arguments: str, policies: str = "linear_probe,full") -> tuple[int, str]:
+    def run(self, *arguments: str, **axes: str) -> tuple[int, str]:
         """Exit code and output of one run."""
-        with self.start(*arguments, policies=policies) as process:
+        with self.start(*arguments, **axes) as process:
             output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
@@ -175,6 +180,20 @@ def test_a_killed_run_loses_no_finished_case_and_is_resumed(measured: Project, p
     assert [(record.id, record.status) for record in project.records] == [(id_, "ok") for id_ in IDS]
 
 
+@pytest.mark.parametrize("cut", [1, 1000])
+def test_a_run_whose_file_was_truncated_is_resumed(measured: Project, project: Project, cut: int) -> None:
+    shutil.copytree(measured.folder / "results", project.folder / "results")
+    (path,) = run_files(project)
+    subprocess.run(["truncate", "-s", f"-{cut}", path], check=True)
+    status, output = project.run("--resume")
+    assert status == 0, output
+    # Without its last newline the record is whole; cut in its middle it is measured again, and the rest is kept.
+    assert ("2 skipped" if cut == 1 else "1 passed, 1 skipped") in output
+    assert [(record.id, record.status) for record in project.records] == [(id_, "ok") for id_ in IDS]
+    assert project.records[0] == measured.records[0]
+    assert len(list(path.parent.glob(f"{path.name}.broken-*"))) == (cut > 1)
+
+
 def test_a_truncated_file_fails_each_case_with_its_name(project: Project) -> None:
     shutil.copytree(EMBEDDED_FOLDER, project.folder / "images")
     packed = project.folder / "images" / "train-images-idx3-ubyte.gz"
@@ -237,3 +256,68 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+# What stands in the way of a library, wherever Python starts.
+BLOCKER = """
+import sys
+
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "peft":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.parametrize("peft", [True, False])
+def test_all_policies_have_no_crashed_cell_with_and_without_peft(
+    peft: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if peft:
+        if importlib.util.find_spec("peft") is None:
+            pytest.skip("peft is not installed")
+    else:
+        (tmp_path / "blocker").mkdir()
+        (tmp_path / "blocker" / "sitecustomize.py").write_text(BLOCKER)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocker"))
+    shutil.copy(BENCH.parent / "docs" / "examples" / "tiny.py", tmp_path)
+    project = Project(tmp_path / "project", tmp_path / "cache")
+    more = [f"--fashiontl-plugin={tmp_path / 'tiny.py'}", "--set=profile=false", "--set=epochs=2"]
+    status, output = project.run(*more, policies="all", architecture="tiny")
+    assert status == 0, output
+    found = {record.case.policy: record for record in project.records}
+    assert set(found) == set(POLICIES)
+    skipped = {policy: record.reason for policy, record in found.items() if record.status != "ok"}
+    # It has a stem and stage1.
+    lacking = {f"surgical_{number}": f"expected a stage called stage{number}" for number in (2, 3, 4)}
+    expected = {"last_3": "expected at least 3 stages before the head", **lacking}
+    expected |= {} if peft else {"lora": "needs the library peft; pip install"}
+    assert {found[policy].status for policy in skipped} == {"skipped"}
+    assert set(skipped) == set(expected)
+    assert all(
+        skipped[policy].startswith(f"policy {policy}") and expected[policy] in skipped[policy] for policy in skipped
+    )
+    assert all(found[policy].provenance["periods"]["each"] for policy in ("lp_ft", "gradual_unfreeze"))
+    page = (project.folder / "results" / "leaderboard.md").read_text()
+    assert "Training step by epoch" in page
+    assert "weighted by their epochs" in page
+
+
+def test_training_at_a_rate_of_1e20_has_diverged(project: Project, measured: Project) -> None:
+    del measured  # made the backbone
+    status, output = project.run("--set", "rate=1e20", "--set", "profile=false")
+    assert status == 1
+    assert "Traceback" not in output
+    for record in project.records:
+        assert record.status == "diverged", record.reason
+        found = record.provenance["divergence"]
+        assert f"epoch {found['epoch']} of {found['epochs']}, step {found['step']} of {found['steps']}" in record.reason
+        assert record.measurement("accuracy") is None
+        assert all(record.values(metric) for metric in ("latency", "train_throughput", "training_peak_memory"))
+        assert not [warning for warning in record.warnings if "null" in warning]
+    page = (project.folder / "results" / "leaderboard.md").read_text()
+    assert page.count("**diverged**: training, seed 1 of 1, epoch ") == len(IDS)

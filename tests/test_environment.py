@@ -2,20 +2,23 @@ import dataclasses
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from records import LAPTOP, SERVER
 
 from fashiontl import environment as module
-from fashiontl.environment import Environment, machine_key, read_environment
+from fashiontl.environment import Environment, choose_threads, machine_key, read_environment, text_of
 
 HARD = ("accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu")
 SOFT = {
     "fashiontl": "9.9", "git_sha": None, "git_dirty": True, "os": "Linux 7", "logical_cores": 99, "memory": None,
-    "load": 64.0,
+    "load": 64.0, "threads_limit": "quota",
 }  # fmt: skip
 
 
@@ -99,6 +102,22 @@ def test_only_changed_code_is_dirty(repository: Path) -> None:
     assert git_facts(repository / "results")[1] is True
 
 
+def test_names_of_files_are_bytes_of_any_kind(repository: Path) -> None:
+    (repository / os.fsdecode(b"caf\xe9.py")).write_text("1")
+    subprocess.run(["git", "-C", str(repository), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(repository), "config", "core.quotePath", "false"], check=True)
+    assert git_facts(repository)[1] is True
+
+
+def test_no_program_of_the_repository_runs(repository: Path) -> None:
+    program = repository / "monitor"
+    program.write_text(f"#!/bin/sh\ntouch {repository}/ran\n")
+    program.chmod(0o755)
+    subprocess.run(["git", "-C", str(repository), "config", "core.fsmonitor", str(program)], check=True)
+    assert git_facts(repository)[1] is False
+    assert not (repository / "ran").exists()
+
+
 def test_no_repository(tmp_path: Path) -> None:
     assert git_facts(tmp_path) == (None, None)
 
@@ -114,31 +133,210 @@ def control_group(folder: Path, **files: str) -> None:
         (folder / name.replace("__", ".")).write_text(text + "\n")
 
 
-def groups(tmp_path: Path, membership: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "membership"
-    file.write_text(membership)
-    folders = module.control_groups(tmp_path / "cgroup", file)
-    monkeypatch.setattr(module, "control_groups", lambda: folders)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+@dataclasses.dataclass
+class Box:
+    """A made-up machine: its CPUs, those that this process may use, and its control groups."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+
+    def cpus(self, count: int, allowed: Iterable[int] | None = None, hyperthreads: int = 1) -> None:
+        """Neighbours in number are hyper-threads of a core."""
+        for cpu in range(count):
+            first = cpu - cpu % hyperthreads
+            control_group(
+                self.folder / "cpu" / f"cpu{cpu}" / "topology", core_cpus_list=f"{first}-{first + hyperthreads - 1}"
+            )
+        self.patch.setattr(os, "cpu_count", lambda: count)
+        self.patch.setattr(
+            os, "sched_getaffinity", lambda process: set(range(count) if allowed is None else allowed), raising=False
+        )
+
+    def member(self, membership: str) -> None:
+        """Which control groups this process is in, as the kernel lists them."""
+        (self.folder / "membership").write_text(membership)
 
 
-def test_quota_of_version_2_may_be_a_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    control_group(tmp_path / "cgroup" / "pod", cpu__max="150000 100000", memory__max="67108864")
-    control_group(tmp_path / "cgroup" / "pod" / "box", cpu__max="max 100000", memory__max="max")
-    groups(tmp_path, "0::/pod/box\n", monkeypatch)
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    """Eight cores, no control groups, no variable."""
+    real_groups, real_cores = module.control_groups, module.physical_cores
+    monkeypatch.setattr(module, "control_groups", lambda: real_groups(tmp_path / "cgroup", tmp_path / "membership"))
+    monkeypatch.setattr(module, "physical_cores", lambda allowed: real_cores(allowed, made.folder / "cpu"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = Box(tmp_path, monkeypatch)
+    made.cpus(8)
+    made.member("")
+    return made
+
+
+def chosen(asked: int = 0) -> tuple[int, str]:
+    threads = choose_threads(asked)
+    return threads.count, threads.limit
+
+
+def test_quota_of_version_2_may_be_a_parents(box: Box) -> None:
+    control_group(box.folder / "cgroup" / "pod", cpu__max="150000 100000", memory__max="67108864")
+    control_group(box.folder / "cgroup" / "pod" / "box", cpu__max="max 100000", memory__max="max")
+    box.member("0::/pod/box\n")
     assert module.usable_cores() == 1.5
     assert module._memory() == 2**26
+    assert chosen() == (1, "quota")
 
 
-def test_quota_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    control_group(tmp_path / "cgroup" / "cpu", cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
-    control_group(tmp_path / "cgroup" / "cpu" / "box", cpu__cfs_quota_us="200000", cpu__cfs_period_us="100000")
-    control_group(tmp_path / "cgroup" / "memory", memory__limit_in_bytes="67108864")
-    groups(tmp_path, "5:devices:/x\n4:memory:/gone\n1:cpu:/box\n", monkeypatch)
+def test_quota_of_version_1(box: Box) -> None:
+    control_group(box.folder / "cgroup" / "cpu", cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+    control_group(box.folder / "cgroup" / "cpu" / "box", cpu__cfs_quota_us="200000", cpu__cfs_period_us="100000")
+    control_group(box.folder / "cgroup" / "memory", memory__limit_in_bytes="67108864")
+    box.member("5:devices:/x\n4:memory:/gone\n1:cpu:/box\n")
     assert module.usable_cores() == 2
     assert module._memory() == 2**26
+    assert chosen() == (2, "quota")
 
 
-def test_affinity_without_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups(tmp_path, "", monkeypatch)
+@pytest.mark.parametrize("listed", ["cpu,cpuacct", "cpuacct,cpu"])
+def test_controllers_that_share_a_folder_in_any_order(box: Box, listed: str) -> None:
+    shared = box.folder / "cgroup" / "cpu,cpuacct"
+    control_group(shared / "box", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
+    (box.folder / "cgroup" / "cpu").symlink_to(shared)
+    box.member(f"3:{listed}:/box\n")
+    assert module.usable_cores() == 3
+    assert len(module.control_groups()) == 2, "each folder once, as what they count is summed"
+
+
+def test_a_container_of_one_and_a_half_cores_on_64_runs_one_thread_and_says_why(box: Box) -> None:
+    box.cpus(64)
+    # The container's own group is its root.
+    control_group(box.folder / "cgroup", cpu__max="150000 100000")
+    box.member("0::/\n")
+    assert chosen() == (1, "quota")
+    assert "quota of 1.5 cores" in choose_threads().reason
+    assert module.usable_cores() == 1.5, "machines are told apart by the quota as it is"
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"),
+    [
+        ("50000 100000", (1, "quota")),
+        ("299999 100000", (2, "quota")),
+        ("300000 100000", (3, "quota")),
+        ("800000 100000", (8, "physical cores")),
+        ("6400000 100000", (8, "physical cores")),
+        ("max 100000", (8, "physical cores")),
+        ("max", (8, "physical cores")),
+        ("100000 0", (8, "physical cores")),
+        ("100000", (8, "physical cores")),
+        ("", (8, "physical cores")),
+    ],
+)
+def test_a_quota_is_rounded_down_to_a_core_at_least(box: Box, quota: str, threads: tuple[int, str]) -> None:
+    control_group(box.folder / "cgroup", cpu__max=quota)
+    box.member("0::/\n")
+    assert chosen() == threads
+
+
+def test_a_control_group_may_have_any_bytes_in_its_name(box: Box) -> None:
+    group = box.folder / "cgroup" / os.fsdecode(b"caf\xe9:1")
+    control_group(group, cpu__max="200000 100000")
+    (box.folder / "membership").write_bytes(b"0::/caf\xe9:1\n")
+    assert chosen() == (2, "quota")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "hyperthreads", "threads"),
+    [
+        (range(8), 1, (8, "physical cores")),
+        (range(8), 2, (4, "physical cores")),
+        (range(8), 4, (2, "physical cores")),
+        ((0, 1), 2, (1, "physical cores")),
+        ((0, 2), 2, (2, "affinity")),
+        ((5,), 2, (1, "affinity")),
+        ((0, 2, 3), 2, (2, "physical cores")),
+    ],
+)
+def test_hyper_threads_of_a_core_are_one(
+    box: Box, allowed: Iterable[int], hyperthreads: int, threads: tuple[int, str]
+) -> None:
+    box.cpus(8, allowed, hyperthreads)
+    assert chosen() == threads
+    assert module.usable_cores() == len(set(allowed)), "machines are told apart by their CPUs"
+
+
+def test_older_kernels_have_another_name_for_siblings(box: Box) -> None:
+    for cpu in range(8):
+        folder = box.folder / "cpu" / f"cpu{cpu}" / "topology"
+        (folder / "core_cpus_list").rename(folder / "thread_siblings_list")
+    assert chosen() == (8, "physical cores")
+    (box.folder / "cpu" / "cpu1" / "topology" / "thread_siblings_list").write_text("0-0\n")
+    assert chosen() == (7, "physical cores")
+
+
+@pytest.mark.parametrize(("told", "cores"), [(4, 4), (None, 8), (99, 8)])
+def test_where_the_kernel_does_not_tell_cores_psutil_may(
+    box: Box, monkeypatch: pytest.MonkeyPatch, told: int | None, cores: int
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: told)
+    box.folder /= "nowhere"
+    assert chosen() == (cores, "physical cores")
+
+
+@pytest.mark.usefixtures("box")
+def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert module.usable_cores() == 8
+    assert chosen() == (8, "physical cores")
+
+
+def test_a_small_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"caf\xe9\n")
+    assert text_of(tmp_path / "model") == "caf\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [
+        ("3", (3, "OMP_NUM_THREADS")),
+        ("1", (1, "OMP_NUM_THREADS")),
+        ("4,2", (4, "OMP_NUM_THREADS")),
+        (" 4 , 2 ,1", (4, "OMP_NUM_THREADS")),
+        ("+2", (2, "OMP_NUM_THREADS")),
+        ("007", (7, "OMP_NUM_THREADS")),
+        *((value, (8, "physical cores")) for value in ("8", "64", "999999999999", "9" * 40)),
+        *((value, (8, "physical cores")) for value in ("", " ", "0", "-1", "4,0", "4,", ",4", "4 2", "four", "1.5")),
+        *((value, (8, "physical cores")) for value in ("0x4", "٣", "4;2")),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("box")
+def test_the_variable_of_openmp(monkeypatch: pytest.MonkeyPatch, value: str, threads: tuple[int, str]) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert chosen() == threads
+
+
+def test_the_least_of_all_limits_decides(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.cpus(64, range(32), hyperthreads=2)
+    control_group(box.folder / "cgroup", cpu__max="800000 100000")
+    assert chosen() == (16, "physical cores")
+    box.member("0::/\n")
+    assert chosen() == (8, "quota")
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    assert chosen() == (6, "OMP_NUM_THREADS")
+    box.cpus(64, range(0, 10, 2), hyperthreads=2)
+    assert chosen() == (5, "affinity")
+
+
+@pytest.mark.usefixtures("box")
+def test_the_setting_is_the_users_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert chosen(16) == (16, "setting")
+    assert "threads=16" in choose_threads(16).reason
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has affinities")
+def test_a_real_affinity() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{cpu}}})\n"
+        "from fashiontl.environment import choose_threads; print(choose_threads().count)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

@@ -114,6 +114,11 @@ def test_a_module_in_the_current_folder(write: Write, tmp_path: Path, monkeypatc
     assert extensions.added() == {"own.tasks": ("task shoes",)}
 
 
+def test_what_an_extension_prints_is_no_output_of_the_command(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    load([str(write("print('hello')"))])
+    assert capsys.readouterr() == ("", "hello\n")
+
+
 def test_the_builder_of_a_file_is_found(write: Write) -> None:
     from fashiontl.architectures.build import build
 

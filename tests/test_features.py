@@ -190,8 +190,8 @@ def flip(path: Path) -> None:
     path.write_bytes(contents[:place] + bytes([contents[place] ^ 1]) + contents[place + 1 :])
 
 
-def save(values: Tensor, path: Path) -> None:
-    torch.save({"values": values, "sha256": features._sha256(values)}, path)
+def save(values: Tensor, path: Path, key: str = KEY) -> None:
+    torch.save({"key": key, "values": values, "sha256": features._sha256(values)}, path)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,20 @@ def save(values: Tensor, path: Path) -> None:
         partial(save, EXPECTED + 1),
         partial(save, EXPECTED[:-1]),
         partial(save, EXPECTED.double()),
+        # Only what lies between the batches that are computed anew differs.
+        partial(save, torch.cat([EXPECTED[:3], EXPECTED[3:5] + 1, EXPECTED[5:]]), key="1" * 64),
     ],
-    ids=["truncated", "one bit", "empty", "foreign", "other contents", "other code", "other number", "other type"],
+    ids=[
+        "truncated",
+        "one bit",
+        "empty",
+        "foreign",
+        "other contents",
+        "other code",
+        "other number",
+        "other type",
+        "of another key",
+    ],
 )
 def test_a_damaged_file_is_computed_again_and_replaced(damage: Callable[[Path], Any], tmp_path: Path) -> None:
     found(on_disk(tmp_path))

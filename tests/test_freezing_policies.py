@@ -1,13 +1,14 @@
 """The table of policies, as pure functions."""
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.errors import FashiontlError
-from fashiontl.freezing import POLICIES, Plan, StagePlan
+from fashiontl.errors import FashiontlError, SkippedError
+from fashiontl.freezing import POLICIES, Plan, StagePlan, absence
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
 FROZEN = StagePlan("none", "eval", 0.0)
@@ -160,13 +161,13 @@ def test_surgical_trains_one_feature_stage(number: int, names: tuple[str, ...]) 
     assert training - {"neck"} == {f"stage{number}", "head"}
 
 
-def test_a_stage_that_is_not_there_is_an_error_and_not_another_stage() -> None:
+def test_a_network_that_lacks_a_stage_is_skipped_and_none_takes_its_place() -> None:
     names = ("stem", "stage1", "head")
     message = "expected at least 3 stages before the head, got 2 (stem, stage1, head); use full"
-    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(SkippedError, match=f"^{re.escape(message)}$"):
         POLICIES["last_3"].plan(names, 0, 1)
     message = "expected a stage called stage4, got stem, stage1, head; choose a surgical policy of those"
-    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(SkippedError, match=f"^{re.escape(message)}$"):
         POLICIES["surgical_4"].plan(names, 0, 1)
 
 
@@ -197,3 +198,20 @@ def test_a_stage_that_is_not_there_is_an_error_and_not_another_stage() -> None:
 def test_a_stage_plan_that_makes_no_sense_names_all_faults(fields: tuple[str, str, float], message: str) -> None:
     with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
         StagePlan(*fields)  # type: ignore[arg-type]
+
+
+def test_what_trains_adapters_says_that_it_needs_their_library() -> None:
+    names = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
+    plans = {name: [policy.plan(names, epoch, 4) for epoch in range(4)] for name, policy in POLICIES.items()}
+    adapting = {
+        name for name, each in plans.items() if any(stage.trains == "adapters" for plan in each for stage in plan)
+    }
+    assert {name for name, policy in POLICIES.items() if policy.library == "peft"} == adapting
+
+
+def test_a_library_is_absent_whatever_stands_in_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert absence("") is None
+    assert absence("torch") is None
+    assert absence("no_such_library") == "needs the library no_such_library; pip install no_such_library"
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert absence("peft") == "needs the library peft; pip install 'fashiontl[lora]'"

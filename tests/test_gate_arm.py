@@ -71,12 +71,12 @@ def test_the_path_is_the_tree_first_and_nothing_of_the_heads(tmp_path: Path) -> 
     for folder in (head.folder / "src", base.folder):
         folder.mkdir(parents=True)
     inherited = os.pathsep.join([str(head.folder / "tools"), "", "relative", "/elsewhere", str(head.folder)])
-    assert search_path(base, head, inherited).split(os.pathsep) == [
-        str(base.folder), str(base.folder / "tools"), "relative", "/elsewhere",
-    ]  # fmt: skip
-    assert search_path(head, head, inherited).split(os.pathsep) == [
-        str(head.folder), str(head.folder / "src"), str(head.folder / "tools"), "relative", "/elsewhere",
-    ]  # fmt: skip
+    assert search_path(base, head, inherited) == (
+        [base.folder, base.folder / "tools", base.folder / "relative"], "/elsewhere",
+    )  # fmt: skip
+    assert search_path(head, head, inherited) == (
+        [head.folder, head.folder / "src", head.folder / "tools", head.folder / "relative"], "/elsewhere",
+    )  # fmt: skip
 
 
 def test_an_arm_proves_what_it_imports(trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,8 +316,8 @@ def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason:
 
 
 def test_kinds_of_failure() -> None:
-    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "invalid", "skipped")]
-    assert told == ["oom", "timeout", "crashed", "crashed", "crashed"]
+    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "diverged", "skipped")]
+    assert told == ["oom", "timeout", "crashed", "crashed", "missing"]
 
 
 @pytest.mark.slow
@@ -325,6 +325,8 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = repository(tmp_path / "head")
     own = repository(tmp_path / "base")
     monkeypatch.setenv("PYTHONPATH", str(other))
+    for name in ("ctypes", "json", "random", "numpy", "torch", "sitecustomize"):
+        (own / f"{name}.py").write_text("raise SystemExit('a module of the tree in place of the real one')")
     base, head = checkout(own, "main"), checkout(other)
     with arm(base, head) as one:
         assert one.identify().module == "nets.py"
@@ -332,7 +334,7 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with one.turns(CASE) as turns:
             assert turns.warm("latency") in {True, False}
             seconds, _ = turns.slice("latency")
-            assert 0 < seconds < 10
+            assert seconds > 0
         assert turns._running.next(0.0) == Outcome("ok", "", {})
         assert list(Path(one._pipes.name).iterdir())
     assert not Path(one._pipes.name).exists()

@@ -112,7 +112,10 @@ def test_a_baseline_never_changes(tmp_path: Path) -> None:
             [measured(0), measured(0, OTHER, settings=dataclasses.replace(PRESETS["quick"], epochs=3))],
             "expected one run with one set of settings",
         ),
-        ([measured(0, run="../../up")], r"expected names of letters, digits and \.\+-_, got '\.\./\.\./up'"),
+        (
+            [measured(0, run="../../up")],
+            r"field run: expected up to 200 letters, digits and \.\+-_, got '\.\./\.\./up'",
+        ),
     ],
 )
 def test_what_cannot_be_a_baseline_is_told(tmp_path: Path, records: list[Record], fault: str) -> None:
@@ -147,7 +150,10 @@ def test_without_runs_the_next_step_is_told(tmp_path: Path) -> None:
         ({"schema": 9}, "expected schema 1, got 9"),
         ({"run": "another"}, f"expected the place {MACHINE}/another.json"),
         ({"machine": "another"}, "expected the place another/run000.json"),
-        ({"started": "today"}, "field started: expected an ISO time in UTC, got 'today'"),
+        ({"started": "today"}, "field started: expected an ISO time in UTC such as"),
+        ({"started": "2099-01-01T00:00:00+00:00"}, "field started: expected a time from 2025-01-01 to "),
+        ({"cells": {"a": {"latency": -1.0}}}, "field cells.a.latency: expected a number from 1e-12 to 1e+09, got -1.0"),
+        ({"cells": {"a": {"flops": 1e308}}}, "field cells.a.flops: expected a number from 0 to 1e+18, got 1e+308"),
         ({"cells": {"a": {"speed": 1.0}}}, "field cells: unknown metric 'speed'"),
         ({"cells": {"a": {"latency": "1"}}}, "field cells.a.latency: expected a number or a whole number, got text"),
         ({"cells": {"a": [1]}}, "field cells.a: expected an object, got a list"),
@@ -167,6 +173,15 @@ def test_a_broken_baseline_is_a_fault_and_no_baseline(tmp_path: Path, change: di
     assert fault in faults[0]
     for text in (listed(tmp_path), shown(tmp_path), prune(tmp_path, 1)):
         assert f"not read: {faults[0]}" in text
+
+
+def test_a_key_that_a_baseline_has_twice_is_a_fault(tmp_path: Path) -> None:
+    kept(tmp_path)
+    path = tmp_path / "baselines" / MACHINE / "run000.json"
+    path.write_text(path.read_text().replace('"run":', '"run":"other","run":', 1))
+    baselines, (fault,) = read_baselines(tmp_path)
+    assert baselines == ()
+    assert "key 'run' is given twice" in fault
 
 
 def test_a_setting_from_after_a_baseline_has_its_default(tmp_path: Path) -> None:

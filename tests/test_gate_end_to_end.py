@@ -90,13 +90,13 @@ def test_a_slower_head(tmp_path: Path) -> None:
     [
         ("raise RuntimeError('broken on purpose')", "crashed", "inference: RuntimeError: broken on purpose"),
         ("import os\nos.abort()", "crashed", "inference: the process ended with signal SIGABRT"),
-        ("time.sleep(1000)", "timeout", "inference took longer than 5 s"),
+        ("time.sleep(1000)", "timeout", "inference took longer than 20 s"),
     ],
 )
 def test_a_head_that_does_not_run(tmp_path: Path, extra: str, kind: str, reason: str) -> None:
     folder = repository(tmp_path / "project")
     (folder / "nets.py").write_text(nets(extra))
-    raw = gated(folder, timeout=5.0)
+    raw = gated(folder, timeout=20.0)
     ((failure),) = raw.failures
     assert (failure.cell, failure.arm, failure.kind) == (CASE.id, "head", kind)
     assert failure.reason.startswith(reason)
@@ -107,7 +107,7 @@ def test_a_head_that_does_not_run(tmp_path: Path, extra: str, kind: str, reason:
     ("extra", "kind", "reason"),
     [
         ("import os\nos.abort()", "crashed", "slices: the process ended with signal SIGABRT"),
-        ("time.sleep(1000)", "timeout", "slice latency took longer than 5 s"),
+        ("time.sleep(1000)", "timeout", "slice latency took longer than 20 s"),
     ],
 )
 def test_a_head_that_fails_in_its_slices(tmp_path: Path, extra: str, kind: str, reason: str) -> None:
@@ -117,7 +117,7 @@ def test_a_head_that_fails_in_its_slices(tmp_path: Path, extra: str, kind: str, 
     late += "if self.calls > 200:\n" + "".join(f"    {line}\n" for line in extra.splitlines())
     phase = "\n\ndef PHASE():\n    import traceback\n    return {f.name for f in traceback.extract_stack()}\n"
     (folder / "nets.py").write_text(nets(late) + phase)
-    raw = gated(folder, timeout=5.0)
+    raw = gated(folder, timeout=20.0)
     (failure,) = raw.failures
     assert (failure.arm, failure.kind) == ("head", kind)
     assert failure.reason.startswith((reason, reason.replace("slice ", "warm ")))

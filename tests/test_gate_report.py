@@ -198,7 +198,7 @@ def test_a_hostile_name_breaks_no_table_and_hides_nothing() -> None:
     worst, operators, _ = tables(page)
     assert [len(row) for row in worst] == [7, 7]
     assert [len(row) for row in operators] == [6, 6]
-    assert worst[1][1] == r"own\|\`a\`\|&lt;b> ::error::x%0A \[31m##\[add-mask\]&lt;/details>\*\_\[l\](u)"
+    assert worst[1][1] == r"own\|\`a\`\|&lt;b> ::⁠error::x%0A�\[31m##\[add-mask\]&lt;/details>\*\_\[l\](u)"
     assert page.count(MARKER) == 1
     # Outside of code, where it is shown as it is, nothing opens or closes a tag but the folds.
     tags = re.findall(r"<[^!][^>]*>", re.sub(r"(`+).*?[^`]\1(?!`)", "", page))
@@ -237,8 +237,8 @@ def test_annotations_are_escaped_and_the_worst_first() -> None:
     made = verdict(PASSED, WAIVED, BAD, ADVISORY, CRASHED, word="CRASHED", exit_code=12, notes=("50 %, so: what",))
     assert annotations(made) == [
         "::error title=fashiontl gate%3A CRASHED::vgg11-linear_probe-cpu, whole cell: oom",
-        "::error title=fashiontl gate%3A REGRESSED::own|`a`|<b> ::error::x%250A [31m##[add-mask]</details>*_[l](u), "
-        "Latency (ms): own|`a`|<b> ::error::x%250A [31m##[add-mask]</details>*_[l](u)",
+        "::error title=fashiontl gate%3A REGRESSED::own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u), "
+        "Latency (ms): own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u)",
         "::warning title=fashiontl gate%3A REGRESSED%2C waived::resnet18-full-cpu, Latency (ms): lower bound 4.9 %25 "
         "is above the 2 %25 tolerated, and a confirmation agrees (waived by Ada until 2026-12-24: a fix)",
         "::warning title=fashiontl gate%3A SUSPECT%2C advisory::resnet18-full-cpu, Latency p95 (ms): lower bound "

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gate_raws import epoch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fashiontl.gate.limits import LIMITS
@@ -142,16 +142,47 @@ def test_epochs_beyond_the_look_that_decided_change_nothing() -> None:
     assert decide(evidence(around(0.0, 6) + (9.0,) * 20), LIMIT) == early
 
 
-@given(CHANGES, CHANGES, st.floats(-0.02, 0.02))
-def test_swapping_the_arms_negates_and_exchanges(screen: list[float], confirm: list[float], control: float) -> None:
+# About a change that is near a limit, so that every look and every word is met.
+NEAR = st.builds(
+    lambda change, spread, noise: [change + spread * each for each in noise],
+    st.floats(-0.1, 0.1),
+    st.sampled_from([0.003, 0.01, 0.03, 0.1]),
+    st.lists(st.floats(-1, 1), max_size=30),
+)
+
+
+@given(CHANGES | NEAR, CHANGES | NEAR, st.floats(-0.02, 0.02))
+@example([0.01, -0.05] * 3 + [-0.05] * 10, [-0.05] * 16, 0.0)
+def test_swapping_the_arms_exchanges_all_but_an_early_pass(
+    screen: list[float], confirm: list[float], control: float
+) -> None:
+    """PASS looks in one direction: what is surely not slower stops there, though its mirror image is looked at on."""
     there = evidence(tuple(screen), tuple(confirm), control)
     one, other = decide(there, LIMIT), decide(swapped(there), LIMIT)
+    if one.epochs != other.epochs:
+        early, late = sorted((one, other), key=lambda decision: decision.epochs[0])
+        assert early.epochs[0] < late.epochs[0]
+        assert (early.word, early.action, early.suspect) == ("PASS", "stop", "")
+        return
+    assert (one.suspect, other.suspect) in {("", ""), ("slower", "faster"), ("faster", "slower")}
     assert (one.word == "REGRESSED") == (other.word == "IMPROVED")
     assert (one.word == "IMPROVED") == (other.word == "REGRESSED")
-    assert {one.suspect, other.suspect} in ({""}, {"slower", "faster"})
-    if one.change and other.change and one.epochs == other.epochs:
-        assert math.log1p(other.change.estimate) == pytest.approx(-math.log1p(one.change.estimate), abs=1e-12)
-        assert other.change.low <= other.change.estimate <= other.change.high
+    assert (one.change is None) == (other.change is None)
+    if one.change and other.change:
+        bounds = zip(
+            (one.change.low, one.change.estimate, one.change.high),
+            (other.change.high, other.change.estimate, other.change.low),
+            strict=True,
+        )
+        for mine, its in bounds:
+            assert math.log1p(its) == pytest.approx(-math.log1p(mine), abs=1e-9, rel=1e-9)
+
+
+def test_what_passes_at_a_look_is_not_looked_at_on_for_an_improvement() -> None:
+    """Surely not slower at the first look, at which its mirror image is surely nothing; the third knows more."""
+    there = evidence((0.01, -0.05) * 3 + (-0.05,) * 10, (-0.05,) * 16)
+    assert (decide(there, LIMIT).word, decide(there, LIMIT).epochs) == ("PASS", (6, 0))
+    assert (decide(swapped(there), LIMIT).word, decide(swapped(there), LIMIT).epochs) == ("REGRESSED", (16, 16))
 
 
 @given(CHANGES, CHANGES)

@@ -225,6 +225,7 @@ def test_a_cell_without_numbers_that_are_judged_never_passes() -> None:
     ("status", "word"),
     [
         ("crashed", "CRASHED"),
+        ("diverged", "CRASHED"),
         ("oom", "CRASHED"),
         ("timeout", "CRASHED"),
         ("invalid", "CRASHED"),

@@ -1,5 +1,6 @@
 """`pytest bench/ --gate` as pytest users meet it; the measuring part answers with a made-up verdict."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,6 @@ import pytest
 
 from fashiontl.gating import faults
 
-BENCH = Path(__file__).parent.parent / "bench" / "test_matrix.py"
 TESTS = Path(__file__).parent
 
 # Stands in for the gate in the inner run: the verdict's words by cell.
@@ -36,19 +36,16 @@ commands.compare = compare
 """
 
 
-def run(pytester: pytest.Pytester, words: dict[str, str], *arguments: str) -> pytest.RunResult:
-    pytester.makeconftest(FAKE.format(tests=str(TESTS), words=words))
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    return pytester.runpytest_subprocess("--device", "cpu", "--policy", "full", "--gate", "main", *arguments)
+Bench = Callable[[str], pytest.Pytester]
 
 
-@pytest.fixture(autouse=True)
-def alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASHIONTL_CACHE", str(pytester.path / "cache"))
+def run(matrix: Bench, words: dict[str, str], *arguments: str) -> pytest.RunResult:
+    bench = matrix(FAKE.format(tests=str(TESTS), words=words))
+    return bench.runpytest_subprocess("--device", "cpu", "--policy", "full", "--gate", "main", *arguments)
 
 
-def test_cells_that_pass(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS", "vgg11": "IMPROVED"}, "--arch", "resnet18,vgg11")
+def test_cells_that_pass(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS", "vgg11": "IMPROVED"}, "--arch", "resnet18,vgg11")
     result.assert_outcomes(passed=2)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*fashiontl gate*", "*resnet18-full-cpu*"])
@@ -56,46 +53,45 @@ def test_cells_that_pass(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize(("word", "code"), [("REGRESSED", 1), ("INCONCLUSIVE", 10), ("CRASHED", 12)])
 def test_a_cell_that_does_not_pass_fails_its_test_with_the_gates_exit_code(
-    pytester: pytest.Pytester, word: str, code: int
+    matrix: Bench, pytester: pytest.Pytester, word: str, code: int
 ) -> None:
-    result = run(pytester, {"resnet18": word, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
+    result = run(matrix, {"resnet18": word, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == code
     result.stdout.fnmatch_lines([f"*{word} resnet18-full-cpu, latency:*"])
     assert (pytester.path / "gate.json").exists()
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "--gate-json", ".")
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "--gate-json", ".")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*expected a file for a report, got the folder .; name another with --gate-json*"])
 
 
-def test_a_new_cell_is_a_skip_and_one_without_a_finding_fails(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18,densenet121,vgg11")
+def test_a_new_cell_is_a_skip_and_one_without_a_finding_fails(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18,densenet121,vgg11")
     result.assert_outcomes(passed=1, skipped=1, failed=1)
     assert result.ret != 0
 
 
-def test_what_cannot_be_compared_is_no_pass(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {}, "--arch", "resnet18")
+def test_what_cannot_be_compared_is_no_pass(matrix: Bench) -> None:
+    result = run(matrix, {}, "--arch", "resnet18")
     result.assert_outcomes(failed=1)
     assert result.ret == 11
     result.stdout.fnmatch_lines(["*NO_BASELINE: the base is too old*"])
 
 
-def test_k_chooses_the_cells_of_the_gate(pytester: pytest.Pytester) -> None:
-    result = run(pytester, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
+def test_k_chooses_the_cells_of_the_gate(matrix: Bench) -> None:
+    result = run(matrix, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
     result.assert_outcomes(passed=1, deselected=1)
     assert result.ret == 0
 
 
-def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(pytester: pytest.Pytester) -> None:
+def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(matrix: Bench) -> None:
     conftest = FAKE.format(tests=str(TESTS), words={"resnet18": "CRASHED"}) + LOST
-    pytester.makeconftest(conftest)
-    pytester.makepyfile(test_matrix=BENCH.read_text())
+    bench = matrix(conftest)
     options = ("--device", "cpu", "--policy", "full", "--arch", "resnet18", "--gate", "main", "--gate-json", "a.json")
-    result = pytester.runpytest_subprocess(*options)
+    result = bench.runpytest_subprocess(*options)
     assert result.ret == 12
     result.stdout.fnmatch_lines(["*a.json: No space left on device*"])
 
@@ -128,12 +124,11 @@ commands.compare = compare
     ],
 )
 def test_what_goes_wrong_in_the_gate_is_no_verdict(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, error: str, code: int, line: str
+    matrix: Bench, monkeypatch: pytest.MonkeyPatch, error: str, code: int, line: str
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(pytester.path / "state"))
-    pytester.makeconftest(BROKEN.format(error=error))
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    result = pytester.runpytest_subprocess("--device", "cpu", "--arch", "resnet18,vgg11", "--gate", "main")
+    bench = matrix(BROKEN.format(error=error))
+    monkeypatch.setenv("XDG_STATE_HOME", str(bench.path / "state"))
+    result = bench.runpytest_subprocess("--device", "cpu", "--arch", "resnet18,vgg11", "--gate", "main")
     assert result.ret == code
     result.stdout.fnmatch_lines([line])
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
@@ -164,7 +159,8 @@ MINUTES = "--gate-budget: expected minutes above 0 and up to 5000000, got "
 def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults(
     options: dict[str, Any], told: list[str]
 ) -> None:
-    found = faults(SimpleNamespace(option=SimpleNamespace(**{**LEFT_OUT, **options})))  # type: ignore[arg-type]
+    option = SimpleNamespace(**{**LEFT_OUT, **options})
+    found = faults(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
     assert len(found) == len(told)
     assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
 
@@ -176,29 +172,30 @@ def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults
         (["--gate", "main", "--arch", ","], "arch: expected names between commas"),
     ],
 )
-def test_faults_are_bad_input(pytester: pytest.Pytester, options: list[str], told: str) -> None:
-    pytester.makepyfile(test_matrix=BENCH.read_text())
-    result = pytester.runpytest_subprocess("--device", "cpu", *options)
+def test_faults_are_bad_input(matrix: Bench, options: list[str], told: str) -> None:
+    result = matrix("").runpytest_subprocess("--device", "cpu", *options)
     assert result.ret == 2
     assert told in result.stdout.str() + result.stderr.str()
 
 
-def test_a_gate_of_no_cells_does_not_pass(pytester: pytest.Pytester) -> None:
-    assert run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "nothing").ret == 5
+def test_a_gate_of_no_cells_does_not_pass(matrix: Bench) -> None:
+    assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "nothing").ret == 5
 
 
-def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(pytester: pytest.Pytester) -> None:
+def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(
+    matrix: Bench, pytester: pytest.Pytester
+) -> None:
     pytester.makepyfile(test_other="def test_other(): pass")
-    assert run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "other").ret == 12
+    assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "other").ret == 12
 
 
-def test_stopping_at_the_first_failure_keeps_the_verdicts_exit_code(pytester: pytest.Pytester) -> None:
+def test_stopping_at_the_first_failure_keeps_the_verdicts_exit_code(matrix: Bench) -> None:
     words = {"resnet18": "INCONCLUSIVE", "vgg11": "CRASHED"}
-    assert run(pytester, words, "--arch", "resnet18,vgg11", "-x").ret == 12
-    assert run(pytester, words, "--arch", "resnet18,vgg11", "--stepwise").ret == 12
+    assert run(matrix, words, "--arch", "resnet18,vgg11", "-x").ret == 12
+    assert run(matrix, words, "--arch", "resnet18,vgg11", "--stepwise").ret == 12
 
 
-def test_the_gate_is_not_spread_over_processes(pytester: pytest.Pytester) -> None:
+def test_the_gate_is_not_spread_over_processes(matrix: Bench) -> None:
     pytest.importorskip("xdist")
-    result = run(pytester, {"resnet18": "PASS"}, "--arch", "resnet18", "-n", "2")
+    result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-n", "2")
     assert result.ret == 2

@@ -11,31 +11,36 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
-    ("errors",),
-    ("metrics", "stats", "operators", "case", "vision", "modes"),
+    ("errors", "encoding", "escape"),
+    ("metrics", "stats", "operators", "case", "vision", "modes", "replay"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),
     ("record",),
     ("architectures", "freezing", "devices", "data", "images", "evaluation", "flops"),
     ("extensions",),
     ("weights", "options", "latency", "profiling", "peak", "variants"),
-    ("features",),
+    ("features", "divergence", "estimate"),
     ("train", "selftest", "sweep"),
     ("steps",),
     ("pretraining", "workload"),
     ("phases",),
     ("forkserver", "worker"),
     ("measure", "leaderboard", "listing", "progress"),
-    ("gate",),
-    ("doctor", "gating", "scheduling", "spreading"),
+    ("gate", "summary"),
+    ("doctor", "gating", "scheduling", "spreading", "ahead", "collecting"),
+    ("declaring",),
+    ("entry",),
     ("plugin", "cli"),
 )
 TORCH_FREE = (
+    "escape",
     "errors", "metrics", "stats", "case", "recipes", "environment", "record", "options", "latency", "worker",
-    "measure", "leaderboard", "progress", "plugin", "cli", "data", "data.tasks", "data.own", "extensions",
+    "measure", "leaderboard", "progress", "plugin", "entry", "declaring", "cli", "data", "data.tasks", "data.own",
+    "extensions",
     "architectures", "freezing", "freezing.policies", "devices", "nvml", "processes", "conditions", "energy",
     "selftest", "locks", "doctor", "sweep", "operators", "gate.report", "gate.stored", "gate.rawfile",
     "gate.baseline_commands", "gate.judge", "gate.plan", "gate.waivers", "gate.runner", "comparison", "spreading",
+    "encoding", "summary", "estimate", "ahead",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from records import LAPTOP, PROOF, SERVER, failed, matrix, record, tables
 from fashiontl import leaderboard
 from fashiontl.case import PRESETS, Case
 from fashiontl.errors import FashiontlError
-from fashiontl.leaderboard.markdown import escape
+from fashiontl.escape import to_markdown
 from fashiontl.leaderboard.notes import notes
 from fashiontl.leaderboard.rows import row_of
 from fashiontl.leaderboard.sections import sections, settings_name
@@ -315,7 +315,7 @@ def test_whatever_a_record_holds_the_table_stays_whole(
 
 @given(st.text())
 def test_escaped_text_stays_on_its_line(text: str) -> None:
-    escaped = escape(text)
+    escaped = to_markdown(text)
     assert len(escaped.splitlines()) <= 1
     assert "<" not in escaped
     assert not re.search(r"(?<!\\)(?:\\\\)*[|*`\[\]~]", escaped)
@@ -343,7 +343,7 @@ def test_write_names_what_it_could_not_read(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "{\n")
     text = leaderboard.write(tmp_path).read_text()
     section = text[text.index("## Lines that could not be read") :]
-    assert section.splitlines()[2].startswith(f"- {escape(str(path))}:2: expected one record in JSON, got: ")
+    assert section.splitlines()[2].startswith(f"- {to_markdown(str(path))}:2: expected one record in JSON, got: ")
     assert len(tables(text)[0]) == 2
 
 

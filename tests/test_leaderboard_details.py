@@ -128,3 +128,45 @@ def test_no_table_is_empty_or_ragged() -> None:
             assert len(table) == 3
             assert len({len(line) for line in table}) == 1
             assert all({line[column] for line in table[1:]} != {"—"} for column in range(len(table[0])))
+
+
+def period(first: int, epochs: int, *milliseconds: float, **more: Any) -> dict[str, Any]:
+    seconds = [each / 1000 for each in milliseconds]
+    return {"first_epoch": first, "epochs": epochs, "step_time": seconds, "end_to_end_time": seconds[:1], **more}
+
+
+def test_steps_of_a_policy_that_changes_by_epoch_and_their_weighted_mean() -> None:
+    each = [
+        period(1, 3, 10, 12, 90, training_peak_memory=100 * 2**20),
+        period(4, 1, 40, training_peak_memory=300 * 2**20),
+    ]
+    page = details(measured("lp_ft", provenance={"periods": {"each": each}}), measured("full"))[
+        "Training step by epoch"
+    ]
+    (shown,) = tables(page)
+    assert shown[0][3:] == ["Epochs", "Share (%)", "Step (ms)", "End to end (ms)", "Training peak (MiB)"]
+    assert [line[1:] for line in shown[1:]] == [
+        ["lp_ft", "fashion6", "1 to 3", "75", "12.0", "10.0", "100"],
+        ["lp_ft", "fashion6", "4", "25", "40.0", "40.0", "300"],
+        ["lp_ft", "fashion6", "**mean**", "100", "19.0", "17.5", "150"],
+    ]
+    assert "weighted by epochs" in page
+
+
+def test_memory_that_no_period_knows_is_unknown() -> None:
+    each = [period(1, 1, 10), period(2, 1, 20, training_peak_memory=5)]
+    page = details(measured("lp_ft", provenance={"periods": {"each": each}}))["Training step by epoch"]
+    assert [line[-1] for line in tables(page)[0][1:]] == ["—", "0.00000477", "—"]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        3, {}, {"each": 3}, {"each": []}, {"each": [period(1, 1, 10)]}, {"each": [period(1, 1, 10), 3]},
+        {"each": [period(1, 1, 10), period(2, 0, 10)]}, {"each": [period(1, 1, 10), period(2, 1)]},
+        {"each": [period(1, 1, 10), period(2, 1, 1e300)]}, {"each": [period(1, 1, 10), period(True, 1, 10)]},
+        {"each": [period(1, 1, 10), period(10**400, 1, 10)]},
+    ],
+)  # fmt: skip
+def test_periods_that_cannot_be_read_are_not_shown(foreign: Any) -> None:
+    assert "Training step by epoch" not in details(measured("lp_ft", provenance={"periods": foreign}))

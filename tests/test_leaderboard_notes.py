@@ -145,3 +145,10 @@ def test_footnotes_are_shared_and_stand_after_the_reason() -> None:
     footnotes = Footnotes(rows)
     assert [footnotes.status(row) for row in rows] == ["ok ¹", "**oom**: too big ¹", "ok ²"]
     assert footnotes.text == "¹ a \\*doubt\\*  \n² images of 64 pixels, the least that it takes"
+
+
+def test_what_decided_the_threads() -> None:
+    made = record(CASES[0])
+    assert "cores, 2 threads, " in (note("Hardware", made) or "")
+    limited = dataclasses.replace(made.environment, threads=1, threads_limit="quota")
+    assert "cores, 1 thread (by quota), " in (note("Hardware", dataclasses.replace(made, environment=limited)) or "")

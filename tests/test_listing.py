@@ -1,5 +1,6 @@
 """`fashiontl list`."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -95,3 +96,12 @@ def test_extensions_are_shown_with_what_they_added(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fashiontl.listing.added", lambda: loaded)
     rows = [re.split("  +", row) for row in tables(listing())["--fashiontl-plugin"]]
     assert rows == [["my_nets", "architecture tiny, task shapes"], ["idle", "nothing"]]
+
+
+def test_a_policy_whose_library_is_not_here_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {row.split()[0]: row for row in tables(listing())["--policy"]}
+    assert "needs the library" not in rows["full"]
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "peft" else real(name, *more))
+    rows = {row.split()[0]: row for row in tables(listing())["--policy"]}
+    assert [name for name, row in rows.items() if "needs the library peft; pip install" in row] == ["lora"]

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,9 @@ from filelock import FileLock
 from fashiontl import measure
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
+from fashiontl.environment import choose_threads
 from fashiontl.errors import FashiontlError
+from fashiontl.estimate import Work
 from fashiontl.measure import Measurer
 from fashiontl.record import SCHEMA, Record, from_json, to_json
 from fashiontl.worker import Outcome
@@ -165,8 +167,14 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
     assert record.provenance["profile"]["operators"] == [{"name": "mm"}]
     assert record.artifacts == {"trace": "traces/x"}
     assert (record.environment.threads, record.environment.accelerator) == (3, "Abacus 3000")
+    assert record.environment.threads_limit == choose_threads().limit
     assert record.machine.startswith("abacus-3000-")
     assert from_json(to_json(record), "here") == record
+
+
+def test_a_record_says_that_its_threads_were_set(tmp_path: Path) -> None:
+    asked = measurer(FakeWorker(), tmp_path, replace(SETTINGS, threads=3))
+    assert asked.measure(CASE).environment.threads_limit == "setting"
 
 
 def test_what_the_phases_are_told(tmp_path: Path) -> None:
@@ -197,12 +205,60 @@ def test_a_case_is_measured_where_it_is_placed_and_keeps_its_name(
     assert worker.calls[-1][1]["traces"].endswith("resnet18-full-cuda-bf16")
 
 
+def test_conditions_that_cannot_be_read_lose_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Observer) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Observer, "end", broken)
+    record = measurer(FakeWorker(), tmp_path).measure(CASE)
+    assert (record.status, record.values("accuracy")) == ("ok", (0.5, 0.75))
+    assert any("conditions could not be read" in warning for warning in record.warnings)
+    assert "conditions" not in record.provenance
+
+
 @pytest.mark.parametrize("placed", [None, {"cuda": "cuda"}, {"cuda": "cuda:2"}])
 def test_no_place_is_told_where_it_is_the_cases_own(tmp_path: Path, placed: dict[str, str] | None) -> None:
     cases = measurer(FakeWorker(), tmp_path, placed=placed)
     assert "placed" not in cases.measure(CASE).provenance
     told = cases.measure(Case("resnet18", "full", "cuda")).provenance.get("placed")
     assert told == (placed and {"cuda": None, "cuda:2": "cuda:2"}[placed["cuda"]])
+
+
+DIVERGED = Outcome(
+    "diverged", "seed 1, epoch 1, step 2", {"losses": [[2.5]], "divergence": {"epoch": 1, "step": 2}, "image_size": 32}
+)
+
+
+def test_after_training_that_diverged_the_speed_is_measured_and_there_is_no_accuracy(tmp_path: Path) -> None:
+    worker = FakeWorker(train=DIVERGED)
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
+    assert (record.status, record.reason) == ("diverged", "seed 1, epoch 1, step 2")
+    assert values(record) == {**MACHINE, **INFERRED, **STEPPED}
+    assert record.provenance["divergence"] == {"epoch": 1, "step": 2}
+    assert record.provenance["losses"] == [[2.5]]
+    assert from_json(to_json(record), "here") == record
+
+
+def test_what_fails_after_a_divergence_is_told_beside_it(tmp_path: Path) -> None:
+    worker = FakeWorker(train=DIVERGED, step=Outcome("oom", "too large", {}))
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == ("diverged", "seed 1, epoch 1, step 2; then oom: too large")
+    assert values(record) == {**MACHINE, **INFERRED}
+
+
+def test_pretraining_that_diverged_ends_the_case(tmp_path: Path) -> None:
+    worker = FakeWorker(pretrain=DIVERGED)
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert worker.phases == ["device", "pretrain"]
+    assert (record.status, values(record)) == ("diverged", MACHINE)
+
+
+def test_a_phase_may_skip_a_case(tmp_path: Path) -> None:
+    worker = FakeWorker(pretrain=Outcome("skipped", "policy last_3: expected at least 3 stages", {}))
+    record = measurer(worker, tmp_path).measure(CASE)
+    assert (record.status, record.reason) == ("skipped", "policy last_3: expected at least 3 stages")
+    assert worker.phases == ["device", "pretrain"]
 
 
 def test_warnings_are_told_once_each(tmp_path: Path) -> None:
@@ -397,3 +453,15 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"expected a folder for pretrained backbones that can be written, got {folder}: Not a directory; "
         "free it, or name another with FASHIONTL_CACHE"
     )
+
+
+def test_what_an_architecture_computes_is_counted_once(tmp_path: Path) -> None:
+    work = {"flops": 30.0, "operators": 2.0, "parameters": {"head": 40.0}, "normalised": False}
+    worker = FakeWorker(count=Outcome("ok", "", work))
+    counting = measurer(worker, tmp_path)
+    assert counting.count(CASE) == counting.count(Case("resnet18", "scratch")) == Work(30.0, 2.0, {"head": 40.0}, False)
+    assert worker.phases == ["count"]
+    counting.count(Case("vgg11", "full"))
+    counting.count(Case("resnet18", "full", image_size=64))
+    assert worker.phases == ["count"] * 3
+    assert measurer(FakeWorker(count=Outcome("crashed", "gone", {})), tmp_path).count(CASE) is None

@@ -78,9 +78,9 @@ def test_faults_of_variants() -> None:
     assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
         "unknown precision 'fp8'",
         "unknown memory format 'channels_first'",
-        "image size: expected a whole number from 1 to 999999999, got '0'",
-        "image size: expected a whole number from 1 to 999999999, got '2x'",
-        "batch: expected a whole number from 1 to 999999999, got '-1'",
+        "image size: expected a whole number from 1 to 4,096, got '0'",
+        "image size: expected a whole number from 1 to 4,096, got '2x'",
+        "batch: expected a whole number from 1 to 1,000,000, got '-1'",
     ]
 
 
@@ -152,11 +152,12 @@ def test_an_extension_that_fails_is_one_fault_among_the_others() -> None:
     ]
 
 
-def test_lora_without_its_library_is_told_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", ["lora", "all"])
+def test_a_policy_without_its_library_stays_in_the_matrix_to_become_a_skipped_row(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FashiontlError, match=r"^policy lora needs the library peft; pip install 'fashiontl\[lora\]'$"):
-        matrix(Axes(arch=["vgg11"], policy=["lora"], device=["cpu"]), "quick")
-    assert "lora" in {case.policy for case in matrix(Axes(arch=["vgg11"], policy=["all"], device=["cpu"]), "quick")[0]}
+    assert "vgg11-lora-cpu" in ids(Axes(arch=["vgg11"], policy=[named], device=["cpu"]))
 
 
 def test_hybrids_and_published_names() -> None:
@@ -287,3 +288,13 @@ def test_all_that_is_wrong_with_an_id_is_said(text: str, faults: list[str]) -> N
 def test_no_text_ends_otherwise_than_in_a_case_or_an_error(text: str) -> None:
     with suppress(FashiontlError):
         case_of_id(text)
+
+
+@pytest.mark.parametrize("digits", ["5000000", "9" * 5000])
+def test_sizes_out_of_range_are_faults_everywhere(digits: str) -> None:
+    for axes in (Axes(image_size=[digits]), Axes(batch=[digits])):
+        with pytest.raises(FashiontlError, match="expected a whole number from 1 to"):
+            matrix(axes, "quick")
+    for part in (f"{digits}px", f"batch{digits}"):
+        with pytest.raises(FashiontlError, match="expected a whole number from 1 to"):
+            case_of_id(f"resnet18-full-cpu-{part}")

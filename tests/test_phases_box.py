@@ -200,3 +200,25 @@ def test_compiling_is_not_profiled(
     monkeypatch.setattr(traces, "profile_steps", profile_steps)
     profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
     assert order == expected
+
+
+def test_what_a_case_computes_is_counted_without_computing() -> None:
+    def count(architecture: str, size: int = 0) -> dict[str, Any]:
+        case = Case(architecture, "full", weights="none", image_size=size)
+        return run(phases.count, case=asdict(case), settings=asdict(PRESETS["quick"]))
+
+    found = count("resnet18")
+    assert found["flops"] == 74027008
+    assert sum(found["parameters"].values()) == 11178564
+    assert list(found["parameters"]) == ["stem", "stage1", "stage2", "stage3", "stage4", "neck", "head"]
+    assert found["normalised"]
+    assert found["operators"] > 60
+    assert count("resnet18", 64)["flops"] == pytest.approx(4 * 74027008, rel=0.01)
+    plain = count("squeezenet1_1")
+    assert not plain["normalised"]
+    for hybrid in ("mean:resnet18+squeezenet1_1", "joined:resnet18+squeezenet1_1"):
+        both = count(hybrid)
+        assert both["flops"] == found["flops"] + plain["flops"]
+        assert sum(both["parameters"].values()) == sum(
+            map(sum, (each["parameters"].values() for each in (found, plain)))
+        )

@@ -67,7 +67,7 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
     for warmed, *taken in zip(*[iter(answers)] * 3, strict=True):
         assert set(warmed) == {"steady", "drift", "noise"}
         assert [set(each) for each in taken] == [{"seconds", "throttled"}] * 2
-        assert all(0 < each["seconds"] < 60 for each in taken)
+        assert all(each["seconds"] > 0 for each in taken)
 
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import pytest
 import torch
 
 from fashiontl import pretraining
+from fashiontl.architectures.build import build
 from fashiontl.case import Case, Settings
+from fashiontl.errors import FashiontlError
+from fashiontl.images import Preprocessing
 from fashiontl.recipes import Recipe
-from fashiontl.weights import start
+from fashiontl.weights import save, start
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = Settings(pretrain_per_class=2, test_per_class=3, pretrain_epochs=1, pretrain_batch_size=6)
@@ -83,6 +88,106 @@ def test_half_of_a_pair_is_made_anew(tmp_path: Path, first: dict[str, Any], lost
     assert (again["cached"], again["sha256"]) == (False, first["sha256"])
     facts = json.loads(Path(again["checkpoint"]).with_suffix(".json").read_text())
     assert facts["sha256"] == first["sha256"]
+
+
+def copied(first: dict[str, Any], folder: Path) -> Path:
+    """The pair in a cache of its own; returns the checkpoint."""
+    checkpoint = Path(first["checkpoint"])
+    for path in (checkpoint, checkpoint.with_suffix(".json")):
+        shutil.copy(path, folder)
+    return folder / checkpoint.name
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file: Path) -> None:
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+def foreign(file: Path) -> None:
+    save(file, build(ARCHITECTURE, 6, image_size=32), ARCHITECTURE, Preprocessing(32))
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b""), cut, flip, foreign])
+def test_a_checkpoint_is_verified_whenever_it_is_used(
+    tmp_path: Path, first: dict[str, Any], damage: Callable[[Path], Any]
+) -> None:
+    checkpoint = copied(first, tmp_path)
+    damage(checkpoint)
+    case = Case(ARCHITECTURE, "full")
+    for use in (lambda: pretrained(tmp_path), lambda: start(case, 32, {ARCHITECTURE: checkpoint})):
+        with pytest.raises(FashiontlError) as caught:
+            use()
+        got = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        facts = checkpoint.with_suffix(".json")
+        assert str(caught.value).startswith(
+            f"{checkpoint}: expected SHA-256 {first['sha256']} (recorded in {facts.name}"
+        )
+        assert f"got {got}: " in str(caught.value)
+        assert str(caught.value).endswith(f"it is trained anew: rm {checkpoint} {facts}")
+    # The command that the message ends with, and then the next run.
+    checkpoint.unlink()
+    facts.unlink()
+    assert pretrained(tmp_path)["sha256"] == first["sha256"]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"", b"{", b"[]", b"{}", b"\xff", b'{"sha256": ""}',
+        b'{"sha256": "ab", "recipe": {}, "accuracy": 0.5, "seconds": 1}',
+        b'{"sha256": "%s", "recipe": {}, "accuracy": null, "seconds": 1}' % (b"0" * 64),
+    ],
+)  # fmt: skip
+def test_facts_that_were_damaged(tmp_path: Path, first: dict[str, Any], contents: bytes) -> None:
+    checkpoint = copied(first, tmp_path)
+    facts = checkpoint.with_suffix(".json")
+    facts.write_bytes(contents)
+    for use in (
+        lambda: pretrained(tmp_path),
+        lambda: start(Case(ARCHITECTURE, "full"), 32, {ARCHITECTURE: checkpoint}),
+    ):
+        with pytest.raises(FashiontlError) as caught:
+            use()
+        assert f"{facts}: expected the SHA-256 and the recipe of {checkpoint.name} in JSON, got: " in str(caught.value)
+        assert str(caught.value).endswith(f"rm {checkpoint} {facts}")
+
+
+def test_facts_of_another_checkpoint(tmp_path: Path, first: dict[str, Any]) -> None:
+    checkpoint = copied(first, tmp_path)
+    facts = checkpoint.with_suffix(".json")
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"sha256": "0" * 64}))
+    with pytest.raises(FashiontlError, match=f"expected SHA-256 {'0' * 64} .*got {first['sha256']}: "):
+        pretrained(tmp_path)
+
+
+def test_a_checkpoint_without_its_facts_is_not_used(tmp_path: Path, first: dict[str, Any]) -> None:
+    checkpoint = copied(first, tmp_path)
+    checkpoint.with_suffix(".json").unlink()
+    with pytest.raises(FashiontlError, match=r"expected its SHA-256 in .*\.json beside it, got no such file; .* rm "):
+        start(Case(ARCHITECTURE, "full"), 32, {ARCHITECTURE: checkpoint})
+
+
+@pytest.mark.usefixtures("unfitted")
+def test_a_process_killed_between_the_two_files_leaves_no_pair(
+    tmp_path: Path, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = copied(first, tmp_path)
+    checkpoint.unlink()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".pt", ".lock"}
+    monkeypatch.undo()
+    assert pretrained(tmp_path)["cached"] is False
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import psutil
@@ -105,7 +104,7 @@ def test_reads_this_machine() -> None:
         found, me = list_processes(), os.getpid()
         assert found[child.pid].parent == me
         assert found[me].seconds > 0
-        assert abs(found[child.pid].started - time.time()) < 60
+        assert found[child.pid].started >= found[me].started > 0
         assert {me, child.pid, os.getppid()} <= family(found, me)
         assert describe(child.pid) == f"{psutil.Process(child.pid).name()} (pid {child.pid})"
         assert exists(child.pid)

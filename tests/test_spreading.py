@@ -97,7 +97,7 @@ def test_collecting_asks_no_gpu(bench: pytest.Pytester) -> None:
     assert not (bench.path / "jobs.txt").exists()
 
 
-def test_a_worker_that_cannot_ask_ends_the_session(bench: pytest.Pytester) -> None:
+def test_a_worker_that_cannot_ask_ends_the_session(matrix: Callable[[str], pytest.Pytester]) -> None:
     pytest.importorskip("xdist")
     failing = """
 from fashiontl.errors import FashiontlError
@@ -107,7 +107,7 @@ def run(*arguments, **named):
 
 Worker.run = run
 """
-    bench.makeconftest(FAKE + failing)
+    bench = matrix(FAKE + failing)
     for header in ([], ["--no-header"]):
         result = bench.runpytest_subprocess("--device=cuda", "--spread", "-n2", *header)
         assert result.ret == 2

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from fashiontl import train
 from fashiontl.architectures.network import Network
 from fashiontl.devices import DEVICES
+from fashiontl.divergence import in_answers, in_weights
+from fashiontl.errors import DivergedError
 from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES
 from fashiontl.images import Preprocessing
 from fashiontl.recipes import Recipe
 from fashiontl.train import Examples, Fit, fit, predict, rate_factor
+from fashiontl.variants import Variant
 
 CLASSES = 4
 RECIPE = Recipe(epochs=4, batch_size=8)
@@ -353,3 +356,106 @@ def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
 def test_normalisation_is_seen() -> None:
     assert train.is_normalised(tiny())
     assert not train.is_normalised(Network({"stage1": [nn.Flatten()], "head": [nn.Linear(3, 2)]}))
+
+
+class Spoiled(nn.Module):
+    """Passes on what it gets, until a training step's number comes: then one value is another."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__()
+        self.steps, self.step, self.value = 0, step, value
+
+    def forward(self, logits: Tensor) -> Tensor:
+        self.steps += self.training
+        if self.training and self.steps == self.step:
+            return logits.index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(self.value, dtype=logits.dtype))
+        return logits
+
+
+def spoiled(step: int, value: float, recipe: Recipe = RECIPE, **options: Any) -> DivergedError:
+    network = tiny()
+    network.stages["head"].append(Spoiled(step, value))
+    with pytest.raises(DivergedError) as caught:
+        fit(network, POLICIES["full"], examples(), recipe, PREPROCESSING, seed=0, **options)
+    return caught.value
+
+
+# Three steps an epoch.
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("number", "epoch", "step"), [(1, 1, 1), (3, 1, 3), (5, 2, 2), (12, 4, 3)])
+def test_divergence_is_told_with_its_first_epoch_and_step(value: float, number: int, epoch: int, step: int) -> None:
+    error = spoiled(number, value)
+    assert error.status == "diverged"
+    found = error.value["divergence"]
+    assert (found["epoch"], found["step"], found["epochs"], found["steps"]) == (epoch, step, 4, 3)
+    assert found["rate"] == RECIPE.rate
+    assert len(error.value["losses"]) == epoch - 1
+    assert all(map(math.isfinite, error.value["losses"]))
+    assert f"epoch {epoch} of 4, step {step} of 3" in str(error)
+
+
+def test_a_logit_that_the_loss_does_not_show_is_a_divergence() -> None:
+    """Without smoothing an answer of -inf to another class adds nothing to the loss."""
+    recipe = replace(RECIPE, smoothing=0.0)
+    labels = examples().labels[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
+    assert labels[1] != 2
+    error = spoiled(1, -math.inf, recipe)
+    assert (error.value["divergence"]["epoch"], error.value["divergence"]["step"]) == (1, 1)
+    assert "a logit of inf" in error.value["divergence"]["what"]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 2.0**24])
+def test_answers_of_no_use_on_the_validation_images_choose_no_epoch(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = train.predict
+    judged: list[int] = []
+
+    def answers(*arguments: Any) -> Tensor:
+        logits = real(*arguments)
+        judged.append(len(judged))
+        logits[3, 1] = value if len(judged) == 2 else logits[3, 1]
+        return logits
+
+    monkeypatch.setattr(train, "predict", answers)
+    with pytest.raises(DivergedError, match=r"^epoch 2 of 4, step 3 of 3: got a logit .* on the validation images"):
+        trained(validation=examples(8))
+
+
+def test_weights_that_are_not_finite_at_the_end_are_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "rate_factor", lambda step, steps, warm_up: math.inf if step == 11 else 0.0)
+    with pytest.raises(DivergedError, match=r"^epoch 4 of 4, step 3 of 3: got stages\.\S+ of (nan|inf)"):
+        trained()
+
+
+def test_statistics_that_are_not_finite_are_seen() -> None:
+    network = tiny()
+    assert in_weights(network) == ""
+    network.get_buffer("stages.stage2.1.running_var")[3] = math.inf
+    assert in_weights(network) == "stages.stage2.1.running_var of inf"
+    assert in_answers(torch.tensor([[1.0, -(2.0**24) + 2]]), "test") == ""
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_divergence_in_half_precision(precision: str) -> None:
+    error = spoiled(4, math.nan, variant=Variant(precision))
+    assert (error.value["divergence"]["epoch"], error.value["divergence"]["step"]) == (2, 1)
+
+
+def test_looking_for_divergence_reads_the_device_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        real = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda tensor, name=name, real=real: reads.append(name) or real(tensor))
+    network, seen = tiny(), []
+    fit(
+        network,
+        POLICIES["scratch"],
+        examples(),
+        RECIPE,
+        PREPROCESSING,
+        seed=0,
+        progress=lambda _: seen.append(len(reads)),
+    )
+    # What is read before an epoch is of the proof, which looks at the network before the first.
+    assert [after - before for before, after in itertools.pairwise(seen[1:])] == [1, 1]

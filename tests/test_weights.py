@@ -1,7 +1,9 @@
 import hashlib
+import json
+import os
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -18,6 +20,7 @@ from fashiontl.vision import models
 from fashiontl.weights import Start, digest, save, start
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
+TAG = "IMAGENET1K_V1"
 FILE = "shufflenetv2_x0.5-f707e7126e.pth"
 SIZE = 32
 
@@ -47,6 +50,22 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkpoints
 
 
+@pytest.fixture
+def publish(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Puts a stand-in into the cache under the name that it would be published by, its own digest in it."""
+
+    def publish(state: Mapping[str, Tensor], architecture: str = ARCHITECTURE, tag: str = TAG) -> Path:
+        weights = models.get_model_weights(architecture)[tag]
+        unnamed = hub / "new"
+        torch.save(state, unnamed)
+        stem = Path(weights.url).name.rpartition("-")[0]
+        file = unnamed.rename(hub / f"{stem}-{sha256(unnamed)[:8]}.pth")
+        monkeypatch.setattr(weights.value, "url", f"https://download.pytorch.org/models/{file.name}")
+        return file
+
+    return publish
+
+
 def begin(weights: str | Path, architecture: str = ARCHITECTURE, checkpoint: Path | None = None) -> Start:
     return start(
         Case(architecture, "full", weights=str(weights)), SIZE, {architecture: checkpoint} if checkpoint else {}
@@ -72,6 +91,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def vouch(checkpoint: Path) -> None:
+    """Write beside a checkpoint what pretraining writes."""
+    facts = {"sha256": sha256(checkpoint), "recipe": {}, "accuracy": 0.5, "seconds": 1.0}
+    checkpoint.with_suffix(".json").write_text(json.dumps(facts))
+
+
 def fails(weights: str | Path, message: str, architecture: str = ARCHITECTURE) -> None:
     with pytest.raises(FashiontlError, match=message):
         begin(weights, architecture)
@@ -89,35 +114,36 @@ def test_none_is_random_from_the_seed() -> None:
     assert starts[0].preprocessing == Preprocessing(SIZE, mean=(FASHION_MEAN,) * 3)
 
 
-def test_imagenet_weights_are_read_where_torchvision_keeps_them(hub: Path, state: dict[str, Tensor]) -> None:
-    torch.save(state, hub / FILE)
+def test_imagenet_weights_are_read_where_torchvision_keeps_them(
+    publish: Callable[..., Path], state: dict[str, Tensor]
+) -> None:
+    file = publish(state)
     begun = begin("imagenet")
     assert_holds(begun, state)
     assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_DEVIATION)
     assert begun.provenance == {
         "name": "shufflenet_v2_x0_5 IMAGENET1K_V1",
-        "sha256": sha256(hub / FILE),
+        "sha256": sha256(file),
         "recipe": "https://github.com/ericsun99/Shufflenet-v2-Pytorch",
     }
 
 
-def test_published_weights_by_name(hub: Path, state: dict[str, Tensor]) -> None:
-    torch.save(state, hub / FILE)
+def test_published_weights_by_name(publish: Callable[..., Path], state: dict[str, Tensor]) -> None:
+    publish(state)
     assert_holds(begin("IMAGENET1K_V1"), state)
     fails("IMAGENET1K_V2", f"^{ARCHITECTURE}: unknown ImageNet weights 'IMAGENET1K_V2'; .*IMAGENET1K_V1")
 
 
-def test_each_name_is_a_file_and_a_preprocessing_of_its_own(hub: Path) -> None:
-    # Stand-ins under the names of the two sets that torchvision publishes for this network.
+def test_each_name_is_a_file_and_a_preprocessing_of_its_own(publish: Callable[..., Path]) -> None:
+    # Stand-ins for the two sets that torchvision publishes for this network.
     torch.manual_seed(0)
-    files = {"IMAGENET1K_V1": "mobilenet_v2-b0353104.pth", "IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth"}
-    states = {name: models.get_model("mobilenet_v2", weights=None).state_dict() for name in files}
-    for name, file in files.items():
-        torch.save(states[name], hub / file)
-    for asked, name in {**dict(zip(files, files, strict=True)), "imagenet": "IMAGENET1K_V2"}.items():
+    names = ("IMAGENET1K_V1", "IMAGENET1K_V2")
+    states = {name: models.get_model("mobilenet_v2", weights=None).state_dict() for name in names}
+    files = {name: publish(states[name], "mobilenet_v2", name) for name in names}
+    for asked, name in {**dict(zip(names, names, strict=True)), "imagenet": "IMAGENET1K_V2"}.items():
         begun = begin(asked, "mobilenet_v2")
         assert begun.provenance["name"] == f"mobilenet_v2 {name}"
-        assert begun.provenance["sha256"] == sha256(hub / files[name])
+        assert begun.provenance["sha256"] == sha256(files[name])
         assert torch.equal(next(begun.network.parameters()), next(iter(states[name].values())))
 
 
@@ -131,10 +157,85 @@ def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("contents", [b"", b"half a download", b"<html>"])
-def test_imagenet_weights_that_are_damaged(hub: Path, contents: bytes) -> None:
-    (hub / FILE).write_bytes(contents)
-    fails("imagenet", rf"^{re.escape(str(hub / FILE))}: expected the ImageNet weights of {ARCHITECTURE} .*Delete it, ")
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file: Path) -> None:
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents)
+
+
+def foreign(file: Path) -> None:
+    torch.save(models.get_model(ARCHITECTURE, weights=None).state_dict(), file)
+
+
+DAMAGES = [lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"<html>"), cut, flip, foreign]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["empty", "a page", "truncated", "one bit", "other weights"])
+def test_a_file_of_a_published_name_holds_what_was_published(
+    publish: Callable[..., Path], state: dict[str, Tensor], damage: Callable[[Path], Any]
+) -> None:
+    file = publish(state)
+    begin("imagenet")
+    said = file.stem[-8:]
+    damage(file)
+    message = (
+        f"^{re.escape(str(file))}: expected SHA-256 {said}... (published in its name), got {sha256(file)[:8]}: the "
+        f"file is damaged or another; remove it, and it is fetched anew: rm {re.escape(str(file))}$"
+    )
+    fails("imagenet", message.replace("...", r"\.\.\.").replace("(", r"\(").replace(")", r"\)"))
+
+
+def test_a_published_file_that_was_copied_elsewhere_is_verified_too(
+    tmp_path: Path, publish: Callable[..., Path], state: dict[str, Tensor]
+) -> None:
+    copied = publish(state).rename(tmp_path / "elsewhere.pth").rename(tmp_path / Path(published_url()).name)
+    assert_holds(begin(copied), state)
+    foreign(copied)
+    fails(copied, "expected SHA-256 .* got .* rm ")
+    # Digits in a name of the user's own say nothing.
+    own = copied.rename(tmp_path / f"{ARCHITECTURE}-20240131.pth")
+    assert begin(own).provenance["sha256"] == sha256(own)
+
+
+def published_url() -> str:
+    return str(models.get_model_weights(ARCHITECTURE)[TAG].url)
+
+
+def test_what_is_recorded_is_what_was_loaded(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save(state, file)
+    loaded = sha256(file)
+    begun = begin(file)
+    foreign(file)
+    assert begun.provenance["sha256"] == loaded != sha256(file)
+
+
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.pt"
+    torch.save(state, file)
+    read = torch.load
+
+    def exchange(*arguments: Any, **options: Any) -> Any:
+        contents = read(*arguments, **options)
+        torch.save(state, tmp_path / "other.pt")
+        (tmp_path / "other.pt").replace(file)
+        return contents
+
+    monkeypatch.setattr(torch, "load", exchange)
+    fails(file, "mine.pt changed while it was read")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    fails(tmp_path / "pipe.pt", "pipe.pt: expected a file of weights, got something else")
+    (tmp_path / "file.pt").touch()
+    fails(tmp_path / "file.pt" / "below.pt", "below.pt: Not a directory")
 
 
 def test_imagenet_weights_that_were_never_published() -> None:
@@ -160,6 +261,7 @@ def test_own_format_there_and_back(tmp_path: Path) -> None:
     preprocessing = Preprocessing(SIZE, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert save(file, network, ARCHITECTURE, preprocessing) == sha256(file)
     assert [path.name for path in tmp_path.glob("source*")] == ["source.pt"], "nothing partial stays"
+    vouch(file)
 
     begun = begin("fashion6", checkpoint=file)
     for name, value in backbone(begun).items():
@@ -178,6 +280,7 @@ def test_a_file_does_not_keep_the_memory_format_of_its_training(tmp_path: Path) 
     network = build(ARCHITECTURE, 6, image_size=SIZE)
     strides = {name: value.stride() for name, value in network.state_dict().items()}
     save(file, network.to(memory_format=torch.channels_last), ARCHITECTURE, Preprocessing(SIZE))
+    vouch(file)
     loaded = begin("fashion6", checkpoint=file)
     assert {name: value.stride() for name, value in backbone(loaded).items()} == {
         name: strides[name] for name in backbone(loaded)

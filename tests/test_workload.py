@@ -75,7 +75,7 @@ def test_periods_have_one_plan_each() -> None:
     def periods(policy: str, epochs: int) -> list[tuple[int, float]]:
         work = workload(policy=policy)
         work = replace(work, settings=replace(work.settings, epochs=epochs))
-        return work.periods(work.networks()[0])
+        return work.periods(work.networks())
 
     assert periods("full", 7) == [(0, 1.0)]
     assert periods("lp_ft", 5) == [(0, 0.4), (2, 0.6)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fashiontl.devices import DEVICES
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import DivergedError, FashiontlError, SkippedError
 
 _LEAKED: list[torch.Tensor] = []
 Progress = Callable[[str], None]
@@ -61,6 +61,16 @@ def hold(job: Job, progress: Progress) -> Job:
 def unwell(job: Job, progress: Progress) -> Job:
     del job, progress
     raise FashiontlError("expected a, got b; do c")
+
+
+def skipped(job: Job, progress: Progress) -> Job:
+    del job, progress
+    raise SkippedError("expected a stage, got none")
+
+
+def diverged(job: Job, progress: Progress) -> Job:
+    del job, progress
+    raise DivergedError("epoch 1, step 2", {"losses": [2.5]})
 
 
 def fail(job: Job, progress: Progress) -> Job:

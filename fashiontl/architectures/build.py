@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,13 +57,38 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
         return timm_network(name, classes, state, image_size)
     if state is None:
         return _staged(_construct(entry, classes, image_size), entry)
-    # On the meta device no time goes into random numbers that the weights replace.
-    with torch.device("meta"):
+    with to_be_filled(name):
         model = _construct(entry, classes, image_size)
     load(model, state, entry.family, name)
     network = _staged(model, entry)
     network.replace_head(classes)
     return network
+
+
+def to_be_filled(name: str) -> AbstractContextManager[Any]:
+    """Where to build a network whose weights are then replaced by others.
+
+    On the meta device no time goes into random numbers that would be overwritten at once. A network of other people may
+    compute with values as it is built, or hold some that no weights bring; it is built in earnest, and what it draws
+    at random changes no number that is drawn later.
+    """
+    return torch.random.fork_rng(devices=()) if ":" in find(name).builder else torch.device("meta")
+
+
+def outline(make: Callable[[], Network]) -> Network:
+    """A network that is only asked what it is made of: on the meta device, where that costs nothing, if it can be.
+
+    Args:
+        make: builds it. Networks of other people may compute with tensors as they are built, whose values the meta
+            device does not have; they are built in earnest.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except FashiontlError:
+        raise
+    except Exception:  # each has its own way to fail
+        return make()
 
 
 def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from fashiontl.data.idx import parse_idx, read_content
 from fashiontl.data.tasks import CLASS_NAMES, Task
 from fashiontl.errors import FashiontlError, user_path
+from fashiontl.locks import locked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,7 +302,7 @@ def _download(cache: Path) -> Source:
 
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with download_timeout(), FileLock(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
+        with download_timeout(), locked(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
             # Another process may have finished while this one waited for the lock.
             if not _locate("cache", cache, (TORCHVISION_LAYOUT,)).available:
                 torchvision.datasets.FashionMNIST(scratch, download=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fashiontl.errors import FashiontlError, unknown_name
+from fashiontl.errors import FashiontlError, brief, unknown_name
 
 if TYPE_CHECKING:
     from fashiontl.data.sources import Images
@@ -93,10 +93,10 @@ def find_task(name: str) -> Task:
     """
     base, at, count = name.partition("@")
     faults = [] if base in TASKS else [unknown_name("task", base, TASKS)]
-    # Two spellings of one number would be two cases.
-    if at and not re.fullmatch("[1-9][0-9]{0,8}", count):
+    # Two spellings of one number would be two cases, and there are no ten million images.
+    if at and not re.fullmatch("[1-9][0-9]{0,6}", count):
         faults.append(
-            f"task {name}: expected at least 1 training image a class after @, got {count[:40]!r}; "
+            f"task {name}: expected at least 1 training image a class after @, got {brief(count)}; "
             f"write for example {base}@25"
         )
     if faults:

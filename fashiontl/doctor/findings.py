@@ -1,9 +1,10 @@
 """What was found, as lines in sections: for people a table, for machines JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from fashiontl.escape import to_line, to_terminal, to_terminal_json
 
 Verdict = Literal["ok", "note", "bad"]
 
@@ -57,10 +58,10 @@ class Report:
 
 def to_text(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
     """One sentence a device, then tables."""
-    parts = ["\n".join(report.summary for report in reports)]
+    parts = ["\n".join(to_line(report.summary) for report in reports)]
     parts += [_table(section) for report in reports for section in report.sections]
     parts += [_table(section) for section in equipment]
-    return "\n\n".join(parts)
+    return to_terminal("\n\n".join(parts))
 
 
 def to_json(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
@@ -70,12 +71,12 @@ def to_json(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
         "devices": [asdict(report) for report in reports],
         "equipment": [asdict(section) for section in equipment],
     }
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    return to_terminal_json(found)
 
 
 def _table(section: Section) -> str:
     from tabulate import tabulate
 
-    rows = [(line.verdict, line.name, line.value, line.advice) for line in section.lines]
+    rows = [tuple(map(to_line, (line.verdict, line.name, line.value, line.advice))) for line in section.lines]
     widths = [None, None, _WIDTH, _WIDTH]
     return f"{section.title}\n" + tabulate(rows, tablefmt="simple", maxcolwidths=widths, disable_numparse=True)

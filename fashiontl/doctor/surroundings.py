@@ -13,7 +13,7 @@ from fashiontl.data.sources import candidates
 from fashiontl.devices import DEVICES
 from fashiontl.doctor.findings import Line, Section
 from fashiontl.energy import meter
-from fashiontl.environment import text_of
+from fashiontl.environment import choose_threads, omp_threads, text_of
 from fashiontl.errors import user_path
 from fashiontl.measure import cache_folder
 from fashiontl.worker import Worker
@@ -50,6 +50,7 @@ def conditions(device: str, observed: Mapping[str, Any]) -> tuple[Line, ...]:
     lines = [
         _read("load average before", before["load"], "{:.2f} on " + f"{os.cpu_count()} cores"),
         _cores(after["usable_cores"]),
+        _threads(),
         _read("stopped by the quota", rise("throttled_seconds"), "{:.2f} s meanwhile"),
         _read("slowed down by heat", after["core_throttles"], "{:.0f} times since boot"),
         _read("temperature", after["cpu_celsius"], "{:.0f} °C"),
@@ -98,6 +99,15 @@ def _cores(usable: float) -> Line:
     if usable == int(usable):
         return Line("usable cores", value)
     return Line("usable cores", value, "note", "a quota that ends within a core stops threads; ask for whole cores")
+
+
+def _threads() -> Line:
+    threads = choose_threads()
+    value, variable = f"{threads.count} by {threads.limit}", os.environ.get("OMP_NUM_THREADS", "")
+    if variable and omp_threads() is None:
+        fault = f"expected OMP_NUM_THREADS of 1 or more, got {variable!r}, which is ignored; set it anew"
+        return Line("threads", value, "note", fault)
+    return Line("threads", value, advice=threads.reason)
 
 
 def _governor() -> Line:

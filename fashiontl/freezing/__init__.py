@@ -4,6 +4,6 @@ This package can be imported without torch: `policies` is pure. `apply` puts a p
 adds what a plan of low-rank adapters trains, `proof` checks that training kept it.
 """
 
-from fashiontl.freezing.policies import POLICIES, Plan, Policy, StagePlan
+from fashiontl.freezing.policies import POLICIES, Plan, Policy, StagePlan, absence
 
-__all__ = ["POLICIES", "Plan", "Policy", "StagePlan"]
+__all__ = ["POLICIES", "Plan", "Policy", "StagePlan", "absence"]

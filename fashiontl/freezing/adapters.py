@@ -12,9 +12,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import SkippedError
 from fashiontl.freezing.apply import Staged, has_adapters
-from fashiontl.freezing.policies import Plan
+from fashiontl.freezing.policies import ADAPTERS, Plan, absence
 
 # What Hu et al. (ICLR 2022), appendix D, take for RoBERTa large: an update counts alpha / rank = 2 times.
 RANK = 8
@@ -40,7 +40,7 @@ def prepare(network: Staged, plan: Plan, inputs: Tensor) -> None:
         inputs: a batch that the network takes, on its device; one image is enough.
 
     Raises:
-        FashiontlError: peft is not installed, or the network has no layer that an adapter could be put beside.
+        SkippedError: peft is not installed, or the network has no layer that an adapter could be put beside.
     """
     chosen = {name for name, stage in zip(network.stages, plan, strict=False) if stage.trains == "adapters"}
     if not chosen or has_adapters(network):
@@ -50,7 +50,7 @@ def prepare(network: Staged, plan: Plan, inputs: Tensor) -> None:
     layers = [name for name, module in called if _adaptable(module)]
     projections = [f"{name}.in_proj_weight" for name, module in called if _is_joint_attention(module)]
     if not layers and not projections:
-        raise FashiontlError(
+        raise SkippedError(
             "expected a linear layer or a convolution to put adapters beside, got none in the stages "
             f"{', '.join(sorted(chosen))}; use linear_probe"
         )
@@ -69,18 +69,15 @@ def load_library() -> ModuleType:
     """Peft, which takes seconds and much memory to import: load it before anything is timed or measured.
 
     Raises:
-        FashiontlError: it is not installed.
+        SkippedError: it is not installed, or cannot be imported.
     """
     # peft imports torchvision, which may need help.
     importlib.import_module("fashiontl.vision")
     try:
-        return importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        if error.name != "peft":
-            raise
-        raise FashiontlError(
-            "expected the library peft, which the policy lora is made with, got none; pip install 'fashiontl[lora]'"
-        ) from error
+        return importlib.import_module(ADAPTERS)
+    except ImportError as error:
+        reason = absence(ADAPTERS) or f"needs the library {ADAPTERS}, which cannot be imported: {error}; mend it"
+        raise SkippedError(f"a policy that trains adapters {reason}") from error
 
 
 def _called(network: Staged, inputs: Tensor) -> Iterator[tuple[str, nn.Module]]:

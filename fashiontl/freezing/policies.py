@@ -3,15 +3,20 @@
 To add one, add an entry to the table at the end; the tests run over it.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fashiontl.errors import FashiontlError
+from fashiontl.errors import FashiontlError, SkippedError
 
 Trains = Literal["none", "all", "normalisation", "bias", "adapters"]
 Normalisation = Literal["eval", "affine_eval", "batch"]
+
+# The library that makes adapters, and what installs it.
+ADAPTERS = "peft"
+_INSTALLED_BY = {ADAPTERS: "'fashiontl[lora]'"}
 
 # A pretrained backbone needs smaller steps than a head that starts at random: 3e-4 against 1e-3 with AdamW.
 BACKBONE_RATE = 0.3
@@ -73,8 +78,10 @@ class Policy:
         title: what trains, for people.
         source: where the term comes from.
         plan: from the stage names in order of execution (the last is `head`, before it perhaps `neck`), the epoch
-            from 0, and the number of epochs, to the plan of that epoch.
+            from 0, and the number of epochs, to the plan of that epoch. It raises `fashiontl.errors.SkippedError` for
+            a network that has too few stages.
         needs_weights: whether the policy means nothing without pretrained weights.
+        library: that must be installed; empty without one. What trains `adapters` needs peft.
     """
 
     name: str
@@ -82,6 +89,7 @@ class Policy:
     source: str
     plan: Callable[[tuple[str, ...], int, int], Plan]
     needs_weights: bool = True
+    library: str = ""
 
 
 _FROZEN = StagePlan("none", "eval", 0.0)
@@ -106,7 +114,7 @@ def _by_depth(names: tuple[str, ...], stage: Callable[[int], StagePlan]) -> Plan
 def _last(names: tuple[str, ...], count: int) -> Plan:
     deepest = max(_depths(names))
     if count > deepest:
-        raise FashiontlError(
+        raise SkippedError(
             f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
         )
     return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
@@ -115,7 +123,7 @@ def _last(names: tuple[str, ...], count: int) -> Plan:
 def _surgical(names: tuple[str, ...], number: int) -> Plan:
     chosen = f"stage{number}"
     if chosen not in names:
-        raise FashiontlError(
+        raise SkippedError(
             f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
         )
     chosen_depth = _depths(names)[names.index(chosen)]
@@ -215,7 +223,21 @@ _ALL = (
         "low-rank adapters beside linear layers and convolutions, and the head",
         "Hu et al. (LoRA), ICLR 2022",
         lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("adapters", "eval", 1.0)),
+        library=ADAPTERS,
     ),
 )
+
+
+def absence(library: str) -> str | None:
+    """Why a policy that needs a library cannot run here; None when the library is installed, or none is needed."""
+    try:
+        found = not library or importlib.util.find_spec(library) is not None
+    except (
+        ImportError,
+        ValueError,
+    ):  # what stands in its way raises the first, an empty entry of sys.modules the second
+        found = False
+    return None if found else f"needs the library {library}; pip install {_INSTALLED_BY.get(library, library)}"
+
 
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}

@@ -23,7 +23,7 @@ from fashiontl.gate.verdict import Word
 from fashiontl.options import anchored
 from fashiontl.worker import Outcome, Progress, Running, Worker
 
-Kind = Literal["crashed", "timeout", "oom"]
+Kind = Literal["missing", "crashed", "timeout", "oom"]
 
 # Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
 _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
@@ -71,6 +71,8 @@ def failure_kind(outcome: Outcome) -> Kind:
     match outcome.status:
         case "timeout" | "oom":
             return outcome.status
+        case "skipped":
+            return "missing"
     return "crashed"
 
 
@@ -117,11 +119,10 @@ class Arm:
             raise IncomparableError("CRASHED", f"{self._title}: {error}, or name another base") from error
         self._modules = _under_test(checkout.folder, self._extensions)
         self._fields: dict[str, list[str]] = {}
-        path = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
+        trees, inherited = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
         folders = {name: _absolute(os.environ[name]) for name in _FOLDERS if os.environ.get(name)}
-        self._worker = Worker(
-            settings.threads, environment={**_ENVIRONMENT, **folders, "PYTHONPATH": path}, folder=checkout.folder
-        )
+        environment = {**_ENVIRONMENT, **folders, "PYTHONPATH": inherited}
+        self._worker = Worker(settings.threads, environment=environment, folder=checkout.folder, trees=trees)
         self._pipes = tempfile.TemporaryDirectory(prefix="fashiontl-")
         self._turns = 0
 
@@ -341,21 +342,28 @@ class Turns:
         return said
 
 
-def search_path(checkout: Checkout, head: Checkout, inherited: str) -> str:
-    """PYTHONPATH of an arm: its tree, the tree's `src`, and what was there, moved from the head's tree into this one.
+def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[list[Path], str]:
+    """Where an arm looks for modules: folders of its tree, which come first, and PYTHONPATH.
 
     Args:
         checkout: the arm's tree.
-        head: the head's, which the caller's own path may name.
+        head: the head's, which the caller's own path may name; what is in it is moved into the arm's.
         inherited: that path.
     """
-    entries = [checkout.folder, checkout.folder / "src"]
+    trees, others = [checkout.folder, checkout.folder / "src"], []
     for text in inherited.split(os.pathsep):
         entry = user_path(text)
-        if entry.is_absolute() and entry.resolve().is_relative_to(head.root):
-            entry = checkout.root / entry.resolve().relative_to(head.root)
-        entries += [entry] if text else []
-    return os.pathsep.join(dict.fromkeys(str(entry) for entry in entries if entry.name != "src" or entry.is_dir()))
+        if not text:
+            continue
+        if not entry.is_absolute():
+            # The arm begins in its own tree's folder, as the command did in the head's.
+            trees.append(checkout.folder / entry)
+        elif entry.resolve().is_relative_to(head.root):
+            trees.append(checkout.root / entry.resolve().relative_to(head.root))
+        else:
+            others.append(text)
+    kept = [entry for entry in dict.fromkeys(trees) if entry.name != "src" or entry.is_dir()]
+    return kept, os.pathsep.join(others)
 
 
 def _absolute(folder: str) -> str:

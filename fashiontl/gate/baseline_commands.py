@@ -7,6 +7,7 @@ from statistics import median, stdev
 
 from fashiontl.case import Settings
 from fashiontl.errors import FashiontlError, unwritable
+from fashiontl.escape import LONGEST_NAME, to_line
 from fashiontl.gate.baselines import (
     FEWEST,
     MAKE_ONE,
@@ -56,7 +57,9 @@ def add(results: Path, run: Path | None = None) -> str:
         except OSError as error:
             raise FashiontlError(unwritable(place, error)) from error
         lines.append(f"added {place}: {counted(len(baseline.cells), 'cell')}")
-    lines += [f"left out {record.id}: {record.status}: {record.reason}" for record in records if not is_sound(record)]
+    lines += [
+        to_line(f"left out {record.id}: {record.status}: {record.reason}") for record in records if not is_sound(record)
+    ]
     before = read_baselines(results).baselines
     for baseline in made:
         alike = [each for each in before if group(each) == group(baseline)]
@@ -71,7 +74,7 @@ def listed(results: Path) -> str:
 
     found = read_baselines(results)
     rows = [
-        (own[0].machine, own[-1].settings.preset, len(own), len(independent(own)), len(_cells(own)),
+        (to_line(own[0].machine), to_line(own[-1].settings.preset), len(own), len(independent(own)), len(_cells(own)),
          f"{own[0].time:%Y-%m-%d %H:%M}", f"{own[-1].time:%Y-%m-%d %H:%M}")
         for own in _groups(found.baselines)
     ]  # fmt: skip
@@ -92,7 +95,7 @@ def shown(results: Path, machine: str = "") -> str:
     parts = []
     for own in _groups(each for each in found.baselines if each.machine.startswith(machine)):
         rows = [row for cell in _cells(own) for row in _rows(cell, own)]
-        title = f"{own[0].machine}, {own[-1].settings.preset}: {counted(len(own), 'run')}"
+        title = to_line(f"{own[0].machine}, {own[-1].settings.preset}: {counted(len(own), 'run')}")
         header = ("cell", "metric", "runs", "median", "spread")
         align = ("left", "left", "right", "right", "right")
         parts.append(f"{title}\n" + tabulate(rows, header, disable_numparse=True, colalign=align))
@@ -160,7 +163,7 @@ def _cells(baselines: Iterable[Baseline]) -> list[str]:
 
 def _rows(cell: str, baselines: Sequence[Baseline]) -> Iterable[tuple[str, ...]]:
     """A line a metric; the cell's name stands in the first."""
-    name = cell
+    name = to_line(cell, LONGEST_NAME)
     for metric in LIMITS:
         values = [own[metric] for each in baselines if metric in (own := each.cells.get(cell, {}))]
         if values:

@@ -1,7 +1,6 @@
 """Baselines: what earlier runs of a machine measured, one immutable file a run, for the stored mode. No torch."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,11 +8,11 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError, no_file
+from fashiontl.errors import FashiontlError, brief, no_file
 from fashiontl.gate.strict import read_strictly
 from fashiontl.metrics import METRICS
 from fashiontl.record import Record, meaning
-from fashiontl.record.line import is_utc
+from fashiontl.record.sense import time_fault
 
 SCHEMA = 1
 
@@ -119,8 +118,6 @@ def baseline_of(records: Sequence[Record]) -> Baseline:
     first = min(records, key=lambda record: record.started)
     if len({(record.run, meaning(record.settings)) for record in records}) > 1:
         raise FashiontlError(f"expected one run with one set of settings, got several in {first.run}; add each alone")
-    if bad := [name for name in (first.machine, first.run) if not re.fullmatch(r"\w[\w.+-]*", name)]:
-        raise FashiontlError(f"expected names of letters, digits and .+-_, got {', '.join(map(repr, bad))}")
     return Baseline(
         SCHEMA,
         first.machine,
@@ -153,20 +150,23 @@ def _read(path: Path) -> Baseline:
         raise FashiontlError(f"{path}: expected a baseline, got: {error.strerror}; {next_step}") from error
     found = read_strictly(Baseline, SCHEMA, text, str(path), next_step)
     faults = [f"field cells: unknown metric {name!r}" for name in _metrics(found.cells) if name not in METRICS]
-    # Others are no measurement, and their ratios no number.
-    faults += [
-        f"field cells.{cell}.{metric}: expected a number from 0 to {_LARGEST:g}, got {value:g}"
-        for cell, numbers in found.cells.items()
-        for metric, value in numbers.items()
-        if not 0 <= value <= _LARGEST
-    ]
-    if not is_utc(found.started):
-        faults.append(f"field started: expected an ISO time in UTC, got {found.started!r}")
+    faults += _number_faults(found.cells)
+    if fault := time_fault(found.started):
+        faults.append(fault)
     if (found.machine, f"{found.run}.json") != (path.parent.name, path.name):
         faults.append(f"expected the place {found.machine}/{found.run}.json, which is where its own fields put it")
     if faults:
         raise FashiontlError(f"{path}: {'; '.join(faults)}; {next_step}")
     return found
+
+
+def _number_faults(cells: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    for cell, numbers in cells.items():
+        for name, value in numbers.items():
+            metric = METRICS.get(name)
+            if metric and not metric.least <= value <= metric.most:
+                expected = f"expected a number from {metric.least:g} to {metric.most:g}"
+                yield f"field cells.{cell}.{name}: {expected}, got {brief(value)}"
 
 
 def baseline_path(results: Path, baseline: Baseline) -> Path:

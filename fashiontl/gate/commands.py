@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from fashiontl.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
+from fashiontl.escape import to_terminal, to_terminal_line
 from fashiontl.extensions import chosen
 from fashiontl.gate.verdict import EXIT_CODES, Explained, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers, waiver_faults
@@ -102,7 +103,7 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
         with ProgressText() as progress:
             verdict = compare(options.base, order, options.results, options.fashiontl_plugin, progress)
     except IncomparableError as error:
-        return f"{error.word}: {error}", EXIT_CODES[error.word]
+        return to_terminal(f"{error.word}: {error}"), EXIT_CODES[error.word]
     return answer(verdict, options)
 
 
@@ -291,7 +292,7 @@ def _planned(options: argparse.Namespace) -> Answer:
             f"expected a gate with epochs of a timed metric, got none in {options.plan}; take them with fashiontl gate "
             "--base HEAD --unchanged --json FILE"
         )
-    return plan_text(plan(spreads)), 0
+    return to_terminal(plan_text(plan(spreads))), 0
 
 
 def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
@@ -343,31 +344,31 @@ def _waive(options: argparse.Namespace) -> Answer:
     if faults:
         raise FashiontlError("\n".join(dict.fromkeys(faults)))
     made = [add_waiver(options.results, _today(), **fields | {"cell": cell}) for cell in dict.fromkeys(options.cell)]
-    return "\n".join(f"{waiver.path}: commit it with the change that it covers" for waiver in made), 0
+    return "\n".join(to_terminal_line(f"{waiver.path}: commit it with the change that it covers") for waiver in made), 0
 
 
 def _baseline_add(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.baseline_commands import add
 
-    return add(options.results, options.run_file), 0
+    return to_terminal(add(options.results, options.run_file)), 0
 
 
 def _baseline_list(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.baseline_commands import listed
 
-    return listed(options.results), 0
+    return to_terminal(listed(options.results)), 0
 
 
 def _baseline_show(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.baseline_commands import shown
 
-    return shown(options.results, options.machine or ""), 0
+    return to_terminal(shown(options.results, options.machine or "")), 0
 
 
 def _baseline_prune(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.baseline_commands import prune
 
-    return prune(options.results, options.keep, yes=options.yes), 0
+    return to_terminal(prune(options.results, options.keep, yes=options.yes)), 0
 
 
 def _today() -> date:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
 from fashiontl.comparison import chance_above, trimmed_interval
+from fashiontl.escape import to_line
 from fashiontl.gate.limits import Limit, limit_of
 from fashiontl.gate.raw import Raw
-from fashiontl.gate.report.shown import UNKNOWN, plain
+from fashiontl.gate.report.shown import UNKNOWN
 from fashiontl.gate.sequential import ALPHA, CONFIRMATION, LOOKS, PASS_LEVEL, epoch_faults, evidence_of
 
 # How often a slowdown is found that counts as one that can be found.
@@ -136,8 +137,8 @@ def plan_text(made: Plan) -> str:
     header = ["cell", "metric", "spread", *map(str, LOOKS), "must be found"]
     rows = [
         [
-            plain(row.spread.cell),
-            plain(row.spread.metric),
+            to_line(row.spread.cell),
+            to_line(row.spread.metric),
             _spread_text(row.spread),
             *_found_texts(row),
             _enough_text(row),

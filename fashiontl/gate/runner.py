@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from fashiontl.case import Case, Settings
 from fashiontl.conditions import Observer
-from fashiontl.environment import machine_key, read_environment
+from fashiontl.environment import choose_threads, machine_key, read_environment
 from fashiontl.errors import FashiontlError
 from fashiontl.gate.arm import Arm, StoppedError
 from fashiontl.gate.asked import COUNTED, TIMED, stated
@@ -157,7 +157,8 @@ class Gate:
         for observer in observers:
             self._doubts += observer.end()["doubts"]
         (accelerator, *_) = [found for found in facts.values() if found] or [{}]
-        environment = read_environment(accelerator, threads=self._arms["head"].threads)
+        limit = choose_threads(self._order.settings.threads).limit
+        environment = read_environment(accelerator, threads=self._arms["head"].threads, limit=limit)
         return Raw(
             schema=SCHEMA,
             started=started.isoformat(timespec="seconds"),

@@ -185,10 +185,11 @@ def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            # The file system's monitor would be a program that runs on beside what is measured.
+            ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments],
             capture_output=True,
-            text=True,
-            # Names of files need not be UTF-8.
+            # Names of folders are bytes of any kind.
+            encoding=sys.getfilesystemencoding(),
             errors="surrogateescape",
             timeout=_TIMEOUT,
             check=False,

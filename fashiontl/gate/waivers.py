@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from fashiontl.errors import FashiontlError, no_file, unknown_name, unwritable
+from fashiontl.escape import to_file_name
 from fashiontl.metrics import METRICS
 from fashiontl.record import write_atomically
 
@@ -136,7 +137,7 @@ def add_waiver(results: Path, today: date, *, unique: str = "", **fields: str) -
     if faults := waiver_faults(today, **fields):
         raise FashiontlError("\n".join(faults))
     values = _values(today, fields)
-    name = re.sub(r"[^\w.+-]+", "_", values["cell"])[:60].strip("_") or "any"
+    name = to_file_name(values["cell"], 60).strip("_") or "any"
     path = waivers_folder(results) / f"{today:%Y%m%d}-{name}-{unique or uuid4().hex[:6]}.toml"
     quoted = {key: json.dumps(values[key], ensure_ascii=False) for key in _TEXTS}
     try:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import LONGEST_NAME, to_line, to_markdown, to_terminal
 from fashiontl.latency import no_garbage_collection
 from fashiontl.leaderboard.columns import SUMMARY
-from fashiontl.leaderboard.markdown import escape
 from fashiontl.leaderboard.rows import PROVENANCE, Row, by_accuracy, column_texts, row_of
 from fashiontl.leaderboard.sections import Section, overview, section_text, sections
 from fashiontl.record import Record, latest, read_newest, write_atomically
@@ -32,7 +32,10 @@ architecture.
 - Numbers that few people look for are folded away under each table, each with a line on what it is."""
 
 # Of a cell's name in a terminal, so that all columns fit into about 110.
-_LONGEST_NAME = 30
+_LINE_OF_NAME = 30
+
+# Of what could not be read, with all its faults.
+_LONGEST_FAULT = 2000
 
 
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
@@ -92,16 +95,20 @@ def summary(records: Iterable[Record]) -> str:
         ]
         for column in SUMMARY
     }
-    table = {"Cell": [_broken(row.record.id) for row in rows], **columns, "Status": [row.record.status for row in rows]}
+    table = {
+        "Cell": [_broken(to_line(row.record.id, LONGEST_NAME)) for row in rows],
+        **columns,
+        "Status": [to_line(row.record.status) for row in rows],
+    }
     align = ["left", *["right"] * len(columns), "left"]
-    failures = [f"{row.record.id}: {row.record.status}: {row.record.reason}" for row in rows if not row.sound]
+    failures = [to_line(f"{row.record.id}: {row.record.status}: {row.record.reason}") for row in rows if not row.sound]
     text = tabulate(table, headers="keys", tablefmt="simple", colalign=align, disable_numparse=True)
-    return "\n".join([text, *failures])
+    return to_terminal("\n".join([text, *failures]))
 
 
 def _broken(name: str) -> str:
     """A cell's name on as many lines as it takes, broken after its hyphens and its members' plus signs."""
-    lines = re.findall(rf".{{1,{_LONGEST_NAME}}}(?:(?<=[-+])|$)|.{{1,{_LONGEST_NAME}}}", name)
+    lines = re.findall(rf".{{1,{_LINE_OF_NAME}}}(?:(?<=[-+])|$)|.{{1,{_LINE_OF_NAME}}}", name)
     return "\n  ".join(lines)
 
 
@@ -118,5 +125,7 @@ def parts(found: Sequence[Section], faults: Sequence[str]) -> Iterator[str]:
     for section in found:
         yield "\n\n" + section_text(section)
     if faults:
-        yield "\n\n## Lines that could not be read\n\n" + "\n".join(f"- {escape(fault)}" for fault in faults)
+        yield "\n\n## Lines that could not be read\n\n" + "\n".join(
+            f"- {to_markdown(fault, _LONGEST_FAULT)}" for fault in faults
+        )
     yield "\n"

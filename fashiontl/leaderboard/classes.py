@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from fashiontl.escape import to_markdown
 from fashiontl.leaderboard.columns import ACCURACY
-from fashiontl.leaderboard.markdown import TextColumn, escape, table
+from fashiontl.leaderboard.markdown import TextColumn, table
 from fashiontl.leaderboard.names import Names, known_task
 from fashiontl.leaderboard.rows import UNKNOWN, Row, best_marks, column_texts, decimals
 from fashiontl.metrics import Metric
@@ -64,7 +65,7 @@ def _class_columns(
 ) -> list[TextColumn]:
     return [
         TextColumn(
-            escape(title), _texts(rows, [found[index] if found else None for found in accuracies], _CLASS), "right"
+            to_markdown(title), _texts(rows, [found[index] if found else None for found in accuracies], _CLASS), "right"
         )
         for index, title in enumerate(titles)
     ]
@@ -77,7 +78,7 @@ def _worst(accuracies: Sequence[tuple[Interval | None, ...]], titles: Sequence[s
             (interval.estimate, title) for interval, title in zip(found, titles, strict=False) if interval is not None
         ]
         worst = sorted(known, key=lambda entry: entry[0])[:_WORST]
-        texts.append(", ".join(f"{escape(title)}\xa0{estimate * 100:.1f}" for estimate, title in worst) or UNKNOWN)
+        texts.append(", ".join(f"{to_markdown(title)}\xa0{estimate * 100:.1f}" for estimate, title in worst) or UNKNOWN)
     return [TextColumn("Worst classes (%)", texts)]
 
 

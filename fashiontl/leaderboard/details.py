@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fashiontl.escape import to_markdown
 from fashiontl.leaderboard.batches import batches_text
 from fashiontl.leaderboard.columns import (
     ARITHMETIC,
@@ -16,8 +17,9 @@ from fashiontl.leaderboard.columns import (
     Group,
     columns_of,
 )
-from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
+from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.leaderboard.names import Names
+from fashiontl.leaderboard.periods import Period, mean_of
 from fashiontl.leaderboard.rows import UNKNOWN, Row, column_texts, decimals
 
 # They say nothing that is worth a table of its own: the first two stand in others.
@@ -37,6 +39,7 @@ def details_text(rows: Sequence[Row], names: Names) -> list[str]:
     found = {
         "Latency, loading and compiling": _table(rows, names, LATENCIES, compiled),
         "Training step": _table(rows, names, STEP),
+        "Training step by epoch": _periods(rows, names),
         "Memory": _table(rows, names, MEMORY),
         "Arithmetic and energy": [*_table(rows, names, ARITHMETIC), *_peaks(rows)],
         "Batch sizes": batches_text(rows, names),
@@ -70,6 +73,41 @@ def _table(
             "**Graphs**: how many the compiler made; a break parts one, a recompile makes it anew for other inputs."
         )
     return ["\n".join(f"- {legend}" for legend in legends), table([*names.columns(shown), *numbers, *graphs])]
+
+
+def _periods(rows: Sequence[Row], names: Names) -> list[str]:
+    """A legend and a line for each plan of the policies that change over the epochs, and for their mean."""
+    lines = [(row, period) for row in rows if row.periods for period in (*row.periods, mean_of(row.periods))]
+    if not lines:
+        return []
+    shares = [period.epochs / sum(each.epochs for each in row.periods) for row, period in lines]
+    columns = [
+        *names.columns([row for row, _ in lines]),
+        TextColumn("Epochs", [_epochs(period) for _, period in lines]),
+        TextColumn("Share (%)", [f"{100 * share:.0f}" for share in shares], "right"),
+        _numbers("Step (ms)", [period.step for _, period in lines], 1e3),
+        _numbers("End to end (ms)", [period.end_to_end for _, period in lines], 1e3),
+        _numbers("Training peak (MiB)", [period.memory for _, period in lines], 1 / 2**20),
+    ]
+    return [
+        "- Medians under each plan of a policy that changes over the epochs. **Mean**: weighted by epochs, as training "
+        "is shown everywhere else; the peak of memory shown there is the largest of them.",
+        table(columns),
+    ]
+
+
+def _epochs(period: Period) -> str:
+    if not period.first:
+        return "**mean**"
+    last = period.first + period.epochs - 1
+    return f"{period.first} to {last}" if period.epochs > 1 else str(period.first)
+
+
+def _numbers(header: str, values: Sequence[float | None], scale: float) -> TextColumn:
+    known = [value * scale for value in values if value is not None]
+    places = decimals(known, 3)
+    texts = [UNKNOWN if value is None else f"{value * scale:.{places}f}" for value in values]
+    return TextColumn(header, texts, "right")
 
 
 def _graphs(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
@@ -114,7 +152,7 @@ def _peak_text(precision: str, rows: Sequence[Row]) -> str:
     values = dict.fromkeys(f"{number:,.{places}f}" for number in (numbers[0], numbers[-1]))
     kinds = dict.fromkeys(kind for row in rows if (kind := _kind(row)))
     works = f" ({' or '.join(kinds)})" if kinds else ""
-    return f"{escape(precision)} {' to '.join(values)} GFLOP/s{works}"
+    return f"{to_markdown(precision)} {' to '.join(values)} GFLOP/s{works}"
 
 
 def _kind(row: Row) -> str:

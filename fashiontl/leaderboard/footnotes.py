@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from fashiontl.leaderboard.markdown import escape, folded, superscript
+from fashiontl.escape import to_markdown
+from fashiontl.leaderboard.markdown import folded, superscript
 from fashiontl.leaderboard.rows import Row
 
 # A longer one is cut in the table; the record has it whole.
 _LONGEST_REASON = 100
+_LONGEST_DOUBTS = 2000
 
 # More footnotes than these are folded away.
 _MOST_OPEN = 12
@@ -32,17 +34,18 @@ class Footnotes:
     def status(self, row: Row) -> str:
         """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""
         record = row.record
-        reason = " ".join(record.reason.split())
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[: _LONGEST_REASON - 1] + "…"
-        text = "ok" if row.sound else f"**{record.status}**" + (f": {escape(reason)}" if reason else "")
+        reason = to_markdown(record.reason, _LONGEST_REASON)
+        text = "ok" if row.sound else f"**{to_markdown(record.status)}**" + (f": {reason}" if reason else "")
         return text + self.mark(row)
 
     @property
     def text(self) -> str:
         """The footnotes in Markdown; empty without doubts."""
         # Two spaces at the end are a line break.
-        lines = [f"{superscript(number)} {escape(text)}  " for number, text in enumerate(self._texts, start=1)]
+        lines = [
+            f"{superscript(number)} {to_markdown(text, _LONGEST_DOUBTS)}  "
+            for number, text in enumerate(self._texts, start=1)
+        ]
         text = "\n".join(lines).rstrip()
         return folded(f"{len(lines)} footnotes", text) if len(lines) > _MOST_OPEN else text
 
@@ -53,6 +56,11 @@ def _doubts(row: Row) -> str:
     size = row.record.provenance.get("image_size")
     if type(size) is int and size > (row.record.case.image_size or row.record.settings.image_size):
         doubts.append(f"images of {size} pixels, the least that it takes")
+    if row.periods:
+        doubts.append(
+            f"a training step is the mean over {len(row.periods)} plans, weighted by their epochs; the peak of memory "
+            "is the largest of them"
+        )
     unmoved = (row.record.proof or {}).get("unmoved", ())
     if isinstance(unmoved, list | tuple) and unmoved:
         names = ", ".join(map(str, unmoved[:3])) + (", …" if len(unmoved) > 3 else "")

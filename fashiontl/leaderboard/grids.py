@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fashiontl.escape import LONGEST_NAME, to_markdown
 from fashiontl.freezing import POLICIES
 from fashiontl.leaderboard.columns import ACCURACY, LATENCY, TRAINING, TRAINING_MEMORY, Column
 from fashiontl.leaderboard.footnotes import Footnotes
-from fashiontl.leaderboard.markdown import TextColumn, escape, folded, table
+from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.leaderboard.names import Names, variant_name, weights_name
 from fashiontl.leaderboard.rows import (
     UNKNOWN,
@@ -127,11 +128,12 @@ def _grid(lines: Sequence[_Line], column: Column, names: Names, footnotes: Footn
     if names.variants:
         first.append(TextColumn("Variant", [variant_name(line.variant) for line in lines]))
     if names.devices:
-        first.append(TextColumn("Device", [escape(line.device) for line in lines]))
+        first.append(TextColumn("Device", [to_markdown(line.device, LONGEST_NAME) for line in lines]))
     best = _best([row for line in lines for row in line.cells.values()], column)
     texts = [_line_texts(line, policies, column, best, footnotes) for line in lines]
     cells = [
-        TextColumn(escape(policy), [text[index] for text in texts], "right") for index, policy in enumerate(policies)
+        TextColumn(to_markdown(policy, LONGEST_NAME), [text[index] for text in texts], "right")
+        for index, policy in enumerate(policies)
     ]
     width = math.ceil(len(cells) / math.ceil(len(cells) / _MOST_POLICIES))
     return [table([*first, *cells[start : start + width]]) for start in range(0, len(cells), width)]
@@ -145,7 +147,7 @@ def _line_texts(
     texts = []
     for row, interval, mark in zip(rows, intervals, best_marks(intervals, column.metric), strict=True):
         if row is None or interval is None:
-            texts.append(UNKNOWN if row is None or row.sound else row.record.status)
+            texts.append(UNKNOWN if row is None or row.sound else to_markdown(row.record.status))
             continue
         shown = interval.estimate * column.metric.scale
         places = 1 if column is ACCURACY else decimals_of_one(shown, column.metric.digits)

@@ -1,9 +1,10 @@
 """Text and tables in GitHub's Markdown."""
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+from fashiontl.escape import to_html
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -42,27 +43,7 @@ def table(columns: Sequence[TextColumn]) -> str:
 
 def folded(title: str, *parts: str) -> str:
     """Parts that show when a person opens them."""
-    return "\n\n".join([f"<details><summary>{title}</summary>", *parts, "</details>"])
-
-
-# A page repeats few names many times.
-@functools.lru_cache(maxsize=1024)
-def escape(text: str) -> str:
-    r"""Text as Markdown that shows it as it is, on one line and within a table's cell.
-
-    >>> print(escape("a | b\n<c> 2*3 of linear_probe"))
-    a \| b &lt;c> 2\*3 of linear_probe
-    """
-    # An underscore within a word is only itself; one at a word's edge could begin emphasis.
-    text = re.sub(r"([\\`*|\[\]~]|\b_|_\b)", r"\\\1", " ".join(text.split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def code(text: str) -> str:
-    """Text as code; backticks in it need a longer fence."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return fence + pad + text + pad + fence
+    return "\n\n".join([f"<details><summary>{to_html(title)}</summary>", *parts, "</details>"])
 
 
 def short_digest(digest: object, length: int = 12) -> str:

@@ -10,7 +10,8 @@ from fashiontl.architectures import members
 from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
 from fashiontl.data import Task, find_task
 from fashiontl.errors import FashiontlError
-from fashiontl.leaderboard.markdown import TextColumn, escape
+from fashiontl.escape import LONGEST_NAME, to_markdown
+from fashiontl.leaderboard.markdown import TextColumn
 from fashiontl.leaderboard.rows import Row
 
 _SHORT = {"mean": "mean of {}", "joined": "joined {}"}
@@ -51,7 +52,7 @@ class Names:
     def architecture(self, name: str) -> str:
         """An architecture's name in Markdown."""
         letter = self.letters.get(members(name)) if len(name) > _LONGEST else None
-        return _SHORT[name.partition(":")[0]].format(letter) if letter else escape(name)
+        return _SHORT[name.partition(":")[0]].format(letter) if letter else to_markdown(name, LONGEST_NAME)
 
     def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
         """The columns that say which cell a line is."""
@@ -62,18 +63,22 @@ class Names:
 
     def _texts(self, row: Row) -> tuple[str, ...]:
         case = row.record.case
-        texts = [self.architecture(case.architecture), escape(case.policy), weights_name(case.weights)]
+        texts = [
+            self.architecture(case.architecture),
+            to_markdown(case.policy, LONGEST_NAME),
+            weights_name(case.weights),
+        ]
         if self.variants:
             texts.append(variant_name(case.variant))
         if self.devices:
-            texts.append(escape(case.device))
+            texts.append(to_markdown(case.device, LONGEST_NAME))
         return tuple(texts)
 
     def legend(self) -> str:
         """What hybrids, their letters and variants are; empty without any."""
         found = []
         if self.hybrids:
-            letters = [f" {letter} is {' + '.join(map(escape, those))}." for those, letter in self.letters.items()]
+            letters = [f" {letter} is {' + '.join(map(to_markdown, those))}." for those, letter in self.letters.items()]
             found.append(
                 "**Hybrids**: *mean* averages the probabilities of networks that were trained each on its own; "
                 f"*joined* is one head on their joined features.{''.join(letters)}"
@@ -88,7 +93,7 @@ class Names:
 
 def variant_name(variant: Sequence[str]) -> str:
     """The parts of `Case.variant` in Markdown; empty without any, since `—` would mean unknown."""
-    return " ".join(map(escape, variant))
+    return " ".join(map(to_markdown, variant))
 
 
 def known_task(name: str) -> Task | None:
@@ -102,7 +107,7 @@ def known_task(name: str) -> Task | None:
 @functools.lru_cache(maxsize=1024)
 def weights_name(weights: str) -> str:
     """The weights' name, of a path its last part, in Markdown."""
-    return escape(PurePath(weights).name)
+    return to_markdown(PurePath(weights).name, LONGEST_NAME)
 
 
 def _letter(index: int) -> str:

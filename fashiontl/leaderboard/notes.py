@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from fashiontl.environment import Environment
+from fashiontl.escape import LONGEST_NAME, to_code, to_markdown
 from fashiontl.leaderboard.loops import Loops
-from fashiontl.leaderboard.markdown import code, escape, short_digest
+from fashiontl.leaderboard.markdown import short_digest
 from fashiontl.leaderboard.rows import Row
 from fashiontl.record import Record
 
@@ -31,9 +32,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
     environments = [row.record.environment for row in rows]
     found = [
         _command(rows),
-        f"{_hardware(newest.environment, environments)} (machine `{newest.machine}`)",
+        f"{_hardware(newest.environment, environments)} (machine {to_code(newest.machine, LONGEST_NAME)})",
         _versions(environments),
-        f"**Settings** {code(_assignments(newest))}",
+        f"**Settings** {to_code(_assignments(newest))}",
         *_tests(rows),
         *_timing(rows),
         *_extensions(rows),
@@ -48,14 +49,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def _command(rows: Sequence[Row]) -> str:
     records = [row.record for row in rows]
     # ISO times in UTC: the first sixteen characters are the date and the minute.
-    times = sorted(record.started[:16].replace("T", " ") for record in records)
+    times = sorted(to_markdown(record.started[:16].replace("T", " ")) for record in records)
     commits = _several(
         short_digest(environment.git_sha, 8) + (" with uncommitted changes" if environment.git_dirty else "")
         for environment in (record.environment for record in records)
         if environment.git_sha
     )
     return (
-        f"**Command** {_several(map(code, dict.fromkeys(record.command for record in records)), most=5)}, "
+        f"**Command** {_several(map(to_code, dict.fromkeys(record.command for record in records)), most=5)}, "
         f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC" + (f", commit {commits}" if commits else "")
     )
 
@@ -65,14 +66,15 @@ def _hardware(newest: Environment, environments: Sequence[Environment]) -> str:
         *([newest.accelerator] if newest.accelerator else []),
         newest.cpu,
         f"{newest.usable_cores:g} of {newest.logical_cores} cores",
-        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}",
+        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}"
+        + (f" (by {newest.threads_limit})" if newest.threads_limit else ""),
     ]
     if newest.memory is not None:
         parts.append(f"{newest.memory / 2**30:.1f} GiB")
     loads = [environment.load for environment in environments if environment.load is not None]
     if loads:
         parts.append(f"load up to {max(loads):g} when cases started")
-    return f"**Hardware** {', '.join(map(escape, parts))}"
+    return f"**Hardware** {', '.join(map(to_markdown, parts))}"
 
 
 def _versions(environments: Sequence[Environment]) -> str:
@@ -80,8 +82,8 @@ def _versions(environments: Sequence[Environment]) -> str:
     for title, name in _VERSIONS.items():
         versions = [version for environment in environments if (version := getattr(environment, name)) is not None]
         if versions:
-            parts.append(f"{title} {_several(versions)}")
-    return f"**Versions** {', '.join(parts)}; {_several(environment.os for environment in environments)}"
+            parts.append(f"{title} {_several(map(to_markdown, versions))}")
+    return f"**Versions** {', '.join(parts)}; {_several(to_markdown(environment.os) for environment in environments)}"
 
 
 def _assignments(record: Record) -> str:
@@ -99,7 +101,7 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
         images = _several(f"{row.trials:,} test images" for row in tested)
         yield f"**Accuracy** of {seeds} on {images}, tested once, {_end(tested)}"
     data = _several(
-        f"{escape(str(row.provenance('data', 'source')))}, SHA-256 {short_digest(digest)}"
+        f"{to_markdown(str(row.provenance('data', 'source')))}, SHA-256 {short_digest(digest)}"
         for row in rows
         if (digest := row.provenance("data", "sha256"))
     )
@@ -161,7 +163,11 @@ def _determinism(rows: Sequence[Row]) -> Iterator[str]:
 def _extensions(rows: Sequence[Row]) -> Iterator[str]:
     """Files of the user's own that took part, such as an architecture or a policy."""
     named = [found for row in rows if isinstance(found := row.record.provenance.get("extensions"), dict)]
-    texts = [f"{code(str(name))}, SHA-256 {short_digest(digest)}" for found in named for name, digest in found.items()]
+    texts = [
+        f"{to_code(str(name), LONGEST_NAME)}, SHA-256 {short_digest(digest)}"
+        for found in named
+        for name, digest in found.items()
+    ]
     if texts:
         yield f"**Extensions** {_several(texts, most=5)}"
 

@@ -11,6 +11,7 @@ from typing import Any
 from fashiontl.leaderboard.answers import Answers, answers_of
 from fashiontl.leaderboard.columns import ACCURACY, ALL, Column
 from fashiontl.leaderboard.loops import Loops, loops_of
+from fashiontl.leaderboard.periods import Period, periods_of
 from fashiontl.leaderboard.sweeps import Sweep, sweeps_of
 from fashiontl.metrics import Measurement, Metric
 from fashiontl.record import Record
@@ -22,7 +23,7 @@ UNKNOWN = "—"
 _SHOWN = frozenset({
     "data", "weights", "pretraining", "image_size", "validation", "deterministic", "extensions", "peak", "compile",
 })  # fmt: skip
-PROVENANCE = _SHOWN | {"evaluation", "sweep", "timing"}
+PROVENANCE = _SHOWN | {"evaluation", "sweep", "timing", "periods"}
 """What of a record's provenance `row_of` reads; the rest of it can be long."""
 
 # Where a column's estimate, lower and upper bound are among a row's numbers.
@@ -45,6 +46,7 @@ class Row:
         answers: what else is known of the answers on them.
         sweeps: over batch sizes, by what was run: `inference`, `training`.
         loops: how the timing loops went.
+        periods: of the training step, under a policy that changes over the epochs; else none.
     """
 
     record: Record
@@ -55,6 +57,7 @@ class Row:
     answers: Answers | None
     sweeps: dict[str, Sweep]
     loops: Loops
+    periods: tuple[Period, ...]
 
     def interval(self, column: Column) -> Interval | None:
         """The number of a column with its interval; None when unknown."""
@@ -101,6 +104,7 @@ def row_of(record: Record) -> Row:
         answers_of(record.provenance),
         sweeps_of(record.provenance),
         loops_of(record.provenance),
+        periods_of(record.provenance),
     )  # fmt: skip
 
 

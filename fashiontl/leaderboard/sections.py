@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from fashiontl.case import PRESETS, Settings
+from fashiontl.escape import LONGEST_NAME, to_markdown
 from fashiontl.leaderboard.classes import classes_text
 from fashiontl.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, Column
 from fashiontl.leaderboard.details import details_text
 from fashiontl.leaderboard.footnotes import Footnotes
 from fashiontl.leaderboard.grids import grids_text
 from fashiontl.leaderboard.hybrids import hybrids_text
-from fashiontl.leaderboard.markdown import TextColumn, escape, folded, short_digest, table
+from fashiontl.leaderboard.markdown import TextColumn, folded, short_digest, table
 from fashiontl.leaderboard.names import Names, known_task
 from fashiontl.leaderboard.notes import notes
 from fashiontl.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts
@@ -84,8 +85,8 @@ def section_text(section: Section) -> str:
     sizes = _table(rows, SIZES, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))
     classes = classes_text(rows, names)
     parts = [
-        f"## {escape(section.title)}",
-        f"{escape(task.title[:1].upper() + task.title[1:])}." if task else "",
+        f"## {to_markdown(section.title)}",
+        f"{to_markdown(task.title[:1].upper() + task.title[1:])}." if task else "",
         names.legend(),
         grids_text(rows, names, footnotes),
         hybrids_text(rows, names),
@@ -137,9 +138,10 @@ def overview(found: Sequence[Section]) -> str:
     for section in found:
         best = section.rows[0]
         known = best.sound and best.interval(ACCURACY) is not None
-        name, accuracy = (escape(best.record.id), column_texts([best], ACCURACY)[0]) if known else (UNKNOWN, UNKNOWN)
+        name = to_markdown(best.record.id, LONGEST_NAME) if known else UNKNOWN
+        accuracy = column_texts([best], ACCURACY)[0] if known else UNKNOWN
         sound = sum(row.sound for row in section.rows)
-        lines.append((escape(section.title), f"{sound} of {len(section.rows)}", name, accuracy))
+        lines.append((to_markdown(section.title), f"{sound} of {len(section.rows)}", name, accuracy))
     titles, sound_ones, names, accuracies = zip(*lines, strict=True)
     return table(
         [

@@ -4,6 +4,7 @@ A phase takes a job (what `fashiontl.measure` wrote) and a progress callback, an
 """
 
 from fashiontl.phases.accuracy import pretrain, train
+from fashiontl.phases.arithmetic import count
 from fashiontl.phases.box import device, noise, peak, self_test, variant
 from fashiontl.phases.identity import identity
 from fashiontl.phases.slices import slices
@@ -12,6 +13,7 @@ from fashiontl.phases.sweeping import sweep
 from fashiontl.phases.traces import profile
 
 __all__ = [
+    "count",
     "device",
     "identity",
     "inference",

@@ -14,7 +14,9 @@ from fashiontl.architectures.hybrids import combined
 from fashiontl.architectures.network import Network
 from fashiontl.case import Case
 from fashiontl.data.select import TaskData, select
-from fashiontl.data.sources import load_task_images
+from fashiontl.data.sources import Images, load_task_images
+from fashiontl.divergence import diverged, in_answers
+from fashiontl.errors import DivergedError
 from fashiontl.evaluation import evaluate
 from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES
@@ -31,6 +33,7 @@ def pretrain(job: Job, progress: Progress) -> Job:
     work = Workload.of(job)
     case = work.case
     modes.deterministic()
+    work.outlines()  # whose check comes before minutes of training that could not be used
     names = members(case.architecture) or (case.architecture,)
     found = {
         name: pretrained(case.weights, name, case.device, work.settings, Path(job["cache"]), progress) for name in names
@@ -61,7 +64,12 @@ def train(job: Job, progress: Progress) -> Job:
         seeds = []
         for seed in range(settings.seeds):
             chosen = select(images, work.task, per_class, settings.test_per_class, seed, settings.validation_per_class)
-            seeds.append(_train_seed(work, chosen, seed, store, progress))
+            try:
+                seeds.append(_train_seed(work, chosen, seed, store, progress))
+            except DivergedError as error:
+                error.value |= {"data": _origin(images), "image_size": settings.image_size}
+                error.value["losses"] = [*(before["losses"] for before in seeds), error.value["losses"]]
+                raise
     nondeterministic = any("deterministic" in str(warning.message) for warning in caught)
     doubts = ["an operator has no deterministic form on this device"] if nondeterministic else []
     each = (
@@ -72,11 +80,15 @@ def train(job: Job, progress: Progress) -> Job:
         **{name: [seed[name] for seed in seeds] for name in each},
         **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights", "recipe")},
         "proof": [proof for seed in seeds for proof in seed["proof"]],
-        "data": {"source": images.source, "sha256": images.sha256},
+        "data": _origin(images),
         "image_size": settings.image_size,
         "deterministic": not nondeterministic,
         "warnings": doubts + seeds[-1]["warnings"],
     }
+
+
+def _origin(images: Images) -> Job:
+    return {"source": images.source, "sha256": images.sha256}
 
 
 def _train_seed(work: Workload, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress) -> Job:
@@ -109,31 +121,44 @@ def _train_seed(work: Workload, chosen: TaskData, seed: int, store: FeatureStore
 def _train_part(
     work: Workload, part: Case, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress
 ) -> tuple[Job, torch.Tensor]:
-    """One network's training: what the record keeps of it, and its answers on the test images."""
+    """One network's training: what the record keeps of it, and its answers on the test images.
+
+    Raises:
+        DivergedError: with the seed, the architecture and what else is known as its value.
+    """
     device_name = part.device
     torch.manual_seed(seed)
     begun = work.start(part)
-    # Before training, which may last until the file is another.
-    weights = begun.provenance
     network = begun.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
     validation = Examples(chosen.validation_images, chosen.validation_labels).on(device_name)
-    result = fit(
-        network,
-        POLICIES[part.policy],
-        Examples(chosen.train_images, chosen.train_labels).on(device_name),
-        recipe,
-        begun.preprocessing,
-        seed=seed,
-        validation=validation if len(validation.labels) else None,
-        variant=work.variant,
-        store=store,
-        progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
-    )
-    progress(f"testing, {where}")
-    logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
+    try:
+        result = fit(
+            network,
+            POLICIES[part.policy],
+            Examples(chosen.train_images, chosen.train_labels).on(device_name),
+            recipe,
+            begun.preprocessing,
+            seed=seed,
+            validation=validation if len(validation.labels) else None,
+            variant=work.variant,
+            store=store,
+            progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
+        )
+        progress(f"testing, {where}")
+        logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
+        if fault := in_answers(logits, "test"):
+            raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+    except DivergedError as error:
+        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
+        if part != work.case:
+            known = {name: {part.architecture: found} for name, found in known.items()}
+        place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
+        raise DivergedError(
+            f"training, {where}, {error}, lower it (--set rate=RATE)", {**known, "divergence": place}
+        ) from error
     value = {
         "accuracy": evaluate(logits, chosen.test_labels).accuracy,
         "training_time": result.seconds,
@@ -144,7 +169,7 @@ def _train_part(
         "reused_stages": result.reused_stages,
         "features": result.features,
         "recipe": asdict(recipe),
-        "weights": weights,
+        "weights": begun.provenance,
         "warnings": [*_without_effect(work, network), *begun.doubts],
     }
     return value, logits

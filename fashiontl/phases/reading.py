@@ -1,6 +1,9 @@
 """What the timing phases read besides time: memory and energy."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -31,6 +34,31 @@ def reset_peak(device: str) -> None:
     devices.DEVICES[kind].reset_peak(index)
 
 
+def restart_peak(device: str) -> bool:
+    """Give back what is free and begin the memory's peak anew at what is in use; False where that cannot be done."""
+    gc.collect()
+    kind = devices.split(device)[0]
+    if kind == "cpu":
+        return _restart_process_peak()
+    getattr(torch, kind).empty_cache()
+    reset_peak(device)
+    return True
+
+
+def _restart_process_peak() -> bool:
+    # glibc keeps what was freed, and the next peak would begin there.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    try:
+        # It takes the process's high-water mark down to what is in use, getrusage's too (proc_pid_clear_refs(5)).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def memory(device: str, phase: str, base: int) -> Job:
     """The memory of a phase, each figure under the name of its metric; unknown ones are left out.
 
@@ -40,7 +68,8 @@ def memory(device: str, phase: str, base: int) -> Job:
         base: that of the empty worker, which the peak leaves out.
     """
     found = _memory(device)
-    figures = {"peak": found.peak - base, "reserved": found.reserved, "process": found.process}
+    # A peak that was forgotten meanwhile may be less than the empty worker's.
+    figures = {"peak": max(0, found.peak - base), "reserved": found.reserved, "process": found.process}
     return {f"{phase}_{name}_memory": figure for name, figure in figures.items() if figure is not None}
 
 

@@ -38,7 +38,11 @@ def slices(job: Job, progress: Progress) -> Job:
     """
     calls = _Calls(Workload.of(job))
     taken: dict[str, Callable[[], float]] = {}
-    with Path(job["commands"]).open() as commands, timed_pass(calls.work) as tool, no_garbage_collection():
+    with (
+        Path(job["commands"]).open(encoding="utf-8") as commands,
+        timed_pass(calls.work) as tool,
+        no_garbage_collection(),
+    ):
         for line in commands:
             command, metric = line.split()
             call = calls.of(metric)

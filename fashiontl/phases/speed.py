@@ -14,7 +14,7 @@ from fashiontl.freezing.adapters import load_library
 from fashiontl.latency import Instrument, Samples, time_calls, time_parts, time_slices
 from fashiontl.phases.job import Job, Progress
 from fashiontl.phases.loops import compact, effort, pace, timed_pass, told
-from fashiontl.phases.reading import base_memory, energy_facts, memory, read_energy, reset_peak
+from fashiontl.phases.reading import base_memory, energy_facts, memory, read_energy, reset_peak, restart_peak
 from fashiontl.train import Examples
 from fashiontl.variants import compile_counts
 from fashiontl.weights import Start
@@ -31,13 +31,17 @@ def inference(job: Job, progress: Progress) -> Job:
     with timed_pass(work) as tool:
         base = base_memory(work.case.device)
         begun = tool.clock()
-        networks = work.networks()
+        starts = work.starts()
+        networks = [start.network for start in starts]
         model = work.deployed(networks)
         tool.synchronize()
-        value: Job = {"load_time": tool.clock() - begun, "base_memory": base}
+        # Files of weights are verified each time they are read, but that is no part of loading.
+        load_time = tool.clock() - begun - sum(start.verifying for start in starts)
+        value: Job = {"load_time": load_time, "base_memory": base}
         if model is not networks[0]:
             # What a copy was made of is no part of the memory of inference.
             networks = []
+        del starts
         value |= memory(work.case.device, "load", base)
         value |= _inference(work, model, base, tool, progress)
     # Of networks as they train, not as they are deployed: adapters can be merged into the weights, for example.
@@ -78,18 +82,22 @@ def _inference(work: Workload, model: nn.Module, base: int, tool: Instrument, pr
 def step(job: Job, progress: Progress) -> Job:
     """Time training steps of a case, as a whole and in parts, read their memory and count their FLOPs.
 
-    Where the policy changes over the epochs, everything is the mean over them, but for the memory's peak.
+    Where the policy changes over the epochs, everything is the mean over its periods, weighted by their epochs, but for
+    the memory, which is the most of them: that must fit. `periods` then holds what is known of each, and the means.
     """
     work = Workload.of(job)
     images = work.settings.throughput_batch
     with timed_pass(work) as tool:
-        if work.adapts:
-            load_library()
         base = base_memory(work.case.device)
+        if work.adapts(work.outlines()):
+            load_library()
+            base = base_memory(work.case.device)
         starts = work.starts()
         reset_peak(work.case.device)
-        periods = [_period(work, starts, *period, tool, progress) for period in work.periods(starts[0].network)]
-        value = memory(work.case.device, "training", base)
+        spans = work.periods([begun.network for begun in starts])
+        before = memory(work.case.device, "training", base)
+        periods = [_period(work, starts, span, base, tool, progress) for span in spans]
+        value = _most([before, *(period.most for period in periods)])
         value |= _compiling(work, "training", periods[0].first, periods[0].synthetic)
         examples = work.examples()
         whole = [_end_to_end(work, starts, period, examples, tool, progress) for period in periods]
@@ -97,6 +105,8 @@ def step(job: Job, progress: Progress) -> Job:
     eager = work.eagerly
     flops = [step_flops(together([eager.step(each, p.epoch, _COUNTED_BATCH) for each in starts])) for p in periods]
     shares = [period.share for period in periods]
+    if len(periods) > 1:
+        value["periods"] = _by_period(work, periods, whole, flops)
     loops = {f"train_throughput{period.label}": period.synthetic for period in periods}
     loops |= {f"end_to_end_throughput{p.label}": samples for p, samples in zip(periods, whole, strict=True)}
     return {
@@ -114,13 +124,25 @@ def step(job: Job, progress: Progress) -> Job:
 
 @dataclass(frozen=True)
 class _Period:
-    """Epochs with one plan: the first, their share of all, and what a step with that plan takes."""
+    """Epochs with one plan, and what a step with that plan takes.
+
+    Attributes:
+        epoch: the first, from 0.
+        share: of all epochs.
+        first: seconds of the first step.
+        synthetic: steps on a batch that stays on the device.
+        energy: None where there is no counter.
+        most: memory since the period began or, where that cannot be told, since the phase did.
+        is_own: whether it is the period's alone.
+    """
 
     epoch: int
     share: float
     first: float
     synthetic: Samples
     energy: Energy | None
+    most: Job
+    is_own: bool
 
     @property
     def label(self) -> str:
@@ -129,15 +151,54 @@ class _Period:
 
 
 def _period(
-    work: Workload, starts: Sequence[Start], epoch: int, share: float, tool: Instrument, progress: Progress
+    work: Workload, starts: Sequence[Start], span: tuple[int, float], base: int, tool: Instrument, progress: Progress
 ) -> _Period:
     """Time steps on a batch that stays on the device."""
     progress("training throughput")
+    epoch, share = span
+    # What is the only one's is the phase's, from its beginning.
+    is_own = share == 1 or restart_peak(work.case.device)
     call = work.training_step(starts, epoch)
     first = _once(call, tool)
     slices = time_slices(call, tool, effort(work.settings))
     progress("training energy")
-    return _Period(epoch, share, first, slices, read_energy(work, call, tool))
+    energy = read_energy(work, call, tool)
+    return _Period(epoch, share, first, slices, energy, memory(work.case.device, "training", base), is_own)
+
+
+def _most(figures: Sequence[Job]) -> Job:
+    """The largest of several readings of the memory, by figure."""
+    return {name: max(reading[name] for reading in figures if name in reading) for name in figures[-1]}
+
+
+def _by_period(work: Workload, periods: Sequence[_Period], whole: Sequence[Samples], flops: Sequence[int]) -> Job:
+    """What is known of each period, and the means that are reported, weighted by share.
+
+    Returns:
+        `each`: `first_epoch` (from 1), `epochs`, `share`, `step_time` and `end_to_end_time` (seconds of each sample),
+        `training_flops` an image, and the memory by the names of its metrics, where it is the period's own. `mean`:
+        `step_time` and `end_to_end_time`, means of the medians, and those of the memory.
+    """
+    epochs = work.settings.epochs
+    each = [
+        {
+            "first_epoch": period.epoch + 1,
+            "epochs": round(period.share * epochs),
+            "share": period.share,
+            "step_time": compact(period.synthetic.values),
+            "end_to_end_time": compact(samples.values),
+            "training_flops": count / _COUNTED_BATCH,
+            **(period.most if period.is_own else {}),
+        }
+        for period, samples, count in zip(periods, whole, flops, strict=True)
+    ]
+    mean: Job = {}
+    for name in ("step_time", "end_to_end_time"):
+        if all(entry[name] for entry in each):
+            mean[name] = sum(entry["share"] * statistics.median(entry[name]) for entry in each)
+    if all(period.is_own for period in periods):
+        mean |= {name: sum(entry["share"] * entry[name] for entry in each) for name in periods[0].most}
+    return {"each": each, "mean": mean}
 
 
 def _end_to_end(

@@ -24,10 +24,13 @@ def sweep(job: Job, progress: Progress) -> Job:
     """Throughput of inference and of training steps at batch sizes that double, up to what memory holds."""
     work = Workload.of(job)
     with timed_pass(work) as tool:
-        found = {"inference": _inference(work, tool, progress), "training": _training(work, tool, progress)}
+        inference = _inference(work, tool, progress)
+        training, doubts = _training(work, tool, progress)
+    found = {"inference": inference, "training": training}
     return {
         **{f"largest_{name}_batch": each.largest for name, each in found.items() if each.limit == "memory"},
         "sweep": {name: _facts(each) for name, each in found.items()},
+        "warnings": doubts,
     }
 
 
@@ -43,15 +46,19 @@ def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
         return _over_batches(work, call_of, tool, lambda batch: progress(f"inference, batch {batch}"))
 
 
-def _training(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
-    """Steps of the last epoch, which in all policies but those that freeze on the way trains the most."""
+def _training(work: Workload, tool: Instrument, progress: Progress) -> tuple[Sweep, list[str]]:
+    """Steps of the last epoch, which in all policies but those that freeze on the way trains the most; and doubts."""
     starts = work.starts()
     epoch = work.settings.epochs - 1
 
     def call_of(batch: int) -> Callable[[], object]:
         return together([work.step(begun, epoch, batch) for begun in starts])
 
-    return _over_batches(work, call_of, tool, lambda batch: progress(f"training, batch {batch}"), least=_LEAST_TRAINING)
+    doubts = work.of_one_epoch("training at other batch sizes", epoch, [begun.network for begun in starts])
+    found = _over_batches(
+        work, call_of, tool, lambda batch: progress(f"training, batch {batch}"), least=_LEAST_TRAINING
+    )
+    return found, doubts
 
 
 def _over_batches(

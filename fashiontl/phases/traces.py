@@ -30,6 +30,7 @@ def profile(job: Job, progress: Progress) -> Job:
     # as long again, and it would run in the recorded steps too.
     with timed_pass(work) as tool, no_garbage_collection():
         starts = work.starts()
+        networks = [begun.network for begun in starts]
         step = work.training_step(starts)
         if work.case.execution != "eager":
             # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
@@ -43,9 +44,10 @@ def profile(job: Job, progress: Progress) -> Job:
             devices.profiler_activities(work.case.device),
             Path(job["traces"]),
             work.case.file_name,
-            modules=_modules(work.parts(), [begun.network for begun in starts]),
+            modules=_modules(work.parts(), networks),
         )
-    return {"profile": asdict(found), "warnings": [f"profile: {doubt}" for doubt in found.doubts]}
+    doubts = [*(f"profile: {doubt}" for doubt in found.doubts), *work.of_one_epoch("profile", 0, networks)]
+    return {"profile": asdict(found), "warnings": doubts}
 
 
 def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:

@@ -1,6 +1,8 @@
 """A few steps under torch's profiler."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -104,8 +106,25 @@ def _recorded(
 def _exported(profiler: profile) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
+        with _utf_8(path) as same:
+            profiler.export_chrome_trace(str(same))
         return path.read_bytes()
+
+
+@contextmanager
+def _utf_8(path: Path) -> Iterator[Path]:
+    """The path, or another of the same file where its folder's is not UTF-8, which torch does not take."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        # Only Linux has such names, and the folder's number among the files that are open leads to it as well.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{folder}") / path.name
+        finally:
+            os.close(folder)
+    else:
+        yield path
 
 
 def _trace(content: bytes, folder: Path, name: str) -> tuple[Path | None, list[str]]:

@@ -1,12 +1,10 @@
 """Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
 
 from fashiontl.record.frame import to_frame
-from fashiontl.record.line import SCHEMA, Record, Status, from_json, to_json
+from fashiontl.record.line import SCHEMA, Record, Status, to_json
+from fashiontl.record.parsing import from_json
 from fashiontl.record.runs import (
-    RunFile,
     Runs,
-    check_folder,
-    check_writable,
     latest,
     meaning,
     new_run_path,
@@ -14,8 +12,8 @@ from fashiontl.record.runs import (
     read_newest,
     read_runs,
     resumable,
-    write_atomically,
 )
+from fashiontl.record.writing import RunFile, check_folder, check_temporary, check_writable, write_atomically
 
 __all__ = [
     "SCHEMA",
@@ -24,6 +22,7 @@ __all__ = [
     "Runs",
     "Status",
     "check_folder",
+    "check_temporary",
     "check_writable",
     "from_json",
     "latest",

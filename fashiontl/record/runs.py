@@ -1,23 +1,18 @@
-"""The files of runs: written after each case, whole at every moment, and read back as far as they can be."""
+"""The files of runs, read back as far as they can be."""
 
 import functools
-import hashlib
 import itertools
-import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
-import msgspec
-from filelock import FileLock
-
-from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError, no_file, unwritable
-from fashiontl.record.line import SCHEMA, Record, from_json, to_json
+from fashiontl.case import Settings
+from fashiontl.errors import FashiontlError, no_file
+from fashiontl.record.line import SCHEMA, Record
+from fashiontl.record.parsing import case_of_json, from_json, settings_of_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -25,6 +20,8 @@ _NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads
 
 # A line is often longer than the usual buffer, and would be put together from pieces.
 _BUFFER = 2**20
+# A thousand times the longest record; without a limit, a file that is none would have to be held whole.
+_LONGEST = 2**26
 
 _Kept = TypeVar("_Kept")
 
@@ -47,73 +44,6 @@ class Runs(NamedTuple):
 
     records: tuple[Record, ...]
     faults: tuple[str, ...]
-
-
-def check_writable(results: Path) -> None:
-    """Find out before anything is measured that results can be saved.
-
-    Raises:
-        FashiontlError: as `check_folder`.
-    """
-    for folder in (results, results / "runs"):
-        check_folder(folder, "results", "--results DIR")
-
-
-def check_folder(folder: Path, purpose: str, option: str) -> None:
-    """See that files can be written in a folder, which is made if need be.
-
-    Args:
-        folder: the folder.
-        purpose: what is kept there, for the message.
-        option: what names another, for the message.
-
-    Raises:
-        FashiontlError: the folder cannot be made, or no file can be written in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        step = f"free it, or name another with {option}"
-        raise FashiontlError(unwritable(folder, error, step, f"a folder for {purpose}")) from error
-
-
-def write_atomically(path: Path, contents: bytes | Iterable[bytes]) -> None:
-    """Write a file so that a reader, or a killed process, never leaves or sees a part of it.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        contents: in parts when they are too long to be held at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.writelines([contents] if isinstance(contents, bytes) else contents)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class RunFile:
-    """The file of one run; processes may share it.
-
-    Attributes:
-        path: of the file; it and its folder are made by the first record.
-    """
-
-    path: Path
-
-    def append(self, record: Record) -> None:
-        """Add a record; the file holds whole lines at every moment."""
-        # The lock is not beside the file, because it would be left in a folder that people commit.
-        name = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:16]
-        with FileLock(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"):
-            before = self.path.read_bytes() if self.path.exists() else b""
-            write_atomically(self.path, before + to_json(record).encode() + b"\n")
 
 
 def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
@@ -173,7 +103,7 @@ def read_newest(
             found = line.endswith(b"}\n") and _BEGINNING.match(line)
             if found:
                 started, machine, case, settings = found.groups()
-                key = (machine, _case_of_json(case), _meaning_of_json(settings))
+                key = (machine, case_of_json(case), _meaning_of_json(settings))
             else:
                 record = from_json(line, place.text)
                 started = record.started.encode()
@@ -184,7 +114,7 @@ def read_newest(
         kept: list[Any] = [None] * len(places)
         for index, place, line in _read_again(places):
             kept[index] = keep(from_json(line, place.text, provenance))
-    except (FashiontlError, OSError):
+    except (FashiontlError, ValueError, OSError):
         # A broken line may hide one that is older and sound: parse them all.
         return _read_newest_thoroughly(results, keep, provenance)
     return kept, faults
@@ -254,21 +184,9 @@ def _identity(record: Record) -> Hashable:
     return record.machine, record.case, meaning(record.settings)
 
 
-@functools.lru_cache(maxsize=4096)
-def _case_of_json(case: bytes) -> Case:
-    # Not the text itself: a line from before an axis existed lacks it, and is of the same case as one that names it.
-    try:
-        return Case(**msgspec.json.decode(case))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise FashiontlError(str(error)) from error
-
-
 @functools.lru_cache(maxsize=1024)
 def _meaning_of_json(settings: bytes) -> Settings:
-    try:
-        return meaning(Settings(**msgspec.json.decode(settings)))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise FashiontlError(str(error)) from error
+    return meaning(settings_of_json(settings))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -298,7 +216,7 @@ def _run_files(results: Path, machine: str = "**") -> list[Path]:
 
 
 def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, bytes]]:
-    """Each line that is not blank, with its place; files that cannot be read are added to the faults."""
+    """Each line that is not blank, with its place; what cannot be read is added to the faults."""
     for path in paths:
         # Who opens a pipe waits for ever; a folder says what it is itself.
         if (kind := no_file(path)) not in {"", "a folder"}:
@@ -306,10 +224,25 @@ def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, b
             continue
         try:
             with path.open("rb", buffering=_BUFFER) as file:
-                offset = 0
-                for number, line in enumerate(file, 1):
-                    if not line.isspace():
+                offset = number = 0
+                while line := file.readline(_LONGEST):
+                    number += 1
+                    size = len(line)
+                    if size == _LONGEST and not line.endswith(b"\n"):
+                        size += _skip(file)
+                        faults.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
+                    elif not line.isspace():
                         yield _Place(str(path), number, offset), line
-                    offset += len(line)
+                    offset += size
         except OSError as error:
             faults.append(f"{path}: expected a run's file, got: {error.strerror}")
+
+
+def _skip(file: BinaryIO) -> int:
+    """Go to the end of the line, and say how many bytes that was."""
+    size = 0
+    while part := file.readline(_BUFFER):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size

@@ -1,7 +1,7 @@
 """Where a network starts: at random, from published ImageNet weights, a pretrained source, a file, or a folder."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +30,16 @@ class Start:
     Attributes:
         network: on the CPU, with a head for the case's task.
         preprocessing: that the weights were trained with.
-        origin: gives the provenance.
+        provenance: name, file's SHA-256 and recipe of the weights, for the record.
         doubts: about the weights, for the record's warnings.
+        verifying: seconds that it took to verify files of weights, which is no part of loading them.
     """
 
     network: Network
     preprocessing: Preprocessing
-    origin: Callable[[], dict[str, Any]]
+    provenance: dict[str, Any]
     doubts: tuple[str, ...] = ()
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Name, file's SHA-256 and recipe of the weights, for the record; the file is read for it."""
-        return self.origin()
+    verifying: float = 0.0
 
 
 def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) -> Start:
@@ -54,7 +51,8 @@ def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) 
         checkpoints: the files that pretraining left, by architecture, for source weights.
 
     Raises:
-        FashiontlError: weights that are not there, cannot be read, or belong to another architecture.
+        FashiontlError: weights that are not there, cannot be read, are not what was written or published under their
+            name, or belong to another architecture.
     """
     checkpoints = checkpoints or {}
     if names := members(case.architecture):
@@ -62,17 +60,17 @@ def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) 
     architecture, classes = case.architecture, len(find_task(case.task).class_names)
     if case.weights == "none":
         network = build(architecture, classes, image_size=size)
-        return Start(network, Preprocessing(size), lambda: {"name": "none"})
+        return Start(network, Preprocessing(size), {"name": "none"})
     if is_published(case.weights):
         published = _published(architecture, case.weights)
         network = build(architecture, classes, published.state, image_size=size)
         preprocessing = Preprocessing(size, published.mean, published.deviation, published.interpolation)
-        return Start(network, preprocessing, published.origin)
+        return Start(network, preprocessing, published.origin, verifying=published.verifying)
     path = checkpoints.get(architecture, Path(case.weights))
     if path.is_dir():
         path = in_folder(path, architecture)
-    network, preprocessing, origin, doubts = load(architecture, classes, size, path, case.weights)
-    return Start(network, preprocessing, origin, tuple(doubts))
+    loaded = load(architecture, classes, size, path, case.weights, pretrained=architecture in checkpoints)
+    return Start(loaded.network, loaded.preprocessing, loaded.origin, tuple(loaded.doubts), loaded.verifying)
 
 
 def digest(network: Network) -> str:
@@ -99,11 +97,10 @@ def _joined(case: Case, starts: Mapping[str, Start]) -> Start:
         )
     network = JoinedNetwork([begun.network for begun in starts.values()], len(find_task(case.task).class_names))
 
-    def origin() -> dict[str, Any]:
-        return {"name": case.weights, "members": {name: begun.provenance for name, begun in starts.items()}}
-
+    provenance = {"name": case.weights, "members": {name: begun.provenance for name, begun in starts.items()}}
     doubts = dict.fromkeys(doubt for begun in starts.values() for doubt in begun.doubts)
-    return Start(network, preprocessings.pop(), origin, tuple(doubts))
+    verifying = sum(begun.verifying for begun in starts.values())
+    return Start(network, preprocessings.pop(), provenance, tuple(doubts), verifying)
 
 
 def _published(architecture: str, tag: str) -> Published:

@@ -1,24 +1,44 @@
 """Checkpoints in files: fashiontl's own, and what other trainers save."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
+import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from fashiontl.architectures import find
-from fashiontl.architectures.build import build
+from fashiontl.architectures.build import build, to_be_filled
 from fashiontl.architectures.network import Network
 from fashiontl.errors import FashiontlError
 from fashiontl.images import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
-from fashiontl.weights.published import first_line, origin_of, sha256
+from fashiontl.vision import models
+from fashiontl.weights.published import first_line
+from fashiontl.weights.verified import Expected, opened, published_in_name, removal
 
 _FORMAT = "fashiontl-1"
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 # Names under which trainers keep the state dict beside other things.
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+class Facts(msgspec.Struct):
+    """What pretraining writes beside a checkpoint.
+
+    Attributes:
+        sha256: of the checkpoint.
+        recipe: with which it was trained, and what else its weights depend on.
+        accuracy: on the source's test images.
+        seconds: that training took.
+    """
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    recipe: dict[str, Any]
+    accuracy: Annotated[float, Meta(ge=0, le=1)]
+    seconds: Annotated[float, Meta(ge=0)]
 
 
 def save(path: Path, network: Network, architecture: str, preprocessing: Preprocessing) -> str:
@@ -33,10 +53,43 @@ def save(path: Path, network: Network, architecture: str, preprocessing: Preproc
         "state": {name: _contiguous(value) for name, value in network.state_dict().items()},
     }
     partial = path.with_suffix(".partial")
-    torch.save(contents, partial)
-    digest = sha256(partial)
+    with partial.open("wb") as file:
+        torch.save(contents, file)
+        file.flush()
+        os.fsync(file.fileno())
+    with opened(partial) as written:
+        digest = written.sha256
     partial.replace(path)
     return digest
+
+
+def facts_of(checkpoint: Path) -> Facts | None:
+    """What pretraining wrote beside a checkpoint; None where there is no such file.
+
+    Raises:
+        FashiontlError: there is one, and it cannot be read.
+    """
+    file = facts_file(checkpoint)
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Facts)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError, msgspec.MsgspecError) as error:
+        raise FashiontlError(
+            f"{file}: expected the SHA-256 and the recipe of {checkpoint.name} in JSON, got: {first_line(error)}; "
+            f"remove both, and it is trained anew: {removal([checkpoint, file])}"
+        ) from error
+
+
+def facts_file(checkpoint: Path) -> Path:
+    """Where the facts of a checkpoint stand."""
+    return checkpoint.with_suffix(".json")
+
+
+def expected_of(checkpoint: Path, facts: Facts) -> Expected:
+    """What a checkpoint's facts say of its contents."""
+    file = facts_file(checkpoint)
+    return Expected(facts.sha256, f"recorded in {file.name}", (checkpoint, file), "it is trained anew")
 
 
 def _contiguous(value: Tensor) -> Tensor:
@@ -67,9 +120,25 @@ def in_folder(folder: Path, architecture: str) -> Path:
     )
 
 
-def load(
-    architecture: str, classes: int, size: int, path: Path, name: str
-) -> tuple[Network, Preprocessing, Callable[[], dict[str, Any]], list[str]]:
+class Loaded(NamedTuple):
+    """A network with weights from a file.
+
+    Attributes:
+        network: on the CPU.
+        preprocessing: that the weights were trained with.
+        origin: name, SHA-256 and recipe, for the record.
+        doubts: about the weights.
+        verifying: seconds that it took to verify the file.
+    """
+
+    network: Network
+    preprocessing: Preprocessing
+    origin: dict[str, Any]
+    doubts: list[str]
+    verifying: float
+
+
+def load(architecture: str, classes: int, size: int, path: Path, name: str, *, pretrained: bool = False) -> Loaded:
     """A network with the weights in a file.
 
     Args:
@@ -78,26 +147,29 @@ def load(
         size: side of the input in pixels.
         path: of the file.
         name: what the record calls it.
-
-    Returns:
-        The network, the preprocessing that its weights were trained with, what gives their provenance, and doubts.
+        pretrained: whether pretraining made it, which leaves its SHA-256 beside it.
 
     Raises:
-        FashiontlError: the file is not there, cannot be read, or belongs to another architecture.
+        FashiontlError: the file is not there, cannot be read, is not what was written or published under its name, or
+            belongs to another architecture.
     """
-    contents = _read(path)
+    try:
+        with opened(path, _expected(path, architecture, pretrained=pretrained)) as verified:
+            contents = _read(path, verified.file)
+    except OSError as error:
+        raise FashiontlError(_unreadable(path, error)) from error
     recipe = contents.get("recipe")
-    origin = partial(origin_of, name, path, **({} if recipe is None else {"recipe": str(recipe)}))
+    origin = {"name": name, "sha256": verified.sha256, **({} if recipe is None else {"recipe": str(recipe)})}
     if contents.get("format") != _FORMAT:
         preprocessing, doubts = _foreign_preprocessing(architecture, contents, size)
-        return build(architecture, classes, _state(contents, path), image_size=size), preprocessing, origin, doubts
+        network = build(architecture, classes, _state(contents, path), image_size=size)
+        return Loaded(network, preprocessing, origin, doubts, verified.seconds)
     if contents["architecture"] != architecture:
         raise FashiontlError(
             f"{path} holds weights of {contents['architecture']}, expected {architecture}; "
             f"run it with --arch {contents['architecture']}"
         )
-    # On the meta device nothing is drawn at random that would be overwritten at once.
-    with torch.device("meta"):
+    with to_be_filled(architecture):
         network = build(architecture, contents["classes"], image_size=size)
     try:
         network.load_state_dict(contents["state"], assign=True)
@@ -109,7 +181,23 @@ def load(
     network.replace_head(classes)
     interpolation = contents.get("interpolation", "bilinear")
     preprocessing = Preprocessing(size, tuple(contents["mean"]), tuple(contents["deviation"]), interpolation)
-    return network, preprocessing, origin, []
+    return Loaded(network, preprocessing, origin, [], verified.seconds)
+
+
+def _expected(path: Path, architecture: str, *, pretrained: bool) -> Expected | None:
+    """What is said of a file: by pretraining, or by a name under which torchvision published weights of this kind."""
+    facts = facts_of(path) if pretrained else None
+    if pretrained and facts is None and path.exists():
+        raise FashiontlError(
+            f"{path}: expected its SHA-256 in {facts_file(path).name} beside it, got no such file; remove it, and it "
+            f"is trained anew: {removal([path])}"
+        )
+    if facts is not None:
+        return expected_of(path, facts)
+    entry = find(architecture)
+    published = models.get_model_weights(entry.builder) if entry.weights and entry.family != "timm" else ()
+    named = any(Path(weights.url).name == path.name for weights in published)
+    return published_in_name(path) if named else None
 
 
 def _foreign_preprocessing(
@@ -140,16 +228,11 @@ def _channels(value: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, file: BinaryIO) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise FashiontlError(
-            f"no file {path}; --weights takes none, imagenet, fashion6, a name such as IMAGENET1K_V1, a checkpoint, "
-            "or a folder of checkpoints"
-        ) from error
+        contents = torch.load(file, map_location="cpu", weights_only=True)
     except FashiontlError:
         raise
     except Exception as error:  # any other file makes the unpickler fail in any way
@@ -160,6 +243,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise FashiontlError(f"{path}: expected a state dict, got {type(contents).__name__}")
     return contents
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f"expected a file of weights that can be read, got {path}: {error.strerror}; free it or name another"
+    return (
+        f"no file {path}; --weights takes none, imagenet, fashion6, a name such as IMAGENET1K_V1, a checkpoint, "
+        "or a folder of checkpoints"
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

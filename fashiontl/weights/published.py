@@ -1,9 +1,7 @@
 """Published ImageNet weights: torchvision's, and what comes with them."""
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,10 @@ import torch
 from torch import Tensor
 
 from fashiontl.architectures import find
+from fashiontl.data.sources import download_timeout
 from fashiontl.errors import FashiontlError, unknown_name
 from fashiontl.vision import models
+from fashiontl.weights.verified import opened, published_in_name, recorded
 
 # The name under which every architecture's best published weights are asked for.
 DEFAULT = "imagenet"
@@ -27,14 +27,16 @@ class Published:
         mean: of each channel on the scale 0..1, with which the weights were trained.
         deviation: of each channel on the scale 0..1.
         interpolation: with which images were resized: `bilinear` or `bicubic`.
-        origin: gives `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
+        origin: `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
+        verifying: seconds that it took to verify the file.
     """
 
     state: Mapping[str, Tensor]
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     interpolation: str
-    origin: Callable[[], dict[str, Any]]
+    origin: dict[str, Any]
+    verifying: float
 
 
 def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
@@ -45,7 +47,8 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
         tag: `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`.
 
     Raises:
-        FashiontlError: none of that name are published, the file is damaged, or it cannot be downloaded.
+        FashiontlError: none of that name are published, the file does not hold what was published, or it cannot be
+            downloaded.
     """
     entry = find(architecture)
     if not entry.weights:
@@ -56,8 +59,13 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
     weights = known.DEFAULT if tag == DEFAULT else known[tag]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # a damaged file makes the unpickler fail in any way
+        if not file.exists():
+            download(weights.url, file)
+        with opened(file, published_in_name(file) or recorded(file)) as verified:
+            state = torch.load(verified.file, map_location="cpu", weights_only=True)
+    except FashiontlError:
+        raise
+    except Exception as error:  # a file of another kind makes the unpickler fail in any way
         if file.exists():
             raise FashiontlError(
                 f"{file}: expected the ImageNet weights of {architecture} ({weights.name}), got: {first_line(error)}. "
@@ -69,25 +77,24 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
         ) from error
     # The published preprocessing is a partial of a class whose attributes it fills.
     transforms = weights.transforms()
-    origin = partial(origin_of, f"{architecture} {weights.name}", file, recipe=weights.meta.get("recipe"))
+    origin = {
+        "name": f"{architecture} {weights.name}",
+        "sha256": verified.sha256,
+        "recipe": weights.meta.get("recipe"),
+    }
     interpolation = transforms.interpolation.value
-    return Published(state, tuple(transforms.mean), tuple(transforms.std), interpolation, origin)
+    mean, deviation = tuple(transforms.mean), tuple(transforms.std)
+    return Published(state, mean, deviation, interpolation, origin, verified.seconds)
 
 
-def origin_of(name: str, file: Path, **more: Any) -> dict[str, Any]:
-    """Where weights come from, for the record.
-
-    Half a second for VGG's half gigabyte, which is no part of loading it: so it is asked only where it is recorded.
-    """
-    return {"name": name, "sha256": sha256(file), **more}
+def download(url: str, file: Path) -> None:
+    """Put what is under an address into a file, whole or not at all, and only what its name says was published."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    expected = published_in_name(file)
+    with download_timeout():
+        torch.hub.download_url_to_file(url, str(file), expected.digest if expected else None, progress=False)
 
 
 def first_line(error: Exception) -> str:
     """The kind of an error and the first line of its message."""
     return " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

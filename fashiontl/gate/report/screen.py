@@ -1,16 +1,15 @@
 """A verdict for a terminal."""
 
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from fashiontl.escape import LONGEST_NAME, to_line, to_terminal
 from fashiontl.gate.report.shown import (
     change_text,
     headline,
     label_of,
     next_steps,
     numbers,
-    plain,
     tree_text,
     word_of,
     worst_first,
@@ -35,8 +34,8 @@ def terminal(verdict: Verdict) -> str:
             *(_wrapped(f"{name:<8} {text}", " " * 9).rstrip() for name, text in (
                 ("base", tree_text(raw.base)),
                 ("head", tree_text(raw.head)),
-                ("machine", plain(raw.machine)),
-                ("took", f"{duration(raw.seconds)}, from {plain(raw.started)}"),
+                ("machine", to_line(raw.machine)),
+                ("took", f"{duration(raw.seconds)}, from {to_line(raw.started)}"),
             )),
         ]),
     ]  # fmt: skip
@@ -45,13 +44,13 @@ def terminal(verdict: Verdict) -> str:
         parts.append(_table(shown) + (f"\n{hidden} more passed" if hidden else ""))
     parts += _list("why", (_reason(finding) for finding in shown if finding.word != "PASS"))
     parts += _list("slower operators", (
-        f"{plain(each.cell)}: {plain(each.operator)} in {plain(each.module) or 'no module'}: "
+        f"{to_line(each.cell)}: {to_line(each.operator)} in {to_line(each.module) or 'no module'}: "
         f"{1e3 * each.base_seconds:.3g} to {1e3 * each.head_seconds:.3g} ms, {100 * each.share:.0f} % of the growth"
         for each in verdict.explained
     ))  # fmt: skip
-    parts += _list("notes", map(plain, verdict.notes))
+    parts += _list("notes", map(to_line, verdict.notes))
     parts += _list("next", (f"{what}: {command}" for what, command in next_steps(verdict)))
-    return _disarmed("\n\n".join(parts))
+    return to_terminal("\n\n".join(parts))
 
 
 def _chosen(findings: Sequence[Finding]) -> tuple[list[Finding], int]:
@@ -77,7 +76,7 @@ def _table(findings: Iterable[Finding]) -> str:
 
 def _row(finding: Finding) -> tuple[str, ...]:
     base, head = numbers(finding)
-    return word_of(finding), plain(finding.cell), label_of(finding), base, head, change_text(finding)
+    return word_of(finding), to_line(finding.cell, LONGEST_NAME), label_of(finding), base, head, change_text(finding)
 
 
 def _filled(text: str, width: int) -> str:
@@ -87,8 +86,8 @@ def _filled(text: str, width: int) -> str:
 
 def _reason(finding: Finding) -> str:
     counts = f" [{' + '.join(str(count) for count in finding.epochs if count)} epochs]" if any(finding.epochs) else ""
-    waived = f" ({plain(finding.waiver)})" if finding.waiver else ""
-    return f"{word_of(finding)} {plain(finding.cell)}, {label_of(finding)}: {plain(finding.reason)}{counts}{waived}"
+    waived = f" ({to_line(finding.waiver)})" if finding.waiver else ""
+    return f"{word_of(finding)} {to_line(finding.cell)}, {label_of(finding)}: {to_line(finding.reason)}{counts}{waived}"
 
 
 def _list(title: str, lines: Iterable[str]) -> list[str]:
@@ -100,8 +99,3 @@ def _list(title: str, lines: Iterable[str]) -> list[str]:
 def _wrapped(text: str, indent: str = "") -> str:
     # Commands are copied by whole words.
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _disarmed(text: str) -> str:
-    """Text of which no line is a command to GitHub's runner, which reads `::` at a line's beginning, `##[` anywhere."""
-    return re.sub(r"^(\s*):(?=:)", r"\1: ", text, flags=re.MULTILINE).replace("##[", "# #[")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from fashiontl.case import Case, default_weights
 from fashiontl.errors import FashiontlError
+from fashiontl.escape import to_line
 from fashiontl.gate.baselines import MAKE_ONE, counted
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
@@ -36,20 +37,11 @@ def word_of(finding: Finding) -> str:
     return finding.word + ", waived" * bool(finding.waiver) + ", advisory" * finding.advisory
 
 
-def plain(text: str) -> str:
-    r"""Text on one line, with nothing that moves a terminal's cursor or colours it.
-
-    >>> plain("a\nb\x1b[31m c")
-    'a b [31m c'
-    """
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
 def label_of(finding: Finding) -> str:
     """A metric as people call it, with the unit in which it is shown."""
     metric = METRICS.get(finding.metric)
     if metric is None:
-        return "whole cell" if finding.metric == "*" else plain(finding.metric)
+        return "whole cell" if finding.metric == "*" else to_line(finding.metric)
     if finding.advisory and finding.metric == TAIL.metric and TAIL.percentile is not None:
         return metric.label.replace(" (", f" p{TAIL.percentile:g} (")
     return metric.label
@@ -120,7 +112,7 @@ def headline(verdict: Verdict) -> str:
 def tree_text(tree: Tree) -> str:
     """What an arm ran."""
     commit = tree.commit[:12] if tree.commit else "no commit"
-    return f"{plain(tree.ref)} ({plain(commit)}{', with changes' if tree.dirty else ''})"
+    return f"{to_line(tree.ref)} ({to_line(commit)}{', with changes' if tree.dirty else ''})"
 
 
 def next_steps(verdict: Verdict) -> list[tuple[str, str]]:
@@ -189,5 +181,5 @@ def _axes(findings: Sequence[Finding]) -> str:
 
 def _quoted(text: str) -> str:
     """Text as one word of a shell, on one line."""
-    text = plain(text)
+    text = to_line(text)
     return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else "'" + text.replace("'", "'\"'\"'") + "'"

@@ -1,0 +1,194 @@
+r"""Text of others in the forms that this program writes: each form has one function, used where text enters it.
+
+Names, reasons, notes and paths come from records, options, branches, libraries and files, and may hold anything. What
+they hold is shown, and nothing of it takes effect: no colour on a terminal, no command of a CI runner, no markup.
+
+>>> to_line("a\nb\x1b[31m")
+'a b�[31m'
+"""
+
+import functools
+import hashlib
+import html
+import json
+import re
+from typing import Any
+
+# Of a text in one line of Markdown; of names, which stand in narrow columns; of a file's name, in bytes, where some
+# file systems take 143 and something is put behind it.
+_LONGEST_MARKDOWN = 500
+LONGEST_NAME = 120
+_LONGEST_FILE_NAME = 100
+# GitHub cuts an annotation's message there.
+_LONGEST_MESSAGE = 4096
+
+# White space that is more than spaces.
+_BREAKS = re.compile(r" *[^\S ]\s*")
+
+# GitHub's runner takes `::` at a line's beginning for a command, behind spaces too; and `##[` anywhere. Azure's takes
+# `##vso[`, TeamCity's `##teamcity[`.
+_COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\w*\[)", re.MULTILINE)
+
+# In Markdown a backslash in front makes these themselves: what marks up, cells' ends, formulas, underscores at a word's
+# edge (others are themselves), what at a line's beginning would make a list, heading, quotation or command, a closing
+# heading, and what makes links of addresses.
+_MARKING = re.compile(r"[\\`*|\[\]~$]|(?:\b_+|_+\b)|^[-+>#=]|^:(?=:)|#+$|:(?=//)|(?<=\bwww)\.", re.IGNORECASE)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
+# GitHub makes links of these, and tells the person named, after Markdown has been read, so only a character between
+# helps: mentions, addresses of mail, numbers of issues, and names of emoji.
+_LINKING = re.compile(
+    r"(?<!\w)@(?=\w)|(?<=[\w.+-])@(?=[\w-]+\.\w)|#(?=\d)|\bGH-(?=\d)|:(?=(?:[a-z+-][\w+-]*|\d{3,4}):)", re.IGNORECASE
+)
+_JOINER = "\N{WORD JOINER}"
+
+# What XML 1.0 cannot hold, not even escaped.
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# Names of devices, which Windows does not take for files, with any suffix.
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+
+
+def to_line(text: str, longest: int = 0) -> str:
+    r"""Text as one line of plain text, such as a cell of a terminal's table.
+
+    The ends of lines and other white space become single spaces, and spaces stay as they are. What is not printable
+    (control characters, turns of the writing direction, characters without width, halves of surrogate pairs) becomes
+    U+FFFD.
+
+    Args:
+        text: anything.
+        longest: in letters; what is longer ends with an ellipsis. 0 is no limit.
+
+    >>> to_line("one\r\n::error::two\u202e", 8)
+    'one ::e…'
+    """
+    if not (text.isascii() and text.isprintable()):
+        text = _BREAKS.sub(" ", text)
+        text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    text = text.strip()
+    return text[: longest - 1] + "…" if 0 < longest < len(text) else text
+
+
+def to_terminal(text: str) -> str:
+    r"""Text of several lines for a terminal, of which no line is a command to the runner of a CI system.
+
+    It is for a whole message or screen; what must not break its lines went through `to_line` before.
+
+    >>> print(to_terminal("expected a name, got x\n::error::y\x1b[1m"))
+    expected a name, got x
+    : :error::y�[1m
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    shown = ["".join(letter if letter.isprintable() else _unprintable(letter) for letter in line) for line in lines]
+    return _COMMAND.sub(lambda found: f"{found[0]} ", "\n".join(shown))
+
+
+def to_terminal_line(text: str) -> str:
+    r"""Text that is a line of its own on a terminal.
+
+    >>> to_terminal_line("::a\n##[b]")
+    ': :a # #[b]'
+    """
+    return to_terminal(to_line(text))
+
+
+def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
+    r"""Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell.
+
+    Args:
+        text: anything.
+        longest: in letters; what is longer ends with an ellipsis.
+
+    >>> print(to_markdown("a | b\n<c> 2*3 of linear_probe"))
+    a \| b &lt;c> 2\*3 of linear_probe
+    """
+    return _to_markdown(text, longest)
+
+
+# A page repeats few names many times.
+@functools.lru_cache(maxsize=4096)
+def _to_markdown(text: str, longest: int) -> str:
+    text = to_line(" ".join(text.split()), longest)
+    text = _MARKING.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), text)
+    text = _NUMBERED.sub(r"\1\\\2", text)
+    text = _LINKING.sub(lambda found: found[0] + _JOINER, text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def to_code(text: str, longest: int = 2 * _LONGEST_MARKDOWN) -> str:
+    """Text as code in Markdown outside of tables; backticks in it need a longer fence.
+
+    >>> to_code("a `b`"), to_code("")
+    ('`` a `b` ``', '` `')
+    """
+    text = to_line(text, longest)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if not text or text.startswith("`") or text.endswith("`") else ""
+    return fence + (pad + text + pad if text else pad) + fence
+
+
+def to_html(text: str) -> str:
+    r"""Text within an element or a quoted attribute of HTML.
+
+    >>> to_html("a\n<b>")
+    'a &lt;b&gt;'
+    """
+    return html.escape(to_line(text))
+
+
+def to_xml(text: str) -> str:
+    r"""Text that XML 1.0 can hold; quoting is the writer's part.
+
+    >>> to_xml("a\x1b")
+    'a\ufffd'
+    """
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def to_terminal_json(value: Any) -> str:
+    """JSON for a terminal: all in ASCII, and no command to a CI system's runner.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    # Two number signs in a row stand in texts only.
+    return json.dumps(value, indent=2, allow_nan=False).replace("##", "#\\u0023")
+
+
+def workflow_command(level: str, title: str, message: str) -> str:
+    r"""One of GitHub's workflow commands on one line, escaped as @actions/core does.
+
+    >>> workflow_command("error", "a, b", "50 %\n::c")
+    '::error title=a%2C b::50 %25 ::c'
+    """
+    title = _percent(to_line(title, LONGEST_NAME)).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={title}::{_percent(to_line(message, _LONGEST_MESSAGE))}"
+
+
+def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
+    """One component of a path on any file system, or of an address: what may be objected to becomes `_`.
+
+    Args:
+        text: anything.
+        longest: in bytes of UTF-8; of a longer name the end is a hash of the whole.
+
+    >>> to_file_name("resnet18-full-cuda:1"), to_file_name("../x"), to_file_name("nul.txt"), to_file_name("")
+    ('resnet18-full-cuda_1', '_._x', '_nul.txt', '_')
+    """
+    name = re.sub(r"[^\w.+-]+", "_", text)
+    # A point or hyphen in front hides a file, names a folder above or looks like an option; Windows drops one behind.
+    name = re.sub(r"^[.+-]|\.$", "_", name) or "_"
+    if _DEVICES.fullmatch(name):
+        name = f"_{name}"
+    if len(name.encode()) > longest:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+        name = f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
+    return name
+
+
+def _unprintable(letter: str) -> str:
+    return " " if letter.isspace() else "\ufffd"
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
