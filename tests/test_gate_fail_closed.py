@@ -1,5 +1,6 @@
 """What must never pass in silence; beside each hole of pytest-benchmark, a run of it that leaves through that hole."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,15 +9,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from gate_raws import CELL, OTHER, epoch, raw
+from gate_raws import BASE_COMMIT, CELL, HEAD_COMMIT, OTHER, epoch, pair, raw
 from hypothesis import given
 from hypothesis import strategies as st
 from records import SERVER, failed, record
 
 from fashiontl.case import Case
+from fashiontl.cli import main
+from fashiontl.errors import FashiontlError
+from fashiontl.gate.asked import TIMED
 from fashiontl.gate.baselines import Baseline, baseline_of
 from fashiontl.gate.judge import judge
-from fashiontl.gate.raw import Counts, Epoch, Failure, Series
+from fashiontl.gate.raw import Answers, Counts, Epoch, Failure, Raw, Series, Untold
+from fashiontl.gate.rawfile import from_json, to_json
 from fashiontl.gate.stored import judge_stored
 from fashiontl.gate.verdict import EXIT_CODES, Verdict, Word
 from fashiontl.gate.waivers import Waiver
@@ -26,6 +31,7 @@ from fashiontl.record import Record
 TODAY = date(2026, 11, 25)
 CASE = Case("resnet18", "full")
 RENAMED = "resnet18-all-cpu"
+SIZES = ("training_peak_memory", "inference_peak_memory")
 
 
 def series(factor: float = 1.0, cell: str = CELL, **fields: Any) -> Series:
@@ -275,3 +281,157 @@ def test_counts_that_are_none_never_pass(bad: float, metric: str) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0])
 def test_a_stored_number_that_is_none_never_passes(bad: float) -> None:
     assert stored(run(latency=bad), before=baselines()).exit_code != 0
+
+
+# A file that holds less than was asked for; the statement is that of the whole gate.
+
+
+def full() -> Raw:
+    """Two cells with every kind of number, that pass."""
+    timed = tuple(Series(cell, metric, (epoch(),) * 6) for cell in (CELL, OTHER) for metric in TIMED)
+    counted = tuple(
+        Counts(cell, metric, (5.0,) * 6, (5.0,) * 6) for cell in (CELL, OTHER) for metric in ("parameters", *SIZES)
+    )
+    answers = tuple(Answers(cell, (pair(),), 4) for cell in (CELL, OTHER))
+    return raw(series=timed, counts=counted, answers=answers, failures=())
+
+
+def without(kind: str, keep: Callable[[Any], bool]) -> Raw:
+    return replace(full(), **{kind: tuple(one for one in getattr(full(), kind) if keep(one))})
+
+
+def verdict_of(measured: Raw) -> tuple[Word, int]:
+    return outcome(judge(measured, today=TODAY))
+
+
+def test_the_whole_gate_passes() -> None:
+    assert verdict_of(full()) == ("PASS", 0)
+
+
+@pytest.mark.parametrize("kind", ["series", "counts", "answers"])
+def test_a_cell_that_is_gone_never_passes(kind: str) -> None:
+    less = without(kind, lambda one: one.cell != OTHER)
+    assert verdict_of(less) == ("MISSING", 12)
+    assert verdict_of(replace(less, cells=(CELL,))) == ("MISSING", 12), "also where the cell is not listed any more"
+    nothing = replace(full(), series=(), counts=(), answers=(), cells=())
+    assert verdict_of(nothing) == ("MISSING", 12)
+
+
+@pytest.mark.parametrize("metric", [*TIMED, "parameters", *SIZES])
+def test_a_metric_that_is_gone_never_passes(metric: str) -> None:
+    kind = "series" if metric in TIMED else "counts"
+    assert verdict_of(without(kind, lambda one: one.metric != metric)) == ("MISSING", 12), "in every cell"
+    assert verdict_of(without(kind, lambda one: (one.cell, one.metric) != (CELL, metric))) == ("MISSING", 12)
+    assert verdict_of(replace(full(), **{kind: ()})) == ("MISSING", 12)
+
+
+def test_accuracy_that_is_gone_never_passes() -> None:
+    assert verdict_of(replace(full(), answers=())) == ("MISSING", 12)
+
+
+def test_a_metric_that_neither_arm_tells_is_said_to_be_so() -> None:
+    told = without("counts", lambda one: (one.cell, one.metric) != (CELL, "parameters"))
+    assert verdict_of(replace(told, untold=(Untold(CELL, "parameters"),))) == ("PASS", 0)
+
+
+@pytest.mark.parametrize(("base", "head"), [(6, 5), (5, 6), (6, 1), (5, 5), (1, 1), (0, 6), (6, 0), (0, 0)])
+@pytest.mark.parametrize("metric", ["parameters", *SIZES])
+def test_processes_that_are_gone_never_pass(metric: str, base: int, head: int) -> None:
+    counts = tuple(
+        replace(one, base=one.base[:base], head=one.head[:head]) if (one.cell, one.metric) == (CELL, metric) else one
+        for one in full().counts
+    )
+    assert verdict_of(replace(full(), counts=counts))[1] != 0
+
+
+def test_epochs_and_slices_that_are_gone_never_pass() -> None:
+    first, *others = full().series
+    short = replace(first, epochs=first.epochs[:5])
+    assert verdict_of(replace(full(), series=(short, *others))) == ("INCONCLUSIVE", 10)
+    few = replace(first, epochs=(*first.epochs[:5], epoch(slices=3)))
+    assert verdict_of(replace(full(), series=(few, *others))) == ("CRASHED", 12)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 15])
+def test_an_improvement_that_was_not_confirmed_never_passes(taken: int) -> None:
+    faster = series(0.9)
+    assert outcome(judged(faster)) == ("IMPROVED", 0)
+    less = replace(faster, epochs=faster.epochs[: 6 + taken])
+    assert outcome(judged(less)) == ("INCONCLUSIVE", 10)
+
+
+def test_seeds_and_images_that_are_gone_never_pass() -> None:
+    first, other = full().answers
+    some = replace(first, seeds=(pair(1), pair(2)))
+    assert verdict_of(replace(full(), answers=(some, other)))[1] != 0, "the first tells whether others were needed"
+    fewer = replace(first, seeds=(pair(0, "110", "110"),))
+    assert verdict_of(replace(full(), answers=(fewer, other))) == ("CRASHED", 12)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"base": "f" * 40}, {"head": None}, {"thresholds": {}}, {"cells": ()}, {"metrics": ()}]
+)
+def test_what_is_not_what_was_asked_for_never_passes(fields: dict[str, Any]) -> None:
+    asked = full().asked
+    assert asked is not None
+    assert verdict_of(replace(full(), asked=replace(asked, **fields))) == ("MISSING", 12)
+
+
+def test_an_interrupted_gate_never_passes_even_where_inconclusive_may() -> None:
+    verdict = judge(replace(full(), interrupted=True), today=TODAY)
+    assert outcome(verdict) == ("MISSING", 12)
+    assert "interrupted" in verdict.notes[0]
+    slow = judged(series(1.5), interrupted=True)
+    assert outcome(slow) == ("REGRESSED", 1), "what was found stays"
+
+
+def test_a_gate_that_does_not_say_what_was_asked_for_never_passes() -> None:
+    verdict = judge(replace(full(), asked=None), today=TODAY)
+    assert outcome(verdict) == ("MISSING", 12)
+    assert "what was asked for is not stated" in verdict.notes[0]
+
+
+def test_a_file_of_schema_1_is_read_and_never_passes(tmp_path: Path) -> None:
+    entry = json.loads(to_json(full()))
+    for name in ("asked", "untold", "interrupted"):
+        del entry[name]
+    for answers in entry["answers"]:
+        del answers["images"]
+    text = json.dumps(entry | {"schema": 1})
+    assert verdict_of(from_json(text, "old.json")) == ("MISSING", 12)
+    (tmp_path / "old.json").write_text(text)
+    for more in ([], ["--inconclusive", "warn"]):
+        options = ["gate", "--replay", str(tmp_path / "old.json"), "--results", str(tmp_path)]
+        assert main([*options, *more]) == 12
+
+
+def test_what_a_gate_states_is_kept_in_its_file() -> None:
+    entry = json.loads(to_json(full()))["asked"]
+    assert entry["cells"] == [CELL, OTHER]
+    assert set(entry["metrics"]) == {*TIMED, "parameters", *SIZES, "accuracy"}
+    assert entry["processes"] == {CELL: 6, OTHER: 6}
+    assert entry["settings"]["preset"] == "quick"
+    assert (entry["base"], entry["head"]) == (BASE_COMMIT, HEAD_COMMIT)
+    assert entry["thresholds"]["limits"]["latency"]["tolerated"] == 0.02
+    assert from_json(to_json(full()), "gate.json") == full()
+
+
+@given(st.integers(1, 10_000))
+def test_a_file_that_is_cut_is_no_file(place: int) -> None:
+    text = to_json(full())
+    with pytest.raises(FashiontlError, match="expected JSON, got"):
+        from_json(text[:-place], "gate.json")
+
+
+# A waiver covers no more than it says.
+
+
+@pytest.mark.parametrize(("ceiling", "code"), [(4.0, 1), (7.9, 1), (8.1, 0), (50.0, 0)])
+def test_a_waiver_covers_a_change_up_to_its_ceiling(ceiling: float, code: int) -> None:
+    verdict = judged(series(1.08), waivers=(waiver(metric="latency", ceiling=ceiling),))
+    assert verdict.exit_code == code
+    assert any("does not count: expected a change of" in note for note in verdict.notes) == bool(code)
+
+
+def test_a_waiver_of_the_whole_cell_waives_no_slowdown() -> None:
+    assert outcome(judged(series(1.08), waivers=(waiver(ceiling=1000.0),))) == ("REGRESSED", 1)
