@@ -35,7 +35,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = runner.Gate.__init__
     monkeypatch.setattr(runner.Gate, "__init__", lambda *given, **more: whole(*given, **more, rule=rule))
-    monkeypatch.setattr("fashiontl.gate.untimed.limit_of", lambda cell, metric: Limit(metric, "size", repeats=2))
+    monkeypatch.setattr("fashiontl.gate.untimed.processes_of", lambda cell: 2)
 
 
 def gated(folder: Path, *cases: Case, use: Callable[[Gate], Raw] = Gate.measure, **more: object) -> Raw:

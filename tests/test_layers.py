@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "fashiontl"
 
 # From the bottom up; a module may import only from lower rows (and, within a package, from its own).
 LAYERS = (
-    ("errors", "encoding", "escape"),
+    ("encoding", "escape"),
+    ("errors",),
     ("metrics", "stats", "operators", "case", "vision", "modes", "replay"),
     ("recipes", "environment", "nvml", "processes", "comparison"),
     ("conditions", "energy", "locks"),

@@ -68,12 +68,8 @@ class StoppedError(Exception):
 
 def failure_kind(outcome: Outcome) -> Kind:
     """What a phase that is not `ok` comes down to."""
-    match outcome.status:
-        case "timeout" | "oom":
-            return outcome.status
-        case "skipped":
-            return "missing"
-    return "crashed"
+    kinds: dict[str, Kind] = {"timeout": "timeout", "oom": "oom", "skipped": "missing"}
+    return kinds.get(outcome.status, "crashed")
 
 
 class Arm:
@@ -351,10 +347,8 @@ def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[lis
         inherited: that path.
     """
     trees, others = [checkout.folder, checkout.folder / "src"], []
-    for text in inherited.split(os.pathsep):
+    for text in filter(None, inherited.split(os.pathsep)):
         entry = user_path(text)
-        if not text:
-            continue
         if not entry.is_absolute():
             # The arm begins in its own tree's folder, as the command did in the head's.
             trees.append(checkout.folder / entry)

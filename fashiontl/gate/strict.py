@@ -76,7 +76,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entry) < len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"an object with {', '.join(map(repr, twice))} more than once, of which one would be lost")
+        raise ValueError("; ".join(f"key {name!r} is given twice" for name in twice))
     return entry
 
 
