@@ -271,6 +271,10 @@ def full_record(number: int, **fields: Any) -> dict[str, Any]:
         made, provenance=made.provenance | more, proof=proof, warnings=("a doubt",), artifacts={"trace": "a.json"}
     )
     line: dict[str, Any] = json.loads(line_of(values))
+    for entry in line["measurements"]:
+        if entry["metric"] == "accuracy":
+            # Of as many images as the confusion counts.
+            entry |= {"trials": 2000, "values": [round(2000 * value) / 2000 for value in entry["values"]]}
     return line
 
 
@@ -307,10 +311,17 @@ def test_the_fields_of_a_record_that_hold_text_are_found() -> None:
     }  # fmt: skip
 
 
+def test_the_records_that_others_are_made_of_are_read(tmp_path: Path) -> None:
+    _, table, told = page_of(tmp_path, *RECORDS.values())
+    assert told == ""
+    assert len(table.splitlines()) > 3
+
+
 @pytest.mark.parametrize(("kind", "path"), PLACES, ids=[f"{kind}-{'.'.join(map(str, path))}" for kind, path in PLACES])
 def test_no_field_of_a_record_gets_out(kind: str, path: tuple[Any, ...], tmp_path: Path) -> None:
-    other = full_record(3) | {"id": "other"}
+    other = full_record(3)
     other["case"]["policy"] = "linear_probe"
+    other["id"] = Case(**other["case"]).id
     shapes = set()
     for text in (ALL + "x" * 10_000, "harmless"):
         page, table, told = page_of(tmp_path, placed(RECORDS[kind], path, text), other)
@@ -452,11 +463,15 @@ def test_no_option_gets_out(
 
 
 def test_a_baseline_of_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = RECORDS["ok"] | {"id": ALL}
+    line = full_record(1)
+    line["case"]["weights"] = ALL
+    line["id"] = Case(**line["case"]).id
     write_atomically(tmp_path / "runs" / "machine" / "run.jsonl", json.dumps(line).encode() + b"\n")
-    assert cli.main(["baseline", "add", f"--results={tmp_path}"]) == 0
-    assert cli.main(["baseline", "show", f"--results={tmp_path}"]) == 0
-    assert_tame_terminal(capsys.readouterr().out)
+    added = cli.main(["baseline", "add", f"--results={tmp_path}"])
+    shown = cli.main(["baseline", "show", f"--results={tmp_path}"])
+    printed = capsys.readouterr()
+    assert (added, shown) == (0, 0), printed.err
+    assert_tame_terminal(printed.out)
 
 
 # --- the plug-in ---

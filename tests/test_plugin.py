@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -35,9 +36,11 @@ Measurer.measure = measure
 Measurer.count = lambda self, case: None
 """
 
+Matrix = Callable[[str], pytest.Pytester]
+
 
 @pytest.fixture
-def bench(matrix: Callable[[str], pytest.Pytester]) -> pytest.Pytester:
+def bench(matrix: Matrix) -> pytest.Pytester:
     return matrix(FAKE)
 
 
@@ -146,7 +149,7 @@ def order(bench: pytest.Pytester, *arguments: str) -> list[str]:
     return [name for number, name in enumerate(found) if found[:number][-1:] != [name]]
 
 
-def test_cheap_cells_come_first_unless_an_order_was_given(matrix: Callable[[str], pytest.Pytester]) -> None:
+def test_cheap_cells_come_first_unless_an_order_was_given(matrix: Matrix) -> None:
     bench = matrix(FAKE + COUNTED)
     cheap = ["mobilenet_v2", "resnet18", "densenet121", "vgg11"]
     assert order(bench) == cheap
@@ -180,7 +183,7 @@ def test_absent_kinds_of_devices_are_visible_skips(bench: pytest.Pytester, monke
     result.stdout.fnmatch_lines(["SKIPPED*torch * sees no Intel GPU; it needs torch's XPU build and Intel's driver"])
 
 
-def test_collecting_loads_no_torch(matrix: Callable[[str], pytest.Pytester]) -> None:
+def test_collecting_loads_no_torch(matrix: Matrix) -> None:
     bench = matrix("import sys\ndef pytest_unconfigure(): print('torch' in sys.modules, 'pandas' in sys.modules)")
     result = run(bench, "--collect-only", "-q")
     result.stdout.fnmatch_lines(["test_matrix.py::test_cell?vgg11-scratch-cpu?", "False False"])
@@ -352,9 +355,9 @@ def test_results_below_a_path_that_is_not_utf_8(bench: pytest.Pytester) -> None:
         "from pytest_benchmark.fixture import BenchmarkFixture; BenchmarkFixture.pedantic = broken",
     ],
 )
-def test_what_cannot_be_shown_loses_no_record_and_no_exit_code(bench: pytest.Pytester, fault: str) -> None:
+def test_what_cannot_be_shown_loses_no_record_and_no_exit_code(matrix: Matrix, fault: str) -> None:
     broken = "def broken(*_, **__):\n    raise RuntimeError('it cannot be shown')\n"
-    bench.makeconftest(f"{FAKE}\nimport fashiontl.leaderboard\n{broken}\n{fault}\n")
+    bench = matrix(f"{FAKE}\nimport fashiontl.leaderboard\n{broken}\n{fault}\n")
     result = run(bench, "--arch=resnet18,vgg11", "--policy=full")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == 1
@@ -363,8 +366,8 @@ def test_what_cannot_be_shown_loses_no_record_and_no_exit_code(bench: pytest.Pyt
     result.stdout.fnmatch_lines(["records *.jsonl"])
 
 
-def test_a_case_without_latencies_passes(bench: pytest.Pytester) -> None:
-    bench.makeconftest(
+def test_a_case_without_latencies_passes(matrix: Matrix) -> None:
+    bench = matrix(
         FAKE.replace("samples = tuple(0.001 * (number + len(case.policy)) for number in range(5))", "samples = ()")
     )
     run(bench, "--arch=resnet18", "--policy=full").assert_outcomes(passed=1)
@@ -386,8 +389,10 @@ def test_a_run_whose_file_lost_its_end_is_resumed(bench: pytest.Pytester, cut: i
     assert whole or "cut off" in result.stdout.str()
 
 
-def test_a_full_disk_saves_the_record_elsewhere(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    temporary = bench.path / "temporary"
+def test_a_full_disk_saves_the_record_elsewhere(
+    matrix: Matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     full = """
@@ -396,7 +401,7 @@ def full(path, contents):
     raise OSError(28, "No space left on device")
 fashiontl.record.writing.write_atomically = full
 """
-    bench.makeconftest(FAKE + full)
+    bench = matrix(FAKE + full)
     result = run(bench, "--arch=resnet18", "--policy=full,scratch")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*No space left on device*the record is in *"])
@@ -404,8 +409,10 @@ fashiontl.record.writing.write_atomically = full
     assert len(saved.read_text().splitlines()) == 2
 
 
-def test_no_folder_for_temporary_files_is_told_before_anything_is_measured(bench: pytest.Pytester) -> None:
-    bench.makeconftest(FAKE + "\nimport tempfile\ntempfile.tempdir = '/dev/null/absent'\n")
+def test_no_folder_for_temporary_files_is_told_before_anything_is_measured(
+    matrix: Matrix,
+) -> None:
+    bench = matrix(FAKE + "\nimport tempfile\ntempfile.tempdir = '/dev/null/absent'\n")
     result = run(bench, "--arch=resnet18", "--policy=full")
     assert result.ret == 2
     assert "got /dev/null/absent: Not a directory; free it, or name another with the variable TMPDIR" in (

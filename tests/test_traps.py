@@ -317,12 +317,12 @@ def test_interpolation_is_the_checkpoints_own(tmp_path: Path) -> None:
     network = build("resnet9", CLASSES, image_size=48)
     bicubic = Preprocessing(48, IMAGENET_MEAN, IMAGENET_DEVIATION, "bicubic")
     save(tmp_path / "resnet9.pt", network, "resnet9", bicubic)
-    _, loaded, _, _ = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file")
+    loaded = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert torch.equal(loaded(NOISE), bicubic(NOISE))
     without = torch.load(tmp_path / "resnet9.pt", weights_only=True)
     del without["interpolation"]
     torch.save(without, tmp_path / "resnet9.pt")
-    _, guessed, _, _ = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file")
+    guessed = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert (guessed(NOISE) - bicubic(NOISE)).abs().mean() > 0.05
 
 
