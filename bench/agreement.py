@@ -24,14 +24,14 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from fashiontl import phases
-from fashiontl.architectures.build import build
-from fashiontl.case import PRESETS, Case
-from fashiontl.environment import choose_threads, read_environment
-from fashiontl.latency import Effort, Instrument, time_calls
-from fashiontl.phases import speed
-from fashiontl.stats import mean_interval, median_interval
-from fashiontl.worker import Worker
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.stats import mean_interval, median_interval
+from fashiontl.machine.environment import choose_threads, read_environment
+from fashiontl.models.build import build
+from fashiontl.runner import phases
+from fashiontl.runner.client import Worker
+from fashiontl.runner.phases import speed
+from fashiontl.timing.loops import Effort, Instrument, time_calls
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",
@@ -88,7 +88,7 @@ def timer_text(rounds: int, seconds: float) -> str:
     table = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 3))
     return f"""## Latency at batch 1
 
-`fashiontl`: the median of `fashiontl.latency.time_calls`. `Timer`: the median of
+`fashiontl`: the median of `fashiontl.timing.loops.time_calls`. `Timer`: the median of
 `torch.utils.benchmark.Timer.blocked_autorange` with the same number of threads. They take turns, {rounds} of
 {seconds:g} s each, in ABBA order, so that a drift of the machine meets both; the ratio is the mean over turns of that
 turn's ratio, with a 95 % interval (Student's t). Images of {PIXELS} pixels.

@@ -25,11 +25,11 @@ import torch
 from agreement import machine
 from tabulate import tabulate
 
-from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
+from fashiontl.core.case import MEMORY_FORMATS, PRESETS, Case
 from fashiontl.data import TASKS, find_task
-from fashiontl.environment import choose_threads
-from fashiontl.measure import cache_folder
-from fashiontl.worker import Worker
+from fashiontl.machine.environment import choose_threads
+from fashiontl.runner.cell import cache_folder
+from fashiontl.runner.client import Worker
 
 POLICIES = ("linear_probe", "last_stage", "full", "scratch")
 NAMES = {"fashiontl": "fashiontl", "plain": "plain", "lightning": "Lightning"}

@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
-from fashiontl import modes
-from fashiontl.architectures.network import Network
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import TaskData, select
 from fashiontl.data.sources import load_task_images
-from fashiontl.evaluation import evaluate
-from fashiontl.features import FeatureStore
+from fashiontl.data.torchvision_import import torchvision
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.freezing.policies import Plan
-from fashiontl.images import Preprocessing
-from fashiontl.phases import pretrain
-from fashiontl.recipes import Recipe, recipe_for
-from fashiontl.train import OPTIMIZERS, Examples, fit, is_normalised, predict, rate_factor
-from fashiontl.variants import Variant
-from fashiontl.vision import torchvision
-from fashiontl.workload import Workload
+from fashiontl.models.network import Network
+from fashiontl.runner.phases import pretrain
+from fashiontl.runner.workload import Workload
+from fashiontl.timing import torch_flags
+from fashiontl.timing.variants import Variant
+from fashiontl.training.evaluation import evaluate
+from fashiontl.training.fit import OPTIMIZERS, Examples, fit, is_normalised, predict, rate_factor
+from fashiontl.training.prefix import FeatureStore
+from fashiontl.training.recipes import Recipe, recipe_for
 
-# What fashiontl.worker may be asked for.
+# What fashiontl.runner.client may be asked for.
 __all__ = ["measure", "pretrain"]
 
 
@@ -89,7 +89,7 @@ class Side(Protocol):
 
 
 class Fashiontl:
-    """As `fashiontl.phases.accuracy` trains; features are kept in memory, so each training computes its own."""
+    """As `fashiontl.runner.phases.accuracy` trains; features are kept in memory, so each training computes its own."""
 
     reused_stages = 0
 
@@ -163,7 +163,7 @@ def check_pixels(images: Tensor, labels: Tensor, preprocessing: Preprocessing) -
     one_by_one = torch.stack([pictures[index][0] for index in range(len(pictures))])
     together = preprocessing(images)
     assert torch.equal(one_by_one, together), (
-        "expected the same pixels from the transforms as from fashiontl.images, "
+        "expected the same pixels from the transforms as from fashiontl.data.preprocessing, "
         f"got {int((one_by_one != together).sum())} that differ"
     )
 
@@ -304,7 +304,7 @@ def measure(job: dict[str, Any], _progress: Any = None) -> dict[str, Any]:
     settings, policy, seed = work.settings, work.case.policy, job["seed"]
     kind = SIDES[job["side"]]
     if kind is Fashiontl:
-        modes.deterministic(work.case.precision)
+        torch_flags.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     data = select(images, work.task, settings.train_per_class, settings.test_per_class, seed)
     torch.manual_seed(seed)

@@ -16,8 +16,8 @@ from gate_planted import CHANNELS, MODULE, Amount, fit, make_repository, measure
 from gate_real import METRICS, conditions
 from tabulate import tabulate
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.verdict import Verdict
 
 OPERATOR = "conv"
@@ -25,7 +25,7 @@ OPERATOR = "conv"
 
 def planted(architecture: str) -> str:
     """The module that `gate_planted` appends to the first stage."""
-    from fashiontl.architectures.build import build
+    from fashiontl.models.build import build
 
     return f"stage1.{len(build(architecture, 10, image_size=PRESETS['quick'].image_size).stages['stage1'])}"
 

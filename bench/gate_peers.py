@@ -21,12 +21,12 @@ import numpy as np
 from gate_simulation import SHAPES, SPREADS, table
 from numpy.typing import NDArray
 
+from fashiontl.core.stats import student_quantile
 from fashiontl.gate import rawfile
 from fashiontl.gate.judge import judge
 from fashiontl.gate.limits import LIMITS
 from fashiontl.gate.raw import Epoch, Stage
 from fashiontl.gate.sequential import decide, evidence_of, next_action
-from fashiontl.stats import student_quantile
 
 Times = NDArray[np.float64]
 

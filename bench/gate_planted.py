@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from fashiontl import extensions
-from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.errors import FashiontlError
+from fashiontl.matrix import extensions
 
 # Channels of the first stage's activations, on which the extra work is done.
 CHANNELS = {"resnet18": 64, "mobilenet_v2": 16}
@@ -27,9 +27,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fashiontl.architectures import Architecture
-from fashiontl.architectures import build as architectures
-from fashiontl.extensions import register
+from fashiontl.models.registry import Architecture
+from fashiontl.models.registry import build as architectures
+from fashiontl.matrix.extensions import register
 
 # Convolutions a pass: in training, and in inference.
 CALLS = ({training}, {inference})
@@ -135,12 +135,12 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
     """
     import torch
 
-    from fashiontl import modes
-    from fashiontl.workload import Workload
+    from fashiontl.runner.workload import Workload
+    from fashiontl.timing import torch_flags
 
     extensions.load([str(extension)])
     torch.set_num_threads(settings.threads)
-    modes.fastest()
+    torch_flags.fastest()
     work = Workload.of({"case": asdict(case), "settings": asdict(settings), "cache": ""})
     starts = work.starts()
     step = work.training_step(starts)

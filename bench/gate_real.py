@@ -20,8 +20,8 @@ from pathlib import Path
 from gate_planted import CHANNELS, MODULE, Amount, Slower, burning, fit, make_repository, measured, nets
 from tabulate import tabulate
 
-from fashiontl.case import PRESETS, Case, Settings
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import rawfile
 from fashiontl.gate.asked import stated
 from fashiontl.gate.judge import judge

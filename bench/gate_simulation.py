@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from fashiontl.core.stats import wilson
 from fashiontl.gate.accuracy import judge_answers
 from fashiontl.gate.limits import LIMITS
 from fashiontl.gate.raw import Answers, SeedPair
 from fashiontl.gate.sequential import CONFIRMATION, LOOKS, Decision, Evidence, decide, decide_all
-from fashiontl.stats import wilson
 
 LIMIT = LIMITS["latency"]
 CELLS = 48

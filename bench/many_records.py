@@ -25,15 +25,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.environment import read_environment
+from fashiontl.core.files import write_atomically
 from fashiontl.freezing import POLICIES
-from fashiontl.latency import no_garbage_collection
-from fashiontl.leaderboard import parts, read_rows
-from fashiontl.leaderboard.markdown import TextColumn, table
-from fashiontl.leaderboard.sections import sections
-from fashiontl.record import Record, read_file, to_json, write_atomically
-from fashiontl.record.line import compact
+from fashiontl.machine.environment import read_environment
+from fashiontl.models.registry import ARCHITECTURES
+from fashiontl.records import Record, read_file, to_json
+from fashiontl.records.record import compact
+from fashiontl.reports.leaderboard.markdown import TextColumn, table
+from fashiontl.reports.leaderboard.page import parts, read_rows
+from fashiontl.reports.leaderboard.sections import sections
+from fashiontl.timing.loops import no_garbage_collection
 
 RESULTS = Path(__file__).parent.parent / "results"
 FILES = 50

@@ -1,7 +1,7 @@
 """Which networks train faster in channels_last on this CPU: both formats in turns, beside what the rule says.
 
 `python bench/memory_formats.py` prints Markdown; give it a quiet machine. The rule is
-`fashiontl.variants.faster_format`, by which backbones are pretrained.
+`fashiontl.timing.variants.faster_format`, by which backbones are pretrained.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from agreement import machine
 from fast import spread, turns
 from tabulate import tabulate
 
-from fashiontl.case import MEMORY_FORMATS, PRESETS, Case
-from fashiontl.environment import choose_threads
-from fashiontl.variants import faster_format, small_convolutions
-from fashiontl.workload import Workload
+from fashiontl.core.case import MEMORY_FORMATS, PRESETS, Case
+from fashiontl.machine.environment import choose_threads
+from fashiontl.runner.workload import Workload
+from fashiontl.timing.variants import faster_format, small_convolutions
 
 ARCHITECTURES = (
     "alexnet", "vgg11", "resnet18", "inception_v3", "densenet121", "squeezenet1_1", "googlenet", "resnet50",

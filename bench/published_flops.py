@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.architectures.build import build
-from fashiontl.flops import forward_flops
-from fashiontl.leaderboard.markdown import TextColumn, table
-from fashiontl.vision import models, torchvision
+from fashiontl.data.torchvision_import import models, torchvision
+from fashiontl.models.build import build
+from fashiontl.models.registry import ARCHITECTURES
+from fashiontl.reports.leaderboard.markdown import TextColumn, table
+from fashiontl.timing.flops import forward_flops
 
 NAMES = tuple(name for name, entry in ARCHITECTURES.items() if entry.builder == name and not entry.small_stem)
 CLASSES = 1000

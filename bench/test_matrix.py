@@ -3,10 +3,10 @@
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from fashiontl.escape import to_terminal_line
-from fashiontl.gating import GatedCell
+from fashiontl.core.escape import to_terminal_line
 from fashiontl.plugin import Cell
-from fashiontl.worker import Outcome
+from fashiontl.runner.client import Outcome
+from fashiontl.session.gating import GatedCell
 
 
 def test_cell(cell: Cell, benchmark: BenchmarkFixture) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from fashiontl import __version__
-from fashiontl.encoding import print_plainly
-from fashiontl.errors import FashiontlError, tell, told, unwritable
-from fashiontl.escape import to_terminal, to_terminal_json, to_terminal_line
+from fashiontl.core.encoding import print_plainly
+from fashiontl.core.errors import FashiontlError, tell, told, unwritable
+from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
-from fashiontl.options import filled, whole
-from fashiontl.progress import ProgressText
+from fashiontl.matrix.options import filled, whole
+from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
-    from fashiontl.case import Case, Settings
+    from fashiontl.core.case import Case, Settings
 
 # What a command prints, and its exit code.
 _Answer = tuple[str, int]
@@ -194,7 +194,7 @@ def _seconds(text: str) -> float:
 
 def _extensions(options: argparse.Namespace) -> list[str]:
     """Load the user's own entries; what a worker has to load too."""
-    from fashiontl.extensions import chosen, load
+    from fashiontl.matrix.extensions import chosen, load
 
     names = chosen(options.fashiontl_plugin, Path.cwd())
     load(names)
@@ -202,18 +202,18 @@ def _extensions(options: argparse.Namespace) -> list[str]:
 
 
 def _list(options: argparse.Namespace) -> _Answer:
-    from fashiontl.listing import listing
+    from fashiontl.reports.listing import listing
 
     _extensions(options)
     return listing(options.data_root or ""), 0
 
 
 def _doctor(options: argparse.Namespace) -> _Answer:
-    from fashiontl.devices import DEVICES, is_device, seen_devices
+    from fashiontl.core.errors import unknown_name
     from fashiontl.doctor import equipment, examine, to_json, to_text
-    from fashiontl.errors import unknown_name
-    from fashiontl.measure import check_cache
-    from fashiontl.worker import Worker
+    from fashiontl.machine.devices import DEVICES, is_device, seen_devices
+    from fashiontl.runner.cell import check_cache
+    from fashiontl.runner.client import Worker
 
     names = list(dict.fromkeys(name.strip() for name in options.device.split(","))) if options.device else []
     if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
@@ -229,11 +229,11 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 def _profile(options: argparse.Namespace) -> _Answer:
     from dataclasses import asdict
 
-    from fashiontl.locks import alone_on
-    from fashiontl.measure import cache_folder, check_cache
-    from fashiontl.options import as_timed
-    from fashiontl.record import check_folder
-    from fashiontl.worker import Worker
+    from fashiontl.core.files import check_folder
+    from fashiontl.machine.locks import alone_on
+    from fashiontl.matrix.options import as_timed
+    from fashiontl.runner.cell import cache_folder, check_cache
+    from fashiontl.runner.client import Worker
 
     extensions = _extensions(options)
     case, settings = _chosen(options)
@@ -261,7 +261,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
 
 def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings]":
     """The case and the settings that were asked for; what is wrong with either is said together."""
-    from fashiontl.options import Axes, case_of_id, matrix
+    from fashiontl.matrix.options import Axes, case_of_id, matrix
 
     faults: list[str] = []
     case = _unless_wrong(lambda: case_of_id(options.case, options.weights or ""), faults)
@@ -285,7 +285,7 @@ def _unprofiled(case_id: str, reason: str) -> _Answer:
 
 
 def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str, Any]) -> str:
-    from fashiontl.operators import from_dict, top
+    from fashiontl.profiling.operators import from_dict, top
 
     if options.json:
         return to_terminal_json({"case": said[0], "notes": said[1:], "profile": values})
@@ -308,7 +308,7 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
 
 
 def _leaderboard(options: argparse.Namespace) -> _Answer:
-    from fashiontl.leaderboard import write
+    from fashiontl.reports.leaderboard.page import write
 
     try:
         return to_terminal_line(str(write(options.results, _warn))), 0

@@ -12,20 +12,20 @@ from uuid import uuid4
 
 import pytest
 
-from fashiontl import ahead, collecting, entry, gating, spreading
-from fashiontl.case import Case
-from fashiontl.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
-from fashiontl.declaring import declare, read
-from fashiontl.errors import FashiontlError, told
-from fashiontl.escape import to_line, to_terminal, to_terminal_line
-from fashiontl.extensions import chosen
-from fashiontl.options import AXES, Axes, matrix
-from fashiontl.progress import ProgressLine
-from fashiontl.replay import ReplayTimer
+from fashiontl.core.case import Case
+from fashiontl.core.errors import FashiontlError, told
+from fashiontl.core.escape import to_line, to_terminal, to_terminal_line
+from fashiontl.matrix.extensions import chosen
+from fashiontl.matrix.options import AXES, Axes, matrix
+from fashiontl.reports.progress import ProgressLine
+from fashiontl.session import ahead, collecting, entry, gating, spreading
+from fashiontl.session.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
+from fashiontl.session.declaring import declare, read
+from fashiontl.session.replay import ReplayTimer
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the matrix's options, unless `fashiontl.entry` will when all others have been declared."""
+    """Declare the matrix's options, unless `fashiontl.session.entry` will when all others have been declared."""
     config: Any = pluginmanager.get_plugin("pytestconfig")
     # With `-p` this comes before the plug-ins that pytest finds itself, and before `pytest_load_initial_conftests`.
     early = entry.BENCH in getattr(config, "known_args_namespace", config.option).plugins
@@ -99,8 +99,8 @@ class Run:
         return equal
 
     def _begin(self) -> dict[str, Any]:
-        from fashiontl.environment import choose_threads, machine_key, read_environment
-        from fashiontl.record import RunFile, new_run_path, resumable
+        from fashiontl.machine.environment import choose_threads, machine_key, read_environment
+        from fashiontl.records import RunFile, new_run_path, resumable
 
         environment = read_environment({}, threads=choose_threads(self.settings.threads).count)
         machine = machine_key(environment)
@@ -118,8 +118,8 @@ class Run:
     @property
     def measurer(self) -> Any:
         """What measures cases, with its worker."""
-        from fashiontl.measure import Measurer
-        from fashiontl.worker import Worker
+        from fashiontl.runner.cell import Measurer
+        from fashiontl.runner.client import Worker
 
         if self._measurer is None:
             self._worker = Worker(self.settings.threads)
@@ -131,7 +131,7 @@ class Run:
 
     def look_ahead(self, items: list[pytest.Item], calls: Sequence[pytest.Item], cases: Sequence[Case]) -> None:
         """Predict how long the cases of tests take, and put the tests in the order in which they run."""
-        from fashiontl.measure import cache_folder
+        from fashiontl.runner.cell import cache_folder
 
         if self.finished >= {case.id for case in cases}:
             return
@@ -145,7 +145,7 @@ class Run:
 
     def measure(self, case: Case, test: str) -> Any:
         """Measure one case as the test of an id, and save its record before anything else happens."""
-        from fashiontl.record import RunFile
+        from fashiontl.records import RunFile
 
         self.line.begin(case.id)
         record = self.measurer.measure(case, self.line.update)
@@ -330,8 +330,8 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None
 
 
 def _check_writable(run: Run) -> None:
-    from fashiontl.measure import check_cache
-    from fashiontl.record import check_writable
+    from fashiontl.records import check_writable
+    from fashiontl.runner.cell import check_cache
 
     with _exit_on_fault():
         check_writable(run.results)
@@ -354,7 +354,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     several = option.device and len({case.device for case in cases}) > 1
     if config.option.dist != "load" or not (several or option.spread):
         return None
-    from fashiontl.scheduling import OneProcessAScope
+    from fashiontl.session.scheduling import OneProcessAScope
 
     scopes = spreading.scopes(cases) if option.spread else {case.id: case.device for case in cases}
     return OneProcessAScope(config, log, scopes)
@@ -394,6 +394,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
     if not run.begun or not run.path.exists():
         return
-    from fashiontl.summary import write_summary
+    from fashiontl.reports.summary import write_summary
 
     write_summary(terminalreporter, run.path, run.results, run.said, run.line.account())

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fashiontl.architectures import ARCHITECTURES, size_fault
-from fashiontl.architectures.build import _ARGUMENTS
-from fashiontl.vision import models
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.build import _ARGUMENTS
+from fashiontl.models.registry import ARCHITECTURES, size_fault
 
 # The smallest of each family, and one more where torchvision builds a family in two ways.
 SMALLEST = (

@@ -65,7 +65,7 @@ def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callab
 @pytest.fixture
 def own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test's extensions register, and the modules they are, are gone after it."""
-    from fashiontl import extensions
+    from fashiontl.matrix import extensions
 
     tables = [table for _, table in extensions._TABLES.values()] + [extensions._ADDED]
     copies = [dict(table) for table in tables]

@@ -5,11 +5,11 @@ from typing import Any
 
 from records import LAPTOP
 
-from fashiontl.case import PRESETS
-from fashiontl.environment import PROTOCOL, machine_key
+from fashiontl.core.case import PRESETS
 from fashiontl.gate.asked import stated
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Epoch, Failure, Raw, SeedPair, Series, Tree
 from fashiontl.gate.verdict import Change, Explained, Finding, Verdict
+from fashiontl.machine.environment import PROTOCOL, machine_key
 
 BASE_COMMIT, HEAD_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
 CELL, OTHER = "resnet18-full-cpu", "vgg11-linear_probe-cpu"

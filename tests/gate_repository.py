@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from fashiontl.case import Case
+from fashiontl.core.case import Case
 
 # `{extra}` is what a layer does besides; a name is a network's.
 NETS = """
@@ -13,9 +13,9 @@ import time
 import torch
 from torch import nn
 
-from fashiontl.architectures import Architecture
-from fashiontl.architectures.network import Network
-from fashiontl.extensions import register
+from fashiontl.models.registry import Architecture
+from fashiontl.models.network import Network
+from fashiontl.matrix.extensions import register
 
 
 class Extra(nn.Module):

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fashiontl.case import PRESETS, Case, Settings
-from fashiontl.environment import Environment, machine_key
-from fashiontl.metrics import Measurement
-from fashiontl.record import SCHEMA, Record
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.core.metrics import Measurement
+from fashiontl.machine.environment import Environment, machine_key
+from fashiontl.records import SCHEMA, Record
 
 LAPTOP = Environment(
     python="3.12.4", torch="2.13.0+cpu", torchvision="0.28.0", fashiontl="0.1.0",

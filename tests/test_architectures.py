@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.architectures import ARCHITECTURES, Architecture, size_fault
+from fashiontl.models.registry import ARCHITECTURES, Architecture, size_fault
 
 
 def test_the_builder_is_the_name_unless_given() -> None:

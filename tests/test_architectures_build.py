@@ -8,12 +8,12 @@ import torch
 from architectures_models import filled, head_of, images, reference
 from torch import Tensor, nn
 
-from fashiontl.architectures import ARCHITECTURES, Architecture
-from fashiontl.architectures.adapters import TutorialVGG
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.errors import FashiontlError
-from fashiontl.vision import models
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.blocks import TutorialVGG
+from fashiontl.models.build import build
+from fashiontl.models.network import Network
+from fashiontl.models.registry import ARCHITECTURES, Architecture
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from fashiontl.architectures import check_name, fitting_size, members, trained_apart
-from fashiontl.architectures.build import build
-from fashiontl.architectures.hybrids import JoinedNetwork, MeanOfProbabilities
-from fashiontl.architectures.network import Network
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.freezing.proof import Watch
+from fashiontl.models.build import build
+from fashiontl.models.ensembles import JoinedNetwork, MeanOfProbabilities
+from fashiontl.models.network import Network
+from fashiontl.models.registry import check_name, fitting_size, members, trained_apart
 
 NAMES = ("resnet9", "squeezenet1_1", "shufflenet_v2_x0_5")
 

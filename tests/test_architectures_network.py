@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fashiontl.architectures.network import Network, resized
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
+from fashiontl.models.network import Network, resized
 
 
 def small() -> Network:

@@ -8,12 +8,12 @@ import torch
 from architectures_models import SMALLEST, TORCHVISION, filled, head_of, images, reference, size_for
 from torch import nn
 
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.architectures.stages import FAMILIES, split
-from fashiontl.errors import FashiontlError
-from fashiontl.vision import models
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.build import build
+from fashiontl.models.families import FAMILIES, split
+from fashiontl.models.network import Network
+from fashiontl.models.registry import ARCHITECTURES
 
 CLASSES = 7
 

@@ -11,15 +11,16 @@ import torch
 from test_freezing_families import assert_invariants, train
 from torch import Tensor, nn
 
-from fashiontl.architectures import Architecture, find, size_fault, timm_models
-from fashiontl.architectures.build import build
-from fashiontl.architectures.whole import WholeNetwork
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
-from fashiontl.freezing.adapters import prepare
 from fashiontl.freezing.apply import apply
-from fashiontl.images import Preprocessing
-from fashiontl.weights.files import load, save
+from fashiontl.freezing.lora import prepare
+from fashiontl.models import timm_models
+from fashiontl.models.build import build
+from fashiontl.models.registry import Architecture, find, size_fault
+from fashiontl.models.weights.files import load, save
+from fashiontl.models.whole import WholeNetwork
 
 timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,8 +117,8 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_but_its_own_models_works_without_timm() -> None:
     code = (
-        "import sys; sys.modules['timm'] = None; import fashiontl.listing;"
-        "from fashiontl.architectures.build import build; build('resnet18', 4, image_size=32)"
+        "import sys; sys.modules['timm'] = None; import fashiontl.reports.listing;"
+        "from fashiontl.models.build import build; build('resnet18', 4, image_size=32)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.case import PRESETS, RANGES, Case, Settings, default_weights, expand, override
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, RANGES, Case, Settings, default_weights, expand, override
+from fashiontl.core.errors import FashiontlError
 
 NAMES = st.sampled_from(["vgg11", "resnet18"])
 POLICY_NAMES = st.sampled_from(["scratch", "full", "linear_probe"])

@@ -15,10 +15,10 @@ import pytest
 from records import matrix
 
 from fashiontl import __version__, cli, doctor
-from fashiontl.case import PRESETS, Case, Settings
+from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.doctor import Line, Report, Section
-from fashiontl.record import RunFile
-from fashiontl.worker import Outcome, Worker
+from fashiontl.records import RunFile
+from fashiontl.runner.client import Outcome, Worker
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_list_shows_extensions_of_the_option_and_of_pyproject(tmp_path: Path) -> None:
     task = (
-        "from fashiontl.data import Task; from fashiontl.extensions import register; register(Task('{0}', '', (1, 2)))"
+        "from fashiontl.data import Task; from fashiontl.matrix.extensions import register;"
+        "register(Task('{0}', '', (1, 2)))"
     )
     (tmp_path / "first.py").write_text(task.format("mine"))
     (tmp_path / "second.py").write_text(task.format("yours"))
@@ -175,7 +176,7 @@ def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, fl
     monkeypatch.setattr(doctor, "examine", examine)
     section = Section("extras", (Line("peft", "absent", "note"),))
     monkeypatch.setattr(doctor, "equipment", lambda worker, results, progress: [section])
-    monkeypatch.setattr("fashiontl.devices.seen_devices", lambda: ["cpu"])
+    monkeypatch.setattr("fashiontl.machine.devices.seen_devices", lambda: ["cpu"])
     return asked
 
 

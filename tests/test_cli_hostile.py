@@ -13,7 +13,8 @@ import pytest
 from gate_raws import raw
 from gate_repository import repository
 
-from fashiontl import cli, errors
+from fashiontl import cli
+from fashiontl.core import errors
 from fashiontl.gate import commands, rawfile
 
 LONG = "a" * 5000
@@ -247,7 +248,7 @@ def test_a_broken_pyproject_is_bad_input(
     [
         "raise SystemExit", "raise SystemExit(0)", "1/0", "(", "raise BaseException('x')", "raise GeneratorExit",
         "class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "raise RecursionError", "\0",
-        "from fashiontl.extensions import register; register(3)",
+        "from fashiontl.matrix.extensions import register; register(3)",
     ],
 )  # fmt: skip
 def test_an_extension_may_raise_anything(text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +339,7 @@ def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fashiontl.record.write_atomically", full)
+    monkeypatch.setattr("fashiontl.records.write_atomically", full)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(failing / "no folder" / "summary"))
     options = ["--json", "a.json", "--markdown", "a.md", "--junit", "a.xml"]
     assert cli.main(["gate", "--replay", "gate.json", *options]) == 12

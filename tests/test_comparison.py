@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fashiontl.comparison import (
+from fashiontl.core.stats import Interval, mean_interval
+from fashiontl.gate.comparison import (
     chance_above,
     clustered_interval,
     holm_levels,
@@ -17,7 +18,6 @@ from fashiontl.comparison import (
     trimmed_interval,
     values_needed,
 )
-from fashiontl.stats import Interval, mean_interval
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40)
 REPEATS = 4000

@@ -13,10 +13,10 @@ from fake_nvml import Card, library
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import conditions as module
-from fashiontl import nvml
-from fashiontl.conditions import Conditions, GpuConditions, Observer, ThrottleWatch, read_conditions
-from fashiontl.processes import Process
+from fashiontl.machine import conditions as module
+from fashiontl.machine import nvml
+from fashiontl.machine.conditions import Conditions, GpuConditions, Observer, ThrottleWatch, read_conditions
+from fashiontl.machine.processes import Process
 
 QUIET = Conditions(
     load=0.5, usable_cores=2.0, cpu_hertz=3e9, cpu_celsius=50.0, throttled_seconds=1.0, core_throttles=4,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data.idx import parse_idx, read_idx, write_idx
-from fashiontl.errors import FashiontlError
 
 # Two images of one row and three columns.
 CONTENT = bytes.fromhex("00000803 00000002 00000001 00000003") + bytes([1, 2, 3, 4, 5, 6])

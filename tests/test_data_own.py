@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import Task
 from fashiontl.data.idx import write_idx
-from fashiontl.data.own import ImageFolder, TorchvisionDataset
+from fashiontl.data.image_folder import ImageFolder, TorchvisionDataset
 from fashiontl.data.select import select
 from fashiontl.data.sources import ORIGINAL_MD5, Images, load_images, load_task_images
-from fashiontl.errors import FashiontlError
-from fashiontl.vision import torchvision
+from fashiontl.data.torchvision_import import torchvision
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

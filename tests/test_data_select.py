@@ -3,10 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import TASKS, Task
 from fashiontl.data.select import select
 from fashiontl.data.sources import Images
-from fashiontl.errors import FashiontlError
 
 
 def numbered(labels):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import sources
 from fashiontl.data.idx import write_idx
 from fashiontl.data.sources import ORIGINAL_MD5, candidates, load_images
-from fashiontl.errors import FashiontlError
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES = tuple(ORIGINAL_MD5)
 DAMAGED = (
@@ -79,7 +79,7 @@ def original(tmp_path, monkeypatch):
 @pytest.fixture
 def mirror(tmp_path, original, monkeypatch):
     """A loopback server in place of torchvision's; serves what is in its folder and remembers what was asked."""
-    from fashiontl.vision import torchvision
+    from fashiontl.data.torchvision_import import torchvision
 
     asked = []
 
@@ -314,7 +314,7 @@ def test_a_broken_download_leaves_nothing_behind_and_the_next_one_succeeds(tmp_p
 
 
 def test_no_network(tmp_path, monkeypatch):
-    from fashiontl.vision import torchvision
+    from fashiontl.data.torchvision_import import torchvision
 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import TASKS, Task, find_task
 from fashiontl.data.tasks import CLASS_NAMES
-from fashiontl.errors import FashiontlError
 
 
 def test_the_tasks():
@@ -29,7 +29,7 @@ def test_class_names_follow_the_order_of_the_classes():
 
 
 def test_class_names_are_those_of_torchvision():
-    from fashiontl.vision import torchvision
+    from fashiontl.data.torchvision_import import torchvision
 
     assert list(CLASS_NAMES) == torchvision.datasets.FashionMNIST.classes
 
@@ -93,7 +93,7 @@ def test_an_unknown_task_with_a_bad_number_has_two_faults():
     [
         ("fashiontl.data", ("torch", "numpy")),
         ("fashiontl.data.sources", ("torch",)),
-        ("fashiontl.data.own", ("torch",)),
+        ("fashiontl.data.image_folder", ("torch",)),
     ],
 )
 def test_import_is_light(module, absent):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fashiontl import devices
+from fashiontl.machine import devices
 
 
 @pytest.mark.parametrize(

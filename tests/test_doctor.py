@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
 from fashiontl.doctor.examination import PROCESSES, examine, in_leaderboard, noise_floor
-from fashiontl.leaderboard.columns import LATENCY
-from fashiontl.selftest import Check
-from fashiontl.stats import smallest_difference
-from fashiontl.worker import Outcome, Worker
+from fashiontl.reports.leaderboard.columns import LATENCY
+from fashiontl.runner.client import Outcome, Worker
+from fashiontl.timing.selftest import Check
 
 MILLISECOND = Check("a delay of 1 ms", 0.001, 0.0010004, "s", 1e-5, True, "the loop's clock disagrees")
 MEDIANS = (0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041)

@@ -11,8 +11,8 @@ import pytest
 
 from fashiontl.doctor import Line, equipment, surroundings
 from fashiontl.doctor.surroundings import conditions
-from fashiontl.environment import Threads
-from fashiontl.worker import Outcome, Worker
+from fashiontl.machine.environment import Threads
+from fashiontl.runner.client import Outcome, Worker
 
 STATE: dict[str, Any] = {
     "load": 0.25, "usable_cores": 2.0, "cpu_hertz": 3.2e9, "cpu_celsius": 51.0, "throttled_seconds": 1.0,

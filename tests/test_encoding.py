@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from fashiontl.encoding import print_plainly, printable
+from fashiontl.core.encoding import print_plainly, printable
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from fashiontl.core.metrics import METRICS
 from fashiontl.data.sources import EMBEDDED_FOLDER
 from fashiontl.freezing import POLICIES
-from fashiontl.metrics import METRICS
-from fashiontl.record import Record, read_runs
+from fashiontl.records import Record, read_runs
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +213,7 @@ def test_a_truncated_file_fails_each_case_with_its_name(project: Project) -> Non
 def test_a_checkpoint_of_another_architecture_fails_the_case(project: Project) -> None:
     import torch
 
-    from fashiontl.vision import models
+    from fashiontl.data.torchvision_import import models
 
     torch.save(models.squeezenet1_1(weights=None).state_dict(), project.folder / "other.pt")
     status, output = project.run("--weights=other.pt", policies="full")

@@ -9,8 +9,8 @@ from fake_nvml import Card, library
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import energy, nvml
-from fashiontl.energy import Energy, Meter, Rapl, measure_energy, meter
+from fashiontl.machine import energy, nvml
+from fashiontl.machine.energy import Energy, Meter, Rapl, measure_energy, meter
 
 
 class World:

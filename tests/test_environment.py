@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import LAPTOP, SERVER
 
-from fashiontl import environment as module
-from fashiontl.environment import Environment, choose_threads, machine_key, read_environment, text_of
+from fashiontl.machine import environment as module
+from fashiontl.machine.environment import Environment, choose_threads, machine_key, read_environment, text_of
 
 HARD = ("accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu")
 SOFT = {
@@ -336,7 +336,7 @@ def test_a_real_affinity() -> None:
     cpu = min(os.sched_getaffinity(0))
     code = (
         f"import os; os.sched_setaffinity(0, {{{cpu}}})\n"
-        "from fashiontl.environment import choose_threads; print(choose_threads().count)"
+        "from fashiontl.machine.environment import choose_threads; print(choose_threads().count)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fashiontl.errors import unknown_name, unwritable
+from fashiontl.core.errors import unknown_name, unwritable
 
 
 def os_error(number: int) -> OSError:

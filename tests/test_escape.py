@@ -22,18 +22,20 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from records import evaluated
 
-from fashiontl import cli, escape
-from fashiontl.case import PRESETS, Case
+from fashiontl import cli
+from fashiontl.core import escape
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.files import write_atomically
 from fashiontl.doctor import Line, Report, Section, to_json, to_text
 from fashiontl.freezing import POLICIES
 from fashiontl.gate.report import annotations, junit, markdown, terminal
 from fashiontl.gate.verdict import Explained
-from fashiontl.leaderboard import summary, write
-from fashiontl.listing import listing
-from fashiontl.operators import Operator, Profile, top
-from fashiontl.progress import ProgressText
-from fashiontl.record import read_runs, write_atomically
-from fashiontl.record import to_json as line_of
+from fashiontl.profiling.operators import Operator, Profile, top
+from fashiontl.records import read_runs
+from fashiontl.records import to_json as line_of
+from fashiontl.reports.leaderboard.page import summary, write
+from fashiontl.reports.listing import listing
+from fashiontl.reports.progress import ProgressText
 
 # Each on its own, and all in one.
 TEXTS = [
@@ -477,9 +479,9 @@ def test_a_baseline_of_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixtu
 # --- the plug-in ---
 
 FAKE = """
-from fashiontl.environment import machine_key, read_environment
-from fashiontl.measure import Measurer
-from fashiontl.record import SCHEMA, Record
+from fashiontl.machine.environment import machine_key, read_environment
+from fashiontl.runner.cell import Measurer
+from fashiontl.records import SCHEMA, Record
 
 TEXT = {text!r}
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from records import record
 
-from fashiontl.architectures import members
-from fashiontl.case import PRESETS, Case, Settings
-from fashiontl.estimate import Cost, Estimate, Work, cheapest_first, cost, costs, has_backbone
-from fashiontl.progress import ProgressLine, Range, span
-from fashiontl.record import Record, read_file
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.models.registry import members
+from fashiontl.records import Record, read_file
+from fashiontl.reports.progress import ProgressLine, Range, span
+from fashiontl.runner.estimate import Cost, Estimate, Work, cheapest_first, cost, costs, has_backbone
 
-# What `fashiontl.phases.count` says of them at 32 pixels.
+# What `fashiontl.runner.phases.count` says of them at 32 pixels.
 WORKS = {name: Work(*values) for name, values in json.loads(Path(__file__).with_name("works.json").read_text()).items()}
 RUNS = {
     path.name[:16]: path for path in sorted((Path(__file__).parent.parent / "results" / "runs").glob("*/*.jsonl"))

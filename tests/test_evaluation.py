@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.evaluation import evaluate
+from fashiontl.training.evaluation import evaluate
 
 
 def test_a_hand_made_example() -> None:

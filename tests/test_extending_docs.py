@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fashiontl.record import read_runs
+from fashiontl.records import read_runs
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -39,7 +39,7 @@ def test_files_and_tables_that_the_page_names_exist() -> None:
 
 def test_collecting_the_examples_loads_no_torch(tmp_path: Path) -> None:
     extensions = [str(path) for path in EXAMPLES]
-    code = f"import sys, fashiontl.extensions as e; e.load({extensions}); sys.exit('torch' in sys.modules)"
+    code = f"import sys, fashiontl.matrix.extensions as e; e.load({extensions}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 
 

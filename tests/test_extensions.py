@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import extensions
-from fashiontl.architectures import ARCHITECTURES, Architecture, find
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import TASKS, Task, find_task
-from fashiontl.errors import FashiontlError
-from fashiontl.extensions import configured, facts, load, located, register
 from fashiontl.freezing import POLICIES, Policy
+from fashiontl.matrix import extensions
+from fashiontl.matrix.extensions import configured, facts, load, located, register
+from fashiontl.models.registry import ARCHITECTURES, Architecture, find
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
 TINY = Architecture("tiny", "", 1, builder="my_nets:build")
 SHOES = Task("shoes", "three kinds of shoes", (5, 7, 9))
 ENDS = Policy("ends", "", "", POLICIES["full"].plan)
-REGISTERS = "from fashiontl.data import Task\nfrom fashiontl.extensions import register\n"
+REGISTERS = "from fashiontl.data import Task\nfrom fashiontl.matrix.extensions import register\n"
 
 Write = Callable[..., Path]
 
@@ -120,12 +120,12 @@ def test_what_an_extension_prints_is_no_output_of_the_command(write: Write, caps
 
 
 def test_the_builder_of_a_file_is_found(write: Write) -> None:
-    from fashiontl.architectures.build import build
+    from fashiontl.models.build import build
 
     path = write(
-        "from fashiontl.architectures import Architecture\n"
-        "from fashiontl.architectures.adapters import resnet9\n"
-        "from fashiontl.extensions import register\n"
+        "from fashiontl.models.registry import Architecture\n"
+        "from fashiontl.models.blocks import resnet9\n"
+        "from fashiontl.matrix.extensions import register\n"
         "def small(classes, image_size): return resnet9(classes, image_size, width=2)\n"
         "register(Architecture('small', '', 8, builder='my_nets:small'))\n"
     )

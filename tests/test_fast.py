@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.architectures.build import build
 from fashiontl.data import find_task
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
-from fashiontl.images import Preprocessing
-from fashiontl.recipes import Recipe
+from fashiontl.models.build import build
+from fashiontl.training.recipes import Recipe
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

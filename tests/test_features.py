@@ -14,19 +14,21 @@ from test_freezing_families import FAMILIES, member, plan_of, size_of
 from test_phases import PROBE, SETTINGS, as_in_a_worker, job, run  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
-from fashiontl import features, phases, train
-from fashiontl.architectures.network import Network
-from fashiontl.devices import DEVICES
-from fashiontl.environment import read_environment
-from fashiontl.errors import FashiontlError
-from fashiontl.features import Features, FeatureStore
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
-from fashiontl.images import Preprocessing
-from fashiontl.phases import accuracy
-from fashiontl.recipes import Recipe
-from fashiontl.train import Examples, Fit, fit, predict
-from fashiontl.variants import Variant
-from fashiontl.weights import digest
+from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.environment import read_environment
+from fashiontl.models.network import Network
+from fashiontl.models.weights.start import digest
+from fashiontl.runner import phases
+from fashiontl.runner.phases import accuracy
+from fashiontl.timing.variants import Variant
+from fashiontl.training import fit as fit_module
+from fashiontl.training import prefix
+from fashiontl.training.fit import Examples, Fit, fit, predict
+from fashiontl.training.prefix import Features, FeatureStore
+from fashiontl.training.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +38,7 @@ MOST = 2**20
 # Batches of 3, 2 and 2 images.
 PARTS = torch.tensor_split(torch.arange(14, dtype=torch.uint8).view(7, 2), 3)
 EXPECTED = torch.cat(PARTS).float() * 2
-FILE_BYTES = EXPECTED.nbytes + features._FORMAT_BYTES
+FILE_BYTES = EXPECTED.nbytes + prefix._FORMAT_BYTES
 
 
 def images(count: int = 22) -> Tensor:
@@ -191,7 +193,7 @@ def flip(path: Path) -> None:
 
 
 def save(values: Tensor, path: Path, key: str = KEY) -> None:
-    torch.save({"key": key, "values": values, "sha256": features._sha256(values)}, path)
+    torch.save({"key": key, "values": values, "sha256": prefix._sha256(values)}, path)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_the_files_used_longest_ago_go_first(tmp_path: Path) -> None:
         os.utime(tmp_path / f"{keys[letter]}.pt", (1000 + second, 1000 + second))
     assert found(store(), keys["a"])[0].source == "disk", "which makes it the last used"
     leftover = tmp_path / "killed.partial"
-    leftover.write_bytes(bytes(features._FORMAT_BYTES + 8000))
+    leftover.write_bytes(bytes(prefix._FORMAT_BYTES + 8000))
     os.utime(leftover, (900, 900))
     found(store(), keys["c"])
     names = {path.name for path in tmp_path.iterdir()}
@@ -362,7 +364,7 @@ def test_whatever_features_depend_on_is_in_their_key(other: Callable[[], str]) -
 def test_so_is_the_machine(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here = key()
     other = replace(read_environment(threads=1), **{field: "other"})
-    monkeypatch.setattr(features, "read_environment", lambda *, threads: other)
+    monkeypatch.setattr(prefix, "read_environment", lambda *, threads: other)
     assert key() != here
 
 
@@ -370,7 +372,7 @@ def test_so_are_threads_device_determinism_and_instructions(monkeypatch: pytest.
     keys = {key()}
     for target, name, value in (
         (torch, "get_num_threads", lambda: 7),
-        (features, "split", lambda device: ("mps", 0)),
+        (prefix, "split", lambda device: ("mps", 0)),
         (torch, "are_deterministic_algorithms_enabled", lambda: "other"),
         (torch.__config__, "show", lambda: "CPU capability usage: DEFAULT"),
     ):
@@ -396,7 +398,7 @@ def test_runs_share_features_and_results_do_not_depend_on_it(tmp_path: Path, mon
     assert again["features"] == ["disk", "disk"]
     assert len(list((tmp_path / "features").iterdir())) == 2
     assert alone == first == {**again, "features": first["features"]}
-    monkeypatch.setattr(train, "FEATURE_BUDGET", 0)
+    monkeypatch.setattr(fit_module, "FEATURE_BUDGET", 0)
     plain = values(cache=str(tmp_path))
     assert (plain["features"], plain["reused_stages"]) == ([None, None], 0)
     assert (plain["trained"], plain["answers"]) == (first["trained"], first["answers"])

@@ -16,13 +16,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from fashiontl import flops
-from fashiontl.architectures.build import build
-from fashiontl.case import PRESETS, Case
-from fashiontl.flops import forward_flops, step_flops
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES
-from fashiontl.vision import models
-from fashiontl.workload import Workload
+from fashiontl.models.build import build
+from fashiontl.runner.workload import Workload
+from fashiontl.timing import flops
+from fashiontl.timing.flops import forward_flops, step_flops
 
 ROOT = Path(__file__).parent.parent
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -11,13 +11,13 @@ from test_freezing_stand_in import one_thread, stand_in  # noqa: F401 - a fixtur
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.errors import SkippedError
+from fashiontl.core.errors import SkippedError
 from fashiontl.freezing import POLICIES, Plan
-from fashiontl.freezing.adapters import ALPHA, RANK, prepare
 from fashiontl.freezing.apply import apply, check, parameter_groups
+from fashiontl.freezing.lora import ALPHA, RANK, prepare
 from fashiontl.freezing.proof import Watch
+from fashiontl.models.build import build
+from fashiontl.models.network import Network
 
 FAST = {"resnet9", *(FAMILIES[family] for family in SMALL)}
 every_member = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_freezing_stand_in import StandIn, loss, one_thread, prepared, same, stand_in, state, step  # noqa: F401 - a fixture
 from torch import nn
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES, Plan, StagePlan
 from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
 
@@ -364,7 +364,7 @@ def test_a_plan_that_does_not_fit_names_all_faults() -> None:
 def test_a_plan_of_adapters_needs_a_network_that_has_some() -> None:
     network = stand_in()
     message = (
-        "expected a network with adapters, got one that fashiontl.freezing.adapters.prepare has not seen; "
+        "expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen; "
         "correct the policy's plan or the architecture's stages"
     )
     with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):

@@ -12,16 +12,16 @@ from test_freezing_stand_in import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.architectures.stages import split
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
-from fashiontl.freezing.adapters import prepare
 from fashiontl.freezing.apply import apply, has_statistics, parameter_groups
+from fashiontl.freezing.lora import prepare
 from fashiontl.freezing.proof import Watch
-from fashiontl.vision import models
+from fashiontl.models.build import build
+from fashiontl.models.families import split
+from fashiontl.models.network import Network
+from fashiontl.models.registry import ARCHITECTURES
 
 CLASSES = 4
 EPOCHS = 3

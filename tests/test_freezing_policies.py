@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.errors import FashiontlError, SkippedError
+from fashiontl.core.errors import FashiontlError, SkippedError
 from fashiontl.freezing import POLICIES, Plan, StagePlan, absence
 
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")

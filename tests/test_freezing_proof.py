@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_freezing_stand_in import StandIn, loss, one_thread, prepared, stand_in, step  # noqa: F401 - a fixture
 from torch import nn
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES, Plan, StagePlan
 from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.freezing.proof import PolicyProof, Watch

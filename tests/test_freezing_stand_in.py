@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fashiontl.freezing.adapters import prepare
+from fashiontl.freezing.lora import prepare
 from fashiontl.freezing.policies import Plan
 
 CLASSES = 3
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 
 class StandIn(nn.Module):
-    """The interface of `fashiontl.architectures.network.Network`, on inputs `[n, 2, 4, 4]`."""
+    """The interface of `fashiontl.models.network.Network`, on inputs `[n, 2, 4, 4]`."""
 
     def __init__(self, stages: int = 4, stem: bool = True, neck: bool = True) -> None:
         super().__init__()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from gate_repository import CASE, PROJECT, nets, repository
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import arm as room
 from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, failure_kind, search_path
 from fashiontl.gate.trees import Checkout
-from fashiontl.worker import Outcome
+from fashiontl.runner.client import Outcome
 
 SETTINGS = replace(PRESETS["smoke"], threads=1, seconds=0.02, timeout=60.0)
 
@@ -107,11 +107,11 @@ def test_an_arm_proves_what_it_imports(trees: tuple[Checkout, Checkout], monkeyp
             rf"base \(main\) has protocol 1, this fashiontl {room.PROTOCOL}: .*measure from the next commit on",
         ),
         (
-            "identity: AttributeError: module 'fashiontl.phases' has no attribute 'identity'",
+            "identity: AttributeError: module 'fashiontl.runner.phases' has no attribute 'identity'",
             "NO_BASELINE",
             "from before the gate",
         ),
-        ("the worker process cannot start: No module named fashiontl.forkserver", "NO_BASELINE", "before the gate"),
+        ("the worker process cannot start: No module named fashiontl.runner.server", "NO_BASELINE", "before the gate"),
         (
             "extension nets.py: SyntaxError: invalid syntax",
             "CRASHED",

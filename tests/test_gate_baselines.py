@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import LAPTOP, SERVER, failed, record
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.environment import machine_key
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.metrics import Measurement
 from fashiontl.gate.baseline_commands import add, listed, prune, shown
 from fashiontl.gate.baselines import Baseline, baseline_of, independent, numbers_of, read_baselines
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record, RunFile
+from fashiontl.machine.environment import machine_key
+from fashiontl.records import Record, RunFile
 
 CASE, OTHER = Case("resnet18", "full"), Case("vgg11", "linear_probe")
 MACHINE = machine_key(LAPTOP)

@@ -15,7 +15,7 @@ from fashiontl.gate import commands, rawfile
 from fashiontl.gate.arm import IncomparableError
 from fashiontl.gate.runner import Order
 from fashiontl.gate.verdict import EXIT_CODES, Verdict
-from fashiontl.record import RunFile
+from fashiontl.records import RunFile
 
 GATE = ["gate", "--base", "main", "--arch", "resnet18", "--policy", "full", "--device", "cpu"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gate_repository import CASE, git, nets, repository
 
-from fashiontl.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case
 from fashiontl.gate import runner
 from fashiontl.gate.arm import IncomparableError
 from fashiontl.gate.epoch import LEAST_ROUNDS, MOST_ROUNDS

@@ -7,12 +7,12 @@ from gate_repository import CASE, nets, repository
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case
 from fashiontl.gate.arm import Arm
 from fashiontl.gate.explain import explain, growth, typical
 from fashiontl.gate.trees import base_tree, working_tree
-from fashiontl.operators import OTHERS, Operator, Profile
-from fashiontl.worker import Outcome
+from fashiontl.profiling.operators import OTHERS, Operator, Profile
+from fashiontl.runner.client import Outcome
 
 SETTINGS = replace(PRESETS["smoke"], threads=1)
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import SERVER, failed, record
 
-from fashiontl.case import Case
 from fashiontl.cli import main
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.metrics import Measurement
 from fashiontl.gate.asked import TIMED
 from fashiontl.gate.baselines import Baseline, baseline_of
 from fashiontl.gate.judge import judge
@@ -25,8 +26,7 @@ from fashiontl.gate.rawfile import from_json, to_json
 from fashiontl.gate.stored import judge_stored
 from fashiontl.gate.verdict import EXIT_CODES, Verdict, Word
 from fashiontl.gate.waivers import Waiver
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record
+from fashiontl.records import Record
 
 TODAY = date(2026, 11, 25)
 CASE = Case("resnet18", "full")

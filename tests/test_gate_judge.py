@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from gate_raws import CELL, EXPLAINED, OTHER, epoch, pair, raw
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.judge import judge
 from fashiontl.gate.raw import Answers, Counts, Epoch, Failure, Raw, Series
 from fashiontl.gate.rawfile import from_json, to_json

@@ -1,7 +1,7 @@
 import pytest
 
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import LIMITS, TAIL, limit_of, on_cuda
-from fashiontl.metrics import METRICS
 
 
 def test_every_limit_is_of_a_known_metric_and_leaves_leeway() -> None:

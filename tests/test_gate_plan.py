@@ -9,12 +9,12 @@ from gate_raws import CELL, OTHER, epoch, raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fashiontl.core.stats import student_quantile
 from fashiontl.gate.limits import LIMITS
 from fashiontl.gate.plan import Plan, Row, Spread, plan, plan_text, spreads_of
 from fashiontl.gate.raw import Series
 from fashiontl.gate.sequential import LOOKS, Evidence, decide
 from fashiontl.gate.verdict import Word
-from fashiontl.stats import student_quantile
 
 LIMIT = LIMITS["latency"]
 NARROW, WIDE, UNKNOWN = (Spread(CELL, "latency", deviation, 2.0, 6) for deviation in (0.008, 0.05, None))

@@ -8,10 +8,10 @@ from gate_raws import CELL, epoch, pair, raw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.raw import SCHEMA, Answers, Counts, Failure, Raw, Series, Tree
 from fashiontl.gate.rawfile import from_json, read, to_json, write
-from fashiontl.metrics import METRICS
 
 TEXTS = st.text(max_size=12)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**53)

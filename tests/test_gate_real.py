@@ -14,8 +14,8 @@ import gate_raws
 import psutil
 import pytest
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import rawfile
 from fashiontl.gate.judge import judge
 from fashiontl.gate.raw import Raw, Series
@@ -182,8 +182,8 @@ def test_the_extra_work_is_done_in_both_modes_and_changes_no_answer(
     import torch
     from torch.nn import functional
 
-    from fashiontl.architectures import ARCHITECTURES
-    from fashiontl.architectures import build as architectures
+    from fashiontl.models import build as architectures
+    from fashiontl.models.registry import ARCHITECTURES
 
     space: dict[str, Any] = {"__name__": "gate_real_nets"}
     text = planted.nets(architecture, 2, 3).replace("register(", "registered = (")

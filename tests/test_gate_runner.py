@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.arm import StoppedError
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Arm, Epoch, Failure, Raw, Tree
 from fashiontl.gate.runner import Gate, Order
-from fashiontl.worker import Outcome
+from fashiontl.runner.client import Outcome
 
 SETTINGS = replace(PRESETS["smoke"], seconds=1.0)
 ONE, TWO = Case("resnet18", "full", weights="none"), Case("vgg11", "full", weights="none", batch=7)

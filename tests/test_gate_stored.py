@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import LAPTOP, SERVER, failed, record
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.environment import machine_key
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.metrics import Measurement
 from fashiontl.gate.baselines import Baseline, baseline_of
 from fashiontl.gate.rawfile import from_json, to_json
 from fashiontl.gate.report import markdown, terminal
 from fashiontl.gate.stored import judge_stored
 from fashiontl.gate.verdict import Finding, Verdict
 from fashiontl.gate.waivers import Waiver
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record
+from fashiontl.machine.environment import machine_key
+from fashiontl.records import Record
 
 CASE, OTHER = Case("resnet18", "full"), Case("vgg11", "linear_probe")
 FIRST = datetime.fromisoformat("2026-11-01T00:00:00+00:00")

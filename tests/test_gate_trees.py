@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gate_repository import git, repository
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.trees import HEAD_REF, base_tree, working_tree
 
 

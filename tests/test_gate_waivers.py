@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.waivers import Waiver, add_waiver, read_waivers
 
 TODAY = date(2026, 11, 25)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fashiontl.gating import faults
+from fashiontl.session.gating import faults
 
 TESTS = Path(__file__).parent
 

@@ -3,7 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.images import FASHION_DEVIATION, FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing, augment
+from fashiontl.data.preprocessing import (
+    FASHION_DEVIATION,
+    FASHION_MEAN,
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    Preprocessing,
+    augment,
+)
 
 
 def ramp(count: int = 2) -> torch.Tensor:

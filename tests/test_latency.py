@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.latency import Effort, Instrument, Samples, time_calls, time_parts, time_slices
+from fashiontl.timing.loops import Effort, Instrument, Samples, time_calls, time_parts, time_slices
 
 
 class Machine:

@@ -8,15 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from records import LAPTOP, PROOF, SERVER, failed, matrix, record, tables
 
-from fashiontl import leaderboard
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
-from fashiontl.escape import to_markdown
-from fashiontl.leaderboard.notes import notes
-from fashiontl.leaderboard.rows import row_of
-from fashiontl.leaderboard.sections import sections, settings_name
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record, RunFile, runs
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.escape import to_markdown
+from fashiontl.core.metrics import Measurement
+from fashiontl.records import Record, RunFile, runs
+from fashiontl.reports.leaderboard import page as leaderboard
+from fashiontl.reports.leaderboard.notes import notes
+from fashiontl.reports.leaderboard.rows import row_of
+from fashiontl.reports.leaderboard.sections import sections, settings_name
 
 CPU = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from records import failed, record, sweep, tables
 
-from fashiontl.case import Case
-from fashiontl.leaderboard.batches import batches_text
-from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import row_of
-from fashiontl.leaderboard.sweeps import Sweep, sweeps_of
-from fashiontl.record import Record
-from fashiontl.stats import Interval
+from fashiontl.core.case import Case
+from fashiontl.core.stats import Interval
+from fashiontl.records import Record
+from fashiontl.reports.leaderboard.batches import batches_text
+from fashiontl.reports.leaderboard.names import Names
+from fashiontl.reports.leaderboard.rows import row_of
+from fashiontl.reports.leaderboard.sweeps import Sweep, sweeps_of
 
 OPEN = (-math.inf, math.inf)
 

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import evaluated, record, tables
 
-from fashiontl import leaderboard
-from fashiontl.case import Case
-from fashiontl.leaderboard.answers import Answers, answers_of
-from fashiontl.leaderboard.classes import class_names, classes_text
-from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import row_of
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record, from_json, to_json
-from fashiontl.stats import accuracy_interval, wilson
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import Measurement
+from fashiontl.core.stats import accuracy_interval, wilson
+from fashiontl.records import Record, from_json, to_json
+from fashiontl.reports.leaderboard import page as leaderboard
+from fashiontl.reports.leaderboard.answers import Answers, answers_of
+from fashiontl.reports.leaderboard.classes import class_names, classes_text
+from fashiontl.reports.leaderboard.names import Names
+from fashiontl.reports.leaderboard.rows import row_of
 
 
 def answered(case: Case, *seeds: dict[str, Any], accuracy: float = 0.9) -> Record:

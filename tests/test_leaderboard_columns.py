@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import SERVER, record
 
-from fashiontl.case import Case
-from fashiontl.leaderboard.columns import ALL, ARITHMETIC, LATENCY, Column, columns_of, waiting_share
-from fashiontl.leaderboard.rows import column_texts, row_of
-from fashiontl.metrics import METRICS, Measurement, Metric
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import METRICS, Measurement, Metric
+from fashiontl.reports.leaderboard.columns import ALL, ARITHMETIC, LATENCY, Column, columns_of, waiting_share
+from fashiontl.reports.leaderboard.rows import column_texts, row_of
 
 # What a raw value in a base unit is multiplied with to be shown in another.
 SCALES = {

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 from records import SERVER, failed, record, tables
 
-from fashiontl.case import Case
-from fashiontl.leaderboard.details import details_text
-from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import row_of
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import Measurement
+from fashiontl.records import Record
+from fashiontl.reports.leaderboard.details import details_text
+from fashiontl.reports.leaderboard.names import Names
+from fashiontl.reports.leaderboard.rows import row_of
 
 
 def details(*records: Record) -> dict[str, str]:

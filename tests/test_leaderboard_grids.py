@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import failed, matrix, record, tables
 
-from fashiontl import leaderboard
-from fashiontl.case import Case
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import Measurement
 from fashiontl.freezing import POLICIES
-from fashiontl.leaderboard.footnotes import Footnotes
-from fashiontl.leaderboard.grids import frontier, grids_text
-from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import Row, by_accuracy, row_of
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record
+from fashiontl.records import Record
+from fashiontl.reports.leaderboard import page as leaderboard
+from fashiontl.reports.leaderboard.footnotes import Footnotes
+from fashiontl.reports.leaderboard.grids import frontier, grids_text
+from fashiontl.reports.leaderboard.names import Names
+from fashiontl.reports.leaderboard.rows import Row, by_accuracy, row_of
 
 
 def cell(

@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import failed, record, tables
 
-from fashiontl import leaderboard
-from fashiontl.architectures import members
-from fashiontl.case import Case
-from fashiontl.leaderboard.hybrids import difference, hybrids_text
-from fashiontl.leaderboard.names import Names
-from fashiontl.leaderboard.rows import Row, row_of
-from fashiontl.metrics import Measurement
-from fashiontl.record import Record
-from fashiontl.stats import Interval
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import Measurement
+from fashiontl.core.stats import Interval
+from fashiontl.models.registry import members
+from fashiontl.records import Record
+from fashiontl.reports.leaderboard import page as leaderboard
+from fashiontl.reports.leaderboard.hybrids import difference, hybrids_text
+from fashiontl.reports.leaderboard.names import Names
+from fashiontl.reports.leaderboard.rows import Row, row_of
 
 FOUR = "vgg11+resnet18+mobilenet_v2+densenet121"
 NUMBERS = st.floats(-10, 10)

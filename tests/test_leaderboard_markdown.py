@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tabulate import tabulate
 
-from fashiontl.leaderboard.markdown import TextColumn, table
+from fashiontl.reports.leaderboard.markdown import TextColumn, table
 
 TEXTS = st.text("ab \xa0±—★|*", max_size=9)
 Align = Literal["left", "right"]

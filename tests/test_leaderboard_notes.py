@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 from records import failed, record
 
-from fashiontl import leaderboard
-from fashiontl.case import PRESETS, Case
-from fashiontl.leaderboard.footnotes import Footnotes
-from fashiontl.leaderboard.notes import notes
-from fashiontl.leaderboard.rows import row_of
-from fashiontl.record import Record
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.records import Record
+from fashiontl.reports.leaderboard import page as leaderboard
+from fashiontl.reports.leaderboard.footnotes import Footnotes
+from fashiontl.reports.leaderboard.notes import notes
+from fashiontl.reports.leaderboard.rows import row_of
 
 CASES = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
 CHOSEN_ON_20 = dataclasses.replace(PRESETS["quick"], validation_per_class=20)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import failed, record
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.leaderboard.columns import ALL, LATENCY, P90, P99, Column
-from fashiontl.leaderboard.rows import Row, by_accuracy, column_texts, decimals, number, relative_widths, row_of
-from fashiontl.metrics import Measurement
-from fashiontl.stats import Interval
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.metrics import Measurement
+from fashiontl.core.stats import Interval
+from fashiontl.reports.leaderboard.columns import ALL, LATENCY, P90, P99, Column
+from fashiontl.reports.leaderboard.rows import Row, by_accuracy, column_texts, decimals, number, relative_widths, row_of
 
 CPU = [Case("resnet18", policy) for policy in ("scratch", "linear_probe", "full")]
 

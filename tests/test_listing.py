@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fashiontl import variants
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.case import (
+from fashiontl.core.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
     EXECUTIONS,
@@ -18,10 +16,12 @@ from fashiontl.case import (
     Case,
 )
 from fashiontl.data import TASKS
-from fashiontl.devices import DEVICES
 from fashiontl.freezing import POLICIES
-from fashiontl.listing import listing
-from fashiontl.options import WEIGHTS, published_names
+from fashiontl.machine.devices import DEVICES
+from fashiontl.matrix.options import WEIGHTS, published_names
+from fashiontl.models.registry import ARCHITECTURES
+from fashiontl.reports.listing import listing
+from fashiontl.timing import variants
 
 
 def tables(text: str) -> dict[str, list[str]]:
@@ -56,7 +56,7 @@ def test_variants_have_a_column_for_each_device_that_is_here(monkeypatch: pytest
     def absence(case: Case) -> str | None:
         return "needs a GPU" if case.precision == "tf32" and case.device == "cpu" else None
 
-    monkeypatch.setattr("fashiontl.listing.absence", lambda name: None if name in {"cpu", "cuda"} else "no")
+    monkeypatch.setattr("fashiontl.reports.listing.absence", lambda name: None if name in {"cpu", "cuda"} else "no")
     monkeypatch.setattr(variants, "absence", absence)
     monkeypatch.setattr(variants, "doubts", lambda case: ["emulated"] if case.precision == "fp16" else [])
     text = listing()
@@ -93,7 +93,7 @@ def test_published_names_say_for_how_many_architectures() -> None:
 def test_extensions_are_shown_with_what_they_added(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--fashiontl-plugin" not in tables(listing())
     loaded = {"my_nets": ("architecture tiny", "task shapes"), "idle": ()}
-    monkeypatch.setattr("fashiontl.listing.added", lambda: loaded)
+    monkeypatch.setattr("fashiontl.reports.listing.added", lambda: loaded)
     rows = [re.split("  +", row) for row in tables(listing())["--fashiontl-plugin"]]
     assert rows == [["my_nets", "architecture tiny, task shapes"], ["idle", "nothing"]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from fashiontl.locks import alone_on
+from fashiontl.machine.locks import alone_on
 
 
 def test_a_second_waits_for_the_first_and_other_devices_do_not(tmp_path: Path) -> None:
@@ -36,10 +36,10 @@ def test_everyone_may_use_a_lock_that_was_made_here(tmp_path: Path) -> None:
 # Enters the lock as another user and says whether it got it at once.
 AS_ANOTHER = """
 import fcntl, os, sys
-import fashiontl.locks
+import fashiontl.machine.locks
 from pathlib import Path
 os.seteuid(65534)
-with fashiontl.locks.locked(Path(sys.argv[1])):
+with fashiontl.machine.locks.locked(Path(sys.argv[1])):
     print("entered", flush=True)
     sys.stdin.read()
 """
@@ -75,7 +75,8 @@ def test_a_lock_that_another_user_made_is_waited_for_in_both_directions(foreign:
 def test_a_lock_that_cannot_be_read_says_what_to_do(foreign: Path) -> None:
     foreign.chmod(0o600)
     code = AS_ANOTHER.replace(
-        "fashiontl.locks.locked(Path(sys.argv[1]))", "fashiontl.locks.alone_on('cpu', Path(sys.argv[1]).parent)"
+        "fashiontl.machine.locks.locked(Path(sys.argv[1]))",
+        "fashiontl.machine.locks.alone_on('cpu', Path(sys.argv[1]).parent)",
     )
     done = subprocess.run([sys.executable, "-c", code, str(foreign)], capture_output=True, text=True, check=False)
     assert f"got {foreign}: Permission denied; ask its owner for chmod a+rw" in done.stderr

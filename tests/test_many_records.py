@@ -6,9 +6,9 @@ from types import ModuleType
 import pytest
 from records import evaluated, tables
 
-from fashiontl.case import Case
-from fashiontl.leaderboard import read_rows
-from fashiontl.record import Record, RunFile, read_runs, to_json
+from fashiontl.core.case import Case
+from fashiontl.records import Record, RunFile, read_runs, to_json
+from fashiontl.reports.leaderboard.page import read_rows
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from fashiontl import measure
-from fashiontl.case import Case, Settings
-from fashiontl.conditions import Observer
-from fashiontl.environment import choose_threads
-from fashiontl.errors import FashiontlError
-from fashiontl.estimate import Work
-from fashiontl.measure import Measurer
-from fashiontl.record import SCHEMA, Record, from_json, to_json
-from fashiontl.worker import Outcome
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.errors import FashiontlError
+from fashiontl.machine.conditions import Observer
+from fashiontl.machine.environment import choose_threads
+from fashiontl.records import SCHEMA, Record, from_json, to_json
+from fashiontl.runner import cell as cell_module
+from fashiontl.runner.cell import Measurer
+from fashiontl.runner.client import Outcome
+from fashiontl.runner.estimate import Work
 
 SETTINGS = Settings(preset="smoke", timeout=7.0)
 CASE = Case("resnet18", "full")
@@ -194,7 +194,7 @@ def test_a_case_is_measured_where_it_is_placed_and_keeps_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observed, said = [], []
-    monkeypatch.setattr(measure, "Observer", lambda device: observed.append(device) or Observer("cpu"))
+    monkeypatch.setattr(cell_module, "Observer", lambda device: observed.append(device) or Observer("cpu"))
     worker, case = FakeWorker(), Case("resnet18", "full", "cuda", precision="bf16")
     record = measurer(worker, tmp_path, placed={"cuda": "cuda:2"}).measure(case, said.append)
     assert (record.id, record.case, record.provenance["placed"]) == ("resnet18-full-cuda-bf16", case, "cuda:2")
@@ -398,7 +398,7 @@ def test_a_broken_policy_is_invalid_whatever_comes_later(tmp_path: Path, later: 
 
 def test_wall_time_is_that_of_the_phases_and_not_of_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((0.0, 100.0, 142.5))
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    monkeypatch.setattr(cell_module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     assert measurer(FakeWorker(), tmp_path).measure(CASE).values("wall_time") == (42.5,)
 
 
@@ -436,11 +436,11 @@ def test_the_command_is_what_was_typed(
 
 def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "a" / "b"))
-    measure.check_cache()
-    assert measure.cache_folder() == tmp_path / "a" / "b"
+    cell_module.check_cache()
+    assert cell_module.cache_folder() == tmp_path / "a" / "b"
     assert list((tmp_path / "a" / "b").iterdir()) == []
     monkeypatch.delenv("FASHIONTL_CACHE")
-    assert measure.cache_folder().name == "fashiontl"
+    assert cell_module.cache_folder().name == "fashiontl"
 
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +448,7 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = os.fspath(tmp_path / "file" / "cache")
     monkeypatch.setenv("FASHIONTL_CACHE", folder)
     with pytest.raises(FashiontlError) as caught:
-        measure.check_cache()
+        cell_module.check_cache()
     assert str(caught.value) == (
         f"expected a folder for pretrained backbones that can be written, got {folder}: Not a directory; "
         "free it, or name another with FASHIONTL_CACHE"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from fashiontl.modes import deterministic, fastest
+from fashiontl.timing.torch_flags import deterministic, fastest
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from fake_nvml import Card, NVMLError, library
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import nvml
+from fashiontl.machine import nvml
 
 FUNCTIONS = {name for name in vars(library()) if name.startswith("nvml")}
 READS = (

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fashiontl.errors import FashiontlError
-from fashiontl.operators import (
+from fashiontl.core.errors import FashiontlError
+from fashiontl.profiling.operators import (
     OTHERS,
     Kernel,
     Operator,

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case, is_published
+from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case, is_published
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import TASKS
-from fashiontl.errors import FashiontlError
 from fashiontl.freezing import POLICIES
-from fashiontl.options import Axes, case_of_id, matrix, published_names
+from fashiontl.matrix.options import Axes, case_of_id, matrix, published_names
+from fashiontl.models.registry import ARCHITECTURES
 
 
 def ids(axes: Axes, preset: str = "quick") -> list[str]:
@@ -20,7 +20,7 @@ def ids(axes: Axes, preset: str = "quick") -> list[str]:
 
 
 def test_the_default_matrix_is_four_architectures_by_five_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fashiontl.options.seen_devices", lambda: ["cpu"])
+    monkeypatch.setattr("fashiontl.matrix.options.seen_devices", lambda: ["cpu"])
     cases = ids(Axes())
     assert len(cases) == 20
     assert cases[0] == "vgg11-scratch-cpu"
@@ -131,8 +131,8 @@ def test_a_preset_may_say_what_runs_when_nothing_is_named() -> None:
 def test_extensions_are_loaded_before_names_are_checked(tmp_path: Path) -> None:
     (tmp_path / "doubled.py").write_text(
         "from dataclasses import replace\n"
-        "from fashiontl.architectures import find\n"
-        "from fashiontl.extensions import register\n"
+        "from fashiontl.models.registry import find\n"
+        "from fashiontl.matrix.extensions import register\n"
         "register(replace(find('resnet18'), name='doubled', builder='doubled:build', weights=()))\n"
     )
     axes = Axes(arch=["doubled"], policy=["scratch"], device=["cpu"])

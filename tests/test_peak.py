@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import devices, peak
-from fashiontl.case import PRECISIONS
-from fashiontl.flops import step_flops
-from fashiontl.peak import Work, convolutions, fastest, matrix_products, measured_peak
+from fashiontl.core.case import PRECISIONS
+from fashiontl.machine import devices
+from fashiontl.timing import peak
+from fashiontl.timing.flops import step_flops
+from fashiontl.timing.peak import Work, convolutions, fastest, matrix_products, measured_peak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

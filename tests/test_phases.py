@@ -15,18 +15,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fashiontl import devices, phases
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.case import PRESETS, Case, Settings
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import TaskData
-from fashiontl.errors import FashiontlError
-from fashiontl.images import Preprocessing
-from fashiontl.latency import Samples, WarmUp
-from fashiontl.phases import accuracy, loops, reading, speed, sweeping
-from fashiontl.train import Examples
-from fashiontl.weights import Start, save
-from fashiontl.workload import Workload
+from fashiontl.machine import devices
+from fashiontl.models.build import build
+from fashiontl.models.network import Network
+from fashiontl.models.weights.start import Start, save
+from fashiontl.runner import phases
+from fashiontl.runner.phases import accuracy, batch_sweep, readings, speed, timed_pass
+from fashiontl.runner.workload import Workload
+from fashiontl.timing.loops import Samples, WarmUp
+from fashiontl.training.fit import Examples
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
@@ -214,7 +215,7 @@ def test_the_case_says_its_size_and_batch() -> None:
 
 
 def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "limit_memory", lambda: None)
+    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
     lines: list[str] = []
     value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
@@ -233,7 +234,7 @@ def test_no_profiler_in_a_timed_pass(phase: Any) -> None:
 
 
 def test_throttled_samples_make_a_case_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "ThrottleWatch", lambda device: lambda: True)
+    monkeypatch.setattr(timed_pass, "ThrottleWatch", lambda device: lambda: True)
     value = run(phases.inference, job(PROBE))
     assert value["latency"] == []
     assert value["invalid"][0].startswith("latency: 100% of the samples were taken while the machine was throttled")
@@ -317,11 +318,11 @@ def test_a_policy_that_does_not_change_has_no_periods() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak cannot be forgotten")
 def test_a_processs_peak_begins_anew() -> None:
     large = torch.ones(2**26, dtype=torch.uint8)
-    before = reading.memory("cpu", "training", 0)["training_peak_memory"]
+    before = readings.memory("cpu", "training", 0)["training_peak_memory"]
     del large
-    if not reading.restart_peak("cpu"):
+    if not readings.restart_peak("cpu"):
         pytest.skip("this system's /proc does not let a peak be forgotten")
-    assert reading.memory("cpu", "training", 0)["training_peak_memory"] < before - 2**25
+    assert readings.memory("cpu", "training", 0)["training_peak_memory"] < before - 2**25
 
 
 def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:

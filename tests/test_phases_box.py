@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from fashiontl import devices, phases
-from fashiontl.architectures.network import Network
-from fashiontl.case import PRESETS, Case
-from fashiontl.flops import step_flops
-from fashiontl.latency import Effort, Instrument, Samples, WarmUp
-from fashiontl.operators import Profile, from_dict
-from fashiontl.phases import box, traces
-from fashiontl.selftest import arithmetic
-from fashiontl.workload import Workload
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.machine import devices
+from fashiontl.models.network import Network
+from fashiontl.profiling.operators import Profile, from_dict
+from fashiontl.runner import phases
+from fashiontl.runner.phases import machine, profile
+from fashiontl.runner.workload import Workload
+from fashiontl.timing.flops import step_flops
+from fashiontl.timing.loops import Effort, Instrument, Samples, WarmUp
+from fashiontl.timing.selftest import arithmetic
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,8 @@ def test_a_self_test_is_of_the_devices_own_instrument(monkeypatch: pytest.Monkey
         asked.append(arguments)
         return arithmetic("cpu")
 
-    monkeypatch.setattr(box, "instrument", lambda device: tool)
-    monkeypatch.setattr(box, "known_work", known_work)
+    monkeypatch.setattr(machine, "instrument", lambda device: tool)
+    monkeypatch.setattr(machine, "known_work", known_work)
     lines: list[str] = []
     value = run(phases.self_test, lines, device="cpu", seconds=0.5)
     assert asked == [("cpu", tool, 0.5)]
@@ -57,7 +58,7 @@ def test_a_self_test_is_of_the_devices_own_instrument(monkeypatch: pytest.Monkey
 
 
 def test_a_self_test_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fashiontl.flops.step_flops", lambda work: 1)
+    monkeypatch.setattr("fashiontl.timing.flops.step_flops", lambda work: 1)
     value = run(phases.self_test, device="cpu", seconds=0.05)
     assert [failure for failure in value["failures"] if "arithmetic of a convolution" in failure]
     assert value["checks"][-1]["passed"] is False
@@ -71,7 +72,7 @@ def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.Mo
         synchronize()
         return {"matmul": seconds} if (device, precision) == ("cuda:1", "bf16") else {}
 
-    monkeypatch.setattr(box, "measured_peak", measured_peak)
+    monkeypatch.setattr(machine, "measured_peak", measured_peak)
     assert run(phases.peak, device="cuda:1", precision="bf16", seconds=0.5) == {"matmul": 0.5}
     assert waited == ["cuda:1"]
 
@@ -92,7 +93,7 @@ def test_noise_is_timed_in_slices_until_the_time_is_up(monkeypatch: pytest.Monke
         return Samples(kept, (), {}, WarmUp(9, True, 0.0, 0.01), "time", 0)
 
     kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
-    monkeypatch.setattr(box, "time_slices", time_slices)
+    monkeypatch.setattr(machine, "time_slices", time_slices)
     value = run(phases.noise, device="cpu", seconds=0.4)
     assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
     assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
@@ -101,7 +102,7 @@ def test_noise_is_timed_in_slices_until_the_time_is_up(monkeypatch: pytest.Monke
 
 
 def test_the_noises_step_is_always_the_same_work() -> None:
-    one, two = box._step("cpu"), box._step("cpu")
+    one, two = machine._step("cpu"), machine._step("cpu")
     flops = [step_flops(step) for step in (one, one, two)]
     # Forward, then both gradients but that of the first layer's images.
     images, layers = 16, [(3, 16, 32), (16, 32, 16), (32, 64, 8)]
@@ -118,7 +119,7 @@ def test_noise_of_this_cpu() -> None:
 def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     case = {"architecture": "resnet18", "policy": "full", "precision": "tf32"}
     assert "tf32 needs an NVIDIA GPU" in run(phases.variant, case=case)["absence"]
-    monkeypatch.setattr(box.variants, "doubts", lambda case: [f"{case.precision} is emulated"])
+    monkeypatch.setattr(machine.variants, "doubts", lambda case: [f"{case.precision} is emulated"])
     here = run(phases.variant, case={**case, "precision": "fp32"})
     assert here == {"absence": None, "doubts": ["fp32 is emulated"]}
     assert run(phases.variant, case=case)["doubts"] == []
@@ -175,9 +176,9 @@ def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -
 
 def test_the_paths_of_each_network_are_its_own() -> None:
     one, two = (Network({"stage1": [nn.Conv2d(3, 4, 1)], "head": [nn.Linear(4, 2)]}) for _ in range(2))
-    single = traces._modules([Case("resnet9", "full")], [one])
+    single = profile._modules([Case("resnet9", "full")], [one])
     assert single == {"stage1": one.stages["stage1"], "head": one.stages["head"]}
-    several = traces._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
+    several = profile._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
     assert list(several) == ["resnet9.stage1", "resnet9.head", "vgg11.stage1", "vgg11.head"]
     assert several["vgg11.head"] is two.stages["head"]
 
@@ -197,7 +198,7 @@ def test_compiling_is_not_profiled(
         step()
         return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
 
-    monkeypatch.setattr(traces, "profile_steps", profile_steps)
+    monkeypatch.setattr(profile, "profile_steps", profile_steps)
     profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
     assert order == expected
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fashiontl import phases, pretraining
-from fashiontl.case import PRESETS, Case, Settings
-from fashiontl.errors import DivergedError
-from fashiontl.phases import accuracy
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.core.errors import DivergedError
+from fashiontl.runner import phases
+from fashiontl.runner.phases import accuracy
+from fashiontl.training import pretraining
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seeds=2, rate=1e20)

@@ -13,12 +13,13 @@ import torch
 from gate_repository import CASE, nets
 
 import fashiontl
-from fashiontl import latency, phases
-from fashiontl.case import PRESETS, Case, Settings
-from fashiontl.environment import PROTOCOL
-from fashiontl.errors import FashiontlError
-from fashiontl.phases.identity import strangers
-from fashiontl.workload import Workload
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.core.errors import FashiontlError
+from fashiontl.machine.environment import PROTOCOL
+from fashiontl.runner import phases
+from fashiontl.runner.phases.identity import strangers
+from fashiontl.runner.workload import Workload
+from fashiontl.timing import loops
 
 SETTINGS = replace(PRESETS["smoke"], seconds=0.01, test_per_class=3)
 PROBE = Case("shufflenet_v2_x0_5", "linear_probe", weights="none")
@@ -119,8 +120,8 @@ def test_slices_are_long_enough_and_waited_for_once() -> None:
         now[0] += 0.003
         log.append("call")
 
-    tool = latency.Instrument(synchronize=lambda: log.append("wait"), clock=lambda: now[0])
-    take, warm_up = latency.warmed_slices(call, tool, 1.0)
+    tool = loops.Instrument(synchronize=lambda: log.append("wait"), clock=lambda: now[0])
+    take, warm_up = loops.warmed_slices(call, tool, 1.0)
     assert (warm_up.steady, warm_up.calls) == (True, log.count("call"))
     log.clear()
     assert take() == pytest.approx(0.003)

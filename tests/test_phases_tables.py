@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from fashiontl import extensions, phases
-from fashiontl.architectures import ARCHITECTURES
-from fashiontl.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError, SkippedError
 from fashiontl.data import TASKS
-from fashiontl.errors import FashiontlError, SkippedError
 from fashiontl.freezing import POLICIES, Policy, StagePlan
-from fashiontl.latency import Samples, WarmUp
-from fashiontl.operators import Profile
-from fashiontl.phases import speed, sweeping, traces
+from fashiontl.matrix import extensions
+from fashiontl.models.registry import ARCHITECTURES
+from fashiontl.profiling.operators import Profile
+from fashiontl.runner import phases
+from fashiontl.runner.phases import batch_sweep, profile, speed
+from fashiontl.timing.loops import Samples, WarmUp
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 PHASES = ("pretrain", "train", "inference", "step", "sweep", "profile", "slices")
@@ -31,15 +32,15 @@ SETTINGS = replace(
 # A chain of a stem and four stages whose builder computes with values, as the meta device cannot, and keeps a constant
 # that no checkpoint holds.
 CHAIN = """
-from fashiontl.architectures import Architecture
-from fashiontl.extensions import register
+from fashiontl.models.registry import Architecture
+from fashiontl.matrix.extensions import register
 
 
 def build(classes, image_size):
     import torch
     from torch import nn
 
-    from fashiontl.architectures.network import Network
+    from fashiontl.models.network import Network
 
     class Shifted(nn.Module):
         def __init__(self):
@@ -97,10 +98,10 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(speed, "time_slices", once)
     monkeypatch.setattr(speed, "time_parts", each)
     # The package has a function of that name.
-    monkeypatch.setattr(importlib.import_module("fashiontl.phases.slices"), "warmed_slices", warmed)
-    monkeypatch.setattr(traces, "profile_steps", profiled)
-    monkeypatch.setattr("fashiontl.sweep.time_slices", once)
-    monkeypatch.setattr(sweeping, "limit_memory", lambda: None)
+    monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_slices", warmed)
+    monkeypatch.setattr(profile, "profile_steps", profiled)
+    monkeypatch.setattr("fashiontl.timing.sweep.time_slices", once)
+    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
     filling, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(False)

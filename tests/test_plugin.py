@@ -15,10 +15,10 @@ import pytest
 # Stands in for Measurer.measure in the inner run: a record whose latencies depend on the case's name.
 FAKE = """
 import pytest
-from fashiontl.environment import machine_key, read_environment
-from fashiontl.measure import Measurer
-from fashiontl.metrics import Measurement
-from fashiontl.record import SCHEMA, Record
+from fashiontl.machine.environment import machine_key, read_environment
+from fashiontl.runner.cell import Measurer
+from fashiontl.core.metrics import Measurement
+from fashiontl.records import SCHEMA, Record
 
 def measure(self, case, progress=print):
     progress("pretending")
@@ -135,7 +135,7 @@ def test_failed_and_skipped_cells_are_rows_with_their_reasons(bench: pytest.Pyte
 
 
 COUNTED = """
-from fashiontl.estimate import Work
+from fashiontl.runner.estimate import Work
 FLOPS = {"vgg11": 5e8, "resnet18": 7e7, "mobilenet_v2": 1e7, "densenet121": 1e8}
 Measurer.count = lambda self, case: Work(FLOPS[case.architecture])
 """
@@ -274,7 +274,7 @@ def test_benchmark_only_runs_the_cells(bench: pytest.Pytester) -> None:
 EXTENSION = """
 from dataclasses import replace
 from fashiontl.data import Task
-from fashiontl.extensions import register
+from fashiontl.matrix.extensions import register
 from fashiontl.freezing import POLICIES
 register(Task("shoes", "three kinds of shoes", (5, 7, 9)), replace(POLICIES["full"], name="whole"))
 """
@@ -349,15 +349,15 @@ def test_results_below_a_path_that_is_not_utf_8(bench: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        "fashiontl.leaderboard.summary = broken",
-        "fashiontl.leaderboard.write = broken",
-        "from fashiontl.progress import ProgressLine; ProgressLine._shown = broken",
+        "fashiontl.reports.leaderboard.page.summary = broken",
+        "fashiontl.reports.leaderboard.page.write = broken",
+        "from fashiontl.reports.progress import ProgressLine; ProgressLine._shown = broken",
         "from pytest_benchmark.fixture import BenchmarkFixture; BenchmarkFixture.pedantic = broken",
     ],
 )
 def test_what_cannot_be_shown_loses_no_record_and_no_exit_code(matrix: Matrix, fault: str) -> None:
     broken = "def broken(*_, **__):\n    raise RuntimeError('it cannot be shown')\n"
-    bench = matrix(f"{FAKE}\nimport fashiontl.leaderboard\n{broken}\n{fault}\n")
+    bench = matrix(f"{FAKE}\nimport fashiontl.reports.leaderboard.page\n{broken}\n{fault}\n")
     result = run(bench, "--arch=resnet18,vgg11", "--policy=full")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == 1
@@ -396,10 +396,10 @@ def test_a_full_disk_saves_the_record_elsewhere(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     full = """
-import fashiontl.record.writing
+import fashiontl.records.writing
 def full(path, contents):
     raise OSError(28, "No space left on device")
-fashiontl.record.writing.write_atomically = full
+fashiontl.records.writing.write_atomically = full
 """
     bench = matrix(FAKE + full)
     result = run(bench, "--arch=resnet18", "--policy=full,scratch")

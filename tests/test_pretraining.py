@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from fashiontl import pretraining
-from fashiontl.architectures.build import build
-from fashiontl.case import Case, Settings
-from fashiontl.errors import FashiontlError
-from fashiontl.images import Preprocessing
-from fashiontl.recipes import Recipe
-from fashiontl.weights import save, start
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import Preprocessing
+from fashiontl.models.build import build
+from fashiontl.models.weights.start import save, start
+from fashiontl.training import pretraining
+from fashiontl.training.recipes import Recipe
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = Settings(pretrain_per_class=2, test_per_class=3, pretrain_epochs=1, pretrain_batch_size=6)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import processes as module
-from fashiontl.processes import Process, describe, exists, family, list_processes, used_by_others
+from fashiontl.machine import processes as module
+from fashiontl.machine.processes import Process, describe, exists, family, list_processes, used_by_others
 
 # init (1) - shell (10) - pytest (20) - server (30) - worker (40), and another's make (50) with two compilers.
 TREE = {

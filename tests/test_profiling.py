@@ -19,10 +19,11 @@ from torch._C._autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
 from torch.profiler import ProfilerActivity
 
-from fashiontl.operators import OTHERS, Kernel, Profile, from_dict
-from fashiontl.profiling import profile_steps, profiler_is_on, steps
+from fashiontl.profiling import capture
+from fashiontl.profiling.capture import profile_steps, profiler_is_on
 from fashiontl.profiling.events import Tables, tables
 from fashiontl.profiling.modules import PREFIX, module_ranges
+from fashiontl.profiling.operators import OTHERS, Kernel, Profile, from_dict
 from fashiontl.profiling.trace import read_trace, write_trace
 
 CPU = [ProfilerActivity.CPU]
@@ -335,8 +336,8 @@ def test_folders_whose_names_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.M
 
 def profile_with(contents: list[bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, Profile]:
     """Profile while torch seems to write these contents."""
-    monkeypatch.setattr(steps, "_exported", lambda profiler: contents.pop(0))
-    monkeypatch.setattr(steps, "_MOST_BYTES", 100)
+    monkeypatch.setattr(capture, "_exported", lambda profiler: contents.pop(0))
+    monkeypatch.setattr(capture, "_MOST_BYTES", 100)
     work = Workload()
     return work, profile_steps(work.step, work.synchronize, CPU, folder, "x", modules={"": work.network})
 

@@ -1,4 +1,4 @@
-from fashiontl.progress import duration
+from fashiontl.reports.progress import duration
 
 
 def test_duration() -> None:

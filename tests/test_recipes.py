@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from fashiontl.case import PRESETS, Settings
-from fashiontl.recipes import Recipe, pretraining_recipe, recipe_for
+from fashiontl.core.case import PRESETS, Settings
+from fashiontl.training.recipes import Recipe, pretraining_recipe, recipe_for
 
 SETTINGS = Settings(epochs=10, batch_size=20, pretrain_epochs=3, pretrain_batch_size=50)
 

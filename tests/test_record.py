@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import LAPTOP, SERVER, evaluated, failed, matrix, record
 
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.files import write_atomically
+from fashiontl.core.metrics import METRICS, Measurement
 from fashiontl.gate.baselines import numbers_of
-from fashiontl.leaderboard import render, summary
-from fashiontl.metrics import METRICS, Measurement
-from fashiontl.record import (
+from fashiontl.records import (
     Record,
     RunFile,
     check_writable,
@@ -37,9 +37,9 @@ from fashiontl.record import (
     resumable,
     to_frame,
     to_json,
-    write_atomically,
 )
-from fashiontl.record.schema import PROVENANCE
+from fashiontl.records.schema import PROVENANCE
+from fashiontl.reports.leaderboard.page import render, summary
 
 CASE = Case("resnet18", "linear_probe")
 UPGRADE = "read it with the version of fashiontl that wrote it, or upgrade"

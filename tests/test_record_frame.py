@@ -1,9 +1,9 @@
 import pandas as pd
 from records import record
 
-from fashiontl.case import Case
-from fashiontl.metrics import Measurement
-from fashiontl.record.frame import to_frame
+from fashiontl.core.case import Case
+from fashiontl.core.metrics import Measurement
+from fashiontl.records.frame import to_frame
 
 
 def test_each_raw_value_is_a_line() -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import flops, selftest
-from fashiontl.latency import Instrument
-from fashiontl.metrics import METRICS
-from fashiontl.selftest import (
+from fashiontl.core.metrics import METRICS
+from fashiontl.timing import flops, selftest
+from fashiontl.timing.loops import Instrument
+from fashiontl.timing.selftest import (
     Check,
     Queue,
     added,

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from fashiontl import devices, spreading
-from fashiontl.case import Case
-from fashiontl.worker import Outcome
+from fashiontl.core.case import Case
+from fashiontl.machine import devices
+from fashiontl.runner.client import Outcome
+from fashiontl.session import spreading
 
 # Stands in for the worker in the inner run: three GPUs, one of which has less memory; jobs are noted in a file.
 FAKE = """
 import os
 from pathlib import Path
-from fashiontl.worker import Outcome, Worker
+from fashiontl.runner.client import Outcome, Worker
 
 MEMORY = {"cuda": 80, "cuda:1": 40, "cuda:2": 80}
 ANSWERS = {
@@ -100,7 +101,7 @@ def test_collecting_asks_no_gpu(bench: pytest.Pytester) -> None:
 def test_a_worker_that_cannot_ask_ends_the_session(matrix: Callable[[str], pytest.Pytester]) -> None:
     pytest.importorskip("xdist")
     failing = """
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 
 def run(*arguments, **named):
     raise FashiontlError("the worker process cannot start: gone")

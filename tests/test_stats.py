@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fashiontl.stats import (
+from fashiontl.core.stats import (
     Interval,
     accuracy_interval,
     drift_and_noise,

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl import sweep as room
-from fashiontl.latency import Effort, Instrument
-from fashiontl.sweep import Point, Sweep, available_memory, limit_memory, sweep, within
+from fashiontl.timing import sweep as room
+from fashiontl.timing.loops import Effort, Instrument
+from fashiontl.timing.sweep import Point, Sweep, available_memory, limit_memory, sweep, within
 
 EFFORT = Effort(seconds=1.0)
 # A sweep collects garbage a dozen times, and hypothesis makes a hundred of them; a fake device leaves none.
@@ -281,9 +281,9 @@ def in_a_process(code: str) -> str:
 
 LIMITED = """
     import gc, itertools, os, torch
-    from fashiontl.devices import is_out_of_memory
-    from fashiontl.latency import Effort, Instrument
-    from fashiontl.sweep import limit_memory, process_peak, sweep, within
+    from fashiontl.machine.devices import is_out_of_memory
+    from fashiontl.timing.loops import Effort, Instrument
+    from fashiontl.timing.sweep import limit_memory, process_peak, sweep, within
     # Forked as a worker's phases are.
     child = os.fork()
     if child:

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fashiontl import train
-from fashiontl.architectures.network import Network
-from fashiontl.devices import DEVICES
-from fashiontl.divergence import in_answers, in_weights
-from fashiontl.errors import DivergedError
-from fashiontl.features import FeatureStore
+from fashiontl.core.errors import DivergedError
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
-from fashiontl.images import Preprocessing
-from fashiontl.recipes import Recipe
-from fashiontl.train import Examples, Fit, fit, predict, rate_factor
-from fashiontl.variants import Variant
+from fashiontl.machine.devices import DEVICES
+from fashiontl.models.network import Network
+from fashiontl.timing.variants import Variant
+from fashiontl.training import fit as fit_module
+from fashiontl.training.divergence import in_answers, in_weights
+from fashiontl.training.fit import Examples, Fit, fit, predict, rate_factor
+from fashiontl.training.prefix import FeatureStore
+from fashiontl.training.recipes import Recipe
 
 CLASSES = 4
 RECIPE = Recipe(epochs=4, batch_size=8)
@@ -71,7 +71,7 @@ def test_seconds_are_read_off_the_clock_after_the_device_has_ended(monkeypatch: 
         events.append("clock")
         return next(times)
 
-    monkeypatch.setattr(train, "synchronize", lambda device: events.append(f"wait for {device}"))
+    monkeypatch.setattr(fit_module, "synchronize", lambda device: events.append(f"wait for {device}"))
     _, result = trained(recipe=Recipe(2, 8), clock=clock, progress=lambda epoch: events.append(str(epoch)))
     assert result.seconds == 43.5
     assert events == [
@@ -102,7 +102,7 @@ def test_the_best_epoch_on_the_validation_images_is_kept(policy: str, monkeypatc
         chosen = (labels + (torch.arange(40) >= next(right))) % CLASSES
         return nn.functional.one_hot(chosen, CLASSES).float()
 
-    monkeypatch.setattr(train, "predict", answers)
+    monkeypatch.setattr(fit_module, "predict", answers)
     network, result = trained(policy, validation=examples(40))
     assert result.validation == (0.25, 0.75, 0.75, 0.5)
     assert result.chosen == 1
@@ -164,7 +164,7 @@ def test_a_seed_decides_everything(augment: bool) -> None:
 
 
 def test_losses_are_means_over_images_not_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "rate_factor", lambda step, steps, warm_up: 0.0)
+    monkeypatch.setattr(fit_module, "rate_factor", lambda step, steps, warm_up: 0.0)
     network = tiny()
     inputs = PREPROCESSING(examples(22).images)
     network.train()
@@ -181,7 +181,7 @@ def test_losses_are_means_over_images_not_batches(monkeypatch: pytest.MonkeyPatc
 )
 def test_reuse_of_a_frozen_prefix_changes_no_result(policy: str, reused: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, with_reuse = trained(policy, store=FeatureStore(None))
-    monkeypatch.setattr(train, "FEATURE_BUDGET", 0)
+    monkeypatch.setattr(fit_module, "FEATURE_BUDGET", 0)
     unfit, without_room = trained(policy, store=FeatureStore(None))
     plain, without = trained(policy)
     assert (with_reuse.reused_stages, without_room.reused_stages, without.reused_stages) == (reused, 0, 0)
@@ -216,8 +216,8 @@ def test_images_without_room_on_a_device_stay_on_the_host(monkeypatch: pytest.Mo
 
 def test_a_batch_that_is_on_the_device_is_not_copied() -> None:
     images = examples().images
-    assert train.copied(images, torch.device("cpu")) is images
-    assert train.copied(images, torch.device("meta")).device.type == "meta"
+    assert fit_module.copied(images, torch.device("cpu")) is images
+    assert fit_module.copied(images, torch.device("meta")).device.type == "meta"
 
 
 def test_no_batch_has_a_single_image() -> None:
@@ -237,7 +237,7 @@ def test_each_image_comes_once_an_epoch(count: int, batch_size: int) -> None:
     plan = POLICIES["full"].plan(("stage1", "stage2", "neck", "head"), 0, 1)
     images = torch.zeros(count, 1, 1, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    batches = train.Batches(NETWORK, plan, images, Recipe(1, batch_size), Preprocessing(1), generator)
+    batches = fit_module.Batches(NETWORK, plan, images, Recipe(1, batch_size), Preprocessing(1), generator)
     chosen = [indices for indices, _ in batches]
     assert torch.cat(chosen).sort().values.tolist() == list(range(count))
     sizes = [len(indices) for indices in chosen]
@@ -290,8 +290,8 @@ class Spy:
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
-    spy = Spy(train._optimizer)
-    monkeypatch.setattr(train, "_optimizer", spy)
+    spy = Spy(fit_module._optimizer)
+    monkeypatch.setattr(fit_module, "_optimizer", spy)
     return spy
 
 
@@ -354,8 +354,8 @@ def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
 
 
 def test_normalisation_is_seen() -> None:
-    assert train.is_normalised(tiny())
-    assert not train.is_normalised(Network({"stage1": [nn.Flatten()], "head": [nn.Linear(3, 2)]}))
+    assert fit_module.is_normalised(tiny())
+    assert not fit_module.is_normalised(Network({"stage1": [nn.Flatten()], "head": [nn.Linear(3, 2)]}))
 
 
 class Spoiled(nn.Module):
@@ -408,7 +408,7 @@ def test_a_logit_that_the_loss_does_not_show_is_a_divergence() -> None:
 def test_answers_of_no_use_on_the_validation_images_choose_no_epoch(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = train.predict
+    real = fit_module.predict
     judged: list[int] = []
 
     def answers(*arguments: Any) -> Tensor:
@@ -417,13 +417,13 @@ def test_answers_of_no_use_on_the_validation_images_choose_no_epoch(
         logits[3, 1] = value if len(judged) == 2 else logits[3, 1]
         return logits
 
-    monkeypatch.setattr(train, "predict", answers)
+    monkeypatch.setattr(fit_module, "predict", answers)
     with pytest.raises(DivergedError, match=r"^epoch 2 of 4, step 3 of 3: got a logit .* on the validation images"):
         trained(validation=examples(8))
 
 
 def test_weights_that_are_not_finite_at_the_end_are_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "rate_factor", lambda step, steps, warm_up: math.inf if step == 11 else 0.0)
+    monkeypatch.setattr(fit_module, "rate_factor", lambda step, steps, warm_up: math.inf if step == 11 else 0.0)
     with pytest.raises(DivergedError, match=r"^epoch 4 of 4, step 3 of 3: got stages\.\S+ of (nan|inf)"):
         trained()
 

@@ -8,13 +8,13 @@ import torch
 from test_train import CLASSES, PREPROCESSING, RECIPE, examples, same, state, tiny, trained
 from torch import nn
 
-from fashiontl import train
-from fashiontl.features import FeatureStore
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply
-from fashiontl.recipes import Recipe
-from fashiontl.train import new_optimizer, predict, rate_factor
-from fashiontl.variants import Variant
+from fashiontl.timing.variants import Variant
+from fashiontl.training import fit as fit_module
+from fashiontl.training.fit import new_optimizer, predict, rate_factor
+from fashiontl.training.prefix import FeatureStore
+from fashiontl.training.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,7 +74,7 @@ def test_features_are_kept_as_a_step_would_compute_them(variant: Variant) -> Non
     apply(network, plan)
     variant.place(network)
     generator = torch.Generator().manual_seed(0)
-    batches = train.Batches(
+    batches = fit_module.Batches(
         network, plan, examples().images, RECIPE, PREPROCESSING, generator, variant=variant, store=FeatureStore(None)
     )
     chosen, features = next(iter(batches))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fashiontl import phases
-from fashiontl.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.runner import phases
 
 ROOT = Path(__file__).parent.parent
 LITE0 = "timm/tf_efficientnet_lite0"

@@ -14,23 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from fashiontl import modes, phases, train
-from fashiontl.architectures.build import build
-from fashiontl.architectures.network import Network
-from fashiontl.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data.idx import read_idx, write_idx
+from fashiontl.data.preprocessing import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
 from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, load_folder
-from fashiontl.errors import FashiontlError
-from fashiontl.features import FeatureStore
+from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
-from fashiontl.freezing.adapters import prepare
 from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
-from fashiontl.images import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
-from fashiontl.recipes import Recipe
-from fashiontl.train import Examples, Fit, fit
-from fashiontl.vision import models
-from fashiontl.weights.files import load, save
+from fashiontl.freezing.lora import prepare
+from fashiontl.models.build import build
+from fashiontl.models.network import Network
+from fashiontl.models.weights.files import load, save
+from fashiontl.runner import phases
+from fashiontl.timing import torch_flags
+from fashiontl.training import fit as fit_module
+from fashiontl.training.fit import Examples, Fit, fit
+from fashiontl.training.prefix import FeatureStore
+from fashiontl.training.recipes import Recipe
 
 CLASSES = 4
 PREPROCESSING = Preprocessing(28)
@@ -63,7 +65,7 @@ def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the guard out: every module runs in training mode, as after `network.train()`."""
     monkeypatch.setattr(freezing, "in_training_mode", lambda stage, module: True)
     # Reusing the outputs of a frozen prefix would hide what its modules do at each step.
-    monkeypatch.setattr(train, "frozen_prefix", lambda plan: 0)
+    monkeypatch.setattr(fit_module, "frozen_prefix", lambda plan: 0)
 
 
 # BatchNorm: weights frozen by `requires_grad = False` alone.
@@ -194,13 +196,13 @@ def states_after_thawing(previous_counts: bool) -> dict[str, float]:
     recipe = Recipe(4, 8)
     plan = plan_of(network, "gradual_unfreeze", 0)
     apply(network, plan)
-    first = train._optimizer(network, plan, recipe, None)
+    first = fit_module._optimizer(network, plan, recipe, None)
     for _ in range(3):
         functional.cross_entropy(network(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
         first.step()
     plan = plan_of(network, "gradual_unfreeze", 1)
     apply(network, plan)
-    second = train._optimizer(network, plan, recipe, first if previous_counts else None)
+    second = fit_module._optimizer(network, plan, recipe, first if previous_counts else None)
     held = [id(parameter) for group in second.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held)) == len([p for p in network.parameters() if p.requires_grad])
     names = {parameter: name for name, parameter in network.stages.named_parameters()}
@@ -373,7 +375,7 @@ def test_flops_are_of_the_forward_pass_because_torch_counts_grouped_backward_wro
 
 
 def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modes, "fastest", lambda precision: None)
+    monkeypatch.setattr(torch_flags, "fastest", lambda precision: None)
     case = Case("mobilenet_v2", "scratch")
     settings = replace(PRESETS["smoke"], seconds=0.01)
     result = phases.inference({"case": asdict(case), "settings": asdict(settings)}, lambda text: None)
@@ -423,7 +425,7 @@ def test_a_frozen_prefix_takes_none(policy: str, prefix: int) -> None:
 
 def test_taking_their_stages_for_frozen_would_train_nothing_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained(tiny(), "bias_only").proof.holds
-    monkeypatch.setattr(train, "frozen_prefix", lambda plan: 3)
+    monkeypatch.setattr(fit_module, "frozen_prefix", lambda plan: 3)
     result = trained(tiny(), "bias_only")
     assert result.reused_stages == 3
     expected = "parameters should train and none moved: 1 in {0}, first {0}.1.bias"
@@ -432,6 +434,6 @@ def test_taking_their_stages_for_frozen_would_train_nothing_in_them(monkeypatch:
 
 def test_nor_is_a_stage_reused_whose_batchnorm_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training mode an image's output depends on the batch it is in, which the store sees for itself."""
-    monkeypatch.setattr(train, "frozen_prefix", lambda plan: 3)
+    monkeypatch.setattr(fit_module, "frozen_prefix", lambda plan: 3)
     result = trained(tiny(), "bn_only")
     assert (result.reused_stages, result.proof.holds) == (0, True)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from fashiontl import variants
-from fashiontl.architectures.build import build
-from fashiontl.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
-from fashiontl.variants import Variant, absence, doubts, faster_format
+from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
+from fashiontl.models.build import build
+from fashiontl.timing import variants
+from fashiontl.timing.variants import Variant, absence, doubts, faster_format
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -238,7 +238,7 @@ def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
 
 def test_torchs_own_search_for_a_compiler_decides() -> None:
     """In a process of its own, because torch remembers what it found."""
-    code = "from fashiontl.variants import absence; from fashiontl.case import Case; "
+    code = "from fashiontl.timing.variants import absence; from fashiontl.core.case import Case; "
     code += "print(absence(Case('a', 'full', precision='tf32', execution='compile')))"
     environment = {"PATH": "/nowhere", "CXX": "/nowhere/g++", "HOME": "/nowhere", "USER": "nobody"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -316,7 +316,7 @@ COMPILING = """
     import json, os, sys
     import torch
     from torch import nn
-    from fashiontl.variants import Variant, cold_compile, compile_counts
+    from fashiontl.timing.variants import Variant, cold_compile, compile_counts
 
     # Forked after torch's import, as a worker's phases are.
     child = os.fork()

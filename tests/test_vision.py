@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fashiontl import vision
+from fashiontl.data import torchvision_import
 
 REAL = builtins.__import__
 
@@ -47,13 +47,13 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_sound_torchvision_is_left_as_it_is(importing: Any) -> None:
     importing(None)
-    assert vision._import_torchvision() is None
+    assert torchvision_import._import_torchvision() is None
     assert Library.made == ()
 
 
 def test_absent_operators_are_defined(importing: Any) -> None:
     importing(RuntimeError("operator torchvision::nms does not exist"))
-    library = vision._import_torchvision()
+    library = torchvision_import._import_torchvision()
     assert Library.made == (library,)
     assert library.arguments == ("torchvision", "DEF")
     assert [schema.partition("(")[0] for schema in library.schemas] == ["nms", "qnms"]
@@ -63,7 +63,7 @@ def test_absent_operators_are_defined(importing: Any) -> None:
 def test_any_other_fault_is_passed_on(importing: Any, error: Exception) -> None:
     importing(error)
     with pytest.raises(type(error), match=str(error)):
-        vision._import_torchvision()
+        torchvision_import._import_torchvision()
     assert Library.made == ()
 
 
@@ -71,7 +71,8 @@ def test_models_run_in_a_fresh_process_whatever_is_installed() -> None:
     """Here torchvision may be sound or not; a library was defined exactly when it is not."""
     plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
     code = (
-        "from fashiontl import vision; import torch; model = vision.models.shufflenet_v2_x0_5().eval();"
+        "from fashiontl.data import torchvision_import as vision; import torch;"
+        "model = vision.models.shufflenet_v2_x0_5().eval();"
         "print(vision._LIBRARY is None, *model(torch.zeros(1, 3, 32, 32)).shape)"
     )
     ours = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

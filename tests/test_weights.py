@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fashiontl.architectures.build import build
-from fashiontl.case import Case
-from fashiontl.errors import FashiontlError
-from fashiontl.images import FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
-from fashiontl.vision import models
-from fashiontl.weights import Start, digest, save, start
+from fashiontl.core.case import Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.build import build
+from fashiontl.models.weights.start import Start, digest, save, start
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 TAG = "IMAGENET1K_V1"

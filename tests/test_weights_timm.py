@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fashiontl.architectures.build import build
-from fashiontl.case import Case
+from fashiontl.core.case import Case
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data import find_task
+from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import TaskData, select
 from fashiontl.data.sources import load_images
-from fashiontl.errors import FashiontlError
-from fashiontl.images import Preprocessing
-from fashiontl.weights import Start, start, timm_weights
+from fashiontl.models.build import build
+from fashiontl.models.weights import timm_weights
+from fashiontl.models.weights.start import Start, start
 
 timm = pytest.importorskip("timm")
 huggingface_hub = pytest.importorskip("huggingface_hub")

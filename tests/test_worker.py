@@ -12,9 +12,9 @@ import pytest
 import worker_phases
 
 import fashiontl
-from fashiontl import worker as module
-from fashiontl.errors import FashiontlError
-from fashiontl.worker import Outcome, Worker
+from fashiontl.core.errors import FashiontlError
+from fashiontl.runner import client as module
+from fashiontl.runner.client import Outcome, Worker
 
 TESTS = Path(__file__).parent
 
@@ -230,7 +230,7 @@ def test_what_prints_while_the_server_starts_is_in_its_log(tmp_path: Path, monke
 FROM_A_COPY = """
 import json, sys
 import fashiontl
-from fashiontl.worker import Worker
+from fashiontl.runner.client import Worker
 with Worker(threads=1) as worker:
     outcome = worker.run("identity", json.loads(sys.argv[1]), 60)
 print(json.dumps([fashiontl.__file__, outcome.reason, outcome.value.get("modules")]))
@@ -289,7 +289,7 @@ def test_standard_streams_that_are_closed(tmp_path: Path) -> None:
 import os, sys
 for stream in (0, 1, 2):
     os.close(stream)
-from fashiontl.worker import Worker
+from fashiontl.runner.client import Worker
 with Worker(threads=1) as worker:
     outcome = worker.run("device", {"device": "cpu"}, 60)
 open(sys.argv[1], "w").write(outcome.status + outcome.reason)

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 
-from fashiontl.architectures.hybrids import MeanOfProbabilities
-from fashiontl.case import PRESETS, Case
-from fashiontl.errors import FashiontlError
-from fashiontl.train import OPTIMIZERS
-from fashiontl.workload import Workload, answering
+from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.errors import FashiontlError
+from fashiontl.models.ensembles import MeanOfProbabilities
+from fashiontl.runner.workload import Workload, answering
+from fashiontl.training.fit import OPTIMIZERS
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from fashiontl.devices import DEVICES
-from fashiontl.errors import DivergedError, FashiontlError, SkippedError
+from fashiontl.core.errors import DivergedError, FashiontlError, SkippedError
+from fashiontl.machine.devices import DEVICES
 
 _LEAKED: list[torch.Tensor] = []
 Progress = Callable[[str], None]

@@ -1,7 +1,7 @@
 """A policy of one's own: the first stage and the head train, what is between them stays frozen."""
 
-from fashiontl.extensions import register
 from fashiontl.freezing import Plan, Policy, StagePlan
+from fashiontl.matrix.extensions import register
 
 FROZEN = StagePlan(trains="none", normalisation="eval", rate=0)
 SLOW = StagePlan(trains="all", normalisation="batch", rate=0.3)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fashiontl.data import Task
-from fashiontl.data.own import ImageFolder
-from fashiontl.extensions import register
+from fashiontl.data.image_folder import ImageFolder
+from fashiontl.matrix.extensions import register
 
 folder = ImageFolder(Path(__file__).with_name("stripes"))
 register(Task("stripes", "which way the stripes run", names=("horizontal", "vertical"), images=folder))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fashiontl.architectures import Architecture
-from fashiontl.extensions import register
+from fashiontl.matrix.extensions import register
+from fashiontl.models.registry import Architecture
 
 
 def build(classes: int, image_size: int) -> Any:
@@ -11,7 +11,7 @@ def build(classes: int, image_size: int) -> Any:
     del image_size
     from torch import nn
 
-    from fashiontl.architectures.network import Network
+    from fashiontl.models.network import Network
 
     return Network(
         {

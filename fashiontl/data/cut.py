@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data.idx import write_idx
 from fashiontl.data.sources import EMBEDDED_FOLDER, ORIGINAL_MD5, load_images
-from fashiontl.errors import FashiontlError
 
 TRAIN_PER_CLASS = 600
 TEST_PER_CLASS = 200

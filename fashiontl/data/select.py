@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.data.sources import Images
 from fashiontl.data.tasks import Task
-from fashiontl.errors import FashiontlError
 
 
 @dataclass(frozen=True, eq=False)

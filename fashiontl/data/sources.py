@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from fashiontl.core.errors import FashiontlError, user_path
 from fashiontl.data.idx import parse_idx, read_content
 from fashiontl.data.tasks import CLASS_NAMES, Task
-from fashiontl.errors import FashiontlError, user_path
-from fashiontl.locks import locked
+from fashiontl.machine.locks import locked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -298,7 +298,7 @@ def _file_list(files: Iterable[str]) -> str:
 
 def _download(cache: Path) -> Source:
     """Let torchvision download the original files into the cache, where they appear only when they are whole."""
-    from fashiontl.vision import torchvision
+    from fashiontl.data.torchvision_import import torchvision
 
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fashiontl.errors import FashiontlError, brief, unknown_name
+from fashiontl.core.errors import FashiontlError, brief, unknown_name
 
 if TYPE_CHECKING:
     from fashiontl.data.sources import Images
@@ -36,7 +36,7 @@ class Task:
             takes all.
         names: of the data set's classes, in the order of its labels.
         images: loads a data set of one's own, given the side in pixels that cases use; a function, or one of the
-            loaders in `fashiontl.data.own`. None takes Fashion-MNIST.
+            loaders in `fashiontl.data.image_folder`. None takes Fashion-MNIST.
         per_class: training images a class; 0 leaves it to the settings.
 
     Raises:

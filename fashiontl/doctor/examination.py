@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fashiontl.conditions import Observer
+from fashiontl.core.metrics import Measurement
+from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor.findings import Line, Report, Section
 from fashiontl.doctor.surroundings import conditions
-from fashiontl.leaderboard.columns import LATENCY
-from fashiontl.leaderboard.rows import decimals, number
-from fashiontl.locks import alone_on
-from fashiontl.measure import cache_folder
-from fashiontl.metrics import Measurement
-from fashiontl.selftest import Check, failures, quantity
-from fashiontl.stats import smallest_difference
-from fashiontl.worker import Outcome, Worker
+from fashiontl.machine.conditions import Observer
+from fashiontl.machine.locks import alone_on
+from fashiontl.reports.leaderboard.columns import LATENCY
+from fashiontl.reports.leaderboard.rows import decimals, number
+from fashiontl.runner.cell import cache_folder
+from fashiontl.runner.client import Outcome, Worker
+from fashiontl.timing.selftest import Check, failures, quantity
 
 Progress = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def examine(worker: Worker, device: str, progress: Progress, seconds: float = 0.
 
     Args:
         worker: runs the examination's phases.
-        device: a name that `fashiontl.devices.is_device` takes.
+        device: a name that `fashiontl.machine.devices.is_device` takes.
         progress: called with what is being done.
         seconds: how long each process of the noise floor is timed.
     """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fashiontl.escape import to_line, to_terminal, to_terminal_json
+from fashiontl.core.escape import to_line, to_terminal, to_terminal_json
 
 Verdict = Literal["ok", "note", "bad"]
 

@@ -8,15 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fashiontl.conditions import ThrottleWatch
+from fashiontl.core.errors import user_path
 from fashiontl.data.sources import candidates
-from fashiontl.devices import DEVICES
 from fashiontl.doctor.findings import Line, Section
-from fashiontl.energy import meter
-from fashiontl.environment import choose_threads, omp_threads, text_of
-from fashiontl.errors import user_path
-from fashiontl.measure import cache_folder
-from fashiontl.worker import Worker
+from fashiontl.machine.conditions import ThrottleWatch
+from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.energy import meter
+from fashiontl.machine.environment import choose_threads, omp_threads, text_of
+from fashiontl.runner.cell import cache_folder
+from fashiontl.runner.client import Worker
 
 _CPUS = Path("/sys/devices/system/cpu")
 _POWERCAP = Path("/sys/class/powercap")
@@ -38,7 +38,7 @@ def conditions(device: str, observed: Mapping[str, Any]) -> tuple[Line, ...]:
 
     Args:
         device: that was examined.
-        observed: what `fashiontl.conditions.Observer` tells of it.
+        observed: what `fashiontl.machine.conditions.Observer` tells of it.
     """
     before, after = observed["before"], observed["after"]
 

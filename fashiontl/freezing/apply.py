@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing.policies import Plan, StagePlan
 
 # `_NormBase` is the base of every BatchNorm and InstanceNorm.
@@ -107,7 +107,7 @@ def check(network: Staged, plan: Plan) -> None:
     if len(staged) != len(set(staged)):
         faults.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
     if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
-        faults.append("expected a network with adapters, got one that fashiontl.freezing.adapters.prepare has not seen")
+        faults.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
     if faults:
         raise FashiontlError("; ".join(faults) + "; correct the policy's plan or the architecture's stages")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fashiontl.errors import FashiontlError, SkippedError
+from fashiontl.core.errors import FashiontlError, SkippedError
 
 Trains = Literal["none", "all", "normalisation", "bias", "adapters"]
 Normalisation = Literal["eval", "affine_eval", "batch"]
@@ -31,7 +31,7 @@ class StagePlan:
 
     Attributes:
         trains: which parameters train: `none`, `all`, only those of `normalisation` layers, only each `bias`, or only
-            the `adapters` that `fashiontl.freezing.adapters.prepare` put beside frozen layers.
+            the `adapters` that `fashiontl.freezing.lora.prepare` put beside frozen layers.
         normalisation: what layers with running statistics (BatchNorm) do: `eval` normalises by the frozen
             statistics and freezes scale and shift, whatever `trains` says; `affine_eval` normalises by the frozen
             statistics while scale and shift train as `trains` says; `batch` normalises by the batch and updates the
@@ -78,8 +78,8 @@ class Policy:
         title: what trains, for people.
         source: where the term comes from.
         plan: from the stage names in order of execution (the last is `head`, before it perhaps `neck`), the epoch
-            from 0, and the number of epochs, to the plan of that epoch. It raises `fashiontl.errors.SkippedError` for
-            a network that has too few stages.
+            from 0, and the number of epochs, to the plan of that epoch. It raises `SkippedError` for a network that has
+            too few stages.
         needs_weights: whether the policy means nothing without pretrained weights.
         library: that must be installed; empty without one. What trains `adapters` needs peft.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing.apply import Staged, check, in_training_mode, planned_modules, trains
 from fashiontl.freezing.policies import Plan
 

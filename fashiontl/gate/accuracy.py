@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from statistics import NormalDist, fmean
 
-from fashiontl.comparison import clustered_interval, holm_levels, mcnemar
+from fashiontl.core.stats import Interval
+from fashiontl.gate.comparison import clustered_interval, holm_levels, mcnemar
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Answers, SeedPair
 from fashiontl.gate.sequential import ALPHA
 from fashiontl.gate.verdict import Change, Finding, Word
-from fashiontl.stats import Interval
 
 
 def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> list[Finding]:

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from fashiontl.case import Case, Settings
-from fashiontl.environment import PROTOCOL
-from fashiontl.errors import FashiontlError, user_path
-from fashiontl.extensions import chosen
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.errors import FashiontlError, user_path
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
 from fashiontl.gate.trees import Checkout
 from fashiontl.gate.verdict import Word
-from fashiontl.options import anchored
-from fashiontl.worker import Outcome, Progress, Running, Worker
+from fashiontl.machine.environment import PROTOCOL
+from fashiontl.matrix.extensions import chosen
+from fashiontl.matrix.options import anchored
+from fashiontl.runner.client import Outcome, Progress, Running, Worker
 
 Kind = Literal["missing", "crashed", "timeout", "oom"]
 
@@ -35,7 +35,7 @@ _IDENTITY_SECONDS = 300.0
 _SLICE_SECONDS, _SLICE_FACTOR = 60.0, 20.0
 _END_SECONDS = 10.0
 # How a fashiontl without workers, without phases or without this one answers.
-_TOO_OLD = re.compile(r"No module named '?fashiontl\.(forkserver|phases)\b|has no attribute 'identity'")
+_TOO_OLD = re.compile(r"No module named '?fashiontl\.(runner|forkserver|phases)\b|has no attribute 'identity'")
 
 
 class IncomparableError(FashiontlError):
@@ -189,8 +189,8 @@ class Arm:
         """The cases that options mean in this tree; none where they name what it does not have.
 
         Args:
-            matrix: `axes` (the fields of `fashiontl.options.Axes`), `preset`, `assignments` and `data_root`. Axes that
-                are left empty are not asked about, as this tree may not have them.
+            matrix: `axes` (the fields of `fashiontl.matrix.options.Axes`), `preset`, `assignments` and `data_root`.
+                Axes that are left empty are not asked about, as this tree may not have them.
         """
         axes = {name: texts for name, texts in matrix["axes"].items() if texts}
         if "weights" in axes:

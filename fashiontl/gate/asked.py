@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from fashiontl.case import Settings
+from fashiontl.core.case import Settings
 from fashiontl.gate.epoch import LEAST_ROUNDS
 from fashiontl.gate.limits import LIMITS, processes_of
 from fashiontl.gate.raw import Asked

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median, stdev
 
-from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError, unwritable
-from fashiontl.escape import LONGEST_NAME, to_line
+from fashiontl.core.case import Settings
+from fashiontl.core.errors import FashiontlError, unwritable
+from fashiontl.core.escape import LONGEST_NAME, to_line
+from fashiontl.core.files import write_atomically
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.baselines import (
     FEWEST,
     MAKE_ONE,
@@ -23,8 +25,7 @@ from fashiontl.gate.baselines import (
 )
 from fashiontl.gate.limits import LIMITS
 from fashiontl.gate.strict import write_strictly
-from fashiontl.metrics import METRICS
-from fashiontl.record import Record, latest, read_file, write_atomically
+from fashiontl.records import Record, latest, read_file
 
 
 def add(results: Path, run: Path | None = None) -> str:

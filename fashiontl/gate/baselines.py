@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import NamedTuple
 
-from fashiontl.case import Settings
-from fashiontl.errors import FashiontlError, brief, no_file
+from fashiontl.core.case import Settings
+from fashiontl.core.errors import FashiontlError, brief, no_file
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.strict import read_strictly
-from fashiontl.metrics import METRICS
-from fashiontl.record import Record, meaning
-from fashiontl.record.sense import time_fault
+from fashiontl.records import Record, meaning
+from fashiontl.records.sense import time_fault
 
 SCHEMA = 1
 

@@ -8,13 +8,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fashiontl.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
-from fashiontl.escape import to_terminal, to_terminal_line
-from fashiontl.extensions import chosen
+from fashiontl.core.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
+from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.verdict import EXIT_CODES, Explained, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers, waiver_faults
-from fashiontl.options import AXES, Axes, filled, filled_path, matrix, minutes, whole
-from fashiontl.progress import ProgressText
+from fashiontl.matrix.extensions import chosen
+from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes, whole
+from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
     from fashiontl.gate.runner import Gate, Order
@@ -87,7 +87,7 @@ def _gate(options: argparse.Namespace) -> Answer:
 def _head_to_head(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.arm import IncomparableError
     from fashiontl.gate.runner import Order
-    from fashiontl.measure import command
+    from fashiontl.runner.cell import command
 
     axes = {name: getattr(options, name) for name in AXES}
     cases, settings = matrix(
@@ -125,7 +125,7 @@ def compare(
     from fashiontl.gate.judge import judge
     from fashiontl.gate.runner import opened_gate
     from fashiontl.gate.trees import check_apart
-    from fashiontl.measure import cache_folder, check_cache
+    from fashiontl.runner.cell import cache_folder, check_cache
 
     check_cache()
     if not order.unchanged:
@@ -161,7 +161,7 @@ def check_reports(files: Mapping[str, Path | None]) -> None:
     Raises:
         FashiontlError: lists those that cannot.
     """
-    from fashiontl.record import check_folder
+    from fashiontl.core.files import check_folder
 
     faults = []
     given = {option: path for option, path in files.items() if path is not None}
@@ -258,7 +258,7 @@ def stored(options: argparse.Namespace) -> Answer:
     """Judge a run by stored baselines."""
     from fashiontl.gate.baselines import newest_run, read_baselines
     from fashiontl.gate.stored import judge_stored
-    from fashiontl.record import read_file
+    from fashiontl.records import read_file
 
     path = options.run_file or newest_run(options.results)
     records, faults = read_file(path)
@@ -301,8 +301,8 @@ def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
     What goes wrong with a report is told on the standard error and changes no verdict; a defect of fashiontl changes
     only an exit code of 0, to 70.
     """
+    from fashiontl.core.files import write_atomically
     from fashiontl.gate import rawfile, report
-    from fashiontl.record import write_atomically
 
     if verdict.word == "INCONCLUSIVE" and options.inconclusive == "warn":
         verdict = replace(

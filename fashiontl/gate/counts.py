@@ -3,10 +3,10 @@
 import math
 from statistics import median
 
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import Limit, on_cuda
 from fashiontl.gate.raw import Counts
 from fashiontl.gate.verdict import Change, Finding, Word
-from fashiontl.metrics import METRICS
 
 
 def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:

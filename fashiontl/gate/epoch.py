@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Protocol
 
-from fashiontl.comparison import round_changes
+from fashiontl.gate.comparison import round_changes
 from fashiontl.gate.raw import Arm, Epoch, Stage
 
 # Rounds ABBA of an epoch. A fresh pair of processes takes seconds to start, so it pays to take turns until their own

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-from fashiontl.case import Case, Settings
+from fashiontl.core.case import Case, Settings
 from fashiontl.gate.raw import Arm
 from fashiontl.gate.untimed import Runs, in_turn
 from fashiontl.gate.verdict import Explained
-from fashiontl.operators import OTHERS, Operator, Profile, difference, from_dict
-from fashiontl.options import as_timed
-from fashiontl.worker import Progress
+from fashiontl.matrix.options import as_timed
+from fashiontl.profiling.operators import OTHERS, Operator, Profile, difference, from_dict
+from fashiontl.runner.client import Progress
 
 # A single profile is of two steps, and any of its rows may have met a pause of the machine.
 _PROFILES = 3

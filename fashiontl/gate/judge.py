@@ -10,18 +10,18 @@ from dataclasses import replace
 from datetime import date
 from statistics import median
 
-from fashiontl.comparison import trimmed_interval
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.metrics import METRICS
+from fashiontl.core.stats import percentile
 from fashiontl.gate.accuracy import judge_answers
 from fashiontl.gate.asked import TIMED
+from fashiontl.gate.comparison import trimmed_interval
 from fashiontl.gate.counts import judge_counts
 from fashiontl.gate.limits import LIMITS, TAIL, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Arm, Epoch, Failure, Raw, Series
 from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, epoch_faults, evidence_of, thresholds
 from fashiontl.gate.verdict import EXIT_CODES, Change, Explained, Finding, Verdict, Word, change_of
 from fashiontl.gate.waivers import WHOLE, Waiver
-from fashiontl.metrics import METRICS
-from fashiontl.stats import percentile
 
 _TWICE = "is there twice, and which is meant is unknown"
 

@@ -12,7 +12,7 @@ class Limit:
     """Two limits: a change up to the first fails nothing, and one of the second is found. Between them is leeway.
 
     Attributes:
-        metric: a key of `fashiontl.metrics.METRICS`.
+        metric: a key of `fashiontl.core.metrics.METRICS`.
         kind: how it is judged: `timed` by epochs, `size` by repeated processes, `exact` by equality, `accuracy` by
             paired answers.
         tolerated: a change for the worse that fails nothing: relative (0.02 is 2 %), for accuracy a fraction.
@@ -65,7 +65,7 @@ def limit_of(cell: str, metric: str) -> Limit | None:
 
     Args:
         cell: id of a case.
-        metric: a key of `fashiontl.metrics.METRICS`.
+        metric: a key of `fashiontl.core.metrics.METRICS`.
     """
     return _CUDA_SIZES.get(metric, LIMITS.get(metric)) if on_cuda(cell) else LIMITS.get(metric)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
-from fashiontl.comparison import chance_above, trimmed_interval
-from fashiontl.escape import to_line
+from fashiontl.core.escape import to_line
+from fashiontl.gate.comparison import chance_above, trimmed_interval
 from fashiontl.gate.limits import Limit, limit_of
 from fashiontl.gate.raw import Raw
 from fashiontl.gate.report.shown import UNKNOWN

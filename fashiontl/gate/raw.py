@@ -54,7 +54,7 @@ class Counts:
 
     Attributes:
         cell: id of the case.
-        metric: a key of `fashiontl.metrics.METRICS`: parameters, FLOPs, memory.
+        metric: a key of `fashiontl.core.metrics.METRICS`: parameters, FLOPs, memory.
         base: one value a process.
         head: the same of the head arm.
     """
@@ -157,7 +157,7 @@ class Asked:
         processes: of each arm that count a cell, by its id.
         slices: of each arm in an epoch, at least.
         seeds: that are trained where the first one's answers differ; 0 where none are.
-        settings: `fashiontl.case.Settings` as a dictionary.
+        settings: `fashiontl.core.case.Settings` as a dictionary.
         base: full SHA-1 of the base, None outside of git.
         head: the same of the head.
         thresholds: as `fashiontl.gate.sequential.thresholds` gave them.
@@ -184,7 +184,7 @@ class Raw:
         seconds: how long it took.
         command: what was typed.
         machine: key of the machine.
-        environment: `fashiontl.environment.Environment` as a dictionary.
+        environment: `fashiontl.machine.environment.Environment` as a dictionary.
         base: what was compared with.
         head: what was compared.
         cells: ids of the cells that were asked for and that the head has.

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fashiontl.errors import FashiontlError, no_file, unwritable
+from fashiontl.core.errors import FashiontlError, no_file, unwritable
+from fashiontl.core.files import write_atomically
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.raw import SCHEMA, Raw, SeedPair
 from fashiontl.gate.sequential import slice_faults
 from fashiontl.gate.strict import read_strictly, write_strictly
-from fashiontl.metrics import METRICS
-from fashiontl.record import write_atomically
-from fashiontl.record.line import is_utc
+from fashiontl.records.record import is_utc
 
 _NEXT_STEP = "run the gate again"
 # Seconds: thirty years, more than any gate takes.

@@ -12,10 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, Protocol
 
-from fashiontl.case import Case, Settings
-from fashiontl.conditions import Observer
-from fashiontl.environment import choose_threads, machine_key, read_environment
-from fashiontl.errors import FashiontlError
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.arm import Arm, StoppedError
 from fashiontl.gate.asked import COUNTED, TIMED, stated
 from fashiontl.gate.control import control
@@ -28,9 +26,11 @@ from fashiontl.gate.sequential import LOOKS, next_action
 from fashiontl.gate.trees import base_tree, working_tree
 from fashiontl.gate.untimed import Runs, answer, count
 from fashiontl.gate.verdict import Explained
-from fashiontl.locks import alone_on
-from fashiontl.options import as_timed
-from fashiontl.worker import Outcome, Progress
+from fashiontl.machine.conditions import Observer
+from fashiontl.machine.environment import choose_threads, machine_key, read_environment
+from fashiontl.machine.locks import alone_on
+from fashiontl.matrix.options import as_timed
+from fashiontl.runner.client import Outcome, Progress
 
 Rule = Callable[[Sequence[Epoch], Limit, int], Literal["screen", "confirm", "stop"]]
 
@@ -64,7 +64,7 @@ class Order:
         settings: how they are run; an arm warms up in an epoch for twice `seconds` at most.
         accuracy: whether they are trained and tested too.
         budget: the most seconds that it may take; 0 is no limit. What has begun is finished.
-        matrix: the options that meant these cases, as `fashiontl.options.matrix` takes them: `axes`, `preset`,
+        matrix: the options that meant these cases, as `fashiontl.matrix.options.matrix` takes them: `axes`, `preset`,
             `assignments` and `data_root`. The base is asked what they mean there, so that cases which the head lost
             are found.
         command: what was typed.

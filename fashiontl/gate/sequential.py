@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Literal
 
-from fashiontl.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
+from fashiontl.core.stats import Interval
+from fashiontl.gate.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import Epoch
 from fashiontl.gate.verdict import Change, Word
-from fashiontl.stats import Interval
 
 LOOKS = (6, 10, 16, 24)
 CONFIRMATION = 16

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from datetime import date
 from statistics import median
 
-from fashiontl.comparison import prediction_interval
-from fashiontl.environment import PROTOCOL
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.baselines import (
     FEWEST,
     MAKE_ONE,
@@ -18,13 +17,14 @@ from fashiontl.gate.baselines import (
     is_sound,
     numbers_of,
 )
+from fashiontl.gate.comparison import prediction_interval
 from fashiontl.gate.judge import unused, waived, worst
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Counts, Raw, Tree
 from fashiontl.gate.verdict import EXIT_CODES, Change, Finding, Verdict, Word
 from fashiontl.gate.waivers import WHOLE, Waiver
-from fashiontl.metrics import METRICS
-from fashiontl.record import Record, latest, meaning
+from fashiontl.machine.environment import PROTOCOL
+from fashiontl.records import Record, latest, meaning
 
 # Each bound is one-sided: beyond the first an unchanged machine comes once in a hundred runs; below the second a
 # slowdown that must be found stays once in twenty.

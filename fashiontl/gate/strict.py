@@ -8,9 +8,9 @@ from dataclasses import asdict, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fashiontl.errors import FashiontlError
-from fashiontl.record.line import as_json, compact, shape_faults
-from fashiontl.record.schema import json_name
+from fashiontl.core.errors import FashiontlError
+from fashiontl.records.record import as_json, compact, shape_faults
+from fashiontl.records.schema import json_name
 
 _Kind = TypeVar("_Kind")
 

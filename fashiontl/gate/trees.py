@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fashiontl.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError
 
 HEAD_REF = "working tree"
 # A gate's worktree is the second of these in a folder of its own that begins with the first. It holds a lock on the

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fashiontl.case import Case, Settings
+from fashiontl.core.case import Case, Settings
 from fashiontl.gate.arm import failure_kind
 from fashiontl.gate.asked import COUNTED, seeds_of
 from fashiontl.gate.limits import processes_of
 from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
-from fashiontl.options import SOURCE_TASKS, as_timed
-from fashiontl.worker import Outcome, Progress
+from fashiontl.matrix.options import SOURCE_TASKS, as_timed
+from fashiontl.runner.client import Outcome, Progress
 
 _PHASES = ("inference", "step")
 # Only what is counted is kept, so the timing loops of these phases end as soon as they may.

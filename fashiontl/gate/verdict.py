@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.raw import Raw
 from fashiontl.gate.waivers import ALL, WHOLE
-from fashiontl.metrics import METRICS
 
 Word = Literal[
     "PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED",
@@ -45,7 +45,7 @@ class Finding:
 
     Attributes:
         cell: id of the case.
-        metric: a key of `fashiontl.metrics.METRICS`; `*` where the whole cell is missing or crashed.
+        metric: a key of `fashiontl.core.metrics.METRICS`; `*` where the whole cell is missing or crashed.
         word: the verdict.
         reason: one sentence with the numbers that decided.
         base: the base arm's number in the metric's base unit (median of the epochs' medians); None when unknown.

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from fashiontl.errors import FashiontlError, no_file, unknown_name, unwritable
-from fashiontl.escape import to_file_name
-from fashiontl.metrics import METRICS
-from fashiontl.record import write_atomically
+from fashiontl.core.errors import FashiontlError, no_file, unknown_name, unwritable
+from fashiontl.core.escape import to_file_name
+from fashiontl.core.files import write_atomically
+from fashiontl.core.metrics import METRICS
 
 # A quarter outlasts most releases and few memories: what is still wanted then deserves being said again, and what is
 # not would otherwise hide the next regression of the same cell.
@@ -53,7 +53,7 @@ class Waiver:
     Attributes:
         id: name of its file without `.toml`.
         cell: id of a case.
-        metric: a key of `fashiontl.metrics.METRICS`, or `*` for the cell as a whole: that it is gone, or crashes.
+        metric: a key of `fashiontl.core.metrics.METRICS`, or `*` for the cell as a whole: that it is gone, or crashes.
         ceiling: the largest change that it covers, in per cent, of accuracy in points.
         owner: who answers for it.
         reason: why the change is accepted.

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch._C._autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from fashiontl.operators import Kernel, Operator, idle_share, short
 from fashiontl.profiling.modules import PREFIX
+from fashiontl.profiling.operators import Kernel, Operator, idle_share, short
 
 # at::RecordScope, as FunctionEvent.scope has it.
 _BACKWARD_FUNCTION, _USER_SCOPE = 1, 7

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from fashiontl.errors import no_file
-from fashiontl.escape import workflow_command
+from fashiontl.core.errors import no_file
+from fashiontl.core.escape import workflow_command
 from fashiontl.gate.report.comment import markdown
 from fashiontl.gate.report.shown import headline, label_of, word_of, worst_first
 from fashiontl.gate.verdict import Finding, Verdict

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from fashiontl.escape import to_code, to_markdown
+from fashiontl.core.escape import to_code, to_markdown
 from fashiontl.gate.baselines import counted
 from fashiontl.gate.report.shown import (
     UNKNOWN,
@@ -17,8 +17,8 @@ from fashiontl.gate.report.shown import (
     worst_first,
 )
 from fashiontl.gate.verdict import Explained, Finding, Verdict
-from fashiontl.leaderboard.markdown import TextColumn, folded, table
-from fashiontl.progress import duration
+from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
+from fashiontl.reports.progress import duration
 
 # By its first line the comment is found again, to be updated in place.
 MARKER = "<!-- fashiontl gate -->"

@@ -2,7 +2,7 @@
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from fashiontl.escape import to_xml
+from fashiontl.core.escape import to_xml
 from fashiontl.gate.report.shown import change_text, headline, label_of, numbers, tree_text, word_of
 from fashiontl.gate.verdict import Finding, Verdict, Word
 

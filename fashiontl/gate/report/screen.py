@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from fashiontl.escape import LONGEST_NAME, to_line, to_terminal
+from fashiontl.core.escape import LONGEST_NAME, to_line, to_terminal
 from fashiontl.gate.report.shown import (
     change_text,
     headline,
@@ -15,7 +15,7 @@ from fashiontl.gate.report.shown import (
     worst_first,
 )
 from fashiontl.gate.verdict import Finding, Verdict
-from fashiontl.progress import duration
+from fashiontl.reports.progress import duration
 
 WIDTH = 110
 

@@ -4,16 +4,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from fashiontl.case import Case, default_weights
-from fashiontl.errors import FashiontlError
-from fashiontl.escape import to_line
+from fashiontl.core.case import Case, default_weights
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.escape import to_line
+from fashiontl.core.metrics import METRICS, Metric
 from fashiontl.gate.baselines import MAKE_ONE, counted
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
 from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word, change_of
 from fashiontl.gate.waivers import LARGEST
-from fashiontl.metrics import METRICS, Metric
-from fashiontl.options import case_of_id
+from fashiontl.matrix.options import case_of_id
 
 UNKNOWN = "—"
 

@@ -1,0 +1,363 @@
+"""One cell of the matrix: its identity (`Case`), how it is run (`Settings`), and named presets of the latter."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, get_type_hints
+
+from fashiontl.core.errors import FashiontlError, brief, unknown_name
+from fashiontl.core.escape import to_file_name
+
+# What `pytest bench/` runs when an axis is not named.
+DEFAULT_ARCHITECTURES = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
+DEFAULT_POLICIES = ("scratch", "linear_probe", "last_stage", "full", "bn_only")
+DEFAULT_TASK = "fashion4"
+
+# The axes of how a network is run, besides image size and batch; the first of each is the default.
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+EXECUTIONS = ("eager", "compile", "cuda_graphs")
+
+
+def default_weights(policy: str, task: str) -> str:
+    """The weights that a case starts from when none are named.
+
+    `fashion6` backbones were trained on the six classes that `fashion4` lacks, so they are a fair source for
+    that task alone, with few images (`fashion4@25`) or many; every other task starts from ImageNet. From scratch is
+    from nothing.
+    """
+    if policy == "scratch":
+        return "none"
+    return "fashion6" if task.partition("@")[0] == "fashion4" else "imagenet"
+
+
+def is_published(weights: str) -> bool:
+    """Whether weights are asked for by a name under which they were published, and not as a file.
+
+    >>> is_published("imagenet"), is_published("IMAGENET1K_V2"), is_published("my/weights.pt")
+    (True, True, False)
+    """
+    return weights == "imagenet" or weights.startswith("IMAGENET1K_")
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """What is measured: names and sizes only, so that a case is a pytest id, a record's key and a leaderboard's row.
+
+    Attributes:
+        architecture: a name that `fashiontl.models.registry.check_name` takes.
+        policy: a name in `fashiontl.freezing.POLICIES`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`.
+        task: a name that `fashiontl.data.find_task` knows.
+        weights: `none`, `imagenet` or a published name such as `IMAGENET1K_V1`, `fashion6`, or the path of a
+            checkpoint or of a folder of checkpoints; empty takes `default_weights`.
+        precision: `fp32`; `tf32`, float32 whose products and convolutions may round to TF32; `bf16` and `fp16`, in
+            which training runs under autocast and inference with weights of that type.
+        memory_format: of images and weights, `contiguous` or `channels_last`.
+        execution: `eager`; `compile` for `torch.compile` in what is timed; or `cuda_graphs` for its mode
+            `reduce-overhead`, which replays a network's kernels as CUDA graphs.
+        image_size: side in pixels; 0 takes that of the settings.
+        batch: images a step in the throughput measurements; 0 takes that of the settings.
+    """
+
+    architecture: str
+    policy: str
+    device: str = "cpu"
+    task: str = DEFAULT_TASK
+    weights: str = ""
+    precision: str = PRECISIONS[0]
+    memory_format: str = MEMORY_FORMATS[0]
+    execution: str = EXECUTIONS[0]
+    image_size: int = 0
+    batch: int = 0
+
+    def __post_init__(self) -> None:
+        # A model from scratch has no weights to start from, so the two axes cannot contradict each other.
+        if not self.weights or self.policy == "scratch":
+            object.__setattr__(self, "weights", default_weights(self.policy, self.task))
+
+    @property
+    def id(self) -> str:
+        """The case's name; an axis at its default stays out of it.
+
+        >>> Case("resnet18", "linear_probe").id
+        'resnet18-linear_probe-cpu'
+        >>> Case("resnet18", "full", "cuda:1", task="fashion10", weights="none").id
+        'resnet18-full-cuda:1-fashion10-none'
+        >>> Case("resnet18", "full", "cuda", precision="bf16", memory_format="channels_last", image_size=64).id
+        'resnet18-full-cuda-bf16-channels_last-64px'
+        """
+        parts = [self.architecture, self.policy, self.device]
+        if self.task != DEFAULT_TASK:
+            parts.append(self.task)
+        if self.weights != default_weights(self.policy, self.task):
+            parts.append(PurePath(self.weights).name)
+        return "-".join([*parts, *self.variant])
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What of the axes beyond architecture, policy, device, task and weights is not at its default.
+
+        >>> Case("resnet18", "full", execution="compile", batch=128).variant
+        ('compile', 'batch128')
+        """
+        named = (
+            (self.precision, PRECISIONS), (self.memory_format, MEMORY_FORMATS), (self.execution, EXECUTIONS),
+        )  # fmt: skip
+        parts = [value for value, known in named if value != known[0]]
+        parts += [f"{self.image_size}px"] * bool(self.image_size)
+        parts += [f"batch{self.batch}"] * bool(self.batch)
+        return tuple(parts)
+
+    @property
+    def file_name(self) -> str:
+        """The id as a file's name, with everything that a file system or a URL may object to replaced by `_`."""
+        return to_file_name(self.id)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a case is run. Every field can be overridden with `--set name=value`.
+
+    Records from before a field existed are read with its default: a new field's default must mean what was done then.
+
+    Attributes:
+        preset: the preset that these settings started from.
+        data: `embedded` (the set in the package) or `original` (the 70,000 images).
+        data_root: folder of the original images; empty searches the known places.
+        image_size: side of the square that images are padded (to 32 pixels) or resized to.
+        train_per_class: training images a class, drawn with the seed; 0 takes all.
+        test_per_class: test images a class, the first of each; 0 takes all.
+        validation_per_class: images of each class carved out of the training images, the same for every seed; the epoch
+            with the best accuracy on them is kept. 0 carves none and keeps the last epoch.
+        recipe: `tuned` (`fashiontl.training.recipes` gives its numbers), or, as tutorials train, `naive_adam` (Adam,
+            1e-3) or `naive_sgd` (SGD, 0.1), each at a constant rate without decay or smoothing.
+        rate: peak learning rate of the head in place of the recipe's, for every policy; 0 takes the recipe's.
+        seeds: how many seeds (0, 1, ...) each case is trained with.
+        epochs: passes over the training images.
+        augment: whether training images are flipped and shifted at random; then a frozen prefix runs at each step.
+        batch_size: images a training step.
+        pretrain_per_class: images of each source class for the `fashion6` backbone; 0 takes all.
+        pretrain_epochs: passes over them.
+        pretrain_batch_size: images a step there.
+        throughput_batch: images a step in the throughput measurements.
+        accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
+        sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
+            time is full; 0 makes none.
+        samples: latency samples after which a median that is precise enough ends the sampling; the 99th percentile
+            takes 1,000.
+        half_width: what is precise enough: half of the median's 95 % interval over the median.
+        seconds: time budget of each speed measurement, in seconds.
+        timeout: the longest that one phase of a case may take, in seconds.
+        threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
+            quota and OMP_NUM_THREADS.
+        profile: whether the profiler runs, in a pass of its own.
+    """
+
+    preset: str = "quick"
+    data: str = "embedded"
+    data_root: str = ""
+    image_size: int = 32
+    train_per_class: int = 5
+    test_per_class: int = 200
+    validation_per_class: int = 0
+    recipe: str = "tuned"
+    rate: float = 0.0
+    seeds: int = 1
+    epochs: int = 10
+    augment: bool = False
+    batch_size: int = 10
+    pretrain_per_class: int = 250
+    pretrain_epochs: int = 3
+    pretrain_batch_size: int = 50
+    throughput_batch: int = 32
+    accuracy: bool = True
+    sweep: int = 0
+    samples: int = 200
+    half_width: float = 0.02
+    seconds: float = 0.4
+    timeout: float = 600.0
+    threads: int = 0
+    profile: bool = True
+
+
+# The least and the most that the numbers of `Settings` and `Case` may be, whoever gives them. The most is beyond what
+# anyone needs and within what clocks, memory and arithmetic can do: a timeout must fit into what the system waits for.
+RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (1, 4096),
+    "train_per_class": (0, 10**7),
+    "test_per_class": (0, 10**7),
+    "validation_per_class": (0, 10**7),
+    "rate": (0, 1e30),
+    "seeds": (1, 10**4),
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "pretrain_per_class": (0, 10**7),
+    "pretrain_epochs": (1, 10**6),
+    "pretrain_batch_size": (1, 10**6),
+    "throughput_batch": (1, 10**6),
+    "batch": (1, 10**6),
+    "sweep": (0, 10**6),
+    "samples": (1, 10**7),
+    "half_width": (1e-3, 1),
+    "seconds": (1e-3, 86400),
+    "timeout": (1e-3, 30 * 86400),
+    "threads": (0, 4096),
+}
+
+
+PRESETS: dict[str, Settings] = {
+    # Only for tests: every phase runs, nothing is learned.
+    "smoke": Settings(
+        preset="smoke",
+        train_per_class=4,
+        test_per_class=5,
+        epochs=1,
+        batch_size=8,
+        pretrain_per_class=4,
+        pretrain_epochs=1,
+        throughput_batch=2,
+        samples=5,
+        seconds=0.05,
+        timeout=120.0,
+    ),
+    # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
+    # pretraining of 4 backbones take some 6 minutes on two CPU cores.
+    "quick": Settings(),
+    # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
+    "full": Settings(
+        preset="full",
+        data="original",
+        image_size=128,
+        train_per_class=0,
+        test_per_class=0,
+        seeds=3,
+        epochs=5,
+        augment=True,
+        batch_size=128,
+        pretrain_per_class=0,
+        pretrain_epochs=5,
+        pretrain_batch_size=128,
+        throughput_batch=128,
+        sweep=4096,
+        samples=1000,
+        half_width=0.01,
+        seconds=5.0,
+        timeout=7200.0,
+    ),
+    # The two networks and the training that people have met in a widely read tutorial.
+    "tutorial": Settings(
+        preset="tutorial",
+        data="original",
+        train_per_class=0,
+        test_per_class=0,
+        recipe="naive_adam",
+        epochs=20,
+        batch_size=32,
+        samples=1000,
+        seconds=5.0,
+        timeout=86400.0,
+    ),
+}
+
+
+# What a preset runs of an axis when none is named, where that is not the default.
+PRESET_TASKS = {"full": "fashion10", "tutorial": "fashion10"}
+PRESET_ARCHITECTURES = {"tutorial": ("tutorial_vgg", "resnet50")}
+PRESET_POLICIES = {"tutorial": ("scratch",)}
+
+
+def expand(
+    architectures: Sequence[str],
+    policies: Sequence[str],
+    devices: Sequence[str],
+    tasks: Sequence[str],
+    weights: Sequence[str] = ("",),
+    **variants: Sequence[Any],
+) -> list[Case]:
+    """Every combination of the axes, each once, in the order in which a person reads them.
+
+    Cells of one architecture and task stand together, so that a pretrained backbone is used while it is warm.
+
+    Args:
+        architectures: names.
+        policies: names.
+        devices: names.
+        tasks: names.
+        weights: names or paths; empty takes the default.
+        variants: values of the other fields of `Case`, by the field's name.
+
+    Raises:
+        FashiontlError: two different cases would have one id.
+    """
+    product = itertools.product(devices, tasks, architectures, policies, weights, *variants.values())
+    cases = list(
+        dict.fromkeys(
+            Case(a, p, device, task, w, **dict(zip(variants, values, strict=True)))
+            for device, task, a, p, w, *values in product
+        )
+    )
+    by_id: dict[str, Case] = {}
+    for case in cases:
+        if case != by_id.setdefault(case.id, case):
+            raise FashiontlError(
+                f"two cases would be called {case.id}: weights {by_id[case.id].weights!r} and {case.weights!r}; "
+                "rename one of the files"
+            )
+    return cases
+
+
+def override(settings: Settings, assignments: list[str]) -> Settings:
+    """Apply `name=value` texts to settings.
+
+    Raises:
+        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type or is outside of
+            `RANGES`; all faults are listed together.
+    """
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            faults.append(f"expected name=value, got {assignment!r}")
+        elif name not in types or name == "preset":
+            faults.append(unknown_name("setting", name, set(types) - {"preset"}))
+        else:
+            try:
+                values[name] = _parse(types[name], text)
+            except ValueError as error:
+                faults.append(f"setting {name}: {error}")
+    changed = dataclasses.replace(settings, **values)
+    faults += _range_faults(changed)
+    if faults:
+        raise FashiontlError("\n".join(faults))
+    return changed
+
+
+def _parse(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in {"true", "false"}:
+            raise ValueError(f"expected true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        names = {int: "a whole number", float: "a number"}
+        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {brief(text)}") from None
+
+
+def _range_faults(settings: Settings) -> list[str]:
+    choices = {"data": ("embedded", "original"), "recipe": ("tuned", "naive_adam", "naive_sgd")}
+    faults = [
+        f"setting {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(settings, name)!r}"
+        for name, known in choices.items()
+        if getattr(settings, name) not in known
+    ]
+    for name, (least, most) in RANGES.items():
+        if hasattr(settings, name) and not least <= (value := getattr(settings, name)) <= most:
+            kind = "a whole number" if isinstance(value, int) else "a number"
+            faults.append(f"setting {name}: expected {kind} from {least:,} to {most:,}, got {brief(value)}")
+    return faults

@@ -1,0 +1,205 @@
+"""Errors as people at a command line read them: the one for bad input, and what is kept of those nobody foresaw."""
+
+import os
+import platform
+import stat
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from fashiontl.core.escape import to_terminal
+
+# EX_SOFTWARE of BSD's sysexits.h: a defect of this program, never a verdict and never bad input.
+INTERNAL = 70
+
+
+class FashiontlError(Exception):
+    """Bad input or a missing resource; the message says what was expected, what was got, and the next step.
+
+    Attributes:
+        status: of a case in which it ends a phase, as in `fashiontl.runner.client.Outcome`.
+        value: what the phase had found out by then, as it would have returned it.
+    """
+
+    status: ClassVar[str] = "crashed"
+
+    def __init__(self, message: str, value: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.value = value or {}
+
+
+class SkippedError(FashiontlError):
+    """What was asked for cannot be had here, and nothing is broken: a library, or a stage that a network lacks."""
+
+    status = "skipped"
+
+
+class DivergedError(FashiontlError):
+    """Training left the numbers from which anything can be learned."""
+
+    status = "diverged"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Describe an unknown name and the known ones nearest to it.
+
+    >>> unknown_name("policy", "linear_prob", ["linear_probe", "full"])
+    "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
+    """
+    known = sorted(known)
+    name = name if len(name) <= 100 else f"{name[:99]}…"
+    nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+    return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+
+
+def brief(value: object, most: int = 80) -> str:
+    """What was got, for a message: as Python writes it, cut where it is long.
+
+    >>> brief("abc"), brief("x" * 99, 8), brief(10**5000)
+    ("'abc'", "'xxxxxx…", 'a huge number')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a huge number"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str = "a file") -> str:
+    """Describe what cannot be written.
+
+    >>> unwritable(Path("out.json"), IsADirectoryError(21, "Is a directory"))
+    'expected a file that can be written, got out.json: Is a directory; free it'
+    """
+    return f"expected {what} that can be written, got {path}: {error.strerror}; {next_step}"
+
+
+def refused(error: OSError) -> str:
+    """Describe a path that the system refuses, whatever was to be done with it.
+
+    >>> refused(FileNotFoundError(2, "No such file or directory", "nets.py"))
+    'expected a path that can be used, got nets.py: No such file or directory; free it, or name another'
+    """
+    return f"expected a path that can be used, got {error.filename}: {error.strerror}; free it, or name another"
+
+
+def user_path(text: str) -> Path:
+    """A path as a person writes it, with `~` for a home.
+
+    Raises:
+        FashiontlError: nobody knows that home, or no path can be so.
+    """
+    try:
+        if "\0" in text:
+            raise FashiontlError(f"expected a path, got {text!r} with a NUL byte, which no path has; take it out")
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FashiontlError(f"expected a path whose ~ is a known home, got {text!r}; write it in full") from error
+
+
+def real_path(path: Path) -> Path:
+    """The path without symbolic links, as far as it exists; a link that leads to itself is left as it is."""
+    return Path(os.path.realpath(path))
+
+
+def said(error: BaseException) -> str:
+    """The message of an error; nothing where it cannot be made, which must not hide the error."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def is_there(text: str) -> bool:
+    """Whether something has this path; a text that no path can be has nothing."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def tell(text: str) -> None:
+    """Print an error; where that cannot be, as on a closed stream, the exit code has to say it alone."""
+    with suppress(OSError, ValueError):
+        print(to_terminal(text), file=sys.stderr, flush=True)
+
+
+def no_file(path: Path) -> str:
+    """What a path is that exists and is no file to be read whole; empty for a file, and for nothing at all.
+
+    A pipe of the shell, `<(...)`, is a link to no named pipe, and is read.
+    """
+    try:
+        own, found = path.lstat().st_mode, path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return ""
+    if stat.S_ISFIFO(own):
+        return "a named pipe"
+    if stat.S_ISREG(found) or stat.S_ISFIFO(found):
+        return ""
+    return "a folder" if stat.S_ISDIR(found) else "a device or socket"
+
+
+def told(what: str, error: Exception) -> tuple[str, int]:
+    """One message for an error, whatever it is, and the exit code.
+
+    Args:
+        what: was being done, such as `fashiontl gate`.
+        error: with its traceback, which is kept in a file where nobody foresaw the error.
+
+    Returns:
+        2 for bad input and for paths that the system refuses, 70 for a defect of fashiontl.
+    """
+    if isinstance(error, FashiontlError):
+        return f"{what}: {error}", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{what}: {refused(error)}", 2
+    return internal_error(what, error), INTERNAL
+
+
+def internal_error(what: str, error: BaseException) -> str:
+    """Keep the full account of an error that nobody foresaw in a file; one line that names the error and the file.
+
+    Args:
+        what: was being done, such as `fashiontl gate`.
+        error: with its traceback.
+    """
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in said(error)).split())
+    kind = type(error).__name__ + (f": {text[:200]}" if text else "")
+    kept = _kept(what, error)
+    place = f"the full report is in {kept}" if kept else "no folder could be written for the full report"
+    return f"{what}: internal error {kind}; this is a defect of fashiontl, please report it: {place}"
+
+
+def _kept(what: str, error: BaseException) -> Path | None:
+    """The file of an error's account, in the first of the user's and the system's folders that can be written."""
+    import platformdirs
+
+    from fashiontl import __version__
+
+    now = datetime.now(UTC)
+    lines = [
+        f"{what}, fashiontl {__version__}, Python {sys.version.split()[0]}, {platform.platform()}",
+        f"{now.isoformat(timespec='seconds')}, process {os.getpid()}, arguments {sys.argv[1:]!r}",
+        "",
+        *traceback.format_exception(error),
+    ]
+    contents = "\n".join(lines).encode(errors="backslashreplace")
+    for folder in (platformdirs.user_state_path("fashiontl"), Path(tempfile.gettempdir())):
+        path = folder / f"crash-{now:%Y%m%dT%H%M%SZ}-{uuid4().hex[:6]}.txt"
+        try:
+            # Without a home, the user's folder is relative, and would be made wherever the command was typed.
+            if folder.is_absolute():
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(contents)
+                return path
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,107 @@
+"""Low-rank adapters (LoRA) beside frozen layers, put in by the library peft, which loads only when they are used.
+
+After training, adapters can be merged into the weights that they stand beside. Inference is therefore measured on a
+network without them: its cost is the same under every policy.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from fashiontl.core.errors import SkippedError
+from fashiontl.freezing.apply import Staged, has_adapters
+from fashiontl.freezing.policies import ADAPTERS, Plan, absence
+
+# What Hu et al. (ICLR 2022), appendix D, take for RoBERTa large: an update counts alpha / rank = 2 times.
+RANK = 8
+ALPHA = 16
+
+
+def prepare(network: Staged, plan: Plan, inputs: Tensor) -> None:
+    """Put adapters into the stages whose adapters a plan trains; nothing happens where none do, or a second time.
+
+    Beside a frozen weight W of a linear layer or a convolution, `scale * B A` with rank `RANK` trains. B starts at
+    zero, so that the network's outputs stay as they were bit for bit, and A at random from torch's generator. Names of
+    parameters change: `conv1.weight` becomes `conv1.base_layer.weight`, beside it are `conv1.lora_A.default.weight` and
+    `conv1.lora_B.default.weight`.
+
+    Only layers that a forward pass calls can have adapters: those whose weights another module reads, as torchvision's
+    Swin does in its attention, have none. In `nn.MultiheadAttention` the joint projection of queries, keys and values
+    has one, the output projection none. Neither have grouped convolutions, whose adapters cannot be merged, nor
+    dilated ones, whose adapters peft would not dilate.
+
+    Args:
+        network: changed in place, and left in eval mode.
+        plan: of any epoch.
+        inputs: a batch that the network takes, on its device; one image is enough.
+
+    Raises:
+        SkippedError: peft is not installed, or the network has no layer that an adapter could be put beside.
+    """
+    chosen = {name for name, stage in zip(network.stages, plan, strict=False) if stage.trains == "adapters"}
+    if not chosen or has_adapters(network):
+        return
+    peft = load_library()
+    called = [(name, module) for name, module in _called(network, inputs) if name.split(".")[0] in chosen]
+    layers = [name for name, module in called if _adaptable(module)]
+    projections = [f"{name}.in_proj_weight" for name, module in called if _is_joint_attention(module)]
+    if not layers and not projections:
+        raise SkippedError(
+            "expected a linear layer or a convolution to put adapters beside, got none in the stages "
+            f"{', '.join(sorted(chosen))}; use linear_probe"
+        )
+    config = peft.LoraConfig(
+        r=RANK,
+        lora_alpha=ALPHA,
+        # A pattern is matched whole; names in a list would also be taken for the ends of longer names.
+        target_modules="|".join(map(re.escape, layers)) or None,
+        target_parameters=projections or None,
+    )
+    peft.inject_adapter_in_model(config, network.stages)
+    network.eval()
+
+
+def load_library() -> ModuleType:
+    """Peft, which takes seconds and much memory to import: load it before anything is timed or measured.
+
+    Raises:
+        SkippedError: it is not installed, or cannot be imported.
+    """
+    # peft imports torchvision, which may need help.
+    importlib.import_module("fashiontl.data.torchvision_import")
+    try:
+        return importlib.import_module(ADAPTERS)
+    except ImportError as error:
+        reason = absence(ADAPTERS) or f"needs the library {ADAPTERS}, which cannot be imported: {error}; mend it"
+        raise SkippedError(f"a policy that trains adapters {reason}") from error
+
+
+def _called(network: Staged, inputs: Tensor) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a forward pass calls, in the order of their registration."""
+    called: set[nn.Module] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in network.stages.modules()
+    ]
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ((name, module) for name, module in network.stages.named_modules() if module in called)
+
+
+def _adaptable(module: nn.Module) -> bool:
+    # A subclass may compute something else with its weight, which its adapter would not.
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    return type(module) is nn.Linear
+
+
+def _is_joint_attention(module: nn.Module) -> bool:
+    return type(module) is nn.MultiheadAttention and module.in_proj_weight is not None

@@ -1,0 +1,183 @@
+"""Joules an image, from counters of energy that the hardware keeps. No torch: what is measured is a function."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fashiontl.machine import nvml
+
+_POWERCAP = Path("/sys/class/powercap")
+
+# NVML's counter moves every 20 to 100 ms, depending on the GPU, and RAPL's every millisecond. Yang et al., "Part-time
+# power measurements" (SC 2024, arXiv:2312.02741), find windows near that period to be off by tens of per cent.
+_IDLE_SECONDS = 0.5
+_LEAST_SECONDS = 1.0
+# The counter is taken where it moves, so that no window begins or ends within a period. A longer wait is in vain.
+_LONGEST_PERIOD = 0.2
+_POLL_SECONDS = 0.001
+_RUN_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A counter of energy that only rises.
+
+    Attributes:
+        source: what keeps it, for the record.
+        read: joules since some fixed moment; None when it cannot be read.
+    """
+
+    source: str
+    read: Callable[[], float | None]
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What a workload took, and how that was found.
+
+    Attributes:
+        joules: an image, above what the device takes when it is idle; None when that could not be told.
+        idle_watts: before the workload, with the process and its memory on the device and nothing running.
+        gross_watts: mean over the window, idle power included.
+        seconds: length of the window.
+        images: worked on in it.
+        source: of the meter.
+        doubts: sentences about what is wrong with the numbers.
+    """
+
+    joules: float | None
+    idle_watts: float | None
+    gross_watts: float | None
+    seconds: float
+    images: int
+    source: str
+    doubts: tuple[str, ...] = ()
+
+
+def meter(device: str) -> Meter | None:
+    """The energy counter of a device, or None.
+
+    CUDA: NVML's, of the whole board; not for a slice of a GPU (MIG), which has none of its own. CPU: the sum of RAPL's
+    `package` zones, memory modules excluded. Since CVE-2020-8694 only root may read these, unless the machine's owner
+    allows it.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`; any other kind has no meter.
+    """
+    found: Meter | None = None
+    if device == "cpu":
+        zones = _packages(_POWERCAP)
+        found = Meter("RAPL packages", Rapl(zones).joules) if zones else None
+    elif gpu := nvml.of_device(device):
+        found = Meter("NVML total energy", gpu.joules)
+    return found if found and found.read() is not None else None
+
+
+class Rapl:
+    """Sum of the CPU packages' energy, carried past the counters' overflow.
+
+    Two reads must not be further apart than one counter takes to overflow: minutes at full power.
+    """
+
+    def __init__(self, zones: Sequence[Path]) -> None:
+        """Start at zero joules.
+
+        Args:
+            zones: folders with `energy_uj` and `max_energy_range_uj`, in microjoules (kernel documentation, powercap).
+        """
+        self._zones = zones
+        self._last: list[int] | None = None
+        self._microjoules = 0
+
+    def joules(self) -> float | None:
+        """Energy since the first read; None when any package cannot be read."""
+        try:
+            now = [int((zone / "energy_uj").read_text()) for zone in self._zones]
+            ranges = [int((zone / "max_energy_range_uj").read_text()) for zone in self._zones]
+        except (OSError, ValueError):
+            return None
+        if self._last is not None:
+            steps = zip(now, self._last, ranges, strict=True)
+            self._microjoules += sum((new - old) % most if most else max(0, new - old) for new, old, most in steps)
+        self._last = now
+        return self._microjoules / 1e6
+
+
+def _packages(powercap: Path) -> list[Path]:
+    """RAPL's zones of whole CPU packages; AMD's are there under Intel's name too."""
+    zones = []
+    for zone in sorted(powercap.glob("intel-rapl:*")):
+        try:
+            name = (zone / "name").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.
+        if name.startswith("package-"):
+            zones.append(zone)
+    return zones
+
+
+def measure_energy(
+    call: Callable[[], object],
+    images_a_call: int,
+    meter: Meter,
+    synchronize: Callable[[], None],
+    *,
+    seconds: float = _LEAST_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Energy:
+    """Energy that calls take above idle: first the idle power, then the calls, both between movements of the counter.
+
+    The moment between the last call and the counter's next movement is idle, so it adds nothing to the net energy.
+
+    Args:
+        call: the workload, warm.
+        images_a_call: images that one call works on.
+        meter: of the device that works.
+        synchronize: waits for the device.
+        seconds: least length of the window; at least 1 s is taken.
+        clock: seconds, monotonic.
+        sleep: waits for so many seconds.
+    """
+    synchronize()
+    before, idle_start = _at_movement(meter, clock, sleep)
+    sleep(_IDLE_SECONDS)
+    start_joules, start = _at_movement(meter, clock, sleep)
+    calls, run, now = 0, 1, start
+    while now - start < max(seconds, _LEAST_SECONDS):
+        # Waiting after every call would idle a device between small ones; never waiting fills its queue past the end.
+        run_start = now
+        for _ in range(run):
+            call()
+        synchronize()
+        calls, now = calls + run, clock()
+        run *= 2 if now - run_start < _RUN_SECONDS else 1
+    end_joules, end = _at_movement(meter, clock, sleep)
+
+    images, window = calls * images_a_call, end - start
+    if before is None or start_joules is None or end_joules is None:
+        return Energy(None, None, None, window, images, meter.source, (f"{meter.source} could not be read",))
+    idle, gross = start_joules - before, end_joules - start_joules
+    if idle <= 0 or gross <= 0:
+        doubt = f"{meter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work"
+        return Energy(None, None, None, window, images, meter.source, (doubt,))
+    idle_watts, gross_watts = idle / (start - idle_start), gross / window
+    net = gross - idle_watts * window
+    if net <= 0:
+        doubt = f"work took {gross_watts:.3g} W, which is not above the {idle_watts:.3g} W of the idle device"
+        return Energy(None, idle_watts, gross_watts, window, images, meter.source, (doubt,))
+    return Energy(net / images, idle_watts, gross_watts, window, images, meter.source)
+
+
+def _at_movement(
+    meter: Meter, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> tuple[float | None, float]:
+    """Joules and the clock as the counter next moves; as they are after its longest period if it does not."""
+    first, deadline = meter.read(), clock() + _LONGEST_PERIOD
+    while True:
+        sleep(_POLL_SECONDS)
+        joules, now = meter.read(), clock()
+        if joules != first or now >= deadline:
+            return joules, now

@@ -1,0 +1,221 @@
+"""Architectures, policies and tasks from outside this package: a module that calls `register`. No torch.
+
+Each process that looks a name up loads the same list of modules first: pytest's, those of pytest-xdist, and the
+worker's.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+import tomllib
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fashiontl.core.errors import FashiontlError, no_file, real_path, said, user_path
+from fashiontl.data import TASKS, Task
+from fashiontl.freezing import POLICIES, Policy
+from fashiontl.models.registry import ARCHITECTURES, Architecture
+
+Entry: TypeAlias = Architecture | Policy | Task
+
+# A case's id joins names with `-`, options separate them with commas, and `@`, `+`, `:` and `/` have meanings of their
+# own in names.
+_NAME = re.compile(r"\w[\w.]*", re.ASCII)
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_TABLES: dict[type, tuple[str, dict[str, Any]]] = {
+    Architecture: ("architecture", ARCHITECTURES),
+    Policy: ("policy", POLICIES),
+    Task: ("task", TASKS),
+}
+# Kind and name of what each extension that was loaded has added.
+_ADDED: dict[str, tuple[str, ...]] = {}
+
+
+def register(*entries: Entry) -> None:
+    """Add entries to the tables of architectures, policies and tasks.
+
+    Registering an equal entry again changes nothing.
+
+    Raises:
+        FashiontlError: something is no entry, or its name is taken or would break the ids of cases. All faults are
+            listed, and then nothing is added.
+    """
+    faults = [fault for entry in entries for fault in _faults(entry)]
+    if faults:
+        raise FashiontlError("\n".join(faults))
+    for entry in entries:
+        _TABLES[type(entry)][1][entry.name] = entry
+
+
+def _faults(entry: Entry) -> list[str]:
+    if type(entry) not in _TABLES:
+        return [f"expected an Architecture, a Policy or a Task, got {entry!r}"]
+    kind, table = _TABLES[type(entry)]
+    faults = []
+    if not _NAME.fullmatch(entry.name) or entry.name == "all":
+        faults.append(f"expected a name of letters, digits, _ and . (not all), got {entry.name!r}")
+    elif table.get(entry.name, entry) != entry:
+        faults.append("this name is taken by another entry; choose a new one")
+    if isinstance(entry, Architecture) and entry.weights and ":" in entry.builder:
+        faults.append(
+            "weights are names that torchvision publishes, for torchvision's builders only; name a file instead"
+        )
+    return [f"{kind} {entry.name}: {fault}" for fault in faults]
+
+
+def load(names: Sequence[str]) -> None:
+    """Import extensions, each once a process. What one prints meanwhile goes to standard error.
+
+    Args:
+        names: of modules that are installed or in the current folder, or paths of `.py` files. A file becomes the
+            module of its name, and its folder can be imported from, so that a file `my_nets.py` may name the builder
+            `my_nets:Tiny`.
+
+    Raises:
+        FashiontlError: one cannot be found, or fails; the message names the file, the line and the error.
+    """
+    for name in names:
+        module = _findable(name)
+        before = _registered()
+        try:
+            # A command's own output, which may be JSON, is for what was asked.
+            with contextlib.redirect_stdout(sys.stderr):
+                importlib.import_module(module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a file of someone else does, the message says where
+            raise FashiontlError(f"extension {name}: {_account(error)}") from error
+        added = tuple(entry for entry in _registered() if entry not in before)
+        _ADDED[module] = _ADDED.get(module, ()) + added
+
+
+def _registered() -> list[str]:
+    return [f"{kind} {name}" for kind, table in _TABLES.values() for name in table]
+
+
+def _findable(name: str) -> str:
+    """The name of an extension's module, which can be imported after this."""
+    if name.endswith(".py"):
+        path = real_path(user_path(name))
+        module = path.stem
+        if not path.is_file() or not _MODULE.fullmatch(module) or "." in module:
+            raise FashiontlError(
+                f"extension {name}: expected a file whose name is a Python identifier, got "
+                f"{path.name if path.is_file() else f'no file {path}'}; correct the name"
+            )
+        _search(path.parent)
+        found = _file(module)
+        if found is None or not found.samefile(path):
+            raise FashiontlError(
+                f"extension {name}: expected a name that no other module has, but Python finds {module} "
+                f"in {found or 'its own library'}; rename the file"
+            )
+        return module
+    if not _MODULE.fullmatch(name):
+        raise FashiontlError(f"extension {name!r}: expected a module (package.module) or the path of a .py file")
+    # As with `python -m`, which pytest's own command does not do.
+    _search(Path.cwd())
+    return name
+
+
+def _search(folder: Path) -> None:
+    # At the end, so that no file beside an extension hides a module that others import.
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+
+
+def _file(module: str) -> Path | None:
+    """Where Python finds a module; None for what is built in."""
+    loaded = sys.modules.get(module)
+    origin = loaded.__spec__.origin if loaded and loaded.__spec__ else None
+    if loaded is None and (spec := importlib.util.find_spec(module)):
+        origin = spec.origin
+    return Path(origin) if origin and Path(origin).exists() else None
+
+
+def _account(error: BaseException) -> str:
+    """What failed, and in which line of the extension."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {said(error)}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    if not frames:
+        return f"{what}; install it, or name the path of a .py file"
+    # The first frame is in the extension; what it calls elsewhere is not where its author looks first.
+    place = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f"{place.filename}, line {place.lineno}: {what}"
+
+
+def added() -> dict[str, tuple[str, ...]]:
+    """What each extension that is loaded has added, such as `architecture tiny`, by the name of its module."""
+    return dict(_ADDED)
+
+
+def facts(names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each extension, for the record, by the name of its module.
+
+    Args:
+        names: of extensions that are loaded. Of a package all its Python files count; what an extension imports from
+            elsewhere does not.
+    """
+    return {module: _sha256(Path(str(_file(module)))) for module in map(_module, names)}
+
+
+def _module(name: str) -> str:
+    return Path(name).stem if name.endswith(".py") else name
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def located(names: Sequence[str], folder: Path) -> list[str]:
+    """The same names, with paths of files made absolute from a folder, so that every process finds them."""
+    return [str(real_path(folder / user_path(name))) if name.endswith(".py") else name for name in names]
+
+
+def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:
+    """All extensions of a session, each once: those of a project, then those named.
+
+    Args:
+        named: on a command line.
+        folder: where that was typed.
+        project: whose `pyproject.toml` is read; None is the folder.
+    """
+    return list(dict.fromkeys([*configured(project or folder), *located(named, folder)]))
+
+
+def configured(folder: Path) -> list[str]:
+    """The extensions that `[tool.fashiontl] extensions = […]` names in a folder's `pyproject.toml`; absolute paths.
+
+    Raises:
+        FashiontlError: the file cannot be read, or the entry is not a list of texts.
+    """
+    path = folder / "pyproject.toml"
+    if not path.exists():
+        return []
+    if kind := no_file(path):
+        raise FashiontlError(f"{path}: expected TOML, got {kind}; move it away, or call this in another folder")
+    try:
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("fashiontl", {})
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # TOML's and UTF-8's are ValueErrors
+        raise FashiontlError(f"{path}: expected TOML, got: {error}; correct the file") from error
+    names = table.get("extensions", []) if isinstance(table, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FashiontlError(
+            f'{path}: expected [tool.fashiontl] with extensions = ["my_package.nets", "path/to/file.py"], got {table!r}'
+        )
+    return located(names, folder)

@@ -1,0 +1,141 @@
+"""Modules for what torchvision's models do in `forward` itself, and models of our own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.network import Network
+
+
+class TokenStem(nn.Module):
+    """The stem of a vision transformer: patches, class token and positions; `[n, 3, s, s]` to `[n, tokens, width]`.
+
+    Args:
+        model: torchvision's `VisionTransformer`, whose modules and parameters are taken over.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.patches = model.conv_proj
+        self.class_token = model.class_token
+        self.positions = model.encoder.pos_embedding
+        self.dropout = model.encoder.dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn images into tokens, the class token first."""
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        return self.dropout(tokens + self.positions)  # type: ignore[no-any-return]
+
+
+class FirstToken(nn.Module):
+    """The class token, `[n, tokens, width]` to `[n, width]`."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Take the first token."""
+        return tokens[:, 0]
+
+
+class SpatialMean(nn.Module):
+    """Mean over height and width, `[n, channels, height, width]` to `[n, channels]`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Average."""
+        return features.mean([2, 3])
+
+
+class InceptionInput(nn.Module):
+    """From ImageNet's mean and deviation to a mean and deviation of 0.5, with which Inception's weights were made."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Rescale each channel; the numbers and their order are torchvision's `_transform_input`."""
+        red = images[:, :1] * (0.229 / 0.5) + (0.485 - 0.5) / 0.5
+        green = images[:, 1:2] * (0.224 / 0.5) + (0.456 - 0.5) / 0.5
+        blue = images[:, 2:] * (0.225 / 0.5) + (0.406 - 0.5) / 0.5
+        return torch.cat((red, green, blue), 1)
+
+
+def shrink_stem(model: nn.Module, convolution: str, pool: str) -> None:
+    """Give a model the stem for small images: a 3x3 convolution of stride 1 and no pooling.
+
+    It is the stem of the CIFAR networks in He et al., CVPR 2016, section 4.2, at the model's own width.
+
+    Args:
+        model: changed in place.
+        convolution: name of its first convolution.
+        pool: name of the pooling after it.
+    """
+    published = model.get_submodule(convolution)
+    assert isinstance(published, nn.Conv2d)
+    smaller = nn.Conv2d(published.in_channels, published.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+    model.set_submodule(convolution, smaller)
+    model.set_submodule(pool, nn.Identity())
+
+
+class TutorialVGG(nn.Module):
+    """The plain VGG that Fashion-MNIST tutorials build: no normalisation, no pooling to a fixed size before its head.
+
+    Its features are VGG-11's: blocks of 1, 1, 2, 2, 2 convolutions with 64, 128, 256, 512, 512 channels. Weights start
+    as torch's layers do by default, as they do in a tutorial.
+
+    Args:
+        classes: outputs.
+        image_size: side of the images in pixels, at least 32, for which the first linear layer is made.
+    """
+
+    def __init__(self, classes: int, image_size: int) -> None:
+        super().__init__()
+        # Each of the five blocks halves the side.
+        side = image_size // 32
+        self.features = models.vgg.make_layers(models.vgg.cfgs["A"])
+        self.avgpool = nn.Identity()
+        self.classifier = nn.Sequential(
+            nn.Linear(512 * side * side, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
+            nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
+            nn.Linear(4096, classes),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images, float `[n, 3, image_size, image_size]`, to logits `[n, classes]`."""
+        return self.classifier(torch.flatten(self.features(images), 1))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """Two convolutions around which their input is added; `[n, channels, height, width]` stays so."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*convolved(channels, channels), *convolved(channels, channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Add the branch."""
+        return features + self.branch(features)  # type: ignore[no-any-return]
+
+
+def convolved(inputs: int, outputs: int) -> list[nn.Module]:
+    """A 3x3 convolution, BatchNorm and ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def resnet9(classes: int, image_size: int, width: int = 24) -> Network:
+    """The nine-layer residual network of Page's "How to train your ResNet" (2018), made for images of 32 pixels.
+
+    Args:
+        classes: outputs.
+        image_size: side of the images in pixels, at least 8; any.
+        width: channels of the first convolution, 64 in the original; 24 let a CPU train it on all images.
+    """
+    del image_size
+    return Network(
+        {
+            "stem": convolved(3, width),
+            "stage1": [*convolved(width, 2 * width), nn.MaxPool2d(2), Residual(2 * width)],
+            "stage2": [*convolved(2 * width, 4 * width), nn.MaxPool2d(2)],
+            "stage3": [*convolved(4 * width, 8 * width), nn.MaxPool2d(2), Residual(8 * width)],
+            "neck": [nn.AdaptiveMaxPool2d(1), nn.Flatten(1)],
+            "head": [nn.Linear(8 * width, classes)],
+        }
+    )

@@ -1,0 +1,116 @@
+"""From an architecture's name to a network in stages, with or without weights."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.torchvision_import import models
+from fashiontl.models.blocks import shrink_stem
+from fashiontl.models.families import split
+from fashiontl.models.network import Network
+from fashiontl.models.registry import Architecture, find, size_fault
+from fashiontl.models.states import load
+from fashiontl.models.timm_models import timm_network
+
+# Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
+# torchvision's present default, named because it warns otherwise.
+_INCEPTION = {"aux_logits": False, "transform_input": True, "init_weights": True}
+
+# Arguments that torchvision's constructors take besides the number of classes, from the image size.
+_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit": lambda size: {"image_size": size},
+    "maxvit": lambda size: {"input_size": (size, size)},
+    "googlenet": lambda size: _INCEPTION,
+    "inception": lambda size: _INCEPTION,
+}
+
+# Names of the first convolution and of the pooling after it, where there is a variant for small images.
+_STEMS = {"resnet": ("conv1", "maxpool"), "densenet": ("features.conv0", "features.pool0")}
+
+
+def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *, image_size: int) -> Network:
+    """Build a network.
+
+    Args:
+        name: that `find` knows.
+        classes: outputs of the head.
+        state: weights under torchvision's or timm's names, for any number of classes; the head is always new. None
+            starts at random, from torch's generator, as torchvision or timm does.
+        image_size: side of the images in pixels. Most architectures take others as well; ViT, MaxViT and tutorial_vgg
+            only this one, and so do many of timm's models.
+
+    Returns:
+        The network in training mode, on torch's default device (with a state: where that is).
+
+    Raises:
+        FashiontlError: unknown name, too small a size, or weights of another architecture.
+    """
+    entry = find(name)
+    if fault := size_fault(name, image_size):
+        raise FashiontlError(fault)
+    if entry.family == "timm":
+        return timm_network(name, classes, state, image_size)
+    if state is None:
+        return _staged(_construct(entry, classes, image_size), entry)
+    with to_be_filled(name):
+        model = _construct(entry, classes, image_size)
+    load(model, state, entry.family, name)
+    network = _staged(model, entry)
+    network.replace_head(classes)
+    return network
+
+
+def to_be_filled(name: str) -> AbstractContextManager[Any]:
+    """Where to build a network whose weights are then replaced by others.
+
+    On the meta device no time goes into random numbers that would be overwritten at once. A network of other people may
+    compute with values as it is built, or hold some that no weights bring; it is built in earnest, and what it draws
+    at random changes no number that is drawn later.
+    """
+    return torch.random.fork_rng(devices=()) if ":" in find(name).builder else torch.device("meta")
+
+
+def outline(make: Callable[[], Network]) -> Network:
+    """A network that is only asked what it is made of: on the meta device, where that costs nothing, if it can be.
+
+    Args:
+        make: builds it. Networks of other people may compute with tensors as they are built, whose values the meta
+            device does not have; they are built in earnest.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except FashiontlError:
+        raise
+    except Exception:  # each has its own way to fail
+        return make()
+
+
+def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:
+    module, _, function = entry.builder.partition(":")
+    if function:
+        model: nn.Module = getattr(importlib.import_module(module), function)(classes=classes, image_size=image_size)
+        return model
+    arguments = _ARGUMENTS[entry.family](image_size) if entry.family in _ARGUMENTS else {}
+    # RegNet computes its widths with tensors, whose values the meta device does not have.
+    with torch.device("cpu") if entry.family == "regnet" else nullcontext():
+        model = models.get_model(entry.builder, weights=None, num_classes=classes, **arguments)
+    if entry.small_stem:
+        shrink_stem(model, *_STEMS[entry.family])
+    return model
+
+
+def _staged(model: nn.Module, entry: Architecture) -> Network:
+    if isinstance(model, Network):
+        return model
+    if not entry.family:
+        raise FashiontlError(
+            f"{entry.name}: expected a Network from {entry.builder}, got {type(model).__name__}; "
+            "or name the family by which it falls into stages"
+        )
+    return split(model, entry.family)

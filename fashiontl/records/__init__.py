@@ -1,0 +1,35 @@
+"""Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
+
+from fashiontl.records.frame import to_frame
+from fashiontl.records.parsing import from_json
+from fashiontl.records.record import SCHEMA, Record, Status, to_json
+from fashiontl.records.runs import (
+    Runs,
+    latest,
+    meaning,
+    new_run_path,
+    read_file,
+    read_newest,
+    read_runs,
+    resumable,
+)
+from fashiontl.records.writing import RunFile, check_writable
+
+__all__ = [
+    "SCHEMA",
+    "Record",
+    "RunFile",
+    "Runs",
+    "Status",
+    "check_writable",
+    "from_json",
+    "latest",
+    "meaning",
+    "new_run_path",
+    "read_file",
+    "read_newest",
+    "read_runs",
+    "resumable",
+    "to_frame",
+    "to_json",
+]

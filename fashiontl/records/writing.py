@@ -1,0 +1,147 @@
+"""The file of a run: written after each case and whole at every moment, whatever becomes of the process or the disk."""
+
+import hashlib
+import json
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fashiontl.core.errors import FashiontlError, unwritable
+from fashiontl.core.files import check_folder, write_atomically
+from fashiontl.machine.locks import locked
+from fashiontl.records.record import Record, to_json
+from fashiontl.records.sense import FIRST_TIME
+
+
+def check_writable(results: Path) -> None:
+    """Find out before anything is measured that results can be saved.
+
+    Raises:
+        FashiontlError: as `check_folder`, or this machine's clock is wrong by years, so that nobody would read them.
+    """
+    now = datetime.fromtimestamp(time.time(), UTC)
+    if now < FIRST_TIME:
+        raise FashiontlError(
+            f"expected a clock that says {FIRST_TIME:%Y} or later, got {now:%Y-%m-%d}; set it, since the newest record "
+            "of a cell counts"
+        )
+    for folder in (results, results / "runs"):
+        check_folder(folder, "results", "--results DIR")
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """The file of one run; processes may share it.
+
+    Attributes:
+        path: of the file; it and its folder are made by the first record.
+    """
+
+    path: Path
+
+    def append(self, record: Record) -> list[str]:
+        """Add a record; the file holds whole lines at every moment.
+
+        Returns:
+            What there is to say: as `repair`.
+
+        Raises:
+            FashiontlError: the file cannot be written; the record was saved elsewhere, and the message says where and
+                how it gets into the file. Where no file can be written at all, the message holds the record.
+        """
+        line = _line_of(record)
+        try:
+            with _one_writer(self.path):
+                before, said = self._whole_lines()
+                write_atomically(self.path, before + line)
+        except OSError as error:
+            raise FashiontlError(_saved_elsewhere(self.path, line, error)) from error
+        return said
+
+    def repair(self) -> list[str]:
+        """Make whole what a killed process, a full disk or an editor left behind, so that a run can go on.
+
+        A last line without its end gets it if it is whole; if it was cut off, it is moved to a file of its own beside
+        the run's, `RUN.jsonl.broken-…`, which nothing reads.
+
+        Returns:
+            What was moved where; nothing when there was no need.
+
+        Raises:
+            FashiontlError: the file cannot be read or written.
+        """
+        try:
+            with _one_writer(self.path):
+                before, said = self._whole_lines()
+                if before and before != self.path.read_bytes():
+                    write_atomically(self.path, before)
+        except OSError as error:
+            raise FashiontlError(unwritable(self.path, error, what="a run's file")) from error
+        return said
+
+    def _whole_lines(self) -> tuple[bytes, list[str]]:
+        """What the file holds, each line with its end, once what was cut off has been moved aside."""
+        before = self.path.read_bytes() if self.path.exists() else b""
+        if not before or before.endswith(b"\n"):
+            return before, []
+        last = before.rpartition(b"\n")[2]
+        if _is_json(last):
+            return before + b"\n", []
+        aside = self.path.with_name(f"{self.path.name}.broken-{hashlib.sha256(last).hexdigest()[:8]}")
+        write_atomically(aside, last)
+        return before[: len(before) - len(last)], [
+            f"{self.path}: its last line was cut off after {len(last):,} bytes; they are kept in {aside.name} and the "
+            "case counts as not measured"
+        ]
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+@contextmanager
+def _one_writer(path: Path) -> Iterator[None]:
+    """A context in which no other process changes a run's file, as far as the system can see to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The lock is not beside the file, because it would be left in a folder that people commit.
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    with ExitStack() as stack:
+        # Without a folder for temporary files, or with a full one, there is no lock: two writers at once may lose a
+        # record, and giving up is certain to.
+        with suppress(OSError):
+            stack.enter_context(locked(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"))
+        yield
+
+
+def _line_of(record: Record) -> bytes:
+    try:
+        return to_json(record).encode() + b"\n"
+    except (ValueError, TypeError, RecursionError, FashiontlError) as error:
+        # Whatever a phase left in its facts, what was measured is kept.
+        fault = f"its provenance could not be written: {error}"
+        kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, fault))
+        return to_json(kept).encode() + b"\n"
+
+
+def _saved_elsewhere(path: Path, line: bytes, error: OSError) -> str:
+    """Save the record of a run whose file cannot be written, and say where."""
+    fault = unwritable(path, error, what="a run's file")
+    for folder in (tempfile.gettempdir, Path.home, Path.cwd):
+        with suppress(OSError, RuntimeError):
+            place = Path(folder()) / f"fashiontl-{path.name}"
+            with place.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            return f"{fault}; the record is in {place}: {shlex.join(['cat', str(place)])} >> {shlex.quote(str(path))}"
+    return f"{fault}; the record could not be saved anywhere else either, so here it is:\n{line.decode()}"

@@ -1,0 +1,115 @@
+"""How cells are called in a section's tables: what tells them apart, short names for long hybrids, known tasks."""
+
+import functools
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
+from fashiontl.core.errors import FashiontlError
+from fashiontl.core.escape import LONGEST_NAME, to_markdown
+from fashiontl.data import Task, find_task
+from fashiontl.models.registry import members
+from fashiontl.reports.leaderboard.markdown import TextColumn
+from fashiontl.reports.leaderboard.rows import Row
+
+_SHORT = {"mean": "mean of {}", "joined": "joined {}"}
+# Of a hybrid's name; about as long as the names of other architectures.
+_LONGEST = 24
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a section.
+
+    Attributes:
+        letters: what stands for the members of hybrids whose own names would widen every table.
+        hybrids: whether there are any.
+        variants: whether any cell has one, as of precision.
+        devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
+        rows: by its identity, how each row that was asked for is called: the same ones stand in many tables.
+    """
+
+    letters: dict[tuple[str, ...], str]
+    hybrids: bool
+    variants: bool
+    devices: bool
+    rows: dict[int, tuple[str, ...]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Names":
+        """Names for these rows, letters in their order."""
+        architectures = list(dict.fromkeys(row.record.case.architecture for row in rows))
+        long = dict.fromkeys(members(name) for name in architectures if members(name) and len(name) > _LONGEST)
+        return cls(
+            {combined: _letter(index) for index, combined in enumerate(long)},
+            any(map(members, architectures)),
+            any(row.record.case.variant for row in rows),
+            len({row.record.case.device for row in rows}) > 1,
+        )
+
+    def architecture(self, name: str) -> str:
+        """An architecture's name in Markdown."""
+        letter = self.letters.get(members(name)) if len(name) > _LONGEST else None
+        return _SHORT[name.partition(":")[0]].format(letter) if letter else to_markdown(name, LONGEST_NAME)
+
+    def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
+        """The columns that say which cell a line is."""
+        headers = ["Architecture", "Policy", "Weights"]
+        headers += ["Variant"] * self.variants + ["Device"] * self.devices
+        texts = [self.rows.get(id(row)) or self.rows.setdefault(id(row), self._texts(row)) for row in rows]
+        return [TextColumn(header, column) for header, column in zip(headers, zip(*texts, strict=True), strict=True)]
+
+    def _texts(self, row: Row) -> tuple[str, ...]:
+        case = row.record.case
+        texts = [
+            self.architecture(case.architecture),
+            to_markdown(case.policy, LONGEST_NAME),
+            weights_name(case.weights),
+        ]
+        if self.variants:
+            texts.append(variant_name(case.variant))
+        if self.devices:
+            texts.append(to_markdown(case.device, LONGEST_NAME))
+        return tuple(texts)
+
+    def legend(self) -> str:
+        """What hybrids, their letters and variants are; empty without any."""
+        found = []
+        if self.hybrids:
+            letters = [f" {letter} is {' + '.join(map(to_markdown, those))}." for those, letter in self.letters.items()]
+            found.append(
+                "**Hybrids**: *mean* averages the probabilities of networks that were trained each on its own; "
+                f"*joined* is one head on their joined features.{''.join(letters)}"
+            )
+        if self.variants:
+            found.append(
+                f"**Variant**: what of precision, memory format, execution, image size and batch differs from "
+                f"{', '.join((PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0]))} and the settings below."
+            )
+        return "\n\n".join(found)
+
+
+def variant_name(variant: Sequence[str]) -> str:
+    """The parts of `Case.variant` in Markdown; empty without any, since `—` would mean unknown."""
+    return " ".join(map(to_markdown, variant))
+
+
+def known_task(name: str) -> Task | None:
+    """The task of a name, without its images a class; None when this process does not know it, as one of a user."""
+    try:
+        return find_task(name.partition("@")[0])
+    except FashiontlError:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def weights_name(weights: str) -> str:
+    """The weights' name, of a path its last part, in Markdown."""
+    return to_markdown(PurePath(weights).name, LONGEST_NAME)
+
+
+def _letter(index: int) -> str:
+    turn, place = divmod(index, len(string.ascii_uppercase))
+    return string.ascii_uppercase[place] + (str(turn + 1) if turn else "")

@@ -1,0 +1,146 @@
+"""`fashiontl list`: every axis of the matrix, what of it is here, and why the rest is not."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from fashiontl.core.case import (
+    DEFAULT_ARCHITECTURES,
+    DEFAULT_POLICIES,
+    EXECUTIONS,
+    MEMORY_FORMATS,
+    PRECISIONS,
+    PRESETS,
+    Case,
+)
+from fashiontl.core.escape import to_line, to_terminal
+from fashiontl.data import TASKS
+from fashiontl.data.sources import candidates
+from fashiontl.freezing import POLICIES
+from fashiontl.freezing import absence as policy_absence
+from fashiontl.machine.devices import DEVICES, absence
+from fashiontl.matrix.extensions import added
+from fashiontl.matrix.options import WEIGHTS, published_names
+from fashiontl.models.registry import ARCHITECTURES
+
+_Rows = Iterable[tuple[str, ...]]
+
+_VARIANTS = {
+    "precision": {
+        "fp32": "float32; TF32 is off",
+        "tf32": "float32, but products and convolutions may round to TF32",
+        "bf16": "bfloat16: training under autocast, inference with such weights",
+        "fp16": "float16: the same, with scaled losses",
+    },
+    "memory_format": {"contiguous": "channel by channel (NCHW)", "channels_last": "pixel by pixel (NHWC)"},
+    "execution": {
+        "eager": "operator by operator",
+        "compile": "torch.compile in what is timed",
+        "cuda_graphs": "torch.compile in its mode reduce-overhead, on CUDA",
+    },
+}
+_DEFAULT_VARIANTS = (PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
+
+
+def listing(data_root: str = "") -> str:
+    """All axes as tables for a terminal; a star marks what runs when nothing is named."""
+    sections = [
+        _section("architectures (--arch)", ("name", "family", "least pixels", "ImageNet weights"), _architectures()),
+        _section("freezing policies (--policy)", ("name", "what trains", "here", "source"), _policies()),
+        _section("devices (--device)", ("name", "title", "here"), _devices()),
+        _section("tasks (--task)", ("name", "what", "classes"), _tasks()),
+        _section("weights (--weights)", ("name", "what"), _weights()),
+        _section("data (--data-root)", ("source", "folder", "here"), _data(data_root)),
+        *_variants(),
+        _section("presets (--preset)", ("name", "data", "pixels", "epochs", "seeds"), _presets()),
+    ]
+    if added():
+        sections.append(_section("extensions (--fashiontl-plugin)", ("module", "adds"), _extensions()))
+    return to_terminal("\n\n".join([*sections, "* runs when the axis is not named"]))
+
+
+def _section(title: str, header: tuple[str, ...], rows: _Rows) -> str:
+    return f"{title}\n" + tabulate(
+        [[to_line(text) for text in row] for row in rows], headers=header, tablefmt="simple", disable_numparse=True
+    )
+
+
+def _star(name: str, defaults: Iterable[str]) -> str:
+    return f"{name} *" if name in defaults else name
+
+
+def _architectures() -> _Rows:
+    import torch
+
+    from fashiontl.data.torchvision_import import models
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    for name, entry in ARCHITECTURES.items():
+        state = "none published"
+        if entry.weights:  # then the builder is torchvision's
+            weights = models.get_model_weights(entry.builder).DEFAULT
+            here = (folder / Path(weights.url).name).exists()
+            state = f"{weights.name}, " + ("here" if here else "to be downloaded")
+        yield _star(name, DEFAULT_ARCHITECTURES), entry.family or "own", str(entry.minimum_size), state
+
+
+def _policies() -> _Rows:
+    for name, policy in POLICIES.items():
+        yield _star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source
+
+
+def _devices() -> _Rows:
+    for name, device in DEVICES.items():
+        yield name, device.title, absence(name) or "yes"
+
+
+def _tasks() -> _Rows:
+    for name, task in TASKS.items():
+        yield name, task.title, ", ".join(task.class_names)
+    yield "NAME@25", "one of these with 25 training images a class, or any other number", ""
+
+
+def _weights() -> _Rows:
+    yield from WEIGHTS.items()
+    for name in published_names():
+        count = sum(name in entry.weights for entry in ARCHITECTURES.values())
+        yield name, f"published for {count} of the architectures above"
+    yield "FILE", "a checkpoint of that architecture"
+    yield "FOLDER", "with checkpoints, each named after its architecture"
+
+
+def _extensions() -> _Rows:
+    for module, entries in added().items():
+        yield module, ", ".join(entries) or "nothing"
+
+
+def _data(root: str) -> _Rows:
+    for source in candidates(root or None):
+        yield source.name, str(source.path), source.reason or "yes"
+
+
+def _variants() -> Iterable[str]:
+    """A table an axis, with a column for each kind of device that is here."""
+    kinds = [name for name in DEVICES if absence(name) is None]
+    for axis, values in _VARIANTS.items():
+        title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
+        yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), _values(axis, values, kinds))
+
+
+def _values(axis: str, values: Mapping[str, str], kinds: Iterable[str]) -> _Rows:
+    from fashiontl.timing import variants
+
+    for value, what in values.items():
+        variant: dict[str, Any] = {axis: value}
+        # Neither architecture nor policy matters.
+        cases = [replace(Case("resnet18", "full", kind), **variant) for kind in kinds]
+        here = [variants.absence(case) or "; ".join(["yes", *variants.doubts(case)]) for case in cases]
+        yield _star(value, _DEFAULT_VARIANTS), what, *here
+
+
+def _presets() -> _Rows:
+    for name, preset in PRESETS.items():
+        yield name, preset.data, str(preset.image_size), str(preset.epochs), str(preset.seeds)

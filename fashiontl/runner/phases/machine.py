@@ -1,0 +1,115 @@
+"""Phases about the machine and not a case."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fashiontl.core.case import Case
+from fashiontl.machine import devices
+from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.phases.timed_pass import instrument
+from fashiontl.timing import torch_flags, variants
+from fashiontl.timing.loops import Effort, time_slices
+from fashiontl.timing.peak import measured_peak
+from fashiontl.timing.selftest import failures
+from fashiontl.timing.selftest import self_test as known_work
+
+# Small enough for any device, and some milliseconds on a core.
+_IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
+
+
+def device(job: Job, progress: Progress) -> Job:
+    """Whether a device can be used, and what it is.
+
+    Returns:
+        `absence` (None or the reason), `facts`, and, of a device that is here, `total_memory` (bytes of its own; None
+        where it has none).
+    """
+    del progress
+    name = job["device"]
+    reason = devices.absence(name)
+    if reason is not None:
+        return {"absence": reason, "facts": {}}
+    # A device that is listed but broken shows here, before any case is lost to it.
+    torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
+    devices.synchronize(name)
+    kind, index = devices.split(name)
+    entry = devices.DEVICES[kind]
+    total = entry.total(index) if entry.total else None
+    return {"absence": None, "facts": entry.facts(index), "total_memory": total}
+
+
+def variant(job: Job, progress: Progress) -> Job:
+    """Whether a case's device can run it as its variant says: `absence` is None or the reason; and `doubts`."""
+    del progress
+    case = Case(**job["case"])
+    reason = variants.absence(case)
+    return {"absence": reason, "doubts": [] if reason else variants.doubts(case)}
+
+
+def self_test(job: Job, progress: Progress) -> Job:
+    """Give the timing loops work whose answer is known: `checks`, and `failures` in sentences."""
+    progress("testing the clock")
+    checks = known_work(job["device"], instrument(job["device"]), job["seconds"])
+    return {"checks": [asdict(check) for check in checks], "failures": failures(checks)}
+
+
+def peak(job: Job, progress: Progress) -> Job:
+    """What matrix products and convolutions reach in a precision, FLOP/s; one that does not fit is left out."""
+    progress(f"measuring the peak in {job['precision']}")
+    name = job["device"]
+    return dict(measured_peak(name, job["precision"], job["seconds"], lambda: devices.synchronize(name)))
+
+
+def noise(job: Job, progress: Progress) -> Job:
+    """Time one small training step that is always the same; what differs from process to process is noise.
+
+    Returns:
+        `median` of a step in seconds, `half_width` of its 95 % interval over it (None when there is none), and whether
+        the steps were `steady`.
+    """
+    progress("timing a small step")
+    torch_flags.fastest()
+    name = job["device"]
+    samples = time_slices(_step(name), instrument(name), Effort(job["seconds"], half_width=0.0))
+    if not samples.values:
+        return {"median": None, "half_width": None, "steady": False}
+    return {
+        "median": statistics.median(samples.values),
+        "half_width": samples.half_width,
+        "steady": samples.warm_up.steady,
+    }
+
+
+def _step(name: str) -> Callable[[], None]:
+    """A training step of three convolutions on images that stay on the device."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        _convolution(3, _CHANNELS, 1),
+        _convolution(_CHANNELS, 2 * _CHANNELS, 2),
+        _convolution(2 * _CHANNELS, 4 * _CHANNELS, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * _CHANNELS, _CLASSES),
+    ).to(name)
+    # A rate at which nothing moves far: the last step is the same work as the first.
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    images = torch.randn(_IMAGES, 3, _SIDE, _SIDE).to(name)
+    labels = torch.arange(_IMAGES, device=name) % _CLASSES
+
+    def step() -> None:
+        functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )

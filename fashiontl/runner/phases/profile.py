@@ -1,0 +1,62 @@
+"""The phase that profiles a case."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from fashiontl.core.case import Case
+from fashiontl.machine import devices
+from fashiontl.models.ensembles import SideBySide
+from fashiontl.models.network import Network
+from fashiontl.models.registry import members
+from fashiontl.profiling.capture import profile_steps
+from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.phases.timed_pass import timed_pass
+from fashiontl.runner.workload import Workload
+from fashiontl.timing.loops import no_garbage_collection
+
+
+def profile(job: Job, progress: Progress) -> Job:
+    """Profile training steps of a case, those of the first epoch, and leave a trace in the folder `traces`.
+
+    Returns:
+        `profile`, the fields of `fashiontl.profiling.operators.Profile`, and `warnings`. Modules are paths such as
+        `stage2.0.0.conv1`, behind the name of the member in a hybrid.
+    """
+    work = Workload.of(job)
+    # The events of a deep network are hundreds of thousands of objects: with the collector on, reading them takes half
+    # as long again, and it would run in the recorded steps too.
+    with timed_pass(work) as tool, no_garbage_collection():
+        starts = work.starts()
+        networks = [begun.network for begun in starts]
+        step = work.training_step(starts)
+        if work.case.execution != "eager":
+            # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
+            progress("first step")
+            step()
+            tool.synchronize()
+        progress("profiling")
+        found = profile_steps(
+            step,
+            tool.synchronize,
+            devices.profiler_activities(work.case.device),
+            Path(job["traces"]),
+            work.case.file_name,
+            modules=_modules(work.parts(), networks),
+        )
+    doubts = [*(f"profile: {doubt}" for doubt in found.doubts), *work.of_one_epoch("profile", 0, networks)]
+    return {"profile": asdict(found), "warnings": doubts}
+
+
+def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
+    """The stages of the networks by what their modules' paths begin with; those of a hybrid's members come first."""
+    named: dict[str, nn.Module] = {}
+    for part, network in zip(parts, networks, strict=True):
+        names = members(part.architecture)
+        for stage, module in network.stages.items():
+            for side in (inner for inner in module.modules() if isinstance(inner, SideBySide)):
+                named |= {f"{name}.{stage}": member for name, member in zip(names, side.members, strict=True)}
+            named[f"{part.architecture}.{stage}" if len(parts) > 1 else stage] = module
+    return named

@@ -1,0 +1,92 @@
+"""The fork server, which `client` starts: it imports the module of the phases once and forks for each job.
+
+It reads one job a line from a pipe and answers in JSON lines on another: `{"ready": true}`, then for each job
+`{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. The child writes its result to a file
+of its own, so that a result of any size arrives whole or not at all. Standard output and error are logs: whatever
+prints, from the start of the interpreter on, cannot be taken for a message.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from fashiontl.core.errors import FashiontlError
+from fashiontl.machine.devices import is_out_of_memory
+
+
+def serve(phases: str, jobs: int, answers: int) -> None:
+    """Serve jobs until there are no more.
+
+    Args:
+        phases: name of the module whose functions are the phases.
+        jobs: descriptor to read them from.
+        answers: descriptor to write messages to.
+    """
+    module = importlib.import_module(phases)
+    # A child collects garbage before each timing loop; what was imported here is none, and going through it takes
+    # longer than the rest (the gc module's documentation has programs freeze before they fork).
+    gc.collect()
+    gc.freeze()
+    _die_with_parent()
+    _send(answers, {"ready": True})
+    with open(jobs, encoding="ascii") as lines:
+        for line in lines:
+            request = json.loads(line)
+            # What is still in the buffer would be in every child's log.
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                os.close(jobs)
+                os._exit(_run(module, request, answers))
+            _send(answers, {"pid": child})
+            _, status = os.waitpid(child, 0)
+            _send(answers, {"exit": os.waitstatus_to_exitcode(status)})
+
+
+def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
+    _die_with_parent()
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(request["threads"])
+    status, reason, value = "ok", "", {}
+    try:
+        value = getattr(phases, request["phase"])(
+            request["job"], lambda text: _send(channel, {"progress": text[:1000]})
+        )
+    except FashiontlError as error:
+        status, reason, value = error.status, str(error), error.value
+    except Exception as error:  # whatever a case does, it becomes its row
+        traceback.print_exc()
+        status = "oom" if is_out_of_memory(error) else "crashed"
+        reason = f"{request['phase']}: {type(error).__name__}: {error}"
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    result = Path(request["result"])
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}), encoding="ascii")
+    partial.replace(result)
+    return 0
+
+
+def _send(channel: int, message: dict[str, Any]) -> None:
+    # One write of less than PIPE_BUF is atomic, so the server's and its child's lines cannot mix.
+    os.write(channel, json.dumps(message).encode() + b"\n")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, so that a killed run leaves nothing that disturbs the next."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,0 +1,339 @@
+"""The timing loops: how long a step takes, once it is steady. No torch: what is timed is a function."""
+
+import gc
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ContextDecorator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fashiontl.core.stats import drift_and_noise, median_interval
+
+Clock = Callable[[], float]
+
+# The fewest samples from which a 95 % interval of the median exists (order statistics: 2 * 0.5^6 < 0.05).
+_LEAST = 6
+# Enough for the 99th percentile to have an interval of its own; more would only lengthen the record.
+_MOST = 10_000
+_SLICE_SECONDS = 0.02
+# Samples are kept or dropped in groups of about this length: as often as one asks whether the machine was throttled.
+_GROUP_SECONDS = 0.05
+_GROUP_SAMPLES = 200
+
+# How many times as many samples there are before one looks again whether they are enough: looking takes time too.
+_LOOK_AGAIN = 1.25
+
+# Steady is what drifts by less than this from one half of a window to the other, or by less than noise explains, ...
+_DRIFT = 0.02
+# ... and whose noise, as a standard deviation, is below this share: of anything wilder no half says where it lies.
+_NOISE = 0.2
+# Two halves of a window are at least three calls each, and together last at least this share of the time budget.
+_HALF = 3
+_MOST_HALF = 250
+_WINDOW_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What a loop reads besides the clock.
+
+    Attributes:
+        synchronize: waits until the device has finished; called before the clock is read.
+        mark: notes a point in the device's own queue, without waiting; None where the host's clock is all there is.
+        elapsed: seconds between two such marks, once the device has passed them.
+        throttled: whether the machine was slowed down since it was last asked.
+        clock: seconds, monotonic.
+    """
+
+    synchronize: Callable[[], None]
+    mark: Callable[[], Any] | None = None
+    elapsed: Callable[[Any, Any], float] | None = None
+    throttled: Callable[[], bool] = lambda: False
+    clock: Clock = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how closely a loop looks.
+
+    Attributes:
+        seconds: time budget of the sampling; the warm-up may take as much again.
+        samples: the fewest samples after which a precise median ends the sampling.
+        half_width: what is precise: half of the median's 95 % interval over the median.
+    """
+
+    seconds: float
+    samples: int = _LEAST
+    half_width: float = 0.02
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a warm-up ended.
+
+    Attributes:
+        calls: made before the first sample.
+        steady: whether it ended because the calls had become steady, not because its time was up.
+        drift: from one half of the last window to the other, relative to the median.
+        noise: standard deviation within it, relative to the median.
+    """
+
+    calls: int
+    steady: bool
+    drift: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a timing loop saw.
+
+    Attributes:
+        values: seconds a call, in the order in which they were taken.
+        device: seconds a call in the device's own time; empty where it has none.
+        parts: seconds of each part of a call, by its name; empty when the call has none.
+        warm_up: how it went.
+        ended: why sampling ended: the median was precise, the time was up, or there were samples enough.
+        throttled: samples that were dropped because the machine was slowed down meanwhile.
+    """
+
+    values: tuple[float, ...]
+    device: tuple[float, ...]
+    parts: dict[str, tuple[float, ...]]
+    warm_up: WarmUp
+    ended: Literal["precise", "time", "samples"]
+    throttled: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the median's 95 % interval over the median; None when there is no interval."""
+        return _half_width(self.values)
+
+    @property
+    def throttled_share(self) -> float:
+        """Share of all samples that were dropped."""
+        return self.throttled / max(1, self.throttled + len(self.values))
+
+
+def time_calls(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
+    """Time single calls, each from its start until the device has finished it: what one request waits."""
+    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort, sliced=False)
+
+
+def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
+    """Time runs of calls with one wait at the end of each: the pace at which a queue is worked off.
+
+    Waiting after every call would keep a device idle between small steps. A slice is at least 20 ms long, so that
+    the clock and the wait do not count.
+
+    Returns:
+        Samples whose values are seconds a call, one a slice.
+    """
+    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort)
+
+
+def warmed_slices(
+    call: Callable[[], object], instrument: Instrument, seconds: float
+) -> tuple[Callable[[], float], WarmUp]:
+    """Warm a call up until it is steady, for slices that are then taken one by one, as `time_slices` takes them.
+
+    For two processes that take turns. What ran in between has cooled caches: a slice of ResNet-18's single images was
+    19 % slower after a slice of the other process than after one of its own. So half as many calls that do not count
+    come first in each slice of short ones. Meanwhile `no_garbage_collection` is the caller's to enter.
+
+    Args:
+        call: what is timed.
+        instrument: the clock and the wait.
+        seconds: the longest that the warm-up may take.
+
+    Returns:
+        A function that takes one slice and returns its seconds a call, and how the warm-up ended.
+    """
+    warm_up, window = _warm_up(lambda calls: _timed(call, instrument, calls), instrument.clock, seconds)
+    calls = _calls_of_slice(_median(window))
+    uncounted = calls // 2
+
+    def take() -> float:
+        for _ in range(uncounted):
+            call()
+        return _timed(call, instrument, calls)[0]
+
+    return take, warm_up
+
+
+def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
+    """Time calls that consist of parts, one after the other, and each part.
+
+    The device is waited for only after several calls, as in real use; marks in its queue tell the parts apart. Without
+    marks (on the CPU, where a call has finished when it returns) the clock does.
+
+    Returns:
+        Samples whose values are seconds a call, the means of runs of at least 20 ms.
+    """
+    mark = instrument.mark or instrument.clock
+    elapsed = instrument.elapsed or (lambda before, after: after - before)
+
+    def take(calls: int) -> _Sample:
+        rows = []
+        instrument.synchronize()
+        started = instrument.clock()
+        for _ in range(calls):
+            marks = [mark()]
+            for part in parts.values():
+                part()
+                marks.append(mark())
+            rows.append(marks)
+        instrument.synchronize()
+        each = (instrument.clock() - started) / calls
+        shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
+        return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
+
+    return _run(take, instrument, effort, tuple(parts))
+
+
+def _calls_of_slice(seconds: float) -> int:
+    """How many calls of that length a slice has."""
+    return max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+
+
+# Seconds of the whole call by the host's clock, then by the device's or of each part.
+_Sample = tuple[float, ...]
+# Takes one sample of so many calls.
+_Take = Callable[[int], _Sample]
+
+
+def _timed(call: Callable[[], object], instrument: Instrument, calls: int) -> _Sample:
+    mark, elapsed, clock = instrument.mark, instrument.elapsed, instrument.clock
+    instrument.synchronize()
+    started = clock()
+    before = mark() if mark else None
+    for _ in range(calls):
+        call()
+    after = mark() if mark else None
+    instrument.synchronize()
+    seconds = (clock() - started) / calls
+    return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
+
+
+def _run(
+    take: _Take,
+    instrument: Instrument,
+    effort: Effort,
+    parts: Sequence[str] = (),
+    *,
+    sliced: bool = True,
+) -> Samples:
+    """Warm up, then take samples until they are enough.
+
+    Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
+    which may have set something up: six more steps of VGG-11 would only be the same again.
+
+    Args:
+        take: takes a sample.
+        instrument: the clock and what else is read.
+        effort: when they are enough.
+        parts: names of what the samples hold besides the whole; without any it is the device's time.
+        sliced: whether a sample is a slice, of as many warm calls as that takes, and not a single call.
+    """
+    with no_garbage_collection():
+        started = instrument.clock()
+        warm_up, window = _warm_up(take, instrument.clock, effort.seconds)
+        calls = _calls_of_slice(_median(window)) if sliced else 1
+        is_enough = calls == 1 and instrument.clock() - started >= effort.seconds
+        first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
+        kept, ended, throttled = _sample(take, calls, instrument, effort, first)
+    columns = list(zip(*kept, strict=True)) or [()]
+    return Samples(
+        values=columns[0],
+        device=columns[1] if len(columns) > 1 and not parts else (),
+        parts=dict(zip(parts, columns[1:], strict=False)),
+        warm_up=warm_up,
+        ended=ended,
+        throttled=throttled,
+    )
+
+
+def _median(samples: Sequence[_Sample]) -> float:
+    return statistics.median(sample[0] for sample in samples)
+
+
+def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:
+    """Call until the calls are steady, or until the time is up; also the last window."""
+    values: list[_Sample] = []
+    started = clock()
+    look = 2 * _HALF
+    while True:
+        values.append(take(1))
+        over = clock() - started >= seconds
+        if len(values) < look and not (over and len(values) >= 2 * _HALF):
+            continue
+        mean = max((clock() - started) / len(values), 1e-9)
+        half = max(_HALF, min(_MOST_HALF, math.ceil(_WINDOW_SHARE * seconds / 2 / mean)))
+        window = values[-2 * half :]
+        drift, noise = drift_and_noise([sample[0] for sample in window])
+        # The standard error of a difference of two medians of normal values, twice: what chance may well do.
+        chance = 2 * math.sqrt(math.pi / half) * noise
+        steady = len(window) == 2 * half and drift <= max(_DRIFT, chance) and noise <= _NOISE
+        if steady or over:
+            return WarmUp(len(values), steady, drift, noise), window
+        # Looking after each of many short calls would be slower than the calls.
+        look = len(values) + max(1, half // 3)
+
+
+def _sample(
+    take: _Take, calls: int, instrument: Instrument, effort: Effort, first: Sequence[_Sample]
+) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
+    """Samples that were kept, after the first ones, why there are no more, and how many were dropped."""
+    clock = instrument.clock
+    group: list[_Sample] = []
+    # What happened before is forgotten, but for the first samples.
+    throttled = len(first) if instrument.throttled() else 0
+    kept = [] if throttled else list(first)
+    look: float = effort.samples
+    asked = clock()
+    deadline = asked + effort.seconds
+    while True:
+        group.append(take(calls))
+        now = clock()
+        over = now >= deadline and len(kept) + len(group) + throttled >= _LEAST
+        if now - asked < _GROUP_SECONDS and len(group) < _GROUP_SAMPLES and not over:
+            continue
+        if instrument.throttled():
+            throttled += len(group)
+        else:
+            kept += group
+        group = []
+        asked = now
+        if len(kept) >= look:
+            width = _half_width([sample[0] for sample in kept])
+            if width is not None and width <= effort.half_width:
+                return kept, "precise", throttled
+            look = len(kept) * _LOOK_AGAIN
+        if over:
+            return kept, "time", throttled
+        if len(kept) + throttled >= _MOST:
+            return kept, "samples", throttled
+
+
+def _half_width(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    interval = median_interval(values)
+    width = max(interval.high - interval.estimate, interval.estimate - interval.low)
+    return width / interval.estimate if interval.estimate and math.isfinite(width) else None
+
+
+class no_garbage_collection(ContextDecorator):  # noqa: N801 - used like a function
+    """Keep Python's cycle collector out of the samples, as timeit does, or out of what makes very many objects."""
+
+    def __enter__(self) -> None:
+        self._enabled = gc.isenabled()
+        gc.collect()
+        gc.disable()
+
+    def __exit__(self, *unused: object) -> None:
+        if self._enabled:
+            gc.enable()

@@ -1,0 +1,175 @@
+"""The arithmetic peak of this machine, measured: what a network's FLOP/s are compared with.
+
+A share of a datasheet's peak says as much about the datasheet as about the network, so the yardstick is what a matrix
+product and a convolution reach here, in the same precision. Nothing is clipped: a network above the peak means that the
+peak was measured wrongly, and that should be seen. Then the machine was busy or slowed down when the peak was measured,
+or none of the sizes tried suits the device as well as the network does, or a library computes convolutions with fewer
+multiplications than are counted. Winograd's algorithm takes 2.25 to 4 times fewer for 3x3 (Lavin and Gray, CVPR 2016),
+and where a library uses it, the measured peak of convolutions itself may exceed what the hardware can multiply.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from fashiontl.timing import torch_flags
+from fashiontl.timing.flops import step_flops
+
+# Long enough that the clock and the wait for the device do not count.
+_SLICE_SECONDS = 0.01
+_SLICES = 5
+_SIDES = (512, 1024, 2048, 4096, 8192)
+_BATCHES = (1, 8, 64, 512)
+# Channels and side of the images in the middle of a ResNet, where 3x3 convolutions do most of its work.
+_IMAGES = ((128, 28), (256, 14))
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to compute at full speed.
+
+    Attributes:
+        flops: of one call.
+        prepare: makes its operands and returns the call.
+    """
+
+    flops: int
+    prepare: Callable[[], Callable[[], object]]
+
+
+def measured_peak(
+    device: str,
+    precision: str,
+    seconds: float,
+    synchronize: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Measure what matrix products and 3x3 convolutions reach, each at the size that suits the device best.
+
+    Run it in a process whose memory is not measured: an allocator may keep what it took.
+
+    Args:
+        device: where; `cpu`, `cuda:1`.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands. Whether float32 may round to TF32 is switched
+            accordingly, and cuDNN chooses its algorithms by trying; both are as before afterwards.
+        seconds: about how long, half of it for each; the smallest work is measured even when it takes longer.
+        synchronize: waits until the device has finished; called before the clock is read.
+        clock: seconds, monotonic.
+
+    Returns:
+        FLOP/s, 2 for each multiply-add, of `matmul` and `convolution`; one whose smallest operands do not fit into the
+        device's memory is left out.
+    """
+    dtype = _DTYPES[precision]
+    found = {}
+    with torch.inference_mode(), _switches(precision):
+        for name, works in (("matmul", matrix_products(device, dtype)), ("convolution", convolutions(device, dtype))):
+            rate = fastest(works, seconds / 2, synchronize, clock)
+            if rate is not None:
+                found[name] = rate
+    return found
+
+
+def fastest(
+    works: Iterable[Work], seconds: float, synchronize: Callable[[], None], clock: Callable[[], float]
+) -> float | None:
+    """The highest rate among works, each the median of several slices; None when none fitted into memory.
+
+    Args:
+        works: the cheapest first, which is measured whatever it takes. Others are passed over when, at the best rate so
+            far, they would not end in time.
+        seconds: time budget.
+        synchronize: waits until the device has finished.
+        clock: seconds, monotonic.
+
+    Returns:
+        FLOP/s.
+    """
+    deadline = clock() + seconds
+    best = None
+    for work in works:
+        # A slice may be a single call; before the slices come two calls.
+        if best and clock() + max(_SLICES * _SLICE_SECONDS, (_SLICES + 2) * work.flops / best) > deadline:
+            continue
+        try:
+            rate = work.flops / _seconds_a_call(work.prepare(), synchronize, clock)
+        except torch.OutOfMemoryError:
+            continue
+        best = max(rate, best or 0.0)
+    return best
+
+
+def matrix_products(device: str, dtype: torch.dtype) -> list[Work]:
+    """Products of two square matrices, the smallest first."""
+
+    def work(side: int) -> Work:
+        def make(where: str) -> Callable[[], object]:
+            left, right = _noise((side, side), where, dtype), _noise((side, side), where, dtype)
+            # Taking fresh memory from the operating system at each call is no part of the arithmetic.
+            out = torch.empty_like(left)
+            return lambda: torch.mm(left, right, out=out)
+
+        return _counted(make, device)
+
+    return [work(side) for side in _SIDES]
+
+
+def convolutions(device: str, dtype: torch.dtype) -> list[Work]:
+    """3x3 convolutions of stride 1 in both memory formats, the smallest batch first."""
+
+    def work(batch: int, channels: int, side: int, memory_format: torch.memory_format) -> Work:
+        def make(where: str) -> Callable[[], object]:
+            shapes = (batch, channels, side, side), (channels, channels, 3, 3)
+            images, weight = (_noise(shape, where, dtype).to(memory_format=memory_format) for shape in shapes)
+            return lambda: functional.conv2d(images, weight, padding=1)
+
+        return _counted(make, device)
+
+    return [
+        work(batch, channels, side, memory_format)
+        for batch in _BATCHES
+        for channels, side in _IMAGES
+        for memory_format in (torch.channels_last, torch.contiguous_format)
+    ]
+
+
+def _counted(make: Callable[[str], Callable[[], object]], device: str) -> Work:
+    return Work(step_flops(make("meta")), lambda: make(device))
+
+
+def _noise(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
+    # Not zeros: a device that switches fewer bits draws less power, and may clock higher than any network lets it.
+    return torch.randn(shape, device=device, dtype=dtype)
+
+
+def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
+    def timed(calls: int) -> float:
+        synchronize()
+        started = clock()
+        for _ in range(calls):
+            call()
+        synchronize()
+        return (clock() - started) / calls
+
+    # The first call loads kernels, and chooses among them.
+    timed(1)
+    calls = max(1, math.ceil(_SLICE_SECONDS / max(timed(1), 1e-9)))
+    return statistics.median(timed(calls) for _ in range(_SLICES))
+
+
+@contextmanager
+def _switches(precision: str) -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    torch_flags.fastest(precision)
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before

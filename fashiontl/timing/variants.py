@@ -1,0 +1,288 @@
+"""How a network is run: precision, memory format, eager or compiled. And what of that this machine can do."""
+
+import copy
+import importlib
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fashiontl.core.case import Case
+from fashiontl.machine.devices import split
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Linux's names for instructions that compute in these types (arch/x86 and arch/arm64 in its sources).
+_CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+_CPU_FACTS = Path("/proc/cpuinfo")
+_TRITON_CAPABILITY = (7, 0)
+_TF32_CAPABILITY = (8, 0)
+# A sweep meets one shape after the other. Past its limit, 8 by default, torch would go on uncompiled without a word.
+_MOST_COMPILES = 200
+# torch starts at 65,536 and skips steps until gradients no longer overflow, for up to seven steps with MobileNetV2 on
+# small images. A training of few images may not have many more; from here on none was skipped.
+_FIRST_SCALE = 2.0**8
+
+
+# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/fast.md, "Memory
+# formats").
+_SMALL_CONVOLUTIONS = 0.4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network is run; the fields are those of `Case`.
+
+    `bf16` and `fp16` train under autocast with weights in float32, and infer with weights of that type. `tf32` is
+    float32 here: `fashiontl.timing.torch_flags` sets the switch.
+    """
+
+    precision: str = "fp32"
+    memory_format: str = "contiguous"
+    execution: str = "eager"
+
+    @classmethod
+    def of(cls, case: Case) -> "Variant":
+        """The variant of a case."""
+        return cls(case.precision, case.memory_format, case.execution)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of deployed weights."""
+        return _DTYPES.get(self.precision, torch.float32)
+
+    def autocast(self, device: str) -> AbstractContextManager[Any]:
+        """The context of a training step's forward pass and loss; for `fp32` and `tf32` it does nothing."""
+        if self.precision not in _DTYPES:
+            return nullcontext()
+        return torch.autocast(split(device)[0], dtype=self.dtype)
+
+    def scaler(self, device: str) -> torch.amp.GradScaler:
+        """Scale losses for `fp16`, whose gradients would underflow; for other precisions it hands on what it gets."""
+        return torch.amp.GradScaler(split(device)[0], init_scale=_FIRST_SCALE, enabled=self.precision == "fp16")
+
+    def place(self, network: nn.Module) -> None:
+        """Give a network's weights the memory format, in place; only those with four dimensions have one."""
+        for tensor in itertools.chain(network.parameters(), network.buffers()):
+            tensor.data = self.arrange(tensor.data)
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Give images, or anything else with four dimensions, the memory format; their type is kept."""
+        if self.memory_format == "channels_last" and images.ndim == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def deployed_images(self, images: Tensor) -> Tensor:
+        """Images, float32 `[n, 3, size, size]`, as inference takes them: of `dtype`, in the memory format."""
+        return self.arrange(images.to(self.dtype))
+
+    def deploy(self, network: nn.Module) -> nn.Module:
+        """What inference runs: in eval mode, weights and floating-point buffers of `dtype`, in the memory format.
+
+        Args:
+            network: left in eval mode, and otherwise as it is.
+
+        Returns:
+            The network itself where nothing would change; else a copy, made without a second copy of the old weights.
+        """
+        network.eval()
+        deployed: dict[int, Any] = {}
+        for tensor in itertools.chain(network.parameters(), network.buffers()):
+            value = tensor.detach()
+            converted = self.arrange(value.to(self.dtype) if value.is_floating_point() else value)
+            if converted is not value:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                deployed[id(tensor)] = nn.Parameter(converted, tensor.requires_grad) if is_parameter else converted
+        # deepcopy takes for a copy whatever its memo holds, so that only what does not change is really copied.
+        return copy.deepcopy(network, deployed) if deployed else network
+
+    def compiled(self, module: nn.Module) -> Callable[..., Any]:
+        """What to call in place of a module: itself, or what torch.compile makes of it at a first call.
+
+        Each shape is compiled anew, as a benchmark's fixed shapes deserve. It works in training, under autocast and in
+        `torch.inference_mode`.
+        """
+        if self.execution == "eager":
+            return module
+        mode = "reduce-overhead" if self.execution == "cuda_graphs" else None
+        return torch.compile(module, dynamic=False, mode=mode)  # type: ignore[no-any-return, unused-ignore]
+
+
+def small_convolutions(network: nn.Module) -> float:
+    """Share of a network's convolutions that are of one pixel or in groups; 0 where there are none."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    small = sum(module.kernel_size == (1, 1) or module.groups > 1 for module in convolutions)
+    return small / max(1, len(convolutions))
+
+
+def faster_format(network: nn.Module, device: str) -> str:
+    """The memory format in which a network most likely trains faster: a rule, so that every run follows the same one.
+
+    A CPU library turns images into a layout of its own at each convolution in the contiguous format. A convolution of
+    one pixel, or in groups, has too little to compute to make up for that. On other devices nothing was measured.
+    """
+    is_faster = split(device)[0] == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
+    return "channels_last" if is_faster else "contiguous"
+
+
+def absence(case: Case) -> str | None:
+    """Why a case's variant cannot run on its device, which is here; None when it can."""
+    kind, index = split(case.device)
+    reasons = []
+    if case.precision == "tf32":
+        reasons.append(_tf32_absence(kind, index))
+    elif case.precision in _DTYPES:
+        reasons.append(_half_absence(case.precision, kind, index))
+    if case.execution == "cuda_graphs" and kind != "cuda":
+        reasons.append(f"CUDA graphs need an NVIDIA GPU, got {kind}; measure compile there")
+    elif case.execution != "eager":
+        reasons.append(_compile_absence(kind, index))
+    return "; ".join(filter(None, reasons)) or None
+
+
+def doubts(case: Case) -> list[str]:
+    """What a reader should know of a variant that runs, but not as its name suggests."""
+    if split(case.device)[0] != "cpu" or case.precision not in _DTYPES:
+        return []
+    try:
+        # "flags" on x86, "Features" on Arm.
+        found = re.search(
+            r"^(?:flags|Features)\s*:(.*)$", _CPU_FACTS.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
+    except OSError:
+        found = None
+    if found is None:
+        return [f"not known whether this CPU has {case.precision} hardware; without, it is emulated"]
+    if _CPU_FLAGS[case.precision] & set(found.group(1).split()):
+        return []
+    return [f"no {case.precision} hardware on this CPU: emulated"]
+
+
+def _tf32_absence(kind: str, index: int) -> str | None:
+    needed = "tf32 needs an NVIDIA GPU of compute capability 8.0 or later"
+    if kind != "cuda" or torch.version.hip is not None:
+        return f"{needed}, got {'an AMD GPU' if kind == 'cuda' else kind}; measure fp32 or bf16 there"
+    major, minor = torch.cuda.get_device_capability(index)
+    return None if (major, minor) >= _TF32_CAPABILITY else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
+
+
+def _half_absence(precision: str, kind: str, index: int) -> str | None:
+    """Of `bf16` and `fp16`."""
+    if kind == "cuda" and precision == "bf16":
+        with torch.cuda.device(index):
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return None
+        return "bf16 needs a GPU that computes in it (NVIDIA: compute capability 8.0 or later); measure fp16 there"
+    if not _takes(precision, kind):
+        return f"torch {torch.__version__} has no {precision} autocast on this {kind}; measure fp32 there"
+    if precision == "fp16" and kind == "mps":
+        unscale = "aten::_amp_foreach_non_finite_check_and_unscale_"
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(unscale, "MPS"):
+            return f"torch {torch.__version__} cannot scale fp16 losses on mps; install a newer torch, or measure bf16"
+    return None
+
+
+def _takes(precision: str, kind: str) -> bool:
+    """Whether autocast takes a type: it warns and stays off where it does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autocast(kind, dtype=_DTYPES[precision]):
+            return torch.is_autocast_enabled(kind)
+
+
+def _compile_absence(kind: str, index: int) -> str | None:
+    if kind == "mps":
+        if importlib.util.find_spec("torch._inductor.codegen.mps"):
+            return None
+        return f"torch {torch.__version__} does not compile for mps; install a newer torch, or measure eager"
+    missing = []
+    if kind == "cpu":
+        if not _has_cpp_compiler():
+            missing.append("a C++ compiler (install g++ or clang++, or name one in CXX)")
+    else:
+        if importlib.util.find_spec("triton") is None:
+            missing.append("triton (python -m pip install triton)")
+        if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if name):
+            missing.append("a C compiler (install gcc, or name one in CC)")
+        if kind == "cuda" and torch.version.hip is None:
+            capability = torch.cuda.get_device_capability(index)
+            if capability < _TRITON_CAPABILITY:
+                missing.append("compute capability 7.0 or later, got {}.{} (measure eager)".format(*capability))
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("Python's header files (install python3-dev)")
+    return f"torch.compile needs {', and '.join(missing)}" if missing else None
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
+
+
+@contextmanager
+def cold_compile(folder: Path | None = None) -> Iterator[None]:
+    """Let torch.compile begin without any cache, keep its files to itself, and compile in this process alone.
+
+    For a process that ends with its phase: the code that was compiled is in memory until then. The compiler itself is
+    imported before anything is timed.
+
+    Args:
+        folder: where caches are made, and removed at the end; None takes the system's place for temporary files.
+    """
+    import torch._dynamo.config as dynamo
+    import torch._inductor.config as inductor
+
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+    # More than one would be a pool of processes, which starts as the compiler is imported and outlives a worker.
+    with inductor.patch(compile_threads=1), dynamo.patch({limit: _MOST_COMPILES}), _no_cache(folder):
+        yield
+
+
+@contextmanager
+def _no_cache(folder: Path | None) -> Iterator[None]:
+    import torch._inductor.utils as inductor
+
+    importlib.import_module("torch._inductor.compile_fx")
+    # Renamed in torch 2.8.
+    fresh = inductor.fresh_cache if hasattr(inductor, "fresh_cache") else inductor.fresh_inductor_cache
+    # It leaves its folder behind when the phase fails, so it gets one inside another.
+    with tempfile.TemporaryDirectory(prefix="fashiontl-", dir=folder) as inside, fresh(dir=inside):
+        yield
+
+
+def compile_counts() -> dict[str, int]:
+    """What torch.compile has done in this process so far.
+
+    Returns:
+        `graphs` it made, `graph_breaks` at what it could not follow, and `recompiles`: code that was compiled again,
+        for another shape, mode or set of trained weights. What this torch does not tell is left out.
+    """
+    import torch._dynamo.convert_frame as frames
+    from torch._dynamo.utils import counters
+
+    counts = {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
+    compiles = _counter(frames, "FRAME_COMPILE_COUNTER")
+    if compiles is not None:
+        counts["recompiles"] = sum(count - 1 for count in compiles.values())
+    return counts
+
+
+def _counter(module: ModuleType, name: str) -> dict[Any, int] | None:
+    return getattr(module, name, None)

@@ -1,0 +1,393 @@
+"""The training loop: a network, a freezing policy and a recipe become weights, predictions and a proof."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fashiontl.core.errors import FashiontlError
+from fashiontl.data.preprocessing import Preprocessing, augment
+from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
+from fashiontl.freezing.policies import Plan, Policy
+from fashiontl.freezing.proof import PolicyProof, Watch
+from fashiontl.machine.devices import DEVICES, split, synchronize
+from fashiontl.models.network import Network
+from fashiontl.timing.variants import Variant
+from fashiontl.training.divergence import diverged, in_answers, in_step, in_weights
+from fashiontl.training.prefix import Features, FeatureStore, Source
+from fashiontl.training.recipes import Recipe
+
+# Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
+FEATURE_BUDGET = 2 * 2**30
+# By the names that recipes have.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+_EVALUATION_BATCH = 200
+# Of a device's free memory, so that weights, gradients and activations find room.
+_IMAGE_SHARE = 0.25
+_PLAIN = Variant()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images, uint8 `[n, height, width]` or `[n, 3, height, width]`, and labels, int64 `[n]`, on a device.
+
+    Images may also be on the host: then each batch is gathered there and copied.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def on(self, device: str) -> "Examples":
+        """The same on a device; images that would take more than a quarter of its free memory stay where they are."""
+        kind, index = split(device)
+        free = DEVICES[kind].free(index)
+        fit = free is None or self.images.nbytes <= _IMAGE_SHARE * free
+        return Examples(self.images.to(device) if fit else self.images, self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training leaves besides the weights.
+
+    Attributes:
+        seconds: wall time of the loop, synchronised.
+        losses: mean training loss of each epoch.
+        proof: that the policy was kept.
+        reused_stages: the most leading stages whose output was computed once and reused.
+        validation: accuracy on the validation images after each epoch; empty without any.
+        chosen: number of the epoch whose weights were kept.
+        features: where the store had the output of `reused_stages` from; None without a store or reuse.
+        steps: of an epoch.
+    """
+
+    seconds: float
+    losses: tuple[float, ...]
+    proof: PolicyProof
+    reused_stages: int
+    validation: tuple[float, ...]
+    chosen: int
+    features: Source | None = None
+    steps: int = 0
+
+
+def fit(  # noqa: PLR0913 - all that a training depends on, each named where it is passed
+    network: Network,
+    policy: Policy,
+    examples: Examples,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    validation: Examples | None = None,
+    variant: Variant = _PLAIN,
+    store: FeatureStore | None = None,
+    progress: Callable[[int], None] = lambda epoch: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Fit:
+    """Train a network in place under a freezing policy.
+
+    With validation images it ends with the weights of the epoch that was best on them, the first of equals; otherwise
+    with those of the last. Validating takes no part in the training's seconds.
+
+    Under `bf16` and `fp16` the forward pass and the loss run under autocast, the loss itself in float32; `fp16` also
+    scales it, and skips steps whose gradients overflow. Nothing is compiled, whatever the variant's execution: a
+    compiled graph differs in how it rounds alone, and it would be compiled again for each size of a batch and each
+    change of plan. Compiling is for what is timed.
+
+    Args:
+        network: on the device where it trains.
+        policy: which stages train at each epoch.
+        examples: on the same device.
+        recipe: how.
+        preprocessing: of the images.
+        seed: of the batches' order and the augmentation.
+        validation: images to choose the epoch on, never trained on.
+        variant: precision and memory format.
+        store: of the outputs of frozen prefixes, as `Batches` takes it.
+        progress: called with the number of each epoch as it starts.
+        clock: seconds.
+
+    Raises:
+        DivergedError: a loss, a logit or a trained number was not finite; it names the first epoch and step, and the
+            rest of that epoch was the last that was run. Its value holds `divergence`, as `diverged` makes it, and
+            `losses`, those of the epochs before.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    variant.place(network)
+    watch = Watch(network)
+    optimizer: torch.optim.Optimizer | None = None
+    plan: Plan | None = None
+    losses: list[float] = []
+    reused = 0
+    source: Source | None = None
+    best = _Best(network, validation, preprocessing, variant)
+    seconds = 0.0
+    device = str(_device_of(network))
+    scaler = variant.scaler(device)
+    for epoch in range(recipe.epochs):
+        progress(epoch)
+        synchronize(device)
+        started = clock()
+        wanted = policy.plan(network.stage_names, epoch, recipe.epochs)
+        if wanted != plan or optimizer is None:
+            if plan is not None:
+                watch.end()
+            plan = wanted
+            apply(network, plan)
+            watch.begin(plan)
+            optimizer = _optimizer(network, plan, recipe, optimizer)
+            batches = Batches(
+                network, plan, examples.images, recipe, preprocessing, generator, variant=variant, store=store
+            )
+            if batches.first_stage > reused:
+                reused, source = batches.first_stage, batches.source
+        loss, seen = _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
+        synchronize(device)
+        seconds += clock() - started
+        if fault := next(filter(None, seen), ""):
+            raise diverged(fault, recipe, (epoch, seen.index(fault)), len(seen), losses)
+        steps, last = len(seen), (epoch, len(seen) - 1)
+        losses.append(loss)
+        if validation is not None:
+            if fault := in_answers(best.judge(), "validation"):
+                raise diverged(fault, recipe, last, steps, losses)
+            apply(network, plan)
+    if fault := in_weights(network):
+        raise diverged(fault, recipe, last, steps, losses)
+    watch.end()
+    best.restore()
+    chosen = best.chosen(recipe.epochs)
+    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), chosen, source, steps)
+
+
+class _Best:
+    """The weights of the epoch that did best on the validation images, if there are any."""
+
+    def __init__(
+        self, network: Network, validation: Examples | None, preprocessing: Preprocessing, variant: Variant
+    ) -> None:
+        self.accuracies: list[float] = []
+        self._network = network
+        self._validation = validation
+        self._preprocessing = preprocessing
+        self._variant = variant
+        self._state: dict[str, Tensor] | None = None
+
+    def judge(self) -> Tensor:
+        """Test on the validation images, and keep a copy of the weights when they are the best yet; the logits."""
+        assert self._validation is not None
+        logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
+        answers = logits.argmax(1)
+        accuracy = (answers == self._validation.labels.cpu()).double().mean().item()
+        if not self.accuracies or accuracy > max(self.accuracies):
+            self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self.accuracies.append(accuracy)
+        return logits
+
+    def restore(self) -> None:
+        """Put the kept weights back."""
+        if self._state is not None:
+            self._network.load_state_dict(self._state)
+
+    def chosen(self, epochs: int) -> int:
+        """Number of the epoch whose weights the network has at the end."""
+        return self.accuracies.index(max(self.accuracies)) if self.accuracies else epochs - 1
+
+
+def _epoch(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batches: "Batches",
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    epoch: int,
+    variant: Variant,
+) -> tuple[float, list[str]]:
+    """One pass over the training images: the mean loss, and what of each step was not finite, empty where nothing."""
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    total = torch.zeros((), device=labels.device)
+    losses: list[Tensor] = []
+    largest: list[Tensor] = []
+
+    def run(inputs: Tensor) -> Tensor:
+        logits = network.run(inputs, batches.first_stage, len(network.stage_names))
+        # One small kernel, which NaN comes through.
+        largest.append(torch.linalg.vector_norm(logits.detach(), math.inf, dtype=torch.float32))
+        return logits
+
+    for number, (chosen, inputs) in enumerate(batches):
+        factor = 1.0
+        if recipe.schedule == "cosine":
+            factor = rate_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_rate"] * factor
+        optimizer.zero_grad()
+        loss = loss_of(run, inputs, labels[chosen], recipe, variant)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.detach())
+        total += losses[-1] * len(chosen)
+    # One read an epoch: reading each step's loss would make the device wait for the host.
+    whole, *numbers = torch.stack([total, *losses, *largest]).tolist()
+    each = zip(numbers[: len(losses)], numbers[len(losses) :], strict=True)
+    return whole / len(labels), [in_step(loss, logit) for loss, logit in each]
+
+
+def loss_of(
+    run: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, recipe: Recipe, variant: Variant
+) -> Tensor:
+    """The loss of a training step, here and where steps are timed: the forward pass and the cross-entropy."""
+    with variant.autocast(str(labels.device)):
+        return functional.cross_entropy(run(inputs), labels, label_smoothing=recipe.smoothing)
+
+
+def rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """The learning rate at a step over its peak: linear from 0 in the warm-up, then half a cosine down to 0."""
+    rising = max(1, round(steps * warm_up))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def predict(network: Network, images: Tensor, preprocessing: Preprocessing, variant: Variant = _PLAIN) -> Tensor:
+    """Logits of all images from what inference would run: in eval mode, with weights of the variant's type.
+
+    Args:
+        network: left in eval mode.
+        images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device or the host.
+        preprocessing: of the images.
+        variant: precision and memory format; nothing is compiled.
+
+    Returns:
+        float32 `[n, classes]` on the CPU.
+    """
+    deployed = variant.deploy(network)
+    with torch.inference_mode():
+        parts = torch.split(images, _EVALUATION_BATCH)
+        device = _device_of(network)
+        answers = [deployed(variant.deployed_images(preprocessing(copied(part, device)))) for part in parts]
+    return torch.cat(answers).float().cpu()
+
+
+def is_normalised(network: Network) -> bool:
+    """Whether the network has any normalisation layer."""
+    return any(isinstance(module, NORMALISATION) for module in network.modules())
+
+
+class Batches:
+    """Training batches in random order, one pass an iteration.
+
+    The output of a frozen prefix in eval mode is the same at every epoch. With a store it is computed once, or found
+    there if another training has left it, unless that would change a bit of what a step computes, images change at
+    random, or the outputs would not fit in `FEATURE_BUDGET`.
+
+    Attributes:
+        first_stage: the stage that takes these batches; those before it have been run already.
+        source: where the store had their output from, if it had it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        images: Tensor,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        generator: torch.Generator,
+        *,
+        variant: Variant = _PLAIN,
+        store: FeatureStore | None = None,
+    ) -> None:
+        self.first_stage = 0
+        self.source: Source | None = None
+        self._images = images
+        self._features: Features | None = None
+        self._recipe = recipe
+        self._preprocessing = preprocessing
+        self._generator = generator
+        self._variant = variant
+        self._device = _device_of(network)
+        prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
+        if store is not None and prefix and not recipe.augment:
+            self._reuse(network, prefix, store)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
+        order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
+        # Even parts: BatchNorm cannot train on a last batch of one image.
+        for chosen in self._parts(order):
+            yield chosen, self._inputs(chosen)
+
+    def _parts(self, images: Tensor) -> Sequence[Tensor]:
+        return torch.tensor_split(images, math.ceil(len(images) / self._recipe.batch_size))
+
+    def _inputs(self, chosen: Tensor) -> Tensor:
+        if self._features is not None:
+            return self._features.batch(chosen)
+        images = copied(self._images[chosen], self._device)
+        return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return self._variant.arrange(self._preprocessing(images))
+
+    def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
+        parts = self._parts(self._images)
+        key = store.key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
+
+        def run(images: Tensor) -> Tensor:
+            with self._variant.autocast(str(self._device)):
+                return network.run(self._prepared(copied(images, self._device)), 0, prefix)
+
+        self._features = store.features(key, parts, run, FEATURE_BUDGET)
+        if self._features is not None:
+            self.first_stage, self.source = prefix, self._features.source
+
+
+def _device_of(network: Network) -> torch.device:
+    return next(network.parameters()).device
+
+
+def copied(images: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; from pinned memory the copy does not stop the host."""
+    if images.device == device:
+        return images
+    return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
+
+
+def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser, at its peak rate, of what trains under a plan.
+
+    Raises:
+        FashiontlError: nothing does.
+    """
+    groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
+    if not groups:
+        raise FashiontlError(
+            f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
+            "correct the policy"
+        )
+    return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
+
+
+def _optimizer(
+    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
+) -> torch.optim.Optimizer:
+    optimizer = new_optimizer(network, plan, recipe)
+    for group in optimizer.param_groups:
+        group["peak_rate"] = group["lr"]
+        for parameter in group["params"]:
+            # A thawed parameter starts with fresh state; one that goes on training keeps its own.
+            if previous is not None and parameter in previous.state:
+                optimizer.state[parameter] = previous.state[parameter]
+    return optimizer
