@@ -339,7 +339,7 @@ def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fashiontl.records.write_atomically", full)
+    monkeypatch.setattr("fashiontl.core.files.write_atomically", full)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(failing / "no folder" / "summary"))
     options = ["--json", "a.json", "--markdown", "a.md", "--junit", "a.xml"]
     assert cli.main(["gate", "--replay", "gate.json", *options]) == 12
@@ -385,7 +385,7 @@ def test_a_defect_is_one_line_with_a_report_and_its_own_exit_code(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a\nb\x1b[31m")
 
-    for place in ("listing.listing", "leaderboard.write", "gate.baseline_commands.listed"):
+    for place in ("reports.listing.listing", "reports.leaderboard.page.write", "gate.baseline_commands.listed"):
         monkeypatch.setattr(f"fashiontl.{place}", broken)
     monkeypatch.setattr(commands, "matrix", broken)
     monkeypatch.setattr(commands, "waiver_faults", broken)

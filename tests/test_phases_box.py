@@ -16,7 +16,7 @@ from fashiontl.machine import devices
 from fashiontl.models.network import Network
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
-from fashiontl.runner.phases import machine, profile
+from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.flops import step_flops
 from fashiontl.timing.loops import Effort, Instrument, Samples, WarmUp
@@ -176,9 +176,9 @@ def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -
 
 def test_the_paths_of_each_network_are_its_own() -> None:
     one, two = (Network({"stage1": [nn.Conv2d(3, 4, 1)], "head": [nn.Linear(4, 2)]}) for _ in range(2))
-    single = profile._modules([Case("resnet9", "full")], [one])
+    single = profile_step._modules([Case("resnet9", "full")], [one])
     assert single == {"stage1": one.stages["stage1"], "head": one.stages["head"]}
-    several = profile._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
+    several = profile_step._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
     assert list(several) == ["resnet9.stage1", "resnet9.head", "vgg11.stage1", "vgg11.head"]
     assert several["vgg11.head"] is two.stages["head"]
 
@@ -198,7 +198,7 @@ def test_compiling_is_not_profiled(
         step()
         return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
 
-    monkeypatch.setattr(profile, "profile_steps", profile_steps)
+    monkeypatch.setattr(profile_step, "profile_steps", profile_steps)
     profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
     assert order == expected
 

@@ -619,7 +619,7 @@ def test_a_pipe_is_no_run(tmp_path: Path) -> None:
     os.mkfifo(path)
     records, faults = read_runs(tmp_path)
     assert len(records) == 1
-    assert faults == (f"{path}: expected a run's file, got none; remove it",)
+    assert faults == (f"{path}: expected a run's file, got a named pipe; move it away",)
 
 
 def test_no_runs_are_no_records(tmp_path: Path) -> None:
