@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from gate_raws import CELL, OTHER, epoch, raw
+from gate_raws import CELL, OTHER, epoch, pair, raw
 from hypothesis import given
 from hypothesis import strategies as st
 from records import SERVER, failed, record
@@ -16,7 +16,7 @@ from records import SERVER, failed, record
 from fashiontl.case import Case
 from fashiontl.gate.baselines import Baseline, baseline_of
 from fashiontl.gate.judge import judge
-from fashiontl.gate.raw import Counts, Epoch, Failure, Series
+from fashiontl.gate.raw import Answers, Counts, Epoch, Failure, Series
 from fashiontl.gate.stored import judge_stored
 from fashiontl.gate.verdict import EXIT_CODES, Verdict, Word
 from fashiontl.gate.waivers import Waiver
@@ -151,6 +151,21 @@ def test_what_was_asked_for_and_not_measured_fails() -> None:
     assert outcome(judged(cells=())) == ("MISSING", 12)
     assert outcome(judged(counts=(Counts(CELL, "parameters", (), ()),))) == ("NO_BASELINE", 11)
     assert outcome(stored(run(measurements=()), before=baselines())) == ("MISSING", 12)
+
+
+@pytest.mark.parametrize("lost", ["latency", "parameters", "accuracy"])
+def test_a_number_that_was_not_asked_for_shows_a_shortened_statement(lost: str) -> None:
+    counts = (Counts(CELL, "parameters", (1.0,) * 2, (1.0,) * 2),)
+    through = replace(series(), metric="inference_throughput")
+    gate = raw(
+        cells=(CELL,), series=(series(), through), counts=counts, answers=(Answers(CELL, (pair(),)),), failures=()
+    )
+    assert gate.asked is not None
+    assert outcome(judge(gate, today=TODAY)) == ("PASS", 0)
+    kept = tuple(metric for metric in gate.asked.metrics if metric != lost)
+    verdict = judge(replace(gate, asked=replace(gate.asked, metrics=kept)), today=TODAY)
+    assert outcome(verdict) == ("MISSING", 12)
+    assert f"got {lost} as well" in verdict.notes[0]
 
 
 def test_everything_skipped_fails() -> None:
