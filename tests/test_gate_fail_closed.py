@@ -159,6 +159,21 @@ def test_what_was_asked_for_and_not_measured_fails() -> None:
     assert outcome(stored(run(measurements=()), before=baselines())) == ("MISSING", 12)
 
 
+@pytest.mark.parametrize("lost", ["latency", "parameters", "accuracy"])
+def test_a_number_that_was_not_asked_for_shows_a_shortened_statement(lost: str) -> None:
+    counts = (Counts(CELL, "parameters", (1.0,) * 2, (1.0,) * 2),)
+    through = replace(series(), metric="inference_throughput")
+    gate = raw(
+        cells=(CELL,), series=(series(), through), counts=counts, answers=(Answers(CELL, (pair(),)),), failures=()
+    )
+    assert gate.asked is not None
+    assert outcome(judge(gate, today=TODAY)) == ("PASS", 0)
+    kept = tuple(metric for metric in gate.asked.metrics if metric != lost)
+    verdict = judge(replace(gate, asked=replace(gate.asked, metrics=kept)), today=TODAY)
+    assert outcome(verdict) == ("MISSING", 12)
+    assert f"got {lost} as well" in verdict.notes[0]
+
+
 def test_everything_skipped_fails() -> None:
     skipped = failed(CASE, "skipped", "no such device", run="run99")
     assert outcome(stored(skipped, before=baselines())) == ("MISSING", 12)

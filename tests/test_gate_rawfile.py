@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_raws import CELL, epoch, pair, raw
+from gate_raws import CELL, OTHER, epoch, pair, raw
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,6 +177,24 @@ def test_numbers_that_are_not_finite_are_told_by_their_place() -> None:
 )
 def test_values_that_cannot_be_are_told(fields: dict[str, Any], fault: str) -> None:
     assert fault in message(to_json(raw(**fields)))
+
+
+def test_a_statement_of_what_was_asked_for_cannot_ask_for_nothing() -> None:
+    entry = json.loads(to_json(raw()))
+    entry["asked"] |= {"cells": [CELL, CELL, OTHER], "metrics": ["latency", "latency", "speed"], "slices": -1}
+    entry["asked"] |= {"processes": {CELL: -2, "gone": 1}, "seeds": -3}
+    said = message(json.dumps(entry))
+    for fault in (
+        f"field asked.cells: expected each cell once, got {CELL!r} more than once",
+        "field asked.metrics: expected each metric once, got 'latency' more than once",
+        "field asked.metrics[2]: expected one of accuracy, ",
+        f"field asked.processes: expected a number for each cell of asked.cells, got none: {OTHER!r}",
+        "field asked.processes: expected a number for each cell of asked.cells, got a cell that was not asked for: 'go",
+        f"field asked.processes.{CELL}: expected 0 or more, got -2",
+        "field asked.slices: expected 0 or more, got -1",
+        "field asked.seeds: expected 0 or more, got -3",
+    ):
+        assert fault in said
 
 
 def test_what_is_not_finite_is_never_written(tmp_path: Path) -> None:

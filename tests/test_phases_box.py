@@ -13,6 +13,7 @@ from torch import nn
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.machine import devices
+from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
@@ -157,8 +158,11 @@ def convolutions(profile: Profile) -> set[str]:
 
 def test_a_profile_knows_the_modules(tmp_path: Path) -> None:
     profile = from_dict(profiled(tmp_path, Case("resnet18", "full", weights="none")))
-    # Small rows are folded into one, which convolutions are not among.
-    assert {"stem.0", "stage2.0.0.conv1", "stage3.0.0.conv2", "stage4.0.1.conv2"} <= convolutions(profile)
+    # Rows of little time are folded into one, so which of them are shown depends on the machine.
+    network = build("resnet18", 4, image_size=32)
+    known = {name for name, module in network.stages.named_modules() if isinstance(module, nn.Conv2d)}
+    assert convolutions(profile) - {""} <= known
+    assert convolutions(profile) & known
     assert {row.phase for row in profile.operators} == {"forward", "backward", "other"}
     assert profile.trace is not None
     path = Path(profile.trace)

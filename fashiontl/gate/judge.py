@@ -109,6 +109,12 @@ def _less(raw: Raw) -> Iterator[str]:
             yield f"expected commit {commit} as the {arm}, as it was asked for, got {tree.commit}; run the gate again"
     if strangers := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
         yield f"expected the cells that were asked for, got {', '.join(strangers)} as well; run the gate again"
+    # A statement that was shortened would otherwise hide a number that another cell lacks.
+    taken = [(each.cell, each.metric) for each in raw.series] + [(each.cell, each.metric) for each in raw.counts]
+    taken += [(answers.cell, "accuracy") for answers in raw.answers]
+    metrics = dict.fromkeys(metric for cell, metric in taken if cell not in raw.new)
+    if more := [metric for metric in metrics if metric not in asked.metrics]:
+        yield f"expected the metrics that were asked for, got {', '.join(more)} as well; run the gate again"
 
 
 def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:

@@ -1,13 +1,13 @@
 """A gate's raw numbers as a file of JSON, from which its verdict can be computed again. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fashiontl.core.errors import FashiontlError, no_file, unwritable
 from fashiontl.core.files import write_atomically
 from fashiontl.core.metrics import METRICS
-from fashiontl.gate.raw import SCHEMA, Raw, SeedPair
+from fashiontl.gate.raw import SCHEMA, Asked, Raw, SeedPair
 from fashiontl.gate.sequential import slice_faults
 from fashiontl.gate.strict import read_strictly, write_strictly
 from fashiontl.records.record import is_utc
@@ -113,12 +113,31 @@ def _whole_faults(raw: Raw) -> Iterator[str]:
     for name, number in (("seconds", raw.seconds), ("budget", raw.budget)):
         if not 0 <= number < _LONGEST:
             yield f"field {name}: expected 0 to {_LONGEST:g} seconds, got {number:g}"
-    for name, cells in (("cells", raw.cells), ("new", raw.new), ("removed", raw.removed)):
-        if twice := sorted({cell for cell in cells if cells.count(cell) > 1}):
-            yield f"field {name}: expected each cell once, got {', '.join(map(repr, twice))} more than once"
-    for index, metric in enumerate(raw.asked.metrics if raw.asked else ()):
+    yield from _repeats({"cells": raw.cells, "new": raw.new, "removed": raw.removed}, "cell")
+    if raw.asked:
+        yield from _asked_faults(raw.asked)
+
+
+def _asked_faults(asked: Asked) -> Iterator[str]:
+    """A statement that asks for less than nothing, or not of each cell, would let pass what was never measured."""
+    for index, metric in enumerate(asked.metrics):
         if metric not in METRICS:
             yield f"field asked.metrics[{index}]: expected one of {', '.join(METRICS)}, got {metric!r}"
+    yield from _repeats({"asked.cells": asked.cells}, "cell")
+    yield from _repeats({"asked.metrics": asked.metrics}, "metric")
+    for cell in sorted({*asked.cells} ^ {*asked.processes}):
+        got = "none" if cell in asked.cells else "a cell that was not asked for"
+        yield f"field asked.processes: expected a number for each cell of asked.cells, got {got}: {cell!r}"
+    numbers = {"slices": asked.slices, "seeds": asked.seeds}
+    for name, number in (numbers | {f"processes.{cell}": count for cell, count in asked.processes.items()}).items():
+        if number < 0:
+            yield f"field asked.{name}: expected 0 or more, got {number}"
+
+
+def _repeats(lists: Mapping[str, Sequence[str]], kind: str) -> Iterator[str]:
+    for name, entries in lists.items():
+        if twice := sorted({entry for entry in entries if entries.count(entry) > 1}):
+            yield f"field {name}: expected each {kind} once, got {', '.join(map(repr, twice))} more than once"
 
 
 def _series_faults(raw: Raw) -> Iterator[str]:
