@@ -371,6 +371,25 @@ def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: pyte
     assert Path("/dev/null").is_char_device()
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        ["--arch", "vgg11"], ["--set", "epochs=1"], ["--fashiontl-plugin", "x"], ["--data-root", "x"],
+        ["--preset", "smoke"], ["--accuracy"], ["--unchanged"], ["--budget", "1"],
+    ],
+    ids=lambda idle: idle[0],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "way", [["--replay", "gate.json"], ["--plan", "gate.json"], ["--stored"]], ids=lambda way: way[0]
+)
+def test_what_says_what_to_measure_is_not_dropped_where_nothing_is_measured(
+    failing: Path, way: list[str], idle: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del failing
+    assert cli.main(["gate", *way, *idle]) == 2
+    assert f"expected {idle[0]} beside --base, which measures, got {way[0]}" in capsys.readouterr().err
+
+
 def test_one_file_is_not_for_two_reports(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gate", "--replay", "gate.json", "--json", "a", "--markdown", str(failing / "a")]) == 2
     assert "expected a file for each report" in capsys.readouterr().err

@@ -80,8 +80,21 @@ def _gate(options: argparse.Namespace) -> Answer:
         raise FashiontlError(
             f"expected --run FILE beside --stored, which judges that run, got {given[0]}; leave it out"
         )
+    if options.base is None and (idle := _idle(options)):
+        raise FashiontlError(
+            f"expected {', '.join(idle)} beside --base, which measures, got {given[0]}, which judges all that its file "
+            "has; leave out what measures"
+        )
     check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
     return ways[given[0]](options)
+
+
+def _idle(options: argparse.Namespace) -> list[str]:
+    """Options that were given and say what to measure: without measuring they would be dropped in silence."""
+    unset: dict[str, object] = {name: [] for name in (*AXES, "set", "fashiontl_plugin")} | {
+        "data_root": None, "preset": "quick", "accuracy": False, "unchanged": False, "budget": 0.0,
+    }  # fmt: skip
+    return [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(options, name) != value]
 
 
 def _head_to_head(options: argparse.Namespace) -> Answer:
