@@ -233,7 +233,7 @@ def test_a_file_that_changes_while_it_is_read(
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
-    fails(tmp_path / "pipe.pt", "pipe.pt: expected a file of weights, got something else")
+    fails(tmp_path / "pipe.pt", "pipe.pt: expected a file of weights, got a named pipe; name a file")
     (tmp_path / "file.pt").touch()
     fails(tmp_path / "file.pt" / "below.pt", "below.pt: Not a directory")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fashiontl.core.errors import FashiontlError
+from fashiontl.core.errors import FashiontlError, no_file
 
 # As torch.hub and PyPI's packages of weights name files: resnet18-f37072fd.pth holds what has a SHA-256 of f37072fd....
 _IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z.]+$")
@@ -68,7 +68,9 @@ def opened(path: Path, expected: Expected | None = None) -> Iterator[Opened]:
     """
     # Before it is opened, since opening a pipe waits for whoever writes to it.
     if not stat.S_ISREG(path.stat().st_mode):
-        raise FashiontlError(f"{path}: expected a file of weights, got something else; name a file")
+        kind = no_file(path) or "something else"
+        step = f"remove it, and {expected.next_step}: rm -r {shlex.quote(str(path))}" if expected else "name a file"
+        raise FashiontlError(f"{path}: expected a file of weights, got {kind}; {step}")
     with path.open("rb") as file:
         before = _state(os.fstat(file.fileno()))
         begun = time.perf_counter()
