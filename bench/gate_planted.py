@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from fashiontl.models.registry import Architecture
-from fashiontl.models.registry import build as architectures
+from fashiontl.models import build as architectures
 from fashiontl.matrix.extensions import register
 
 # Convolutions a pass: in training, and in inference.

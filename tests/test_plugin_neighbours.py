@@ -82,7 +82,7 @@ def test_another_projects_suite_is_unchanged(project: pytest.Pytester, options: 
     result = project.runpytest_subprocess("-p", "no:playwright", "--device=scanner", "-s", *options)
     result.assert_outcomes(passed=7)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["loaded: fashiontl fashiontl.session.entry"])
+    result.stdout.fnmatch_lines(["loaded: fashiontl fashiontl.session fashiontl.session.entry"])
     assert "transfer" not in result.stdout.str()
     assert not (project.path / "results").exists()
 
@@ -101,7 +101,7 @@ def test_another_projects_help_is_unchanged(project: pytest.Pytester) -> None:
     # The help of pytest-benchmark shows the time of day.
     without_others = ["--help", "-p", "no:playwright", "-p", "no:benchmark"]
     with_ours = project.runpytest_subprocess(*without_others).outlines
-    assert with_ours.pop() == "loaded: fashiontl fashiontl.session.entry"
+    assert with_ours.pop() == "loaded: fashiontl fashiontl.session fashiontl.session.entry"
     without = project.runpytest_subprocess(*without_others, "-p", "no:fashiontl").outlines
     assert without.pop() == "loaded:"
     assert with_ours == without
