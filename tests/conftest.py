@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,7 +62,7 @@ def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 @pytest.fixture
-def own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_tables(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever a test's extensions register, and the modules they are, are gone after it."""
     from fashiontl.matrix import extensions
 
@@ -76,6 +75,6 @@ def own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         table.clear()
         table.update(copy)
     for name in set(sys.modules) - modules:
-        # torch's own modules cannot be imported twice.
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+        # Those of libraries cannot be imported twice, and may be installed below the folder for temporary files too.
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path_factory.getbasetemp())):
             del sys.modules[name]
