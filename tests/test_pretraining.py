@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import cut, flip
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError
@@ -96,16 +97,6 @@ def copied(first: dict[str, Any], folder: Path) -> Path:
     for path in (checkpoint, checkpoint.with_suffix(".json")):
         shutil.copy(path, folder)
     return folder / checkpoint.name
-
-
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def flip(file: Path) -> None:
-    contents = bytearray(file.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    file.write_bytes(contents)
 
 
 def foreign(file: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from damage import cut, flip
 from torch import Tensor
 
 from fashiontl.core.case import Case
@@ -155,16 +156,6 @@ def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
         f"<urlopen error Network is unreachable>. Put the file https://download.pytorch.org/models/{FILE} there, "
         "or set TORCH_HOME to the folder whose hub/checkpoints has it"
     )
-
-
-def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def flip(file: Path) -> None:
-    contents = bytearray(file.read_bytes())
-    contents[len(contents) // 2] ^= 1
-    file.write_bytes(contents)
 
 
 def foreign(file: Path) -> None:

@@ -21,8 +21,6 @@ SCHEMA = 1
 APART = timedelta(hours=1)
 # With seven degrees of freedom the 99 % bound is 3.2 deviations away; with three runs it would be 8.
 FEWEST = 8
-# Above any count of operations or bytes.
-_LARGEST = 1e24
 
 MAKE_ONE = "pytest bench/ && fashiontl baseline add"
 
