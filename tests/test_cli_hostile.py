@@ -263,6 +263,8 @@ def test_a_base_that_is_what_is_checked_out_is_bad_input_unless_it_is_meant(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository(here)
+    (here / "__pycache__").mkdir()
+    (here / "__pycache__" / "nets.cpython-311.pyc").write_bytes(b"written by Python")
     reached: list[str] = []
 
     def opened(base: str, *_: object, **__: object) -> Any:

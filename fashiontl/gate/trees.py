@@ -25,6 +25,8 @@ _TIMEOUT = 600.0
 # Set in git's hooks; they would turn every command to another repository or index.
 _REDIRECTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 _WITHOUT_RESULTS = (":/", ":(top,exclude)results")
+# Bytecode that Python wrote while it loaded the repository's own extensions is not a change of anybody's.
+_WITHOUT_BYTECODE = ":(top,exclude,glob)**/__pycache__/**"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def check_apart(folder: Path, ref: str) -> None:
         FashiontlError: it names the commit that is checked out, without any change: nothing would be compared.
     """
     head = working_tree(folder)
-    if _commit(head.root, ref) != head.commit or _git(head.root, "status", "--porcelain", "--", *_WITHOUT_RESULTS):
+    changes = _git(head.root, "status", "--porcelain", "--", *_WITHOUT_RESULTS, _WITHOUT_BYTECODE)
+    if _commit(head.root, ref) != head.commit or changes:
         return
     raise FashiontlError(
         f"expected --base to name another commit than the working tree is, got {ref!r}, which is that commit "
