@@ -434,7 +434,6 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "results": lambda text: ["leaderboard", f"--results=none/{text}"],
     "gate's base": lambda text: ["gate", f"--base=none{text}", "--arch=resnet18", "--policy=full", "--device=cpu"],
     "gate's cells": lambda text: ["gate", "--base=a", f"--arch={text or 'x'}", f"--policy=x{text}", f"--task=x{text}"],
-    "run": lambda text: ["gate", "--stored", f"--run=none{text}"],
     "replay": lambda text: ["gate", f"--replay=none/{text}"],
     "plan": lambda text: ["gate", f"--plan=none/{text}"],
     "waiver": lambda text: [
@@ -444,9 +443,6 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
         "waive", "--cell=resnet18-full-cpu", "--metric=latency", "--owner=Ada", f"--reason={text}",
         "--expires=2000-01-01",
     ],
-    "baseline": lambda text: ["baseline", "add", f"--run=none{text}"],
-    "machine": lambda text: ["baseline", "show", f"--machine={text}"],
-    "keep": lambda text: ["baseline", "prune", f"--keep={text}"],
 }  # fmt: skip
 
 
@@ -462,18 +458,6 @@ def test_no_option_gets_out(
         shown = capsys.readouterr()
         assert_tame_terminal(shown.err)
         assert_tame_terminal(shown.out)
-
-
-def test_a_baseline_of_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = full_record(1)
-    line["case"]["weights"] = ALL
-    line["id"] = Case(**line["case"]).id
-    write_atomically(tmp_path / "runs" / "machine" / "run.jsonl", json.dumps(line).encode() + b"\n")
-    added = cli.main(["baseline", "add", f"--results={tmp_path}"])
-    shown = cli.main(["baseline", "show", f"--results={tmp_path}"])
-    printed = capsys.readouterr()
-    assert (added, shown) == (0, 0), printed.err
-    assert_tame_terminal(printed.out)
 
 
 # --- the plug-in ---

@@ -22,7 +22,6 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.files import write_atomically
 from fashiontl.core.metrics import METRICS, Measurement
-from fashiontl.gate.baselines import numbers_of
 from fashiontl.records import (
     Record,
     RunFile,
@@ -402,7 +401,6 @@ def test_good_lines_are_used_beside_refused_ones(tmp_path: Path) -> None:
 def show(read: Record) -> None:
     render([read])
     summary([read])
-    numbers_of(read)
     to_frame([read])
 
 
