@@ -1,7 +1,9 @@
 """What is reported: each metric's unit, which way is better, and how it is shown. No torch, no I/O."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
 
 Better = Literal["higher", "lower", "equal"]
 
@@ -68,13 +70,10 @@ _ALL = (
     Metric("step_optimizer_time", "s", "lower", "Optimiser (ms)", 1e3),
     Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", 1 / 2**20),
     Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", 1 / 2**20),
-    Metric("load_peak_memory", "B", "lower", "Load peak (MiB)", 1 / 2**20),
     Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", 1 / 2**20),
     Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", 1 / 2**20),
-    Metric("load_reserved_memory", "B", "lower", "Load reserved (MiB)", 1 / 2**20),
     Metric("training_process_memory", "B", "lower", "Training process (MiB)", 1 / 2**20),
     Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", 1 / 2**20),
-    Metric("load_process_memory", "B", "lower", "Load process (MiB)", 1 / 2**20),
     Metric("base_memory", "B", "lower", "Empty worker (MiB)", 1 / 2**20),
     Metric("inference_energy", "J/image", "lower", "Inference (J/image)"),
     Metric("training_energy", "J/image", "lower", "Training (J/image)"),
@@ -93,12 +92,11 @@ _ALL = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Struct, frozen=True):
     """Raw values of one metric, in its base unit; statistics are derived from them, never stored alone.
 
     Attributes:
-        metric: a key of `METRICS`.
+        metric: a key of `METRICS`; records of other versions may hold others, which nothing shows.
         values: one number a sample (latency, throughput), a seed (accuracy, training time), or just one.
             Empty means unknown, shown as `—`.
         trials: for accuracy, how many test images each value is a fraction of; otherwise 0.
@@ -106,9 +104,9 @@ class Measurement:
 
     metric: str
     values: tuple[float, ...]
-    trials: int = 0
+    trials: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
     @property
     def unit(self) -> str:
-        """Base unit of `values`."""
-        return METRICS[self.metric].unit
+        """Base unit of `values`; empty for a metric that this version does not know."""
+        return METRICS[self.metric].unit if self.metric in METRICS else ""

@@ -13,7 +13,7 @@ from fashiontl.core.errors import FashiontlError, brief
 
 _T = TypeVar("_T")
 
-_NEXT_STEP = "correct it, or restore it from version control"
+NEXT_STEP = "correct it, or restore it from version control"
 # msgspec's messages: what was expected, and the place of it.
 _MESSAGE = re.compile(r"(?P<fault>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
@@ -41,9 +41,9 @@ def decode(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002 the word
     except msgspec.ValidationError as error:
         raise _invalid(what, error, data) from error
     except RecursionError as error:
-        raise FashiontlError(f"{what}: expected JSON, got too many levels of nesting; {_NEXT_STEP}") from error
+        raise FashiontlError(f"{what}: expected JSON, got too many levels of nesting; {NEXT_STEP}") from error
     except (ValueError, msgspec.DecodeError) as error:
-        raise FashiontlError(f"{what}: expected JSON, got: {error}; {_NEXT_STEP}") from error
+        raise FashiontlError(f"{what}: expected JSON, got: {error}; {NEXT_STEP}") from error
     return value
 
 
@@ -55,9 +55,9 @@ def decode_toml(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002
     except msgspec.ValidationError as error:
         raise _invalid(what, error, values) from error
     except RecursionError as error:
-        raise FashiontlError(f"{what}: expected TOML, got too many levels of nesting; {_NEXT_STEP}") from error
+        raise FashiontlError(f"{what}: expected TOML, got too many levels of nesting; {NEXT_STEP}") from error
     except ValueError as error:
-        raise FashiontlError(f"{what}: expected TOML, got: {error}; {_NEXT_STEP}") from error
+        raise FashiontlError(f"{what}: expected TOML, got: {error}; {NEXT_STEP}") from error
 
 
 def check_schema(data: bytes, known: Collection[int], what: str) -> int:
@@ -92,7 +92,17 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _invalid(what: str, error: msgspec.ValidationError, source: Any) -> FashiontlError:
-    """A message of msgspec's in the project's form, with the value that was got where msgspec leaves it out."""
+    return FashiontlError(f"{what}{', ' if ' - at `' in str(error) else ': '}{explained(error, source)}; {NEXT_STEP}")
+
+
+def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
+    """A message of msgspec's in the project's form, with its place, and the value where msgspec leaves it out.
+
+    Args:
+        error: what msgspec raised.
+        source: what it was to parse: JSON, or values.
+        root: place of the source in what contains it, such as `$.cells`; left out when it is the whole.
+    """
     found = _MESSAGE.fullmatch(str(error))
     assert found is not None  # every text matches
     fault, place = found["fault"], found["place"] or ""
@@ -104,8 +114,8 @@ def _invalid(what: str, error: msgspec.ValidationError, source: Any) -> Fashiont
         fault = "expected a number that a float holds, got a larger one"
     elif ", got " not in fault:
         fault += _got(source, place)
-    where = f"{what}, {place}" if place else what
-    return FashiontlError(f"{where}: {fault[:1].lower()}{fault[1:]}; {_NEXT_STEP}")
+    where = root + place.removeprefix("$") if root else place
+    return f"{where}: {fault[:1].lower()}{fault[1:]}" if where else f"{fault[:1].lower()}{fault[1:]}"
 
 
 def _got(source: Any, place: str) -> str:
