@@ -52,6 +52,7 @@ _MAY_BE_NOTHING = {
 }  # fmt: skip
 
 
+_MIB = 1 / 2**20
 _ALL = (
     Metric("accuracy", "1", "higher", "Accuracy (%)", 100.0),
     Metric("train_throughput", "images/s", "higher", "Training (images/s)"),
@@ -68,13 +69,13 @@ _ALL = (
     Metric("step_forward_time", "s", "lower", "Forward (ms)", 1e3),
     Metric("step_backward_time", "s", "lower", "Backward (ms)", 1e3),
     Metric("step_optimizer_time", "s", "lower", "Optimiser (ms)", 1e3),
-    Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", 1 / 2**20),
-    Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", 1 / 2**20),
-    Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", 1 / 2**20),
-    Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", 1 / 2**20),
-    Metric("training_process_memory", "B", "lower", "Training process (MiB)", 1 / 2**20),
-    Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", 1 / 2**20),
-    Metric("base_memory", "B", "lower", "Empty worker (MiB)", 1 / 2**20),
+    Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", _MIB),
+    Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", _MIB),
+    Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", _MIB),
+    Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", _MIB),
+    Metric("training_process_memory", "B", "lower", "Training process (MiB)", _MIB),
+    Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", _MIB),
+    Metric("base_memory", "B", "lower", "Empty worker (MiB)", _MIB),
     Metric("inference_energy", "J/image", "lower", "Inference (J/image)"),
     Metric("training_energy", "J/image", "lower", "Training (J/image)"),
     Metric("idle_power", "W", "lower", "Idle (W)"),
