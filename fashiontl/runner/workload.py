@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from fashiontl.models.ensembles import MeanOfProbabilities
 from fashiontl.models.network import Network
 from fashiontl.models.registry import fitting_size, trained_apart
 from fashiontl.models.weights.start import Start, start
+from fashiontl.runner.messages import CaseJob
 from fashiontl.timing.variants import Variant
 from fashiontl.training.fit import Examples, is_normalised, new_optimizer
 from fashiontl.training.recipes import recipe_for
@@ -48,17 +48,17 @@ class Workload:
     checkpoints: dict[str, Path]
 
     @classmethod
-    def of(cls, job: dict[str, Any]) -> "Workload":
+    def of(cls, job: CaseJob) -> "Workload":
         """Read a job; the user's own entries are loaded first.
 
         Raises:
             FashiontlError: a name that no table has.
         """
-        extensions.load(job.get("extensions", ()))
-        case, settings = Case(**job["case"]), Settings(**job["settings"])
+        extensions.load(job.extensions)
+        case, settings = job.case, job.settings
         size = fitting_size(case.architecture, case.image_size or settings.image_size)
         batch = case.batch or settings.throughput_batch
-        checkpoints = {name: Path(path) for name, path in job.get("checkpoints", {}).items()}
+        checkpoints = {name: Path(path) for name, path in job.checkpoints.items()}
         settings = replace(settings, image_size=size, throughput_batch=batch)
         return cls(case, settings, find_task(case.task), checkpoints)
 

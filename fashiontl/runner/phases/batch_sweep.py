@@ -3,11 +3,12 @@
 import gc
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from fashiontl.machine import devices
-from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import compact, timed_pass
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.loops import Effort, Instrument
@@ -20,18 +21,19 @@ _SHARE = 0.2
 _LEAST_TRAINING = 2
 
 
-def sweep(job: Job, progress: Progress) -> Job:
+def sweep(job: CaseJob, progress: Progress) -> PhaseResult:
     """Throughput of inference and of training steps at batch sizes that double, up to what memory holds."""
     work = Workload.of(job)
     with timed_pass(work) as tool:
         inference = _inference(work, tool, progress)
         training, doubts = _training(work, tool, progress)
     found = {"inference": inference, "training": training}
-    return {
-        **{f"largest_{name}_batch": each.largest for name, each in found.items() if each.limit == "memory"},
-        "sweep": {name: _facts(each) for name, each in found.items()},
-        "warnings": doubts,
-    }
+    result = PhaseResult(warnings=doubts)
+    result.provenance["sweep"] = {name: _facts(each) for name, each in found.items()}
+    for name, each in found.items():
+        if each.limit == "memory":
+            result.measure(f"largest_{name}_batch", each.largest)
+    return result
 
 
 def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
@@ -97,7 +99,7 @@ def _release(device: str) -> None:
         getattr(torch, kind).empty_cache()
 
 
-def _facts(found: Sweep) -> Job:
+def _facts(found: Sweep) -> dict[str, Any]:
     return {
         "points": [{"batch": point.batch, "seconds": compact(point.seconds)} for point in found.points],
         "largest": found.largest,

@@ -4,13 +4,14 @@ import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from fashiontl.machine import devices
 from fashiontl.machine.energy import Energy, measure_energy, meter
-from fashiontl.runner.phases.job import Job
+from fashiontl.runner.messages import PhaseResult
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.loops import Instrument
 
@@ -59,12 +60,12 @@ def _restart_process_peak() -> bool:
     return True
 
 
-def memory(device: str, phase: str, base: int) -> Job:
+def memory(device: str, phase: str, base: int) -> dict[str, float]:
     """The memory of a phase, each figure under the name of its metric; unknown ones are left out.
 
     Args:
         device: its name.
-        phase: `load`, `inference` or `training`.
+        phase: `inference` or `training`.
         base: that of the empty worker, which the peak leaves out.
     """
     found = _memory(device)
@@ -87,27 +88,27 @@ def read_energy(work: Workload, call: Callable[[], object], tool: Instrument) ->
     return measure_energy(call, images, counter, tool.synchronize, seconds=seconds, clock=tool.clock)
 
 
-def energy_facts(what: str, spent: Sequence[tuple[float, Energy | None]]) -> Job:
-    """Joules an image as the mean over periods, idle power and doubts; nothing where nothing was read.
+def add_energy(result: PhaseResult, what: str, spent: Sequence[tuple[float, Energy | None]]) -> None:
+    """Add joules an image as the mean over periods, idle power and warnings; nothing where nothing was read.
 
     Args:
+        result: of the phase.
         what: `inference` or `training`.
         spent: the share of each period and its energy.
     """
     known = [(share, energy) for share, energy in spent if energy is not None]
     if not known:
-        return {}
+        return
     joules = [share * energy.joules for share, energy in known if energy.joules is not None]
+    if len(joules) == len(spent):
+        result.measure(f"{what}_energy", sum(joules))
     idle = [energy.idle_watts for _, energy in known if energy.idle_watts is not None]
-    return {
-        **({f"{what}_energy": sum(joules)} if len(joules) == len(spent) else {}),
-        **({"idle_power": idle[0]} if idle else {}),
-        "energy": {what: [{"share": share, **_facts(energy)} for share, energy in known]},
-        "energy_doubts": [doubt for _, energy in known for doubt in energy.doubts],
-    }
+    result.measure("idle_power", idle[:1])
+    result.loops["energy"] = {what: [{"share": share, **_facts(energy)} for share, energy in known]}
+    result.warnings += [doubt for _, energy in known for doubt in energy.doubts]
 
 
-def _facts(energy: Energy) -> Job:
+def _facts(energy: Energy) -> dict[str, Any]:
     return {
         "source": energy.source,
         "idle_watts": energy.idle_watts,

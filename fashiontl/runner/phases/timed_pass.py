@@ -10,6 +10,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.machine import devices
 from fashiontl.machine.conditions import ThrottleWatch
 from fashiontl.profiling.capture import profiler_is_on
+from fashiontl.runner.messages import PhaseResult
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
 from fashiontl.timing.loops import Effort, Instrument, Samples
@@ -78,22 +79,21 @@ def pace(images: int, seconds: Sequence[float]) -> list[float]:
     return compact(images / value for value in seconds if value)
 
 
-def told(loops: Mapping[str, Samples]) -> dict[str, Any]:
-    """What a phase returns of its loops besides the samples: `timing`, `warnings`, and `invalid` reasons.
+def summarise(result: PhaseResult, loops: Mapping[str, Samples]) -> None:
+    """Add what is known of loops besides their samples: how they went, warnings, and reasons not to use them.
 
     Args:
+        result: of the phase.
         loops: by what they timed, as a metric's name.
     """
-    return {
-        "timing": {name: _facts(samples) for name, samples in loops.items()},
-        "warnings": [doubt for name, samples in loops.items() for doubt in _doubts(name, samples)],
-        "invalid": [
-            f"{_words(name)}: {samples.throttled_share:.0%} of the samples were taken while the machine was throttled; "
-            "cool it, or raise its limit, and measure again"
-            for name, samples in loops.items()
-            if samples.throttled_share > _MOST_THROTTLED
-        ],
-    }
+    for name, samples in loops.items():
+        result.loops.setdefault("timing", {})[name] = _facts(samples)
+        result.warnings += _doubts(name, samples)
+        if samples.throttled_share > _MOST_THROTTLED:
+            result.invalid.append(
+                f"{_words(name)}: {samples.throttled_share:.0%} of the samples were taken while the machine was "
+                "throttled; cool it, or raise its limit, and measure again"
+            )
 
 
 def _facts(samples: Samples) -> dict[str, Any]:
