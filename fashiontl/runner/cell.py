@@ -20,6 +20,7 @@ from fashiontl.core.files import check_folder, check_temporary
 from fashiontl.machine.conditions import Observer
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
+from fashiontl.matrix.extensions import EXTRA_PHASES
 from fashiontl.matrix.extensions import facts as facts_of
 from fashiontl.matrix.options import SOURCE_TASKS
 from fashiontl.records import SCHEMA, Record
@@ -40,6 +41,7 @@ from fashiontl.runner.messages import (
     CaseJob,
     DeviceFacts,
     DeviceJob,
+    ExtraJob,
     J,
     PeakJob,
     Phase,
@@ -213,11 +215,14 @@ class Measurer:
         if self._extensions:
             collected.provenance["extensions"] = facts_of(self._extensions)
         diverged: Outcome[Any] | None = None
-        for phase in self._case_phases(case):
+        for phase in [*self._case_phases(case), *_extra_phases()]:
             if phase is PROFILE:
                 traces = str(self._results / "traces" / self._run / case.file_name)
                 job = structs.replace(job, traces=traces)
-            outcome = self._worker.run(phase, job, self._settings.timeout, progress)
+            own = job
+            if phase.job is ExtraJob:
+                own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
+            outcome = self._worker.run(phase, own, self._settings.timeout, progress)
             if outcome.status in {"ok", "diverged"} and outcome.result is not None:
                 collected.add(outcome.result)
             if outcome.status == "diverged" and phase is TRAIN:
@@ -267,6 +272,10 @@ class Measurer:
         if key not in self._asked:
             self._asked[key] = self._worker.run(phase, job, timeout=120)
         return self._asked[key]
+
+
+def _extra_phases() -> list[Phase[Any, Any]]:
+    return [Phase(name, ExtraJob, PhaseResult, "extra") for name in EXTRA_PHASES]
 
 
 def _skipped_where_unavailable(outcome: Outcome[_Available]) -> Outcome[_Available]:

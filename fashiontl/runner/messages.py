@@ -52,6 +52,12 @@ class SlicesJob(CaseJob, frozen=True, omit_defaults=True):
     other: str = ""
 
 
+class ExtraJob(CaseJob, frozen=True, omit_defaults=True):
+    """A case in a phase of the user's own; `function` is `module:function`."""
+
+    function: str = ""
+
+
 class DeviceJob(Struct, frozen=True):
     """A question about a device, by its name."""
 
@@ -217,11 +223,19 @@ class Identity(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Phase(Generic[J, R]):
-    """One phase: a function of the phases' module, what it takes, and what it returns."""
+    """One phase.
+
+    Attributes:
+        name: for messages.
+        job: what it takes.
+        result: what it returns.
+        function: of the phases' module; empty where that has the phase's name.
+    """
 
     name: str
     job: type[J]
     result: type[R]
+    function: str = ""
 
 
 PRETRAIN = Phase("pretrain", CaseJob, Pretraining)

@@ -65,7 +65,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
     status, reason = "ok", ""
     result: Any = None
     try:
-        phase = getattr(phases, request["phase"])
+        phase = getattr(phases, request["function"])
         result = phase(_job(phase, request["job"]), lambda text: _send(channel, {"progress": text[:1000]}))
     except FashiontlError as error:
         status, reason, result = error.status, str(error), error.value

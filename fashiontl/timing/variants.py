@@ -36,8 +36,8 @@ _MOST_COMPILES = 200
 _FIRST_SCALE = 2.0**8
 
 
-# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/evidence/fast.md, "Memory
-# formats").
+# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/evidence/fast.md
+# under "Memory formats").
 _SMALL_CONVOLUTIONS = 0.4
 
 
