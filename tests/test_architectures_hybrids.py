@@ -4,7 +4,7 @@ import torch
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply, parameter_groups
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.ensembles import JoinedNetwork, MeanOfProbabilities
 from fashiontl.models.network import Network

@@ -18,7 +18,7 @@ from fashiontl.freezing.apply import apply
 from fashiontl.freezing.lora import prepare
 from fashiontl.models import timm_models
 from fashiontl.models.build import build
-from fashiontl.models.registry import Architecture, find, size_fault
+from fashiontl.models.registry import Architecture, find, size_error
 from fashiontl.models.weights.files import load, save
 from fashiontl.models.whole import WholeNetwork
 
@@ -82,7 +82,7 @@ def test_find_describes_a_model_of_timm() -> None:
 
 
 def test_the_smallest_size_is_timms() -> None:
-    assert size_fault("timm/resnet10t", 1) is None
+    assert size_error("timm/resnet10t", 1) is None
     assert error("timm/lambda_resnet26t", image_size=100) == (
         "timm/lambda_resnet26t takes images of at least 128 pixels, got 100; use --set image_size=128"
     )

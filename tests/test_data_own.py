@@ -10,7 +10,7 @@ from PIL import Image
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data import Task
-from fashiontl.data.idx import write_idx
+from fashiontl.data.cut import write_idx
 from fashiontl.data.image_folder import ImageFolder, TorchvisionDataset
 from fashiontl.data.select import select
 from fashiontl.data.sources import ORIGINAL_MD5, Images, load_images, load_task_images

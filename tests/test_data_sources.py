@@ -13,7 +13,7 @@ import torch
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data import sources
-from fashiontl.data.idx import write_idx
+from fashiontl.data.cut import write_idx
 from fashiontl.data.sources import ORIGINAL_MD5, candidates, load_images
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES = tuple(ORIGINAL_MD5)

@@ -68,7 +68,7 @@ def test_transforms_give_the_pixels_of_the_preprocessing(sides: ModuleType, prep
 
 def test_other_pixels_are_an_error(sides: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     images = load_images("embedded")
-    other = sides.transform_of(Preprocessing(32, deviation=(0.5,) * 3), 28)
+    other = sides.transform_of(Preprocessing(32, std=(0.5,) * 3), 28)
     monkeypatch.setattr(sides, "transform_of", lambda preprocessing, side: other)
     # Three channels of two images of 32 x 32.
     with pytest.raises(AssertionError, match="got 6144 that differ"):

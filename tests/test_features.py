@@ -141,7 +141,7 @@ def test_what_is_found_is_what_was_computed(tmp_path: Path) -> None:
 
 
 def test_one_batch_is_enough() -> None:
-    result = FeatureStore(None).features(KEY, PARTS[:1], Prefix(), MOST)
+    result = FeatureStore().features(KEY, PARTS[:1], Prefix(), MOST)
     assert result is not None
     assert torch.equal(result.values, EXPECTED[:3])
 
@@ -166,7 +166,7 @@ def test_a_batch_lies_in_memory_as_the_prefix_lays_it() -> None:
     def strided(images: Tensor) -> Tensor:
         return torch.empty_strided((len(images), 2), (10, 3)).copy_(images)
 
-    result = FeatureStore(None).features(KEY, PARTS, strided, MOST)
+    result = FeatureStore().features(KEY, PARTS, strided, MOST)
     assert result is not None
     batch = result.batch(torch.tensor([6, 0, 3]))
     assert torch.equal(batch, torch.tensor([[12.0, 13.0], [0.0, 1.0], [6.0, 7.0]]))
@@ -174,7 +174,7 @@ def test_a_batch_lies_in_memory_as_the_prefix_lays_it() -> None:
 
 
 def test_memory_has_a_limit_and_the_least_recently_used_goes_first() -> None:
-    store = FeatureStore(None)
+    store = FeatureStore()
     assert store.features(KEY, PARTS, Prefix(), EXPECTED.nbytes - 1) is None
     two = 2 * EXPECTED.nbytes
     keys = [letter * 64 for letter in "aba" + "c" + "ab"]
@@ -316,7 +316,7 @@ BASE: dict[str, Any] = {
 
 
 def key(network: Network | None = None, **changed: Any) -> str:
-    return FeatureStore(None).key_of(network or pooled(), **{**BASE, **changed})
+    return FeatureStore().key_of(network or pooled(), **{**BASE, **changed})
 
 
 def changed(name: str, by: float = 1e-6) -> Network:

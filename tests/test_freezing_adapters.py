@@ -15,7 +15,7 @@ from fashiontl.core.errors import SkippedError
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.apply import apply, check, parameter_groups
 from fashiontl.freezing.lora import ALPHA, RANK, prepare
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
 

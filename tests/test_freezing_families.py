@@ -17,7 +17,7 @@ from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.apply import apply, has_statistics, parameter_groups
 from fashiontl.freezing.lora import prepare
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.families import split
 from fashiontl.models.network import Network

@@ -98,9 +98,9 @@ def test_every_plan_has_a_stage_plan_for_each_stage_and_its_head_trains(
     for plan in plans(policy, names, epochs):
         assert len(plan) == len(names)
         assert plan[-1].trains == "all"
-        assert plan[-1].rate == max(stage.rate for stage in plan)
-        assert all(stage.rate >= 0 for stage in plan)
-        assert all((stage.rate == 0) == (stage.trains == "none") for stage in plan)
+        assert plan[-1].rate == max(stage.lr_scale for stage in plan)
+        assert all(stage.lr_scale >= 0 for stage in plan)
+        assert all((stage.lr_scale == 0) == (stage.trains == "none") for stage in plan)
     assert plans(policy, names, epochs) == plans(policy, names, epochs), "not a pure function"
 
 
@@ -142,7 +142,7 @@ def test_progressive_freeze_begins_with_all_and_never_leaves_the_head_alone(
 @given(stage_names())
 def test_discriminative_rates_rise_towards_the_head_by_one_factor(names: tuple[str, ...]) -> None:
     without = tuple(name for name in names if name != "neck")
-    rates = [stage.rate for stage in POLICIES["discriminative"].plan(without, 0, 1)]
+    rates = [stage.lr_scale for stage in POLICIES["discriminative"].plan(without, 0, 1)]
     assert rates == [0.75 ** (len(without) - 1 - number) for number in range(len(without))]
 
 

@@ -43,14 +43,14 @@ def test_the_first_call_trains_and_says_how(tmp_path: Path, first: dict[str, Any
     assert first["accuracy"] * 18 == pytest.approx(round(first["accuracy"] * 18))
     assert first["seconds"] > 0
     recipe = first["recipe"]
-    told = ("source", "device", "size", "per_class", "epochs", "smoothing", "memory_format")
+    told = ("source", "device", "size", "per_class", "epochs", "label_smoothing", "memory_format")
     assert {name: recipe[name] for name in told} == {
         "source": "fashion6",
         "device": "cpu",
         "size": 32,
         "per_class": 2,
         "epochs": 1,
-        "smoothing": 0.0,
+        "label_smoothing": 0.0,
         "memory_format": "channels_last",
     }
     # Nothing that needs no attention stays beside it.
@@ -204,7 +204,7 @@ def test_another_recipe_or_torch_is_another_file(
 ) -> None:
     names = {Path(first["checkpoint"]).name}
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "pretraining_recipe", lambda settings, normalised: Recipe(1, 6, rate=0.5))
+        patch.setattr(pretraining, "pretraining_recipe", lambda settings, normalised: Recipe(1, 6, lr=0.5))
         names.add(Path(pretrained(tmp_path)["checkpoint"]).name)
     monkeypatch.setattr(torch, "__version__", "0.0.0")
     names.add(Path(pretrained(tmp_path)["checkpoint"]).name)

@@ -12,7 +12,7 @@ from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply
 from fashiontl.timing.variants import Variant
 from fashiontl.training import fit as fit_module
-from fashiontl.training.fit import new_optimizer, predict, rate_factor
+from fashiontl.training.fit import new_optimizer, predict, lr_factor
 from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.recipes import Recipe
 
@@ -33,10 +33,10 @@ def test_without_a_variant_it_is_the_plain_loop_bit_for_bit() -> None:
         losses.append(0.0)
         for number, chosen in enumerate(torch.tensor_split(torch.randperm(24, generator=generator), 3)):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * rate_factor(3 * epoch + number, 9, recipe.warm_up)
+                group["lr"] = peak * lr_factor(3 * epoch + number, 9, recipe.warm_up)
             optimizer.zero_grad()
             outputs = plain(PREPROCESSING(examples().images[chosen]))
-            loss = nn.functional.cross_entropy(outputs, examples().labels[chosen], label_smoothing=recipe.smoothing)
+            loss = nn.functional.cross_entropy(outputs, examples().labels[chosen], label_smoothing=recipe.label_smoothing)
             loss.backward()
             optimizer.step()
             losses[-1] += loss.item() * len(chosen) / 24
@@ -68,14 +68,14 @@ def test_every_variant_trains_float32_weights_close_to_the_plain_ones(
 
 @pytest.mark.parametrize("variant", [Variant("bf16"), Variant("fp16", "channels_last")])
 def test_features_are_kept_as_a_step_would_compute_them(variant: Variant) -> None:
-    kept, with_reuse = trained("last_stage", variant=variant, store=FeatureStore(None))
+    kept, with_reuse = trained("last_stage", variant=variant, store=FeatureStore())
     network = tiny()
     plan = POLICIES["last_stage"].plan(network.stage_names, 0, 1)
     apply(network, plan)
     variant.place(network)
     generator = torch.Generator().manual_seed(0)
     batches = fit_module.Batches(
-        network, plan, examples().images, RECIPE, PREPROCESSING, generator, variant=variant, store=FeatureStore(None)
+        network, plan, examples().images, RECIPE, PREPROCESSING, generator, variant=variant, store=FeatureStore()
     )
     chosen, features = next(iter(batches))
     inputs = variant.arrange(PREPROCESSING(examples().images[chosen]))

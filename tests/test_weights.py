@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fashiontl.core.case import Case
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.preprocessing import FASHION_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
+from fashiontl.data.preprocessing import FASHION_MEAN, IMAGENET_STD, IMAGENET_MEAN, Preprocessing
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.build import build
 from fashiontl.models.weights.start import Start, digest, save, start
@@ -121,7 +121,7 @@ def test_imagenet_weights_are_read_where_torchvision_keeps_them(
     file = publish(state)
     begun = begin("imagenet")
     assert_holds(begun, state)
-    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_STD)
     assert begun.provenance == {
         "name": "shufflenet_v2_x0_5 IMAGENET1K_V1",
         "sha256": sha256(file),
@@ -241,7 +241,7 @@ def test_checkpoints_in_torchvisions_naming(tmp_path: Path, state: dict[str, Ten
     torch.save({key: named, "epoch": 3} if key else named, file)
     begun = begin(file)
     assert_holds(begun, state)
-    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    assert begun.preprocessing == Preprocessing(SIZE, IMAGENET_MEAN, IMAGENET_STD)
     assert begun.provenance == {"name": str(file), "sha256": sha256(file)}
 
 

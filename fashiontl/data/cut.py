@@ -1,7 +1,9 @@
 """Cut the set in the package from the original one: `python -m fashiontl.data.cut --from FOLDER [--to FOLDER]`."""
 
 import argparse
+import gzip
 import hashlib
+import struct
 import sys
 from pathlib import Path
 
@@ -9,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.idx import write_idx
 from fashiontl.data.sources import EMBEDDED_FOLDER, ORIGINAL_MD5, load_images
 
 TRAIN_PER_CLASS = 600
@@ -43,6 +44,14 @@ def cut(source: Path, target: Path) -> list[Path]:
     for path, array in zip(paths, arrays, strict=True):
         write_idx(path, array.astype(np.uint8))
     return paths
+
+
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    """Write an IDX file compressed with gzip; equal arrays give equal files, as no time or name is stored."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    # gzip.compress would leave a header byte (the operating system) to the platform and to Python's version.
+    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as compressed:
+        compressed.write(header + array.tobytes())
 
 
 def _first_of_each_class(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ from fashiontl.freezing import POLICIES
 from fashiontl.models.ensembles import combined
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
-from fashiontl.models.weights.start import digest
+from fashiontl.models.weights.start import weights_digest
 from fashiontl.runner.phases.job import Job, Progress
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
@@ -57,8 +57,7 @@ def train(job: Job, progress: Progress) -> Job:
     torch_flags.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     per_class = work.task.per_class or settings.train_per_class
-    # In memory without a folder, so that where results are kept decides nothing about them.
-    store = FeatureStore(Path(job["cache"]) / "features" if job.get("cache") else None)
+    store = FeatureStore()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         seeds = []
@@ -128,8 +127,8 @@ def _train_part(
     """
     device_name = part.device
     torch.manual_seed(seed)
-    begun = work.start(part)
-    network = begun.network
+    initial = work.start(part)
+    network = initial.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
@@ -140,7 +139,7 @@ def _train_part(
             POLICIES[part.policy],
             Examples(chosen.train_images, chosen.train_labels).on(device_name),
             recipe,
-            begun.preprocessing,
+            initial.preprocessing,
             seed=seed,
             validation=validation if len(validation.labels) else None,
             variant=work.variant,
@@ -148,16 +147,16 @@ def _train_part(
             progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         progress(f"testing, {where}")
-        logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
-        if fault := in_answers(logits, "test"):
-            raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
+        if what := in_answers(logits, "test"):
+            raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
-        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
+        known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
         if part != work.case:
             known = {name: {part.architecture: found} for name, found in known.items()}
         place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
         raise DivergedError(
-            f"training, {where}, {error}, lower it (--set rate=RATE)", {**known, "divergence": place}
+            f"training, {where}, {error}, lower it (--set lr=LR)", {**known, "divergence": place}
         ) from error
     value = {
         "accuracy": evaluate(logits, chosen.test_labels).accuracy,
@@ -165,12 +164,12 @@ def _train_part(
         "losses": result.losses,
         "proof": asdict(result.proof),
         "validation": {"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
-        "trained": digest(network),
+        "trained": weights_digest(network),
         "reused_stages": result.reused_stages,
         "features": result.features,
         "recipe": asdict(recipe),
-        "weights": begun.provenance,
-        "warnings": [*_without_effect(work, network), *begun.doubts],
+        "weights": initial.provenance,
+        "warnings": [*_without_effect(work, network), *initial.warnings],
     }
     return value, logits
 
