@@ -37,7 +37,7 @@ def test_a_source_is_trained_without_label_smoothing_by_its_own_settings() -> No
 
 
 def test_naive_recipes_are_the_tutorials() -> None:
-    plain = {"decay": 0.0, "label_smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
+    plain = {"weight_decay": 0.0, "label_smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
     for policy in ("scratch", "linear_probe"):
         for name, optimizer, rate in (("naive_adam", "adam", 1e-3), ("naive_sgd", "sgd", 0.1)):
             recipe = recipe_for(policy, replace(PRESETS["tutorial"], recipe=name), normalised=False)

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.idx import read_idx, write_idx
-from fashiontl.data.preprocessing import IMAGENET_STD, IMAGENET_MEAN, Preprocessing
-from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, load_folder
+from fashiontl.data.cut import write_idx
+from fashiontl.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, _array, _content, load_folder
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
@@ -26,7 +26,7 @@ from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.lora import prepare
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
-from fashiontl.models.weights.files import load, save
+from fashiontl.models.weights.files import load_file, save
 from fashiontl.runner import phases
 from fashiontl.timing import torch_flags
 from fashiontl.training import fit as fit_module
@@ -250,8 +250,8 @@ def tampered(folder: Path, change: Callable[[np.ndarray, np.ndarray], None]) -> 
     """A copy of the set in the package whose test images were changed."""
     shutil.copytree(EMBEDDED_FOLDER, folder)
     train_images, test_images = (folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k"))
-    images = read_idx(test_images)
-    change(images, read_idx(train_images))
+    images = _array(_content(test_images), test_images)
+    change(images, _array(_content(train_images), train_images))
     write_idx(test_images, images)
     return folder
 
@@ -319,12 +319,12 @@ def test_interpolation_is_the_checkpoints_own(tmp_path: Path) -> None:
     network = build("resnet9", CLASSES, image_size=48)
     bicubic = Preprocessing(48, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
     save(tmp_path / "resnet9.pt", network, "resnet9", bicubic)
-    loaded = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
+    loaded = load_file("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert torch.equal(loaded(NOISE), bicubic(NOISE))
     without = torch.load(tmp_path / "resnet9.pt", weights_only=True)
     del without["interpolation"]
     torch.save(without, tmp_path / "resnet9.pt")
-    guessed = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
+    guessed = load_file("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert (guessed(NOISE) - bicubic(NOISE)).abs().mean() > 0.05
 
 

@@ -110,7 +110,8 @@ def key_of(
     later = {id(value) for stage in list(network.stages.values())[prefix:] for value in _tensors(stage).values()}
     weights = {name: value for name, value in _tensors(network).items() if id(value) not in later}
     structure = [f"{name}: {network.stages[name]!r}" for name in network.stage_names[:prefix]]
-    digest = hashlib.sha256(repr((structure, preprocessing, variant, batches)).encode())
+    facts = structure, preprocessing, variant.precision, variant.memory_format, batches
+    digest = hashlib.sha256(repr(facts).encode())
     for name, value in {**weights, "images": images}.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}".encode())
         digest.update(bytes_of(value))
