@@ -164,54 +164,35 @@ def test_a_named_root_without_files_is_an_error_even_if_another_place_has_them(t
     )
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
-def test_a_tampered_byte(original, packed):
-    path = original / (f"{TRAIN_IMAGES}.gz" if packed else TRAIN_IMAGES)
-    tampered = bytearray(content(original, TRAIN_IMAGES))
-    if not packed:
-        unpack(original)
-    tampered[5000] ^= 1
-    path.write_bytes(gzip.compress(tampered) if packed else tampered)
-    assert fault(root=str(original)) == (
-        f"{path}: expected content with MD5 {ORIGINAL_MD5[TRAIN_IMAGES]}, "
-        f"got {hashlib.md5(tampered).hexdigest()}\n{DAMAGED}"
-    )
-
-
 def test_all_faults_are_reported_together(original):
     images, labels = original / f"{TRAIN_IMAGES}.gz", original / f"{TEST_LABELS}.gz"
     images.write_bytes(content(original, TRAIN_IMAGES)[:-1])
     labels.write_bytes(b"<html>no such page</html>")
-    assert fault(root=str(original)) == (
-        f"{images}: expected 23536 bytes for 30 x 28 x 28 values, got 23535\n"
-        f"{labels}: expected the magic number 00 00 08 and a number of dimensions, got 3c 68 74 6d\n{DAMAGED}"
-    )
+    first, second, advice = fault(root=str(original)).splitlines()
+    assert first.startswith(f"{images}: expected content with MD5 ")
+    assert second.startswith(f"{labels}: expected content with MD5 ")
+    assert advice == DAMAGED
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda whole: b"", "expected the magic number 00 00 08 and a number of dimensions, got an empty file"),
-        (lambda whole: b"\x89PNG", "expected the magic number 00 00 08 and a number of dimensions, got 89 50 4e 47"),
-        (lambda whole: b"\0\0\x08\0", "expected the magic number 00 00 08 and a number of dimensions, got 00 00 08 00"),
-        (lambda whole: whole + b"\0", "expected 28 bytes for 20 values, got 29"),
-        (lambda whole: whole[:7], "got 7"),
-        (lambda whole: gzip.compress(whole)[:-9], "expected a whole gzip file, got a damaged one"),
-        (lambda whole: gzip.compress(whole)[:-6] + bytes(6), "expected a whole gzip file, got a damaged one"),
+        (lambda path, whole: path.write_bytes(b""), "expected content with MD5"),
+        (lambda path, whole: path.write_bytes(b"<html>no such page</html>"), "expected content with MD5"),
+        (lambda path, whole: path.write_bytes(whole[:-1]), "expected content with MD5"),
+        (
+            lambda path, whole: path.write_bytes(gzip.compress(whole)[:-9]),
+            "expected a whole gzip file, got a damaged one",
+        ),
+        (lambda path, whole: path.write_bytes(gzip.compress(whole)[:-6] + bytes(6)), "expected a whole gzip file"),
+        (lambda path, whole: (path.unlink(), path.mkdir()), "expected a readable file, got: "),
     ],
+    ids=["empty", "a page", "truncated", "truncated gzip", "gzip of other contents", "a folder"],
 )
-def test_a_malformed_file(original, damage, message):
-    whole = content(original, TEST_LABELS)
-    (original / f"{TEST_LABELS}.gz").write_bytes(damage(whole))
-    told = fault(root=str(original)).splitlines()[0]
-    assert told.startswith(f"{original / TEST_LABELS}.gz: ")
-    assert message in told
-
-
-def test_a_file_that_cannot_be_read(original):
-    (original / f"{TEST_LABELS}.gz").unlink()
-    (original / TEST_LABELS).mkdir()
-    with pytest.raises(FashiontlError, match="expected a readable file, got: Is a directory"):
+def test_a_damaged_file_is_named(original, damage, message):
+    path = original / f"{TEST_LABELS}.gz"
+    damage(path, content(original, TEST_LABELS))
+    with pytest.raises(FashiontlError, match=message):
         sources.load_folder("x", original, ORIGINAL_MD5, "advice")
 
 
@@ -220,23 +201,7 @@ def test_an_array_there_and_back(tmp_path):
     for name in ("one", "two"):
         write_idx(tmp_path / name, array)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert np.array_equal(sources._array(sources._content(tmp_path / "one"), tmp_path), array)
-
-
-def test_counts_shapes_and_labels_that_do_not_fit(original, monkeypatch):
-    for file, array in (
-        (TRAIN_LABELS, np.full(29, 10)),
-        (TEST_IMAGES, np.zeros((20, 32, 32))),
-        (TEST_LABELS, np.zeros((20, 1))),
-    ):
-        write_idx(original / f"{file}.gz", array.astype(np.uint8))
-        monkeypatch.setitem(ORIGINAL_MD5, file, hashlib.md5(content(original, file)).hexdigest())
-    assert fault(root=str(original)) == (
-        f"{original}: expected as many training labels as images, got 29 labels, 30 images\n"
-        f"{original}: expected training labels from 0 to 9, got 10\n"
-        f"{original}: expected test images of shape n x 28 x 28, got 20 x 32 x 32\n"
-        f"{original}: expected test labels of one dimension, got 2\n{DAMAGED}"
-    )
+    assert np.array_equal(sources.idx_array(gzip.decompress((tmp_path / "one").read_bytes())), array)
 
 
 def test_known_places_in_their_order(tmp_path, original):

@@ -18,7 +18,7 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.cut import write_idx
 from fashiontl.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, _array, _content, load_folder
+from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, idx_array, load_folder
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
@@ -250,8 +250,8 @@ def tampered(folder: Path, change: Callable[[np.ndarray, np.ndarray], None]) -> 
     """A copy of the set in the package whose test images were changed."""
     shutil.copytree(EMBEDDED_FOLDER, folder)
     train_images, test_images = (folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k"))
-    images = _array(_content(test_images), test_images)
-    change(images, _array(_content(train_images), train_images))
+    images = idx_array(gzip.decompress(test_images.read_bytes()))
+    change(images, idx_array(gzip.decompress(train_images.read_bytes())))
     write_idx(test_images, images)
     return folder
 
