@@ -34,9 +34,3 @@ def test_ratios_are_of_one_turn(bench: ModuleType) -> None:
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "`a`", "32", "0.50", "4000", "3000", "2.00 (1.00 to 3.00)", "contiguous",
     ]  # fmt: skip
-
-
-def test_rows_are_sorted_by_the_share(bench: ModuleType) -> None:
-    pairs = [bench.Pair(name, 32, share, "x", (1.0,), (1.0,)) for name, share in (("b", 0.9), ("a", 0.1))]
-    rows = bench.table(pairs).splitlines()[2:]
-    assert ["`a`" in rows[0], "`b`" in rows[1]] == [True, True]

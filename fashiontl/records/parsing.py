@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from fashiontl.core.case import Case, Settings
+from fashiontl.core.case import OLD_SETTINGS, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
 from fashiontl.core.metrics import Measurement
 from fashiontl.machine.environment import Environment
@@ -51,6 +51,8 @@ def _thoroughly(text: str | bytes, where: str, provenance: Collection[str] | Non
             f"{where}: expected schema {SCHEMA}, got {brief(line.get('schema'))}; read it with the version of "
             "fashiontl that wrote it, or upgrade"
         )
+    if isinstance(settings := line.get("settings"), dict):
+        line["settings"] = {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
     found = [f"key {name} is given twice" for name in twice] + list(faults(line, _described_line(), ""))
     found += _sense_faults(line)
     if found:
@@ -183,6 +185,8 @@ def case_of_json(raw: bytes) -> Case:
 @functools.lru_cache(maxsize=1024)
 def settings_of_json(raw: bytes) -> Settings:
     """The settings of their JSON, as `case_of_json`."""
+    for old, name in OLD_SETTINGS.items():
+        raw = raw.replace(b'"%s":' % old.encode(), b'"%s":' % name.encode())
     settings: Settings = _part_of(Settings, raw)
     return settings
 

@@ -19,8 +19,7 @@ from fashiontl.core.case import (
 from fashiontl.core.escape import to_line, to_terminal
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
-from fashiontl.freezing import POLICIES
-from fashiontl.freezing import absence as policy_absence
+from fashiontl.freezing import POLICIES, unavailable_reason
 from fashiontl.machine.devices import DEVICES, absence
 from fashiontl.matrix.extensions import added
 from fashiontl.matrix.options import WEIGHTS, published_names
@@ -89,7 +88,7 @@ def _architectures() -> _Rows:
 
 def _policies() -> _Rows:
     for name, policy in POLICIES.items():
-        yield _star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source
+        yield _star(name, DEFAULT_POLICIES), policy.title, unavailable_reason(policy.library) or "yes", policy.source
 
 
 def _devices() -> _Rows:

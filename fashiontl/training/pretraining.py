@@ -21,8 +21,7 @@ from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import split
 from fashiontl.machine.locks import locked
 from fashiontl.models.build import build, outline
-from fashiontl.models.weights.files import Facts, expected_of, facts_file, facts_of
-from fashiontl.models.weights.start import save
+from fashiontl.models.weights.files import Facts, expected_of, facts_file, facts_of, save
 from fashiontl.models.weights.verified import opened
 from fashiontl.timing.variants import Variant, faster_format
 from fashiontl.training.divergence import diverged, in_answers
@@ -89,8 +88,8 @@ def pretrained(
                 progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
             )
             logits = predict(network, chosen.test_images, preprocessing, variant)
-            if fault := in_answers(logits, "test"):
-                raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+            if what := in_answers(logits, "test"):
+                raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
         except DivergedError as error:
             # Its value is of this training, and not of the case's.
             place = {**error.value["divergence"], "architecture": architecture, "task": source}
