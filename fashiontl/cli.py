@@ -16,7 +16,7 @@ from fashiontl import __version__
 from fashiontl.core.encoding import print_plainly
 from fashiontl.core.errors import FashiontlError, tell, told, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
-from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
+from fashiontl.gate.commands import add_gate, add_results, add_waive
 from fashiontl.matrix.options import AXES, filled, whole
 from fashiontl.reports.progress import ProgressText
 
@@ -163,7 +163,6 @@ def _parser() -> argparse.ArgumentParser:
     board.set_defaults(run=_leaderboard)
     add_gate(commands)
     add_waive(commands)
-    add_baseline(commands)
     return parser
 
 

@@ -135,7 +135,7 @@ def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: 
     assert cli.main(["leaderboard", "--results", str(results)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{results}/leaderboard.md\n"
-    fault = f"{results}/runs/machine/run.jsonl:2: expected one record in JSON, got: "
+    fault = f"{results}/runs/machine/run.jsonl:2: expected JSON, got: "
     assert captured.err.startswith(f"fashiontl leaderboard: warning: {fault}")
     assert len(captured.err.splitlines()) == 1
     page = (results / "leaderboard.md").read_text()
