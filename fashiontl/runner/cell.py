@@ -24,6 +24,7 @@ from fashiontl.matrix.extensions import EXTRA_PHASES
 from fashiontl.matrix.extensions import facts as facts_of
 from fashiontl.matrix.options import SOURCE_TASKS
 from fashiontl.records import SCHEMA, Record
+from fashiontl.records.facts import Proof
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.estimate import Work
 from fashiontl.runner.messages import (
@@ -177,7 +178,7 @@ class Measurer:
                 outcome = self._phases(case, collected, progress)
                 collected.observed(observer)
         status, reason = outcome.status, outcome.reason
-        violations = [violation for proof in collected.proofs for violation in proof["violations"]]
+        violations = [violation for proof in collected.proofs for violation in proof.violations]
         if violations:
             status, reason = "invalid", "the policy was not kept: " + "; ".join(violations[:3])
         elif status == "ok" and collected.invalid:
@@ -291,15 +292,15 @@ def command() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def _merged(proofs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _merged(proofs: list[Proof]) -> dict[str, Any] | None:
     """The proofs of all seeds as one: it holds when each does."""
     if not proofs:
         return None
-    violations = [violation for proof in proofs for violation in proof["violations"]]
-    unmoved = sorted({name for proof in proofs for name in proof["unmoved"]})
-    return {
-        **proofs[-1],
-        "holds": all(proof["holds"] for proof in proofs),
-        "unmoved": unmoved,
-        "violations": violations,
-    }
+    merged = structs.replace(
+        proofs[-1],
+        holds=all(proof.holds for proof in proofs),
+        unmoved=tuple(sorted({name for proof in proofs for name in proof.unmoved})),
+        violations=tuple(violation for proof in proofs for violation in proof.violations),
+    )
+    found: dict[str, Any] = msgspec.to_builtins(merged)
+    return found

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.records.facts import Proof
 from fashiontl.runner.estimate import Work
 
 # Called with what is being done.
@@ -113,7 +114,7 @@ class PhaseResult(Struct):
     measurements: list[Measurement] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
-    proofs: list[dict[str, Any]] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     loops: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from fashiontl.models.ensembles import combined
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
 from fashiontl.models.weights.start import weights_digest
+from fashiontl.records.facts import Proof
 from fashiontl.runner.messages import CaseJob, Pretraining, Progress, Training
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
@@ -104,7 +105,7 @@ class _Trained:
     logits: torch.Tensor
     accuracy: float
     seconds: float
-    proof: dict[str, Any]
+    proof: Proof
     losses: list[float]
     validation: dict[str, Any] | None
     weights_digest: str
@@ -207,7 +208,7 @@ def _train_network(
         logits=logits,
         accuracy=evaluate(logits, chosen.test_labels).accuracy,
         seconds=result.seconds,
-        proof=asdict(result.proof),
+        proof=Proof(**asdict(result.proof)),
         losses=list(result.losses),
         validation={"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
         weights_digest=weights_digest(network),
