@@ -21,7 +21,7 @@ from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing import absence as policy_absence
-from fashiontl.machine.devices import DEVICES, absence
+from fashiontl.machine.devices import DEVICES
 from fashiontl.matrix.extensions import added
 from fashiontl.matrix.options import WEIGHTS, published_names
 from fashiontl.models.registry import ARCHITECTURES
@@ -94,7 +94,7 @@ def _policies() -> _Rows:
 
 def _devices() -> _Rows:
     for name, device in DEVICES.items():
-        yield name, device.title, absence(name) or "yes"
+        yield name, device.title, device().unavailable_reason() or "yes"
 
 
 def _tasks() -> _Rows:
@@ -124,7 +124,7 @@ def _data(root: str) -> _Rows:
 
 def _variants() -> Iterable[str]:
     """A table an axis, with a column for each kind of device that is here."""
-    kinds = [name for name in DEVICES if absence(name) is None]
+    kinds = [name for name, device in DEVICES.items() if device().unavailable_reason() is None]
     for axis, values in _VARIANTS.items():
         title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
         yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), _values(axis, values, kinds))
@@ -137,7 +137,7 @@ def _values(axis: str, values: Mapping[str, str], kinds: Iterable[str]) -> _Rows
         variant: dict[str, Any] = {axis: value}
         # Neither architecture nor policy matters.
         cases = [replace(Case("resnet18", "full", kind), **variant) for kind in kinds]
-        here = [variants.absence(case) or "; ".join(["yes", *variants.doubts(case)]) for case in cases]
+        here = [variants.unavailable_reason(case) or "; ".join(["yes", *variants.warnings_for(case)]) for case in cases]
         yield _star(value, _DEFAULT_VARIANTS), what, *here
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import platformdirs
 
 from fashiontl.core.case import Case, Settings
@@ -18,6 +19,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.files import check_folder, check_temporary
 from fashiontl.core.metrics import METRICS, Measurement
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.extensions import facts
@@ -25,11 +27,12 @@ from fashiontl.matrix.options import SOURCE_TASKS
 from fashiontl.records import SCHEMA, Record
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.estimate import Work
+from fashiontl.timing.clock import clock_error, clock_ratio
 
 Progress = Callable[[str], None]
 
-# A quick look at the clock and the peak is a small part of even one case.
-_MOST_SELF_TEST_SECONDS = 2.0
+# A quick look at the peak is a small part of even one case.
+_MOST_PEAK_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
@@ -86,7 +89,7 @@ class _Collected:
                 trials = value["trials"] if metric == "accuracy" else 0
                 values = tuple(raw) if isinstance(raw, list) else (raw,)
                 self.measurements.append(Measurement(metric, values, trials))
-        self.warnings += [*value.get("warnings", []), *value.get("energy_doubts", [])]
+        self.warnings += [*value.get("warnings", []), *value.get("energy_warnings", [])]
         self.invalid += value.get("invalid", [])
         self.proofs += value.get("proof", [])
         for name, found in value.items():
@@ -95,7 +98,7 @@ class _Collected:
             elif name in _BY_LOOP:
                 self.provenance.setdefault(name, {}).update(found)
         profile = value.get("profile", {})
-        self.warnings += profile.get("doubts", [])
+        self.warnings += profile.get("warnings", [])
         if profile.get("trace"):
             self.artifacts["trace"] = profile["trace"]
 
@@ -106,8 +109,10 @@ class _Collected:
         except Exception as error:
             self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
         else:
-            self.warnings += conditions.pop("doubts")
-            self.provenance["conditions"] = conditions
+            self.warnings += conditions.warnings
+            self.provenance["conditions"] = msgspec.to_builtins(
+                {"before": conditions.before, "after": conditions.after}
+            )
 
 
 class Measurer:
@@ -143,6 +148,7 @@ class Measurer:
         self._extensions = list(extensions)
         self._placed = dict(placed or {})
         self._asked: dict[str, Outcome] = {}
+        self._clock_error: str | None = None
 
     def device(self, name: str) -> Outcome:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
@@ -182,10 +188,10 @@ class Measurer:
             collected.warnings += outcome.value.get("doubts", [])
         if outcome.status == "ok":
             progress(f"waiting for {here.device}")
-            with alone_on(here.device, self._cache):
+            with alone_on(Device.of(here.device), self._cache):
                 self._machine(here, collected, progress)
                 begun = time.perf_counter()
-                observer = Observer(here.device)
+                observer = Observer(Device.of(here.device))
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
                 collected.observed(observer)
@@ -263,14 +269,10 @@ class Measurer:
     def _machine(self, case: Case, collected: _Collected, progress: Progress) -> None:
         """What is known of the machine itself: measured once a session, by the first case that asks."""
         device, precision = case.device, case.precision
-        seconds = min(_MOST_SELF_TEST_SECONDS, 2 * self._settings.seconds)
-        progress("testing the clock")
-        outcome = self._once("self_test", {"device": device, "seconds": seconds})
-        collected.warnings += (
-            [f"this machine cannot measure: {failure}" for failure in outcome.value["failures"]]
-            if outcome.status == "ok"
-            else [f"the self-test failed: {outcome.reason}"]
-        )
+        if self._clock_error is None:
+            self._clock_error = clock_error(clock_ratio()) or ""
+        collected.warnings += [f"this machine cannot measure: {self._clock_error}"] if self._clock_error else []
+        seconds = min(_MOST_PEAK_SECONDS, 2 * self._settings.seconds)
         progress("measuring the peak")
         outcome = self._once("peak", {"device": device, "precision": precision, "seconds": seconds})
         if outcome.status == "ok" and outcome.value:

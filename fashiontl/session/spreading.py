@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pytest
 
 # Of the others a machine has one.
-_KINDS = tuple(name for name, device in DEVICES.items() if device.total is not None)
+_KINDS = tuple(name for name, device in DEVICES.items() if device.is_countable)
 
 
 def add_option(group: Any) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.preprocessing import Preprocessing
-from fashiontl.machine.devices import DEVICES, split, synchronize
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import read_environment
 from fashiontl.models.network import Network
 from fashiontl.models.weights.start import bytes_of
@@ -126,7 +126,7 @@ class FeatureStore:
         # A model that is no chain has tensors in no stage; everything but the later stages' own may matter.
         later = {id(value) for stage in list(network.stages.values())[prefix:] for value in _tensors(stage).values()}
         state = {name: value for name, value in _tensors(network).items() if id(value) not in later}
-        kind, index = split(str(next(network.parameters()).device))
+        device = Device.of(str(next(network.parameters()).device))
         facts = {
             "weights": {name: [str(value.dtype), list(value.shape), _sha256(value)] for name, value in state.items()},
             "structure": [f"{name}: {network.stages[name]!r}" for name in network.stage_names[:prefix]],
@@ -136,7 +136,7 @@ class FeatureStore:
             "variant": [variant.precision, variant.memory_format],
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "threads": torch.get_num_threads(),
-            "device": [kind, DEVICES[kind].facts(index)],
+            "device": [device.kind, device.facts()],
             # With the instruction set in use, and the libraries that compute.
             "build": torch.__config__.show(),
             **self._machine,
@@ -192,8 +192,8 @@ class FeatureStore:
     def _computed(
         self, key: str, parts: Sequence[Tensor], known: Mapping[int, Tensor], run: Callable[[Tensor], Tensor]
     ) -> Tensor | None:
-        device = str(known[0].device)
-        synchronize(device)
+        device = Device.of(str(known[0].device))
+        device.synchronize()
         started = self._clock()
         mixed = sorted({*range(len(parts))[:_MIXED], *range(len(parts))[-_MIXED:]})
         outputs = {number: known[number] if number in known else run(parts[number]) for number in mixed}
@@ -202,7 +202,7 @@ class FeatureStore:
         values = torch.cat(
             [outputs[number] if number in outputs else run(part) for number, part in enumerate(parts)]
         ).contiguous()
-        synchronize(device)
+        device.synchronize()
         if self._clock() - started >= self._worth_writing:
             self._write(key, values)
         return values

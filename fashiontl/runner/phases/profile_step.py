@@ -1,13 +1,12 @@
 """The phase that profiles a case."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from fashiontl.core.case import Case
-from fashiontl.machine import devices
 from fashiontl.models.ensembles import SideBySide
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
@@ -28,7 +27,7 @@ def profile(job: Job, progress: Progress) -> Job:
     work = Workload.of(job)
     # The events of a deep network are hundreds of thousands of objects: with the collector on, reading them takes half
     # as long again, and it would run in the recorded steps too.
-    with timed_pass(work) as tool, no_garbage_collection():
+    with timed_pass(work) as timer, no_garbage_collection():
         starts = work.starts()
         networks = [begun.network for begun in starts]
         step = work.training_step(starts)
@@ -36,18 +35,17 @@ def profile(job: Job, progress: Progress) -> Job:
             # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
             progress("first step")
             step()
-            tool.synchronize()
+            timer.synchronize()
         progress("profiling")
         found = profile_steps(
             step,
-            tool.synchronize,
-            devices.profiler_activities(work.case.device),
+            work.device,
             Path(job["traces"]),
             work.case.file_name,
             modules=_modules(work.parts(), networks),
         )
-    doubts = [*(f"profile: {doubt}" for doubt in found.doubts), *work.of_one_epoch("profile", 0, networks)]
-    return {"profile": asdict(found), "warnings": doubts}
+    warnings = [*(f"profile: {warning}" for warning in found.warnings), *work.of_one_epoch("profile", 0, networks)]
+    return {"profile": msgspec.to_builtins(found), "warnings": warnings}
 
 
 def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
