@@ -18,6 +18,7 @@ from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.files import check_folder, check_temporary
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.extensions import EXTRA_PHASES
@@ -34,7 +35,6 @@ from fashiontl.runner.messages import (
     PEAK,
     PRETRAIN,
     PROFILE,
-    SELF_TEST,
     STEP,
     SWEEP,
     TRAIN,
@@ -50,14 +50,14 @@ from fashiontl.runner.messages import (
     Pretraining,
     Progress,
     R,
-    TimedJob,
     VariantSupport,
 )
+from fashiontl.timing.clock import clock_error, clock_ratio
 
 _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
 
-# A quick look at the clock and the peak is a small part of even one case.
-_MOST_SELF_TEST_SECONDS = 2.0
+# A quick look at the peak is a small part of even one case.
+_MOST_PEAK_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
@@ -106,8 +106,10 @@ class _Collected(PhaseResult):
         except Exception as error:
             self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
         else:
-            self.warnings += conditions.pop("doubts")
-            self.provenance["conditions"] = conditions
+            self.warnings += conditions.warnings
+            self.provenance["conditions"] = msgspec.to_builtins(
+                {"before": conditions.before, "after": conditions.after}
+            )
 
 
 class Measurer:
@@ -138,6 +140,7 @@ class Measurer:
         self._cache = cache or cache_folder()
         self._extensions = tuple(extensions)
         self._asked: dict[str, Outcome[Any]] = {}
+        self._clock_error: str | None = None
 
     def device(self, name: str) -> Outcome[DeviceFacts]:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
@@ -170,10 +173,10 @@ class Measurer:
             outcome = self._variant(case, collected)
         if outcome.status == "ok":
             progress(f"waiting for {case.device}")
-            with alone_on(case.device, self._cache):
+            with alone_on(Device.of(case.device), self._cache):
                 self._machine(case, collected, progress)
                 begun = time.perf_counter()
-                observer = Observer(case.device)
+                observer = Observer(Device.of(case.device))
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
                 collected.observed(observer)
@@ -252,13 +255,11 @@ class Measurer:
     def _machine(self, case: Case, collected: _Collected, progress: Progress) -> None:
         """What is known of the machine itself: measured once a session, by the first case that asks."""
         device, precision = case.device, case.precision
-        seconds = min(_MOST_SELF_TEST_SECONDS, 2 * self._settings.seconds)
-        progress("testing the clock")
-        clock = self._once(SELF_TEST, TimedJob(device, seconds))
-        if clock.result is None:
-            collected.warnings.append(f"the self-test failed: {clock.reason}")
-        else:
-            collected.warnings += [f"this machine cannot measure: {failure}" for failure in clock.result.failures]
+        if self._clock_error is None:
+            self._clock_error = clock_error(clock_ratio()) or ""
+        if self._clock_error:
+            collected.warnings.append(f"this machine cannot measure: {self._clock_error}")
+        seconds = min(_MOST_PEAK_SECONDS, 2 * self._settings.seconds)
         progress("measuring the peak")
         peak = self._once(PEAK, PeakJob(device, precision, seconds))
         if peak.result:

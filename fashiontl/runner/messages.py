@@ -183,13 +183,6 @@ class VariantSupport(Struct, frozen=True):
     warnings: list[str] = []
 
 
-class ClockCheck(Struct, frozen=True):
-    """Work of a known length, as the timing loops read it; `failures` says what they read wrongly."""
-
-    checks: list[dict[str, Any]] = []
-    failures: list[str] = []
-
-
 class Noise(Struct, frozen=True):
     """A small training step: its median in seconds, the half-width of its 95 % interval over it, and steadiness."""
 
@@ -249,7 +242,6 @@ COUNT = Phase("count", CaseJob, Work)
 VARIANT = Phase("variant", CaseJob, VariantSupport)
 SLICES = Phase("slices", SlicesJob, PhaseResult)
 DEVICE = Phase("device", DeviceJob, DeviceFacts)
-SELF_TEST = Phase("self_test", TimedJob, ClockCheck)
 NOISE = Phase("noise", TimedJob, Noise)
 PEAK = Phase("peak", PeakJob, dict[str, float])
 IDENTITY = Phase("identity", IdentityJob, Identity)

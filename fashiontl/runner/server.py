@@ -24,7 +24,7 @@ import msgspec
 import torch
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.machine.devices import is_out_of_memory
+from fashiontl.machine.devices import Device
 
 
 def serve(phases: str, jobs: int, answers: int) -> None:
@@ -71,7 +71,7 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
         status, reason, result = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row
         traceback.print_exc()
-        status = "oom" if is_out_of_memory(error) else "crashed"
+        status = "oom" if Device.is_out_of_memory(error) else "crashed"
         reason = f"{request['phase']}: {type(error).__name__}: {error}"
     finally:
         sys.stdout.flush()

@@ -18,6 +18,7 @@ from fashiontl.freezing import POLICIES, Plan, unavailable_reason
 from fashiontl.freezing.apply import apply
 from fashiontl.freezing.lora import prepare
 from fashiontl.freezing.policies import ADAPTERS
+from fashiontl.machine.devices import Device
 from fashiontl.matrix import extensions
 from fashiontl.models.build import outline
 from fashiontl.models.ensembles import MeanOfProbabilities
@@ -61,6 +62,11 @@ class Workload:
         checkpoints = {name: Path(path) for name, path in job.checkpoints.items()}
         settings = replace(settings, image_size=size, throughput_batch=batch)
         return cls(case, settings, find_task(case.task), checkpoints)
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return Device.of(self.case.device)
 
     @property
     def variant(self) -> Variant:

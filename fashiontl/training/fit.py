@@ -14,7 +14,7 @@ from fashiontl.data.preprocessing import Preprocessing, augment
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
 from fashiontl.freezing.proof import FreezeVerifier, PolicyProof
-from fashiontl.machine.devices import DEVICES, split, synchronize
+from fashiontl.machine.devices import Device
 from fashiontl.models.network import Network
 from fashiontl.timing.variants import Variant
 from fashiontl.training.divergence import diverged, in_answers, in_step, in_weights
@@ -47,8 +47,7 @@ class Examples:
 
     def on(self, device: str) -> "Examples":
         """The same on a device; images that would take more than a quarter of its free memory stay where they are."""
-        kind, index = split(device)
-        free = DEVICES[kind].free(index)
+        free = Device.of(device).free_memory()
         fit = free is None or self.images.nbytes <= _IMAGE_SHARE * free
         return Examples(self.images.to(device) if fit else self.images, self.labels.to(device))
 
@@ -128,11 +127,11 @@ def fit(  # noqa: PLR0913 - all that a training depends on
     features: str | None = None
     best = _Best(network, validation, preprocessing, variant)
     seconds = 0.0
-    device = str(_device_of(network))
-    scaler = variant.scaler(device)
+    device = Device.of(str(_device_of(network)))
+    scaler = variant.scaler(device.kind)
     for epoch in range(recipe.epochs):
         progress(epoch)
-        synchronize(device)
+        device.synchronize()
         started = clock()
         wanted = policy.plan(network.stage_names, epoch, recipe.epochs)
         if wanted != plan or optimizer is None:
@@ -148,7 +147,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on
             if batches.first_stage > reused:
                 reused, features = batches.first_stage, batches.source
         loss, seen = _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
-        synchronize(device)
+        device.synchronize()
         seconds += clock() - started
         if what := next(filter(None, seen), ""):
             raise diverged(what, recipe, (epoch, seen.index(what)), len(seen), losses)
@@ -242,7 +241,7 @@ def loss_of(
     run: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, recipe: Recipe, variant: Variant
 ) -> Tensor:
     """The loss of a training step, here and where steps are timed: the forward pass and the cross-entropy."""
-    with variant.autocast(str(labels.device)):
+    with variant.autocast(labels.device.type):
         return functional.cross_entropy(run(inputs), labels, label_smoothing=recipe.label_smoothing)
 
 
@@ -339,7 +338,7 @@ class Batches:
         key = key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
 
         def run(images: Tensor) -> Tensor:
-            with self._variant.autocast(str(self._device)):
+            with self._variant.autocast(self._device.type):
                 return network.run(self._prepared(copied(images, self._device)), 0, prefix)
 
         self._features = store.features(key, parts, run, FEATURE_BUDGET)

@@ -18,7 +18,7 @@ from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import split
+from fashiontl.machine.devices import Device
 from fashiontl.machine.locks import locked
 from fashiontl.models.build import build, outline
 from fashiontl.models.weights.files import Facts, expected_of, facts_file, facts_of, save
@@ -53,11 +53,11 @@ def pretrained(
     task = find_task(source)
     shape = outline(lambda: build(architecture, len(task.classes), image_size=settings.image_size))
     recipe = pretraining_recipe(settings, normalised=is_normalised(shape))
-    variant = Variant(memory_format=faster_format(shape, device))
+    variant = Variant(memory_format=faster_format(shape, Device.of(device).kind))
     origin = {
         "source": source,
         "architecture": architecture,
-        "device": split(device)[0],
+        "device": Device.of(device).kind,
         "size": settings.image_size,
         "memory_format": variant.memory_format,
         "per_class": settings.pretrain_per_class,

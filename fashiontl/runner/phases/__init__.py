@@ -8,7 +8,7 @@ from fashiontl.runner.phases.arithmetic import count
 from fashiontl.runner.phases.batch_sweep import sweep
 from fashiontl.runner.phases.extra import extra
 from fashiontl.runner.phases.identity import identity
-from fashiontl.runner.phases.machine import device, noise, peak, self_test, variant
+from fashiontl.runner.phases.machine import device, noise, peak, variant
 from fashiontl.runner.phases.profile_step import profile
 from fashiontl.runner.phases.slices import slices
 from fashiontl.runner.phases.speed import inference, step
@@ -23,7 +23,6 @@ __all__ = [
     "peak",
     "pretrain",
     "profile",
-    "self_test",
     "slices",
     "step",
     "sweep",
