@@ -7,17 +7,17 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from fashiontl import __version__
 from fashiontl.core.encoding import print_plainly
 from fashiontl.core.errors import FashiontlError, tell, told, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
-from fashiontl.matrix.options import filled, whole
+from fashiontl.matrix.options import AXES, filled, whole
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # What a command prints, and its exit code.
 _Answer = tuple[str, int]
-_Read = TypeVar("_Read")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,15 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", default=0.3, type=_seconds, metavar="S", help="time of each process of the noise floor (0.3)"
     )
     doctor.set_defaults(run=_doctor)
-    profile = commands.add_parser("profile", help="where the time of a case's training step goes")
-    profile.add_argument("case", metavar="CASE", help="id as tests and tables show it: resnet18-linear_probe-cpu")
-    profile.add_argument(
-        "--weights",
-        default=None,
-        type=filled,
-        metavar="NAME_OR_PATH",
-        help="where the id has only the name of a file or folder",
-    )
+    profile = commands.add_parser("profile", help="where the time of a cell's training step goes")
+    for name, title in AXES.items():
+        profile.add_argument(
+            f"--{name.replace('_', '-')}", action="append", default=[], type=filled, metavar="NAME", help=title
+        )
     profile.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
     profile.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
@@ -210,32 +205,32 @@ def _list(options: argparse.Namespace) -> _Answer:
 def _doctor(options: argparse.Namespace) -> _Answer:
     from fashiontl.core.errors import unknown_name
     from fashiontl.doctor import equipment, examine, to_json, to_text
-    from fashiontl.machine.devices import DEVICES, is_device, seen_devices
+    from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
     from fashiontl.runner.cell import check_cache
     from fashiontl.runner.client import Worker
 
-    names = list(dict.fromkeys(name.strip() for name in options.device.split(","))) if options.device else []
+    names = [name.strip() for name in options.device.split(",")] if options.device else seen_devices()
     if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
         raise FashiontlError("\n".join(faults))
+    devices = dict.fromkeys(Device.of(name) for name in names)
     check_cache()
     with Worker() as worker, ProgressText() as progress:
-        reports = [examine(worker, name, progress, options.seconds) for name in names or seen_devices()]
+        reports = [examine(worker, device, progress, options.seconds) for device in devices]
         sections = equipment(worker, Path("results"), progress)
     text = (to_json if options.json else to_text)(reports, sections)
     return text, 0 if all(report.fit for report in reports) else 1
 
 
 def _profile(options: argparse.Namespace) -> _Answer:
-    from dataclasses import asdict
-
     from fashiontl.core.files import check_folder
+    from fashiontl.machine.devices import Device
     from fashiontl.machine.locks import alone_on
     from fashiontl.matrix.options import as_timed
     from fashiontl.runner.cell import cache_folder, check_cache
     from fashiontl.runner.client import Worker
+    from fashiontl.runner.messages import DEVICE, PROFILE, VARIANT, CaseJob, DeviceJob
 
-    extensions = _extensions(options)
-    case, settings = _chosen(options)
+    case, settings, extensions = _chosen(options)
     said = [case.id]
     if as_timed(case) != case:
         said.append(f"weights none in place of {case.weights}, which would have to be trained first: as fast")
@@ -243,39 +238,41 @@ def _profile(options: argparse.Namespace) -> _Answer:
     traces = options.results / "traces" / "profile" / case.file_name
     check_cache()
     check_folder(traces, "the trace", "--results")
-    job = {"case": asdict(case), "settings": asdict(settings), "extensions": extensions, "traces": str(traces)}
+    job = CaseJob(case, settings, extensions=extensions, traces=str(traces))
     with Worker(settings.threads) as worker, ProgressText() as progress:
-        for phase, question in (("device", {"device": case.device}), ("variant", job)):
-            outcome = worker.run(phase, question, settings.timeout, progress)
-            if reason := outcome.reason or outcome.value.get("absence"):
-                return _unprofiled(case.id, reason)
-        said += outcome.value.get("doubts", [])
+        device = worker.run(DEVICE, DeviceJob(case.device), settings.timeout, progress)
+        if device.result is None or device.result.unavailable:
+            return _unprofiled(case.id, device.result.unavailable if device.result else device.reason)
+        variant = worker.run(VARIANT, job, settings.timeout, progress)
+        if variant.result is None or variant.result.unavailable:
+            return _unprofiled(case.id, variant.result.unavailable if variant.result else variant.reason)
+        said += variant.result.warnings
         progress(f"waiting for {case.device}")
-        with alone_on(case.device, cache_folder()):
-            outcome = worker.run("profile", job, settings.timeout, progress)
+        with alone_on(Device.of(case.device), cache_folder()):
+            outcome = worker.run(PROFILE, job, settings.timeout, progress)
     if outcome.status != "ok":
         return _unprofiled(case.id, outcome.reason)
-    return _profiled(options, said, outcome.value["profile"]), 0
+    return _profiled(options, said, outcome.found().provenance["profile"]), 0
 
 
-def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings]":
-    """The case and the settings that were asked for; what is wrong with either is said together."""
-    from fashiontl.matrix.options import Axes, case_of_id, matrix
+def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings, tuple[str, ...]]":
+    """The one cell that the options name, its settings, and what a worker has to load.
 
-    faults: list[str] = []
-    case = _unless_wrong(lambda: case_of_id(options.case, options.weights or ""), faults)
-    settings = _unless_wrong(lambda: matrix(Axes(device=["cpu"]), options.preset, options.set)[1], faults)
-    if case is None or settings is None:
-        raise FashiontlError("\n".join(faults))
-    return case, settings
+    Raises:
+        FashiontlError: they are wrong, or name several cells.
+    """
+    from fashiontl.matrix.extensions import chosen
+    from fashiontl.matrix.options import Axes, matrix
 
-
-def _unless_wrong(read: Callable[[], _Read], faults: list[str]) -> _Read | None:
-    try:
-        return read()
-    except FashiontlError as error:
-        faults.append(str(error))
-        return None
+    extensions = chosen(options.fashiontl_plugin, Path.cwd())
+    axes = Axes(**{name: getattr(options, name) for name in AXES})
+    cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
+    if len(cases) > 1:
+        raise FashiontlError(
+            f"expected options that name one cell, got {len(cases)}: {', '.join(case.id for case in cases[:3])}, ...; "
+            "name one architecture, policy and device, as in --arch resnet18 --policy full --device cpu"
+        )
+    return cases[0], settings, tuple(extensions)
 
 
 def _unprofiled(case_id: str, reason: str) -> _Answer:
@@ -289,7 +286,7 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
     if options.json:
         return to_terminal_json({"case": said[0], "notes": said[1:], "profile": values})
     profile = from_dict(values)
-    lines = [*said, *profile.doubts, "", f"{profile.steps} training steps; shares are of their operators' own time"]
+    lines = [*said, *profile.warnings, "", f"{profile.steps} training steps; shares are of their operators' own time"]
     lines += [top(profile, options.top), ""]
     if profile.device_idle is not None:
         lines.append(f"device idle  {profile.device_idle:.0%} of the time, at most: the profiler slows the host down")

@@ -5,7 +5,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +17,7 @@ from fashiontl.core.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import AXES, Axes, matrix
 from fashiontl.reports.progress import ProgressLine
-from fashiontl.session import ahead, collecting, entry, gating, spreading
+from fashiontl.session import ahead, collecting, entry, gating
 from fashiontl.session.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
 from fashiontl.session.declaring import declare, read
 from fashiontl.session.replay import ReplayTimer
@@ -84,19 +83,9 @@ class Run:
             self._own = self._begin()
         return self._own
 
-    def share(self, process: str) -> dict[str, Any]:
+    def share(self) -> dict[str, Any]:
         """What a process of pytest-xdist must know."""
-        placed = spreading.placed(self.equal_devices, process) if self.option.spread else {}
-        return {**self._shared, "placed": placed}
-
-    @cached_property
-    def equal_devices(self) -> list[str]:
-        """Those that share the cases with --spread."""
-        # The controller asks once: if each process asked, it would disturb what others measure by then.
-        processes = self.config.option.numprocesses
-        equal = spreading.equal_devices(self.measurer.device, self.cases[0].device, processes)
-        self.close()
-        return equal
+        return self._shared
 
     def _begin(self) -> dict[str, Any]:
         from fashiontl.machine.environment import choose_threads, machine_key, read_environment
@@ -123,9 +112,8 @@ class Run:
 
         if self._measurer is None:
             self._worker = Worker(self.settings.threads)
-            placed = self._shared.get("placed")
             self._measurer = Measurer(
-                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions, placed=placed
+                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions
             )
         return self._measurer
 
@@ -254,23 +242,15 @@ def pytest_configure(config: pytest.Config) -> None:
             "name its folder: pytest bench/ -n 2"
         )
     option = read(config)
-    faults = [*spreading.faults(config, option), *gating.faults(config, option)]
+    # A marker of pytest-xdist, which need not be installed: with `--dist loadgroup` each device has one process.
+    config.addinivalue_line("markers", "xdist_group(name): cells of one device stay in one process of pytest-xdist")
+    faults = gating.faults(config, option)
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
         faults.insert(0, str(error))
     if faults:
         pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
-
-
-@_exit_on_fault()
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which GPUs share the cases with --spread."""
-    run = config.stash[_RUN]
-    if not run.option.spread or config.option.collectonly or hasattr(config, "workerinput"):
-        return None
-    with _exit_on_fault():
-        return f"fashiontl: spread over {', '.join(run.equal_devices)}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -340,24 +320,9 @@ def _check_writable(run: Run) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give a process of pytest-xdist the run's file and, with --spread, its device."""
+    """Give a process of pytest-xdist the run's file."""
     with _exit_on_fault():
-        node.workerinput[_SHARED] = node.config.stash[_RUN].share(node.workerinput["workerid"])
-
-
-@pytest.hookimpl(optionalhook=True)
-@_exit_on_fault()
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where several devices or --spread are asked for, say which cases one process of pytest-xdist takes."""
-    run = config.stash[_RUN]
-    option, cases = run.option, run.cases
-    several = option.device and len({case.device for case in cases}) > 1
-    if config.option.dist != "load" or not (several or option.spread):
-        return None
-    from fashiontl.session.scheduling import OneProcessAScope
-
-    scopes = spreading.scopes(cases) if option.spread else {case.id: case.device for case in cases}
-    return OneProcessAScope(config, log, scopes)
+        node.workerinput[_SHARED] = node.config.stash[_RUN].share()
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:

@@ -18,7 +18,7 @@ from fashiontl.runner.phases import accuracy
 from fashiontl.training import pretraining
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
-SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seeds=2, rate=1e20)
+SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seeds=2, lr=1e20)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,13 +44,13 @@ def diverging(case: Case, settings: Settings = SETTINGS, phase: Any = phases.tra
 def test_a_rate_of_1e20_diverges_whatever_the_policy_and_recipe(policy: str, recipe: str) -> None:
     error = diverging(Case(ARCHITECTURE, policy, weights="none"), replace(SETTINGS, recipe=recipe))
     found = error.value["divergence"]
-    assert (found["seed"], found["architecture"], found["rate"]) == (0, ARCHITECTURE, 1e20)
+    assert (found["seed"], found["architecture"], found["lr"]) == (0, ARCHITECTURE, 1e20)
     assert 1 <= found["epoch"] <= found["epochs"]
     assert 1 <= found["step"] <= found["steps"] == 2
     assert f"seed 1 of 2, epoch {found['epoch']} of {found['epochs']}, step {found['step']} of 2" in str(error)
-    assert "--set rate=" in str(error)
+    assert "--set lr=" in str(error)
     assert error.value["data"]["sha256"]
-    assert (error.value["weights"], error.value["recipe"]["rate"]) == ({"name": "none"}, 1e20)
+    assert (error.value["weights"], error.value["recipe"]["lr"]) == ({"name": "none"}, 1e20)
 
 
 def test_a_later_seed_that_diverges_keeps_the_losses_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_later_seed_that_diverges_keeps_the_losses_of_those_before(monkeypatch
         return real(*arguments) * (math.nan if len(calls) == 2 else 1)
 
     monkeypatch.setattr(accuracy, "predict", predict)
-    error = diverging(Case(ARCHITECTURE, "scratch"), replace(SETTINGS, rate=0.0))
+    error = diverging(Case(ARCHITECTURE, "scratch"), replace(SETTINGS, lr=0.0))
     assert "seed 2 of 2, epoch 1 of 1, step 2 of 2: got a logit of nan on the test images" in str(error)
     assert [len(losses) for losses in error.value["losses"]] == [1, 1]
 
@@ -76,8 +76,8 @@ def test_a_member_of_a_hybrid_that_diverges_is_named() -> None:
 
 def test_pretraining_that_diverges_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = pretraining.pretraining_recipe
-    hot = lambda *arguments, **options: replace(real(*arguments, **options), rate=1e20)  # noqa: E731
-    case, settings = Case(ARCHITECTURE, "full"), replace(SETTINGS, rate=0.0)
+    hot = lambda *arguments, **options: replace(real(*arguments, **options), lr=1e20)  # noqa: E731
+    case, settings = Case(ARCHITECTURE, "full"), replace(SETTINGS, lr=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(pretraining, "pretraining_recipe", hot)
         error = diverging(case, settings, phases.pretrain, cache=str(tmp_path))

@@ -63,7 +63,7 @@ register(Architecture("chain", family="", minimum_size=1, builder="chain:build")
 """
 # The smallest of each family; all are run where only the architecture varies.
 SMALLEST = {
-    "alexnet": "alexnet", "vgg": "vgg11", "squeezenet": "squeezenet1_1", "resnet": "resnet9",
+    "alexnet": "alexnet", "vgg": "vgg11", "squeezenet": "squeezenet1_1", "resnet": "resnet18", "": "resnet9",
     "regnet": "regnet_y_400mf",
     "densenet": "densenet121", "mobilenet": "mobilenet_v3_small", "efficientnet": "efficientnet_b0",
     "mnasnet": "mnasnet0_5", "shufflenet": "shufflenet_v2_x0_5", "convnext": "convnext_tiny", "swin": "swin_t",

@@ -25,14 +25,14 @@ class FashiontlError(Exception):
 
     Attributes:
         status: of a case in which it ends a phase, as in `fashiontl.runner.client.Outcome`.
-        value: what the phase had found out by then, as it would have returned it.
+        value: what was found out by then; out of a phase it is of the type that the phase returns, or None.
     """
 
     status: ClassVar[str] = "crashed"
 
-    def __init__(self, message: str, value: dict[str, Any] | None = None) -> None:
+    def __init__(self, message: str, value: Any = None) -> None:
         super().__init__(message)
-        self.value = value or {}
+        self.value = value
 
 
 class SkippedError(FashiontlError):

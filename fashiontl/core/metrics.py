@@ -1,7 +1,7 @@
 """What is reported: each metric's unit, which way is better, and how it is shown. No torch, no I/O."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -45,6 +45,18 @@ _MOST = {
     "FLOP/s": 1e18,
 }  # fmt: skip
 _COUNTED = {"1", "B", "images", "FLOP"}
+
+
+def unit_faults(metric: Metric) -> list[str]:
+    """What is wrong with a metric's unit and direction; the range of its values follows from its unit."""
+    faults = []
+    if metric.unit not in _MOST:
+        faults.append(f"expected a unit of {', '.join(_MOST)}, got {metric.unit!r}")
+    if metric.better not in get_args(Better):
+        faults.append(f"expected better to be {', '.join(get_args(Better))}, got {metric.better!r}")
+    return faults
+
+
 # Parts that there may be nothing of, and differences.
 _MAY_BE_NOTHING = {
     "step_data_time", "step_forward_time", "step_backward_time", "step_optimizer_time", "inference_compile_time",

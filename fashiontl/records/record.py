@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from fashiontl.core.case import RANGES, Case, Settings
+from fashiontl.core.case import OLD_SETTINGS, RANGES, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
 from fashiontl.core.metrics import METRICS, Measurement
 from fashiontl.core.parsing import NEXT_STEP, check_schema, explained
@@ -137,7 +137,7 @@ def from_json(text: str | bytes, where: str) -> Record:
         FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
             the message lists one fault for each field.
     """
-    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    raw = with_todays_names(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
     try:
         raw.decode()
         record: Record = _decoder(Record).decode(raw)
@@ -161,6 +161,13 @@ def from_json(text: str | bytes, where: str) -> Record:
             )
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     raise FashiontlError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}{more}; {NEXT_STEP}")
+
+
+def with_todays_names(raw: bytes) -> bytes:
+    """A line in which settings that were renamed have their new names."""
+    for old, name in OLD_SETTINGS.items():
+        raw = re.sub(rb'("settings": ?\{[^{}]*)"%s":' % old.encode(), rb'\1"%s":' % name.encode(), raw, count=1)
+    return raw
 
 
 @functools.lru_cache(maxsize=4096)

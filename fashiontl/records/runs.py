@@ -11,7 +11,7 @@ import msgspec
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, no_file
-from fashiontl.records.record import Record, from_json
+from fashiontl.records.record import Record, from_json, with_todays_names
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -108,7 +108,7 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
     faults: list[str] = []
     for place, line in _lines(_run_files(results), faults):
         try:
-            found = decoder.decode(line)
+            found = decoder.decode(with_todays_names(line))
         except (ValueError, RecursionError, msgspec.MsgspecError):
             try:
                 record = place.read(line)

@@ -17,9 +17,8 @@ from fashiontl.core.case import (
 from fashiontl.core.escape import to_line, to_terminal
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
-from fashiontl.freezing import POLICIES
-from fashiontl.freezing import absence as policy_absence
-from fashiontl.machine.devices import DEVICES, absence
+from fashiontl.freezing import POLICIES, unavailable_reason
+from fashiontl.machine.devices import DEVICES
 from fashiontl.matrix.extensions import added
 from fashiontl.matrix.options import WEIGHTS, published_names
 from fashiontl.models.registry import ARCHITECTURES
@@ -44,7 +43,7 @@ _DEFAULT_VARIANTS = (PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
 def listing(data_root: str = "") -> str:
     """All axes as tables for a terminal; a star marks what runs when nothing is named."""
     policies = [
-        (_star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source)
+        (_star(name, DEFAULT_POLICIES), policy.title, unavailable_reason(policy.library) or "yes", policy.source)
         for name, policy in POLICIES.items()
     ]
     tasks = [(name, task.title, ", ".join(task.class_names)) for name, task in TASKS.items()]
@@ -59,7 +58,7 @@ def listing(data_root: str = "") -> str:
         _section(
             "devices (--device)",
             ("name", "title", "here"),
-            [(name, device.title, absence(name) or "yes") for name, device in DEVICES.items()],
+            [(name, device.title, device().unavailable_reason() or "yes") for name, device in DEVICES.items()],
         ),
         _section("tasks (--task)", ("name", "what", "classes"), tasks),
         _section("weights (--weights)", ("name", "what"), _weights()),
@@ -113,13 +112,15 @@ def _variants() -> Iterator[str]:
     """A table an axis, with a column for each kind of device that is here."""
     from fashiontl.timing import variants
 
-    kinds = [name for name in DEVICES if absence(name) is None]
+    kinds = [name for name, device in DEVICES.items() if device().unavailable_reason() is None]
     for axis, values in _VARIANTS.items():
         rows = []
         for value, what in values.items():
             # Neither architecture nor policy matters.
             cases = [Case("resnet18", "full", kind, **{axis: value}) for kind in kinds]  # type: ignore[arg-type]
-            here = [variants.absence(case) or "; ".join(["yes", *variants.doubts(case)]) for case in cases]
+            here = [
+                variants.unavailable_reason(case) or "; ".join(["yes", *variants.warnings_for(case)]) for case in cases
+            ]
             rows.append((_star(value, _DEFAULT_VARIANTS), what, *here))
         title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
         yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), rows)

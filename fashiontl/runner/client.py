@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Generic, Literal, Self, TypeVar
+
+import msgspec
 
 import fashiontl
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.environment import choose_threads
+from fashiontl.runner.messages import Phase, Progress
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
-Progress = Callable[[str], None]
+J = TypeVar("J")
+R = TypeVar("R")
 
 # Set before the interpreter starts, because each is read only once, by a library as it loads.
 _ENVIRONMENT = {
@@ -65,22 +69,9 @@ for folder in (*trees, own):
         break
 sys.modules["fashiontl"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["fashiontl"])
-try:
-    server = importlib.import_module("fashiontl.runner.server")
-except ModuleNotFoundError:
-    # A gate's base from before there were packages; its phases were elsewhere too.
-    server = importlib.import_module("fashiontl.forkserver")
-    phases = "fashiontl.phases" if phases == "fashiontl.runner.phases" else phases
+server = importlib.import_module("fashiontl.runner.server")
 sys.argv[:] = [server.__name__, phases]
-if hasattr(server, "serve"):
-    server.serve(phases, int(jobs), int(answers))
-else:
-    # A gate's base from when the server talked over standard input and output; what prints has been imported by then.
-    importlib.import_module(phases)
-    sys.stdout.flush()
-    os.dup2(int(jobs), 0)
-    os.dup2(int(answers), 1)
-    server.main()
+server.serve(phases, int(jobs), int(answers))
 """
 
 # However slowly a system gives the memory of a killed process back.
@@ -88,18 +79,28 @@ _KILLED_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[R]):
     """How a phase ended.
 
     Attributes:
         status: `ok`, or what went wrong.
         reason: empty when ok.
-        value: what the phase returned, or had found out before it ended otherwise.
+        result: what the phase returned, or had found out before it ended otherwise; None where that is nothing.
     """
 
     status: Status
-    reason: str
-    value: dict[str, Any]
+    reason: str = ""
+    result: R | None = None
+
+    def found(self) -> R:
+        """The result of a phase that ended well.
+
+        Raises:
+            FashiontlError: it did not; with the reason.
+        """
+        if self.result is None:
+            raise FashiontlError(self.reason or f"expected a result, got the status {self.status} alone")
+        return self.result
 
 
 class Worker:
@@ -107,8 +108,8 @@ class Worker:
 
     Args:
         threads: CPU threads of each phase; 0 takes as many as `fashiontl.machine.environment.choose_threads` does.
-        phases: module whose public functions are the phases; each takes a job and a progress callback and returns
-            a dictionary that JSON can hold.
+        phases: module whose public functions are the phases. Each takes a job, of the type that its first parameter
+            is annotated with, and a progress callback.
         environment: variables set besides the pinned ones.
         folder: where the interpreter starts; None is here. It is not searched for modules.
         trees: folders that are searched for modules besides, after Python's own library and before all that is
@@ -141,21 +142,19 @@ class Worker:
     ) -> None:
         self.close()
 
-    def run(
-        self, phase: str, job: Mapping[str, Any], timeout: float, progress: Progress = lambda text: None
-    ) -> Outcome:
+    def run(self, phase: Phase[J, R], job: J, timeout: float, progress: Progress = lambda text: None) -> Outcome[R]:
         """Run one phase in a fresh process and wait for it.
 
         Args:
-            phase: name of a function in the phases' module.
-            job: its argument; must be JSON.
+            phase: names a function in the phases' module.
+            job: its argument.
             timeout: seconds after which the process is killed.
             progress: called with each line that the phase reports.
 
         Raises:
             FashiontlError: the server itself cannot start.
         """
-        running = self.begin(phase, job)
+        running = self.start(phase, job)
         deadline = time.monotonic() + timeout
         try:
             while isinstance(said := running.next(deadline), str):
@@ -169,25 +168,26 @@ class Worker:
             running.kill()
             self.close()
             raise
-        return Outcome("timeout", f"{phase} took longer than {timeout:g} s; raise it with --set timeout=SECONDS", {})
+        return Outcome("timeout", f"{phase.name} took longer than {timeout:g} s; raise it with --set timeout=SECONDS")
 
-    def begin(self, phase: str, job: Mapping[str, Any]) -> "Running":
-        """Begin one phase in a fresh process; the next may begin when it has ended.
+    def start(self, phase: Phase[J, R], job: J) -> "PhaseHandle[R]":
+        """Start one phase in a fresh process; the next may start when it has ended.
 
         Args:
-            phase: name of a function in the phases' module.
-            job: its argument; must be JSON.
+            phase: names a function in the phases' module.
+            job: its argument.
 
         Raises:
             FashiontlError: the server itself cannot start.
         """
-        server = self._start()
+        server = self._running_server()
         self._jobs += 1
         result = Path(self._folder.name) / f"{self._jobs}.json"
         log = result.with_suffix(".log")
         request = {
-            "phase": phase,
-            "job": dict(job),
+            "phase": phase.name,
+            "function": phase.function or phase.name,
+            "job": msgspec.to_builtins(job),
             "result": str(result),
             "log": str(log),
             "threads": self.threads,
@@ -196,7 +196,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             server.jobs.write(json.dumps(request).encode() + b"\n")
             server.jobs.flush()
-        return Running(partial(self._read, server), phase, result, log)
+        return PhaseHandle(partial(self._read, server), phase, result, log)
 
     def close(self) -> None:
         """End the server and forget its files."""
@@ -212,7 +212,7 @@ class Worker:
             server.process.wait()
             server.answers.close()
 
-    def _start(self) -> "_Server":
+    def _running_server(self) -> "_Server":
         if self._server is not None and self._server.process.poll() is None:
             return self._server
         if not hasattr(os, "fork"):
@@ -328,25 +328,27 @@ def _last_words(log: str, code: int | None) -> str:
     return f"{lines[-1]} ({place})" if place else lines[-1]
 
 
-class Running:
-    """A phase that has begun; `Worker.begin` makes it.
+class PhaseHandle(Generic[R]):
+    """A phase that has been started; `Worker.start` makes it.
 
     Args:
         read: the server's next message, None at a deadline.
-        phase: its name.
+        phase: which one.
         result: file that the phase leaves.
         log: file of what it prints.
     """
 
-    def __init__(self, read: Callable[[float], dict[str, Any] | None], phase: str, result: Path, log: Path) -> None:
+    def __init__(
+        self, read: Callable[[float], dict[str, Any] | None], phase: Phase[Any, R], result: Path, log: Path
+    ) -> None:
         self._read = read
         self._phase = phase
         self._files = (result, log)
         self._child = 0
-        self._ended: Outcome | None = None
+        self._ended: Outcome[R] | None = None
 
-    def next(self, deadline: float) -> str | Outcome | None:
-        """The next line that the phase reports, or how it ended; None when there is none of both at a deadline.
+    def next(self, deadline: float) -> str | Outcome[R] | None:
+        """The next line that the phase reports, or how it ended; None when there is neither at a deadline.
 
         Args:
             deadline: by `time.monotonic`.
@@ -379,16 +381,20 @@ def _kill(child: int) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-def _outcome(phase: str, message: Mapping[str, Any], result: Path, log: Path) -> Outcome:
+def _outcome(phase: Phase[Any, R], message: Mapping[str, Any], result: Path, log: Path) -> Outcome[R]:
     if result.exists():
         answer = json.loads(result.read_bytes())
         result.unlink()
-        return Outcome(answer["status"], answer["reason"], answer["value"])
+        try:
+            found = None if answer["result"] is None else msgspec.convert(answer["result"], phase.result)
+        except msgspec.ValidationError as error:
+            return Outcome("crashed", f"{phase.name}: the phase returned what it should not: {error}")
+        return Outcome(answer["status"], answer["reason"], found)
     code = message.get("exit")
     if code is None:
-        return Outcome("crashed", f"{phase}: the worker's server ended", {})
+        return Outcome("crashed", f"{phase.name}: the worker's server ended")
     ending = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         ending += " (perhaps the system ran out of memory: see dmesg)"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return Outcome("crashed", f"{phase}: the process ended with {ending}" + (f": {lines[-1]}" if lines else ""), {})
+    return Outcome("crashed", f"{phase.name}: the process ended with {ending}" + (f": {lines[-1]}" if lines else ""))

@@ -9,19 +9,22 @@ prints, from the start of the interpreter on, cannot be taken for a message.
 import ctypes
 import gc
 import importlib
+import inspect
 import json
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import torch
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.machine.devices import is_out_of_memory
+from fashiontl.machine.devices import Device
 
 
 def serve(phases: str, jobs: int, answers: int) -> None:
@@ -59,25 +62,33 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(request["threads"])
-    status, reason, value = "ok", "", {}
+    status, reason = "ok", ""
+    result: Any = None
     try:
-        value = getattr(phases, request["phase"])(
-            request["job"], lambda text: _send(channel, {"progress": text[:1000]})
-        )
+        phase = getattr(phases, request["function"])
+        result = phase(_job(phase, request["job"]), lambda text: _send(channel, {"progress": text[:1000]}))
     except FashiontlError as error:
-        status, reason, value = error.status, str(error), error.value
+        status, reason, result = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row
         traceback.print_exc()
-        status = "oom" if is_out_of_memory(error) else "crashed"
+        status = "oom" if Device.is_out_of_memory(error) else "crashed"
         reason = f"{request['phase']}: {type(error).__name__}: {error}"
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    result = Path(request["result"])
-    partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps({"status": status, "reason": reason, "value": value}), encoding="ascii")
-    partial.replace(result)
+    path = Path(request["result"])
+    partial = path.with_suffix(".partial")
+    # Not by msgspec, which would write null for a number that is not finite.
+    answer = {"status": status, "reason": reason, "result": msgspec.to_builtins(result)}
+    partial.write_text(json.dumps(answer), encoding="ascii")
+    partial.replace(path)
     return 0
+
+
+def _job(phase: Callable[..., Any], job: Any) -> Any:
+    """A job as the type that the phase's first parameter is annotated with."""
+    first = next(iter(inspect.signature(phase).parameters))
+    return msgspec.convert(job, get_type_hints(phase)[first])
 
 
 def _send(channel: int, message: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fashiontl.core.case import PRESETS
 from fashiontl.matrix.options import AXES
-from fashiontl.session import gating, spreading
+from fashiontl.session import gating
 
 if TYPE_CHECKING:
     import pytest
@@ -48,7 +48,6 @@ def _options() -> _Table:
     table.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
     table.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
     table.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
-    spreading.add_option(table)
     gating.add_options(table)
     return table
 

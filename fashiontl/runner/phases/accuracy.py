@@ -2,7 +2,8 @@
 
 import hashlib
 import warnings
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from fashiontl.freezing import POLICIES
 from fashiontl.models.ensembles import combined
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
-from fashiontl.models.weights.start import digest
-from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.models.weights.start import weights_digest
+from fashiontl.records.facts import Proof
+from fashiontl.runner.messages import CaseJob, Pretraining, Progress, Training
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
 from fashiontl.training.divergence import diverged, in_answers
@@ -28,108 +30,151 @@ from fashiontl.training.pretraining import pretrained
 from fashiontl.training.recipes import recipe_for
 
 
-def pretrain(job: Job, progress: Progress) -> Job:
+def pretrain(job: CaseJob, progress: Progress) -> Pretraining:
     """Find or make the source backbones of a case: one, or one for each member of a hybrid."""
     work = Workload.of(job)
     case = work.case
     torch_flags.deterministic()
     work.outlines()  # whose check comes before minutes of training that could not be used
     names = members(case.architecture) or (case.architecture,)
-    found = {
-        name: pretrained(case.weights, name, case.device, work.settings, Path(job["cache"]), progress) for name in names
-    }
-    return {
-        "checkpoints": {name: facts.pop("checkpoint") for name, facts in found.items()},
-        "pretraining": found[case.architecture] if len(found) == 1 else {"members": found},
-    }
+    try:
+        found = {
+            name: pretrained(case.weights, name, case.device, work.settings, Path(job.cache), progress)
+            for name in names
+        }
+    except DivergedError as error:
+        error.value = Pretraining(provenance=error.value)
+        raise
+    result = Pretraining(checkpoints={name: facts.pop("checkpoint") for name, facts in found.items()})
+    result.provenance["pretraining"] = found[case.architecture] if len(found) == 1 else {"members": found}
+    return result
 
 
-def train(job: Job, progress: Progress) -> Job:
-    """Train a case with each seed and test it once at the end of each; lists hold one entry a seed.
-
-    Returns:
-        Besides what a record keeps, for each seed `answers`, the SHA-256 of the predicted classes, and `right`, a `1`
-        for each test image whose class was predicted and a `0` for each other, in the order of the images; and
-        `features`, where the outputs of `reused_stages` came from.
-    """
+def train(job: CaseJob, progress: Progress) -> Training:
+    """Train a case with each seed and test it once at the end of each; lists hold one entry a seed."""
     work = Workload.of(job)
     settings = work.settings
     torch_flags.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     per_class = work.task.per_class or settings.train_per_class
-    # In memory without a folder, so that where results are kept decides nothing about them.
-    store = FeatureStore(Path(job["cache"]) / "features" if job.get("cache") else None)
+    store = FeatureStore()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        seeds = []
+        seeds: list[_Seed] = []
         for seed in range(settings.seeds):
             chosen = select(images, work.task, per_class, settings.test_per_class, seed, settings.validation_per_class)
             try:
-                seeds.append(_train_seed(work, chosen, seed, store, progress))
+                seeds.append(
+                    {
+                        part.architecture: _train_network(work, part, chosen, seed, store, progress)
+                        for part in work.parts()
+                    }
+                )
             except DivergedError as error:
-                error.value |= {"data": _origin(images), "image_size": settings.image_size}
-                error.value["losses"] = [*(before["losses"] for before in seeds), error.value["losses"]]
+                losses = [*(_of_each(before, "losses") for before in seeds), error.value["losses"]]
+                provenance = {**error.value, "losses": losses, "image_size": settings.image_size}
+                error.value = Training(provenance={**provenance, "data": _origin(images)})
                 raise
     nondeterministic = any("deterministic" in str(warning.message) for warning in caught)
-    doubts = ["an operator has no deterministic form on this device"] if nondeterministic else []
-    each = (
-        "accuracy", "evaluation", "training_time", "losses", "validation", "trained", "features", "members", "answers",
-        "right",
-    )  # fmt: skip
-    return {
-        **{name: [seed[name] for seed in seeds] for name in each},
-        **{name: seeds[-1][name] for name in ("trials", "reused_stages", "weights", "recipe")},
-        "proof": [proof for seed in seeds for proof in seed["proof"]],
-        "data": _origin(images),
-        "image_size": settings.image_size,
-        "deterministic": not nondeterministic,
-        "warnings": doubts + seeds[-1]["warnings"],
-    }
+    return _tested(work, chosen, seeds, _origin(images), deterministic=not nondeterministic)
 
 
-def _origin(images: Images) -> Job:
+def _origin(images: Images) -> dict[str, str]:
     return {"source": images.source, "sha256": images.sha256}
 
 
-def _train_seed(work: Workload, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress) -> Job:
-    trained = {part.architecture: _train_part(work, part, chosen, seed, store, progress) for part in work.parts()}
-    parts = {name: value for name, (value, _) in trained.items()}
+@dataclass(frozen=True)
+class _Trained:
+    """One network after its training.
+
+    Attributes:
+        logits: on the test images, float32 `[n, classes]`.
+        accuracy: on them.
+        seconds: that training took.
+        proof: that the policy was kept.
+        losses: mean ones, of each epoch.
+        validation: accuracies on the validation images and the epoch that was chosen by them; None without any.
+        weights_digest: of the trained weights.
+        reused_stages: whose outputs were computed once.
+        features: where those came from.
+        recipe: by which it was trained.
+        weights: where it started.
+        warnings: about it.
+    """
+
+    logits: torch.Tensor
+    accuracy: float
+    seconds: float
+    proof: Proof
+    losses: list[float]
+    validation: dict[str, Any] | None
+    weights_digest: str
+    reused_stages: Any
+    features: Any
+    recipe: dict[str, Any]
+    weights: dict[str, Any]
+    warnings: list[str]
+
+
+# The networks of one seed, by architecture: one, or each member of a hybrid.
+_Seed = dict[str, _Trained]
+
+
+def _of_each(seed: _Seed, name: str) -> Any:
+    """A field of the networks of a seed: of the only one, or by architecture."""
+    values = {architecture: getattr(trained, name) for architecture, trained in seed.items()}
+    return values if len(values) > 1 else next(iter(values.values()))
+
+
+def _tested(
+    work: Workload, chosen: TaskData, seeds: Sequence[_Seed], data: dict[str, str], *, deterministic: bool
+) -> Training:
+    """What all seeds together say."""
+    result, last = Training(), seeds[-1]
     # Members of a hybrid may differ in their preprocessing, so here their answers are combined, not their networks.
-    logits = combined([answers for _, answers in trained.values()])
-    evaluation = evaluate(logits, chosen.test_labels)
-    predicted = logits.argmax(dim=1)
-
-    def of_each(name: str) -> Any:
-        values = {part: value[name] for part, value in parts.items()}
-        return values if len(values) > 1 else next(iter(values.values()))
-
-    return {
-        **{name: of_each(name) for name in ("losses", "validation", "trained", "weights", "recipe")},
-        **{name: of_each(name) for name in ("reused_stages", "features")},
-        "accuracy": evaluation.accuracy,
-        "evaluation": asdict(evaluation),
-        "answers": hashlib.sha256(predicted.numpy().tobytes()).hexdigest(),
-        "right": "".join("1" if right else "0" for right in predicted == chosen.test_labels),
-        "trials": len(chosen.test_labels),
-        "members": {name: value["accuracy"] for name, value in parts.items()} if len(parts) > 1 else None,
-        "training_time": sum(value["training_time"] for value in parts.values()),
-        "proof": [value["proof"] for value in parts.values()],
-        "warnings": [warning for value in parts.values() for warning in value["warnings"]],
+    logits = [combined([trained.logits for trained in seed.values()]) for seed in seeds]
+    evaluations = [evaluate(each, chosen.test_labels) for each in logits]
+    result.measure("accuracy", [each.accuracy for each in evaluations], trials=len(chosen.test_labels))
+    result.measure("training_time", [sum(trained.seconds for trained in seed.values()) for seed in seeds])
+    for each in logits:
+        predicted = each.argmax(dim=1)
+        result.answers.append(hashlib.sha256(predicted.numpy().tobytes()).hexdigest())
+        result.right.append("".join("1" if right else "0" for right in predicted == chosen.test_labels))
+    result.proofs = [trained.proof for seed in seeds for trained in seed.values()]
+    if not deterministic:
+        result.warnings.append("an operator has no deterministic form on this device")
+    result.warnings += [warning for trained in last.values() for warning in trained.warnings]
+    result.provenance = {
+        "data": data,
+        "image_size": work.settings.image_size,
+        "deterministic": deterministic,
+        "evaluation": [asdict(each) for each in evaluations],
+        "losses": [_of_each(seed, "losses") for seed in seeds],
+        **{name: _of_each(last, name) for name in ("reused_stages", "weights", "recipe")},
     }
+    optional = {
+        "trained": [_of_each(seed, "weights_digest") for seed in seeds],
+        "validation": [_of_each(seed, "validation") for seed in seeds],
+        "features": [_of_each(seed, "features") for seed in seeds],
+    }
+    if len(last) > 1:
+        optional["members"] = [_of_each(seed, "accuracy") for seed in seeds]
+    result.provenance |= {name: values for name, values in optional.items() if any(values)}
+    return result
 
 
-def _train_part(
+def _train_network(
     work: Workload, part: Case, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress
-) -> tuple[Job, torch.Tensor]:
-    """One network's training: what the record keeps of it, and its answers on the test images.
+) -> _Trained:
+    """Train and test one network.
 
     Raises:
-        DivergedError: with the seed, the architecture and what else is known as its value.
+        DivergedError: with the seed, the architecture and what else is known as its value, a record's provenance.
     """
     device_name = part.device
     torch.manual_seed(seed)
-    begun = work.start(part)
-    network = begun.network
+    initial = work.start(part)
+    network = initial.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
@@ -140,7 +185,7 @@ def _train_part(
             POLICIES[part.policy],
             Examples(chosen.train_images, chosen.train_labels).on(device_name),
             recipe,
-            begun.preprocessing,
+            initial.preprocessing,
             seed=seed,
             validation=validation if len(validation.labels) else None,
             variant=work.variant,
@@ -148,31 +193,31 @@ def _train_part(
             progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         progress(f"testing, {where}")
-        logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
-        if fault := in_answers(logits, "test"):
-            raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
+        if what := in_answers(logits, "test"):
+            raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
-        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
+        known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
         if part != work.case:
             known = {name: {part.architecture: found} for name, found in known.items()}
         place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
         raise DivergedError(
-            f"training, {where}, {error}, lower it (--set rate=RATE)", {**known, "divergence": place}
+            f"training, {where}, {error}, lower it (--set lr=LR)", {**known, "divergence": place}
         ) from error
-    value = {
-        "accuracy": evaluate(logits, chosen.test_labels).accuracy,
-        "training_time": result.seconds,
-        "losses": result.losses,
-        "proof": asdict(result.proof),
-        "validation": {"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
-        "trained": digest(network),
-        "reused_stages": result.reused_stages,
-        "features": result.features,
-        "recipe": asdict(recipe),
-        "weights": begun.provenance,
-        "warnings": [*_without_effect(work, network), *begun.doubts],
-    }
-    return value, logits
+    return _Trained(
+        logits=logits,
+        accuracy=evaluate(logits, chosen.test_labels).accuracy,
+        seconds=result.seconds,
+        proof=Proof(**asdict(result.proof)),
+        losses=list(result.losses),
+        validation={"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
+        weights_digest=weights_digest(network),
+        reused_stages=result.reused_stages,
+        features=result.features,
+        recipe=asdict(recipe),
+        weights=initial.provenance,
+        warnings=[*_without_effect(work, network), *initial.warnings],
+    )
 
 
 def _without_effect(work: Workload, network: Network) -> list[str]:

@@ -1,21 +1,19 @@
 """The phase that counts what a case will compute, before anything is measured."""
 
-from dataclasses import asdict
-
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fashiontl.models.build import build
 from fashiontl.models.registry import members
 from fashiontl.runner.estimate import Work
-from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.messages import CaseJob, Progress
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.flops import forward_flops
 from fashiontl.training.fit import is_normalised
 
 
-def count(job: Job, progress: Progress) -> Job:
-    """The fields of `fashiontl.runner.estimate.Work` for a case; on the meta device, where nothing is computed."""
+def count(job: CaseJob, progress: Progress) -> Work:
+    """What a case computes; on the meta device, where nothing is."""
     del progress
     work = Workload.of(job)
     case = work.case
@@ -26,13 +24,12 @@ def count(job: Job, progress: Progress) -> Job:
     for each in found:
         for name, value in zip(reversed(names), reversed(list(each.parameters.values())), strict=False):
             parameters[name] += value
-    together = Work(
+    return Work(
         sum(each.flops for each in found),
         sum(each.operators for each in found),
         parameters,
         any(each.normalised for each in found),
     )
-    return asdict(together)
 
 
 def _count(work: Workload, architecture: str) -> Work:

@@ -20,33 +20,23 @@ from fashiontl.machine.environment import PROTOCOL
 from fashiontl.matrix import extensions
 from fashiontl.matrix.options import Axes, matrix
 from fashiontl.models.registry import check_name
-from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.messages import Identity, IdentityJob, Progress
 
 
-def identity(job: Job, progress: Progress) -> Job:
-    """Import what is under test, and tell from where it came.
-
-    A job holds `extensions`; `modules`, names of what is under test; `other`, the folder of the other arm's tree;
-    `cases`, as dictionaries; and `matrix`, arguments of `fashiontl.matrix.options.matrix`, or None.
-
-    Returns:
-        `version` and `protocol` of fashiontl, and the version of `torch`; the file of each of the `modules`;
-        `strangers`, files of the other tree that are imported here; `lacks`, for each case the reason why it is not
-        here, or None; the cases of the `matrix` in this tree; and the `fields` that cases and settings have here.
-    """
+def identity(job: IdentityJob, progress: Progress) -> Identity:
+    """Import what is under test, and tell from where it came."""
     progress("importing")
-    extensions.load(job["extensions"])
-    cases = [_known(case) for case in job["cases"]]
-    return {
-        "version": fashiontl.__version__,
-        "protocol": PROTOCOL,
-        "torch": torch.__version__,
-        "modules": {name: importlib.import_module(name).__file__ for name in job["modules"]},
-        "lacks": [_lack(case) for case in cases],
-        "matrix": _matrix(job),
-        "fields": {"case": _names(Case), "settings": _names(Settings)},
-        "strangers": strangers(Path(job["other"])),
-    }
+    extensions.load(job.extensions)
+    return Identity(
+        version=fashiontl.__version__,
+        protocol=PROTOCOL,
+        torch=str(torch.__version__),
+        modules={name: importlib.import_module(name).__file__ for name in job.modules},
+        lacks=[_lack(_known(case)) for case in job.cases],
+        matrix=_matrix(job.matrix),
+        fields={"case": _names(Case), "settings": _names(Settings)},
+        strangers=strangers(Path(job.other)),
+    )
 
 
 def strangers(other: Path) -> list[str]:
@@ -102,11 +92,10 @@ def _is_in(kind: str, name: str, known: bool, names: Iterable[str]) -> None:
         raise FashiontlError(unknown_name(kind, name, names))
 
 
-def _matrix(job: Job) -> list[dict[str, Any]]:
+def _matrix(options: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The cases that the same options mean here; none where they name what is not here."""
-    if job["matrix"] is None:
+    if options is None:
         return []
-    options = job["matrix"]
     if not options["axes"].keys() <= {field.name for field in fields(Axes)}:
         return []
     try:

@@ -2,87 +2,65 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fashiontl.core.case import Case
-from fashiontl.machine import devices
-from fashiontl.runner.phases.job import Job, Progress
-from fashiontl.runner.phases.timed_pass import instrument
+from fashiontl.machine.devices import Device
+from fashiontl.runner.messages import (
+    CaseJob,
+    DeviceFacts,
+    DeviceJob,
+    Noise,
+    PeakJob,
+    Progress,
+    TimedJob,
+    VariantSupport,
+)
 from fashiontl.timing import torch_flags, variants
-from fashiontl.timing.loops import Effort, time_slices
+from fashiontl.timing.loops import DeviceTimer, SamplingBudget, time_blocks
 from fashiontl.timing.peak import measured_peak
-from fashiontl.timing.selftest import failures
-from fashiontl.timing.selftest import self_test as known_work
 
 # Small enough for any device, and some milliseconds on a core.
 _IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
 
 
-def device(job: Job, progress: Progress) -> Job:
-    """Whether a device can be used, and what it is.
-
-    Returns:
-        `absence` (None or the reason), `facts`, and, of a device that is here, `total_memory` (bytes of its own; None
-        where it has none).
-    """
+def device(job: DeviceJob, progress: Progress) -> DeviceFacts:
+    """Whether a device can be used, and what it is."""
     del progress
-    name = job["device"]
-    reason = devices.absence(name)
+    found = Device.of(job.device)
+    reason = found.unavailable_reason()
     if reason is not None:
-        return {"absence": reason, "facts": {}}
+        return DeviceFacts(unavailable=reason)
     # A device that is listed but broken shows here, before any case is lost to it.
-    torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
-    devices.synchronize(name)
-    kind, index = devices.split(name)
-    entry = devices.DEVICES[kind]
-    total = entry.total(index) if entry.total else None
-    return {"absence": None, "facts": entry.facts(index), "total_memory": total}
+    torch.ones(8, 8, device=found.name).matmul(torch.ones(8, 8, device=found.name))
+    found.synchronize()
+    return DeviceFacts(facts=found.facts(), total_memory=found.total_memory())
 
 
-def variant(job: Job, progress: Progress) -> Job:
-    """Whether a case's device can run it as its variant says: `absence` is None or the reason; and `doubts`."""
+def variant(job: CaseJob, progress: Progress) -> VariantSupport:
+    """Whether a case's device can run it as its variant says."""
     del progress
-    case = Case(**job["case"])
-    reason = variants.absence(case)
-    return {"absence": reason, "doubts": [] if reason else variants.doubts(case)}
+    reason = variants.unavailable_reason(job.case)
+    return VariantSupport(unavailable=reason) if reason else VariantSupport(warnings=variants.warnings_for(job.case))
 
 
-def self_test(job: Job, progress: Progress) -> Job:
-    """Give the timing loops work whose answer is known: `checks`, and `failures` in sentences."""
-    progress("testing the clock")
-    checks = known_work(job["device"], instrument(job["device"]), job["seconds"])
-    return {"checks": [asdict(check) for check in checks], "failures": failures(checks)}
-
-
-def peak(job: Job, progress: Progress) -> Job:
+def peak(job: PeakJob, progress: Progress) -> dict[str, float]:
     """What matrix products and convolutions reach in a precision, FLOP/s; one that does not fit is left out."""
-    progress(f"measuring the peak in {job['precision']}")
-    name = job["device"]
-    return dict(measured_peak(name, job["precision"], job["seconds"], lambda: devices.synchronize(name)))
+    progress(f"measuring the peak in {job.precision}")
+    return dict(measured_peak(Device.of(job.device), job.precision, job.seconds))
 
 
-def noise(job: Job, progress: Progress) -> Job:
-    """Time one small training step that is always the same; what differs from process to process is noise.
-
-    Returns:
-        `median` of a step in seconds, `half_width` of its 95 % interval over it (None when there is none), and whether
-        the steps were `steady`.
-    """
+def noise(job: TimedJob, progress: Progress) -> Noise:
+    """Time one small training step that is always the same; what differs from process to process is noise."""
     progress("timing a small step")
     torch_flags.fastest()
-    name = job["device"]
-    samples = time_slices(_step(name), instrument(name), Effort(job["seconds"], half_width=0.0))
+    found = Device.of(job.device)
+    samples = time_blocks(_step(found.name), DeviceTimer.of(found), SamplingBudget(job.seconds, half_width=0.0))
     if not samples.values:
-        return {"median": None, "half_width": None, "steady": False}
-    return {
-        "median": statistics.median(samples.values),
-        "half_width": samples.half_width,
-        "steady": samples.warm_up.steady,
-    }
+        return Noise(None, None, steady=False)
+    return Noise(statistics.median(samples.values), samples.half_width, samples.warm_up.steady)
 
 
 def _step(name: str) -> Callable[[], None]:

@@ -7,47 +7,51 @@ from pathlib import Path
 from torch import nn
 
 from fashiontl.core.case import Case
-from fashiontl.machine import devices
 from fashiontl.models.ensembles import SideBySide
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
 from fashiontl.profiling.capture import profile_steps
-from fashiontl.runner.phases.job import Job, Progress
+from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import timed_pass
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.loops import no_garbage_collection
 
 
-def profile(job: Job, progress: Progress) -> Job:
+def profile(job: CaseJob, progress: Progress) -> PhaseResult:
     """Profile training steps of a case, those of the first epoch, and leave a trace in the folder `traces`.
 
     Returns:
-        `profile`, the fields of `fashiontl.profiling.operators.Profile`, and `warnings`. Modules are paths such as
+        With the provenance `profile`, the fields of `fashiontl.profiling.operators.Profile`. Modules are paths such as
         `stage2.0.0.conv1`, behind the name of the member in a hybrid.
     """
     work = Workload.of(job)
     # The events of a deep network are hundreds of thousands of objects: with the collector on, reading them takes half
     # as long again, and it would run in the recorded steps too.
-    with timed_pass(work) as tool, no_garbage_collection():
+    with timed_pass(work) as timer, no_garbage_collection():
         starts = work.starts()
-        networks = [begun.network for begun in starts]
+        networks = [initial.network for initial in starts]
         step = work.training_step(starts)
         if work.case.execution != "eager":
             # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
             progress("first step")
             step()
-            tool.synchronize()
+            timer.synchronize()
         progress("profiling")
         found = profile_steps(
             step,
-            tool.synchronize,
-            devices.profiler_activities(work.case.device),
-            Path(job["traces"]),
+            work.device,
+            Path(job.traces),
             work.case.file_name,
             modules=_modules(work.parts(), networks),
         )
-    doubts = [*(f"profile: {doubt}" for doubt in found.doubts), *work.of_one_epoch("profile", 0, networks)]
-    return {"profile": asdict(found), "warnings": doubts}
+    result = PhaseResult(provenance={"profile": asdict(found)})
+    result.warnings = [
+        *(f"profile: {warning}" for warning in found.warnings),
+        *work.of_one_epoch("profile", 0, networks),
+    ]
+    if found.trace:
+        result.artifacts["trace"] = found.trace
+    return result
 
 
 def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:

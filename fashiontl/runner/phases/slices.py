@@ -4,15 +4,16 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fashiontl.core.errors import FashiontlError
+from fashiontl.runner.messages import PhaseResult, Progress, SlicesJob
 from fashiontl.runner.phases.identity import strangers
-from fashiontl.runner.phases.job import Job, Progress
 from fashiontl.runner.phases.timed_pass import timed_pass
 from fashiontl.runner.workload import Workload
-from fashiontl.timing.loops import Instrument, WarmUp, no_garbage_collection, warmed_slices
+from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection, warmed_blocks
 
 _Call = Callable[[], object]
 
@@ -21,11 +22,10 @@ _TRAINING = "train_throughput"
 _WARM_UPS = 2
 
 
-def slices(job: Job, progress: Progress) -> Job:
+def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
     """Build what is timed, warm it up and time slices of it, one at each command, and sleep in between.
 
-    A job holds, besides the case and its settings, `commands`, a named pipe whose lines are `warm METRIC` or
-    `slice METRIC`, and `other`, the folder of the other arm's tree. Metrics are `latency`, with one image a call, and
+    Metrics are `latency`, with one image a call, and
     `inference_throughput` and `train_throughput`, with as many as the settings say. Under a policy that changes over
     the epochs, training steps are those of the last one. A command is answered by a line of JSON: the first by how the
     warm-up went, the second by the `seconds` a call of one slice, and whether the machine was `throttled` meanwhile.
@@ -39,8 +39,8 @@ def slices(job: Job, progress: Progress) -> Job:
     calls = _Calls(Workload.of(job))
     taken: dict[str, Callable[[], float]] = {}
     with (
-        Path(job["commands"]).open(encoding="utf-8") as commands,
-        timed_pass(calls.work) as tool,
+        Path(job.commands).open(encoding="utf-8") as commands,
+        timed_pass(calls.work) as timer,
         no_garbage_collection(),
     ):
         for line in commands:
@@ -48,14 +48,14 @@ def slices(job: Job, progress: Progress) -> Job:
             call = calls.of(metric)
             with torch.inference_mode(metric != _TRAINING):
                 if command == "warm":
-                    taken[metric], warm_up = _warmed(call, tool, _WARM_UPS * calls.work.settings.seconds)
-                    _refuse_strangers(Path(job["other"]))
-                    answer: Job = {"steady": warm_up.steady, "drift": warm_up.drift, "noise": warm_up.noise}
+                    taken[metric], warm_up = _warmed(call, timer, _WARM_UPS * calls.work.settings.seconds)
+                    _refuse_strangers(Path(job.other))
+                    answer: dict[str, Any] = {"steady": warm_up.steady, "drift": warm_up.drift, "noise": warm_up.noise}
                 else:
-                    tool.throttled()  # what happened before is forgotten
-                    answer = {"seconds": taken[metric](), "throttled": tool.throttled()}
+                    timer.throttled()  # what happened before is forgotten
+                    answer = {"seconds": taken[metric](), "throttled": timer.throttled()}
             progress(json.dumps(answer))
-    return {}
+    return PhaseResult()
 
 
 class _Calls:
@@ -87,11 +87,11 @@ class _Calls:
         return self.work.training_step(self.work.starts(), self.work.settings.epochs - 1)
 
 
-def _warmed(call: _Call, tool: Instrument, seconds: float) -> tuple[Callable[[], float], WarmUp]:
+def _warmed(call: _Call, timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
     # What comes with a first call, compiling above all, does not use up the time in which calls become steady.
     call()
-    tool.synchronize()
-    return warmed_slices(call, tool, seconds)
+    timer.synchronize()
+    return warmed_blocks(call, timer, seconds)
 
 
 def _refuse_strangers(other: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_freezing_families import FAMILIES, MEMBERS, SMALL, member
+from test_freezing_families import FAMILIES, MEMBERS, member
 from test_freezing_stand_in import one_thread, stand_in  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,12 +14,12 @@ from torch.nn import functional
 from fashiontl.core.errors import SkippedError
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.apply import apply, check, parameter_groups
-from fashiontl.freezing.lora import ALPHA, RANK, prepare
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.lora import RANK, prepare
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
 
-FAST = {"resnet9", *(FAMILIES[family] for family in SMALL)}
+FAST = {"resnet9", *(FAMILIES[family] for family in ("vit", "swin"))}
 every_member = pytest.mark.parametrize(
     "architecture", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MEMBERS]
 )
@@ -102,15 +102,15 @@ def test_every_adapter_learns_and_nothing_else_below_the_head(architecture: str)
     adapted(network, images)
     plan = plan_of(network)
     apply(network, plan)
-    watch = Watch(network)
-    watch.begin(plan)
+    verifier = FreezeVerifier(network)
+    verifier.begin(plan)
     optimizer = torch.optim.SGD(parameter_groups(network, plan, 1e-4, 0.0), momentum=0.9)
     for _ in range(2):
         optimizer.zero_grad()
         functional.cross_entropy(network(images), torch.arange(4)).backward()
         optimizer.step()
-    watch.end()
-    proof = watch.result()
+    verifier.end()
+    proof = verifier.result()
     assert proof.holds, proof.violations
     # Where an adapter has no effect, its B would stay at the zero it starts from.
     idle = [name for name, value in adapters(network).items() if ".lora_B." in name and not value.any()]
@@ -139,19 +139,6 @@ def test_merged_weights_compute_the_same(architecture: str) -> None:
     assert torch.allclose(merged, expected, rtol=1e-9)
 
 
-def test_the_update_is_alpha_over_rank_times_b_a() -> None:
-    network, images = member("resnet9")
-    adapted(network, images)
-    layer = network.stages["stem"][0]
-    with torch.no_grad():
-        nn.init.normal_(layer.lora_B["default"].weight)
-        features = layer(images)
-        down = functional.conv2d(images, layer.lora_A["default"].weight, padding=1)
-        update = functional.conv2d(down, layer.lora_B["default"].weight)
-        expected = layer.base_layer(images) + ALPHA / RANK * update
-    assert torch.allclose(features, expected, atol=1e-5)
-
-
 def test_a_seed_decides_where_adapters_start() -> None:
     def values(seed: int) -> list[Tensor]:
         network, images = member("resnet9")
@@ -161,22 +148,6 @@ def test_a_seed_decides_where_adapters_start() -> None:
     one, again, other = values(0), values(0), values(1)
     assert all(torch.equal(*pair) for pair in zip(one, again, strict=True))
     assert not all(torch.equal(*pair) for pair in zip(one, other, strict=True))
-
-
-def test_a_second_time_and_another_policy_add_nothing() -> None:
-    network, images = member("resnet9")
-    prepare(network, plan_of(network, "full"), images)
-    assert adapters(network) == {}
-    adapted(network, images)
-    first = list(network.state_dict())
-    adapted(network, images)
-    assert list(network.state_dict()) == first
-
-
-def test_stages_without_a_layer_to_adapt_are_no_violation() -> None:
-    network, images = member("resnet9")
-    adapted(network, images)
-    assert {name.split(".")[0] for name in adapters(network)} == {"stem", "stage1", "stage2", "stage3"}
 
 
 @pytest.mark.parametrize(("architecture", "inside"), [(FAMILIES["swin"], "attn."), (FAMILIES["vit"], "out_proj")])
