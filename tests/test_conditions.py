@@ -19,7 +19,6 @@ from fashiontl.machine import conditions as module
 from fashiontl.machine import nvml
 from fashiontl.machine.conditions import (
     Conditions,
-    GpuConditions,
     Observer,
     Process,
     ThrottleDetector,
@@ -29,6 +28,7 @@ from fashiontl.machine.conditions import (
     used_by_others,
 )
 from fashiontl.machine.devices import Device
+from fashiontl.machine.nvml import GpuConditions
 
 CPU, CUDA = Device.of("cpu"), Device.of("cuda")
 
@@ -263,7 +263,9 @@ def test_the_detector_of_a_gpu_that_tells_nothing(monkeypatch: pytest.MonkeyPatc
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
-def test_the_detector_says_yes_exactly_when_a_counter_rose(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
+def test_the_detector_says_yes_exactly_when_a_counter_rose(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int]
+) -> None:
     machine, total = Machine(tmp_path_factory.mktemp("machine")), 10
     machine.quota(f"throttled_usec {total}")
     with pytest.MonkeyPatch.context() as patch:

@@ -12,9 +12,10 @@ import pytest
 
 from fashiontl.doctor import Line, equipment, surroundings
 from fashiontl.doctor.surroundings import conditions
-from fashiontl.machine.conditions import Conditions, GpuConditions, Observation
+from fashiontl.machine.conditions import Conditions, Observation
 from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import Threads
+from fashiontl.machine.nvml import GpuConditions
 from fashiontl.runner.client import Outcome, Worker
 
 CPU = Device.of("cpu")

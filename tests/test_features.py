@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.devices import Cpu
 from fashiontl.machine.environment import read_environment
 from fashiontl.models.network import Network
 from fashiontl.models.weights.start import digest
@@ -379,7 +379,7 @@ def test_so_are_threads_device_determinism_and_instructions(monkeypatch: pytest.
         with monkeypatch.context() as patch:
             patch.setattr(target, name, value)
             keys.add(key())
-    monkeypatch.setitem(DEVICES, "cpu", replace(DEVICES["cpu"], facts=lambda index: {"driver": "other"}))
+    monkeypatch.setattr(Cpu, "facts", lambda device: {"driver": "other"})
     assert len({*keys, key()}) == 6
 
 

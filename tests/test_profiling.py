@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,9 +83,7 @@ def workload() -> Workload:
 def profiled(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("traces") / "made" / "when needed"
     begun = time.perf_counter()
-    profile = profile_steps(
-        workload.step, workload.device, folder, "resnet18-full-cpu", modules={"": workload.network}
-    )
+    profile = profile_steps(workload.step, workload.device, folder, "resnet18-full-cpu", modules={"": workload.network})
     # In seconds, whatever the machine does: the steps are a part of it.
     assert 0 < profile.steps * profile.step_s <= time.perf_counter() - begun
     return profile
@@ -122,7 +120,7 @@ def test_on_a_cpu_there_are_no_kernels(profiled: Profile) -> None:
 
 
 def test_a_profile_is_json(profiled: Profile) -> None:
-    assert from_dict(json.loads(json.dumps(msgspec.to_builtins(profiled), allow_nan=False))) == profiled
+    assert from_dict(json.loads(json.dumps(asdict(profiled), allow_nan=False))) == profiled
 
 
 def record(step: Callable[[], object], **modules: nn.Module) -> Tables:

@@ -2,7 +2,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from fashiontl.runner.client import Outcome, Worker
 
 MEMORY = {"cuda": 80, "cuda:1": 40, "cuda:2": 80}
 ANSWERS = {
-    "self_test": {"failures": []}, "peak": {"matmul": 2e9}, "inference": {"latency": [0.5] * 5}, "step": {},
+    "peak": {"matmul": 2e9}, "inference": {"latency": [0.5] * 5}, "step": {},
 }
 
 def run(self, phase, job, timeout, progress=print):
@@ -184,7 +183,7 @@ BROKEN = Outcome("crashed", "it fell off the bus", {})
 def test_equal_devices(
     monkeypatch: pytest.MonkeyPatch, gpus: list[Outcome], equal: list[str], count: int, seen: int, processes: int
 ) -> None:
-    monkeypatch.setitem(devices.DEVICES, "cuda", replace(devices.DEVICES["cuda"], seen=lambda: seen))
+    monkeypatch.setattr(devices.Cuda, "seen", lambda: seen)
     asked: list[str] = []
     named = {"cuda" if index == 0 else f"cuda:{index}": found for index, found in enumerate(gpus)}
     assert spreading.equal_devices(answering(named, asked), "cuda", processes) == equal

@@ -190,7 +190,9 @@ def test_tf32_is_for_recent_nvidia_gpus_only(monkeypatch: pytest.MonkeyPatch) ->
     assert unavailable_reason(case("cuda:1", precision="tf32")) is None
     assert unavailable_reason(case("cuda:2", precision="tf32")) is None
     monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
+    assert (
+        unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
+    )
 
 
 def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +228,10 @@ def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
     monkeypatch.setattr(variants.sysconfig, "get_path", lambda name: str(tmp_path))
     assert unavailable_reason(case(execution="compile")) is None
     (tmp_path / "Python.h").unlink()
-    assert unavailable_reason(case(execution="compile")) == "torch.compile needs Python's header files (install python3-dev)"
+    assert (
+        unavailable_reason(case(execution="compile"))
+        == "torch.compile needs Python's header files (install python3-dev)"
+    )
 
 
 def test_torchs_own_search_for_a_compiler_decides() -> None:

@@ -294,7 +294,8 @@ class Cuda(Accelerator):
 
     def memory(self) -> Memory:
         found, gpu = super().memory(), self.gpu()
-        return Memory(found.peak, found.reserved, gpu.own_bytes() if gpu else None)
+        own = (gpu.processes() or {}).get(os.getpid()) if gpu else None
+        return Memory(found.peak, found.reserved, own)
 
     def free_memory(self) -> int | None:
         free, _ = self.module.mem_get_info(self.index)

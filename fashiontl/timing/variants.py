@@ -30,8 +30,7 @@ _TRITON_CAPABILITY = (7, 0)
 _TF32_CAPABILITY = (8, 0)
 # A sweep meets one shape after the other. Past its limit, 8 by default, torch would go on uncompiled without a word.
 _MOST_COMPILES = 200
-# torch starts at 65,536 and skips steps until gradients no longer overflow, for up to seven steps with MobileNetV2 on
-# small images. A training of few images may not have many more; from here on none was skipped.
+# torch starts at 65,536 and skips steps until gradients no longer overflow; from here on none was skipped.
 _FIRST_SCALE = 2.0**8
 
 
@@ -108,11 +107,7 @@ class Variant:
         return copy.deepcopy(network, deployed) if deployed else network
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
-        """What to call in place of a module: itself, or what torch.compile makes of it at a first call.
-
-        Each shape is compiled anew, as a benchmark's fixed shapes deserve. It works in training, under autocast and in
-        `torch.inference_mode`.
-        """
+        """A module, or what torch.compile makes of it at the first call with each shape."""
         if self.execution == "eager":
             return module
         mode = "reduce-overhead" if self.execution == "cuda_graphs" else None

@@ -1,9 +1,9 @@
 """The phase that profiles a case."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
 from torch import nn
 
 from fashiontl.core.case import Case
@@ -45,7 +45,7 @@ def profile(job: Job, progress: Progress) -> Job:
             modules=_modules(work.parts(), networks),
         )
     warnings = [*(f"profile: {warning}" for warning in found.warnings), *work.of_one_epoch("profile", 0, networks)]
-    return {"profile": msgspec.to_builtins(found), "warnings": warnings}
+    return {"profile": asdict(found), "warnings": warnings}
 
 
 def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
