@@ -95,6 +95,7 @@ def test_contiguous_leaves_everything_as_it_is() -> None:
     assert Variant().arrange(batch) is batch
     assert Variant().deployed_images(batch) is batch
     assert Variant().deploy(network) is network
+    assert Variant().compiled(network) is network
     assert Variant("tf32", execution="compile").deploy(network) is network
 
 
@@ -119,9 +120,6 @@ def test_small_convolutions_train_faster_in_channels_last_on_a_cpu(architecture:
         network = build(architecture, 4, image_size=32)
     assert faster_format(network, "cpu") == expected
     assert faster_format(network, "cuda") == "contiguous"
-
-
-def test_a_network_without_convolutions_is_left_contiguous() -> None:
     assert faster_format(nn.Linear(2, 2), "cpu") == "contiguous"
 
 
@@ -154,18 +152,6 @@ def test_a_deployed_network_has_the_variants_weights_and_the_original_keeps_its_
     assert answers.dtype == variant.dtype
     tolerance = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}[precision]
     torch.testing.assert_close(answers.float(), expected, rtol=tolerance, atol=tolerance)
-
-
-def test_what_does_not_change_is_not_shared_with_the_copy() -> None:
-    network = Tied()
-    deployed = Variant("bf16").deploy(network)
-    deployed.get_buffer("body.1.num_batches_tracked").add_(1)
-    assert network.get_buffer("body.1.num_batches_tracked").item() == 0
-
-
-def test_eager_calls_the_module_itself() -> None:
-    network = Tied()
-    assert Variant().compiled(network) is network
 
 
 def case(device: str = "cpu", **axes: Any) -> Case:
@@ -234,6 +220,7 @@ def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
     )
 
 
+@pytest.mark.slow
 def test_torchs_own_search_for_a_compiler_decides() -> None:
     """In a process of its own, because torch remembers what it found."""
     code = "from fashiontl.timing.variants import unavailable_reason; from fashiontl.core.case import Case; "

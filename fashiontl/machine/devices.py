@@ -223,20 +223,17 @@ class Accelerator(Device):
             return None
         return f"{self.name} requested, but this machine has {count} (counted from 0)"
 
-    @property
-    def _place(self) -> str:
-        return f"{self.kind}:{self.index}"
-
     def synchronize(self) -> None:
         import torch
 
-        torch.accelerator.synchronize(self._place)
+        torch.accelerator.synchronize(f"{self.kind}:{self.index}")
 
     def event(self) -> Any:
         import torch
 
-        event = torch.Event(self._place, enable_timing=True)
-        event.record(torch.accelerator.current_stream(self._place))
+        place = f"{self.kind}:{self.index}"
+        event = torch.Event(place, enable_timing=True)
+        event.record(torch.accelerator.current_stream(place))
         return event
 
     def memory(self) -> Memory:

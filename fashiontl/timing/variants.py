@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,19 +221,16 @@ def _compile_unavailable(kind: str, index: int) -> str | None:
 
 
 def _has_cpp_compiler() -> bool:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor import cpp_builder, exc
 
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
+    with suppress(exc.InvalidCxxCompiler):
+        return bool(cpp_builder.get_cpp_compiler())
+    return False
 
 
 @contextmanager
 def cold_compile(folder: Path | None = None) -> Iterator[None]:
-    """Let torch.compile begin without any cache, keep its files to itself, and compile in this process alone.
+    """Let torch.compile start without any cache, keep its files to itself, and compile in this process alone.
 
     For a process that ends with its phase: the code that was compiled is in memory until then. The compiler itself is
     imported before anything is timed.
@@ -243,22 +240,20 @@ def cold_compile(folder: Path | None = None) -> Iterator[None]:
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
-
-    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
-    # More than one would be a pool of processes, which starts as the compiler is imported and outlives a worker.
-    with inductor.patch(compile_threads=1), dynamo.patch({limit: _MOST_COMPILES}), _no_cache(folder):
-        yield
-
-
-@contextmanager
-def _no_cache(folder: Path | None) -> Iterator[None]:
-    import torch._inductor.utils as inductor
+    from torch._inductor import utils
 
     importlib.import_module("torch._inductor.compile_fx")
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     # Renamed in torch 2.8.
-    fresh = inductor.fresh_cache if hasattr(inductor, "fresh_cache") else inductor.fresh_inductor_cache
-    # It leaves its folder behind when the phase fails, so it gets one inside another.
-    with tempfile.TemporaryDirectory(prefix="fashiontl-", dir=folder) as inside, fresh(dir=inside):
+    fresh = utils.fresh_cache if hasattr(utils, "fresh_cache") else utils.fresh_inductor_cache
+    with (
+        # More than one would be a pool of processes, which starts as the compiler is imported and outlives a worker.
+        inductor.patch(compile_threads=1),
+        dynamo.patch({limit: _MOST_COMPILES}),
+        # The cache leaves its folder behind when the phase fails, so it gets one inside another.
+        tempfile.TemporaryDirectory(prefix="fashiontl-", dir=folder) as inside,
+        fresh(dir=inside),
+    ):
         yield
 
 
