@@ -382,7 +382,7 @@ def test_no_text_gets_out_of_what_doctor_list_and_profile_show(text: str) -> Non
         for field in dataclasses.fields(Operator) if field.name not in {"name", "module", "phase"}
     })  # fmt: skip
     values: dict[str, Any] = {field.name: None for field in dataclasses.fields(Profile)}
-    assert_tame_terminal(top(Profile(**values | {"operators": (row,), "kernels": (), "doubts": ()}), 5))
+    assert_tame_terminal(top(Profile(**values | {"operators": (row,), "kernels": (), "warnings": ()}), 5))
 
 
 def test_names_of_entries_of_ones_own_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
