@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from msgspec.structs import replace
-from records import evaluated
+from records import PROOF, evaluated
 
 from fashiontl import cli
 from fashiontl.core import escape
@@ -266,9 +266,12 @@ def full_record(number: int, **fields: Any) -> dict[str, Any]:
         "extensions": {"mine.py": "ab" * 32}, "pretraining": {"source": "fashion6", "accuracy": 0.5},
         "members": [{"vgg11": 0.5}], "placed": "cuda:1", "conditions": {"doubts": ["it was hot"]},
     }  # fmt: skip
-    proof = {**(made.proof or {}), "unmoved": ["stem.weight"], "violations": []}
     values = replace(
-        made, provenance=made.provenance | more, proof=proof, warnings=("a doubt",), artifacts={"trace": "a.json"}
+        made,
+        provenance=made.provenance | more,
+        proof=replace(PROOF, unmoved=("stem.weight",)),
+        warnings=("a doubt",),
+        artifacts={"trace": "a.json"},
     )
     line: dict[str, Any] = json.loads(line_of(values))
     for entry in line["measurements"]:
@@ -382,7 +385,7 @@ def test_no_text_gets_out_of_what_doctor_list_and_profile_show(text: str) -> Non
         for field in dataclasses.fields(Operator) if field.name not in {"name", "module", "phase"}
     })  # fmt: skip
     values: dict[str, Any] = {field.name: None for field in dataclasses.fields(Profile)}
-    assert_tame_terminal(top(Profile(**values | {"operators": (row,), "kernels": (), "doubts": ()}), 5))
+    assert_tame_terminal(top(Profile(**values | {"operators": (row,), "kernels": (), "warnings": ()}), 5))
 
 
 def test_names_of_entries_of_ones_own_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.machine.devices import Device
-from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, time_blocks, time_calls, time_parts, warmed_blocks
+from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, time_blocks, time_calls, time_parts
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -225,14 +225,6 @@ def test_first_samples_of_a_throttled_machine_are_dropped_too() -> None:
     samples = time_parts({"a": machine.call, "b": machine.call}, machine.timer, SamplingBudget(0.5))
     assert (samples.warm_up.calls, samples.throttled) == (6, 5)
     assert samples.values == pytest.approx([0.4] * len(samples.values))
-
-
-def test_blocks_one_by_one_come_after_a_warm_up_and_calls_that_do_not_count() -> None:
-    machine = Machine(lambda number: max(0.0011, 0.1 * 0.9**number))
-    take, warm_up = warmed_blocks(machine.call, machine.timer, 5.0)
-    assert warm_up.steady
-    assert take() == pytest.approx(0.0011)
-    assert machine.calls == warm_up.calls + 9 + 19
 
 
 def test_a_missing_wait_is_seen_in_the_numbers() -> None:

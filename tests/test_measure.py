@@ -14,6 +14,7 @@ from filelock import FileLock
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads
 from fashiontl.records import SCHEMA, Record, from_json, to_json
 from fashiontl.runner import cell as cell_module
@@ -34,7 +35,6 @@ PROOF = {
 VALUES: dict[str, dict[str, Any]] = {
     "device": {"absence": None, "facts": {"accelerator": "Abacus 3000", "driver": "7"}},
     "variant": {"absence": None, "doubts": ["emulated"]},
-    "self_test": {"checks": [], "failures": []},
     "peak": {"matmul": 2e9, "convolution": 1e9},
     "pretrain": {
         "checkpoints": {"resnet18": "source.pt"},
@@ -80,7 +80,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "base_memory": 21,
         "training_flops": 90.0,
         "timing": {"train_throughput": {"warm_up": 7}},
-        "energy_doubts": ["flat battery"],
+        "energy_warnings": ["flat battery"],
         "warnings": [],
         "invalid": [],
     },
@@ -130,7 +130,7 @@ class FakeWorker:
     @property
     def phases(self) -> list[str]:
         """Those of cases: what is asked of the machine is left out."""
-        return [phase for phase, _, _ in self.calls if phase not in {"self_test", "peak"}]
+        return [phase for phase, _, _ in self.calls if phase != "peak"]
 
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
@@ -147,8 +147,8 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
     record = measurer(worker, tmp_path).measure(CASE, said.append)
     assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
     assert said[0] == "waiting for cpu"
-    assert said[1:3] == ["testing the clock", "measuring the peak"]
-    assert said[3:] == [f"in {phase}" for phase in worker.phases[1:]]
+    assert said[1] == "measuring the peak"
+    assert said[2:] == [f"in {phase}" for phase in worker.phases[1:]]
     assert (record.status, record.reason, record.schema, record.run) == ("ok", "", SCHEMA, "run-1")
     assert (record.id, record.case, record.settings) == (CASE.id, CASE, SETTINGS)
     assert record.command == "pytest bench/ --set 'a b=1'"
@@ -181,12 +181,11 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path).measure(CASE)
     assert worker.calls[0] == ("device", {"device": "cpu"}, 120)
-    assert worker.calls[1] == ("self_test", {"device": "cpu", "seconds": 0.8}, 120)
-    assert worker.calls[2] == ("peak", {"device": "cpu", "precision": "fp32", "seconds": 0.8}, 120)
+    assert worker.calls[1] == ("peak", {"device": "cpu", "precision": "fp32", "seconds": 0.8}, 120)
     common = {"case": asdict(CASE), "settings": asdict(SETTINGS), "cache": str(tmp_path / "cache")}
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
-    assert worker.calls[3] == ("pretrain", {**common, "traces": traces}, 7.0)
-    for call in worker.calls[4:]:
+    assert worker.calls[2] == ("pretrain", {**common, "traces": traces}, 7.0)
+    for call in worker.calls[3:]:
         assert call[1:] == ({**common, "traces": traces, "checkpoints": {"resnet18": "source.pt"}}, 7.0)
 
 
@@ -194,7 +193,9 @@ def test_a_case_is_measured_where_it_is_placed_and_keeps_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observed, said = [], []
-    monkeypatch.setattr(cell_module, "Observer", lambda device: observed.append(device) or Observer("cpu"))
+    monkeypatch.setattr(
+        cell_module, "Observer", lambda device: observed.append(device.name) or Observer(Device.of("cpu"))
+    )
     worker, case = FakeWorker(), Case("resnet18", "full", "cuda", precision="bf16")
     record = measurer(worker, tmp_path, placed={"cuda": "cuda:2"}).measure(case, said.append)
     assert (record.id, record.case, record.provenance["placed"]) == ("resnet18-full-cuda-bf16", case, "cuda:2")
@@ -319,19 +320,18 @@ def test_the_machine_is_tested_once_a_session(tmp_path: Path) -> None:
     cases = measurer(worker, tmp_path)
     for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
         assert cases.measure(case).values("peak_flops") == (2e9,)
-    asked = [(phase, job.get("precision")) for phase, job, _ in worker.calls if phase in {"self_test", "peak"}]
-    assert asked == [("self_test", None), ("peak", "fp32"), ("peak", "bf16")]
+    asked = [(phase, job.get("precision")) for phase, job, _ in worker.calls if phase == "peak"]
+    assert asked == [("peak", "fp32"), ("peak", "bf16")]
 
 
-def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path) -> None:
-    worker = FakeWorker(self_test={"failures": ["1 ms read as 2 ms"]}, peak=Outcome("crashed", "no", {}))
+def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_module, "clock_ratio", lambda: 2.0)
+    worker = FakeWorker(peak=Outcome("crashed", "no", {}))
     for _ in range(2):
         record = measurer(worker, tmp_path).measure(CASE)
-        assert record.warnings[0] == "this machine cannot measure: 1 ms read as 2 ms"
+        assert record.warnings[0].startswith("this machine cannot measure: the clock that times cases runs at 2")
         assert record.warnings[1] == "the peak was not measured: no"
         assert (record.status, record.values("peak_flops")) == ("ok", ())
-    record = measurer(FakeWorker(self_test=Outcome("timeout", "slow", {})), tmp_path).measure(CASE)
-    assert record.warnings[0] == "the self-test failed: slow"
 
 
 def test_a_variant_that_the_device_lacks_is_skipped(tmp_path: Path) -> None:

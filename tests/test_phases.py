@@ -19,13 +19,14 @@ from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import TaskData
-from fashiontl.machine import devices
+from fashiontl.machine.devices import Cpu, Device
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.models.weights.start import Start, save
 from fashiontl.runner import phases
-from fashiontl.runner.phases import accuracy, batch_sweep, readings, speed, timed_pass
+from fashiontl.runner.phases import accuracy, readings, speed
 from fashiontl.runner.workload import Workload
+from fashiontl.timing import loops
 from fashiontl.timing.loops import Samples, WarmUp
 from fashiontl.training.fit import Examples
 
@@ -64,16 +65,6 @@ def run(phase: Callable[..., dict[str, Any]], work: dict[str, Any], lines: list[
 
 SCRATCH = Case(ARCHITECTURE, "scratch")
 PROBE = Case(ARCHITECTURE, "linear_probe", weights="none")
-
-
-def test_a_device_that_is_here() -> None:
-    assert run(phases.device, {"device": "cpu"}) == {"absence": None, "facts": {}, "total_memory": None}
-
-
-def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = replace(devices.DEVICES["cuda"], absence=lambda index: f"no card {index}", facts=lambda index: 1 / 0)
-    monkeypatch.setitem(devices.DEVICES, "cuda", gone)
-    assert run(phases.device, {"device": "cuda:3"}) == {"absence": "no card 3", "facts": {}}
 
 
 def test_training_gives_one_entry_a_seed() -> None:
@@ -214,8 +205,7 @@ def test_the_case_says_its_size_and_batch() -> None:
     assert work.random_images(work.settings.throughput_batch).shape == (7, 3, 40, 40)
 
 
-def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
+def test_a_sweep_over_batches() -> None:
     lines: list[str] = []
     value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
@@ -234,7 +224,7 @@ def test_no_profiler_in_a_timed_pass(phase: Any) -> None:
 
 
 def test_throttled_samples_make_a_case_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_pass, "ThrottleWatch", lambda device: lambda: True)
+    monkeypatch.setattr(loops, "ThrottleDetector", lambda device: lambda: True)
     value = run(phases.inference, job(PROBE))
     assert value["latency"] == []
     assert value["invalid"][0].startswith("latency: 100% of the samples were taken while the machine was throttled")
@@ -253,7 +243,7 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
     def samples(values: tuple[float, ...], steady: bool, **parts: tuple[float, ...]) -> Samples:
         return Samples(values, (), parts, WarmUp(3, steady, 0.1, 0.05), "precise", 0)
 
-    def time_slices(call: Callable[[], None], *_: Any) -> Samples:
+    def time_blocks(call: Callable[[], None], *_: Any) -> Samples:
         call()
         return samples((2.0, 4.0, 9.0), True) if len(trainable) == 1 else samples((10.0, 20.0), False)
 
@@ -266,7 +256,7 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
 
     ended: list[bool] = []
     monkeypatch.setattr(Workload, "training_step", training_step)
-    monkeypatch.setattr(speed, "time_slices", time_slices)
+    monkeypatch.setattr(speed, "time_blocks", time_blocks)
     monkeypatch.setattr(speed, "time_parts", time_parts)
     settings = replace(SETTINGS, epochs=4, throughput_batch=6)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), settings))
@@ -303,7 +293,7 @@ def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatc
         return {"training_peak_memory": next(readings), "training_process_memory": 1000}
 
     monkeypatch.setattr(speed, "memory", memory)
-    monkeypatch.setattr(speed, "restart_peak", lambda device: own)
+    monkeypatch.setattr(Cpu, "restart_peak", lambda device: own)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), replace(SETTINGS, epochs=4)))
     assert (value["training_peak_memory"], value["training_process_memory"]) == (700, 1000)
     each, mean = value["periods"]["each"], value["periods"]["mean"]
@@ -318,11 +308,11 @@ def test_a_policy_that_does_not_change_has_no_periods() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak cannot be forgotten")
 def test_a_processs_peak_begins_anew() -> None:
     large = torch.ones(2**26, dtype=torch.uint8)
-    before = readings.memory("cpu", "training", 0)["training_peak_memory"]
+    before = readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"]
     del large
-    if not readings.restart_peak("cpu"):
+    if not Device.of("cpu").restart_peak():
         pytest.skip("this system's /proc does not let a peak be forgotten")
-    assert readings.memory("cpu", "training", 0)["training_peak_memory"] < before - 2**25
+    assert readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"] < before - 2**25
 
 
 def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:

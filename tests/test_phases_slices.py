@@ -120,8 +120,8 @@ def test_slices_are_long_enough_and_waited_for_once() -> None:
         now[0] += 0.003
         log.append("call")
 
-    tool = loops.Instrument(synchronize=lambda: log.append("wait"), clock=lambda: now[0])
-    take, warm_up = loops.warmed_slices(call, tool, 1.0)
+    timer = loops.DeviceTimer(synchronize=lambda: log.append("wait"), clock=lambda: now[0])
+    take, warm_up = loops.warmed_blocks(call, timer, 1.0)
     assert (warm_up.steady, warm_up.calls) == (True, log.count("call"))
     log.clear()
     assert take() == pytest.approx(0.003)

@@ -20,7 +20,7 @@ from fashiontl.matrix import extensions
 from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.profiling.operators import Profile
 from fashiontl.runner import phases
-from fashiontl.runner.phases import batch_sweep, profile_step, speed
+from fashiontl.runner.phases import profile_step, speed
 from fashiontl.timing.loops import Samples, WarmUp
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -95,13 +95,12 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return Profile((), (), None, 1, 0.5, None, None, ())
 
     monkeypatch.setattr(speed, "time_calls", once)
-    monkeypatch.setattr(speed, "time_slices", once)
+    monkeypatch.setattr(speed, "time_blocks", once)
     monkeypatch.setattr(speed, "time_parts", each)
     # The package has a function of that name.
-    monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_slices", warmed)
+    monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_blocks", warmed)
     monkeypatch.setattr(profile_step, "profile_steps", profiled)
-    monkeypatch.setattr("fashiontl.timing.sweep.time_slices", once)
-    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
+    monkeypatch.setattr("fashiontl.timing.sweep.time_blocks", once)
     filling, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(False)

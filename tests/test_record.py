@@ -38,7 +38,7 @@ from fashiontl.records import (
     to_frame,
     to_json,
 )
-from fashiontl.records.facts import Facts
+from fashiontl.records.facts import Facts, Proof
 from fashiontl.reports.leaderboard.page import render, summary
 
 CASE = Case("resnet18", "linear_probe")
@@ -63,7 +63,7 @@ RECORDS = st.builds(
     reason=TEXTS,
     warnings=st.lists(TEXTS, max_size=3).map(tuple),
     measurements=st.lists(MEASUREMENTS, max_size=4, unique_by=lambda each: each.metric).map(tuple),
-    proof=st.none() | st.fixed_dictionaries({}, optional={"holds": st.booleans(), "own": JSON}),
+    proof=st.none() | st.builds(Proof, holds=st.booleans(), unmoved=st.lists(TEXTS).map(tuple)),
     provenance=st.dictionaries(TEXTS.filter(lambda name: name not in Facts.__struct_fields__), JSON, max_size=3),
     artifacts=st.dictionaries(TEXTS, TEXTS, max_size=2),
 )
@@ -166,7 +166,7 @@ def test_parts_that_older_lines_lack_take_their_defaults() -> None:
     line["provenance"], line["proof"] = {}, None
     read = from_json(json.dumps(line), "x:1")
     assert (read.settings.augment, read.case.precision, read.environment.threads_limit) == (False, "fp32", None)
-    assert (read.facts(), read.policy_proof()) == (Facts(), None)
+    assert (read.facts(), read.proof) == (Facts(), None)
 
 
 def test_a_name_outside_of_unicode_is_read_with_question_marks(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fashiontl.core.errors import DivergedError
 from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.devices import DEVICES, Cpu
 from fashiontl.models.network import Network
 from fashiontl.training import fit as fit_module
 from fashiontl.training.divergence import in_answers, in_weights
@@ -191,8 +191,8 @@ def test_a_reused_prefix_runs_once_whatever_the_epochs() -> None:
 def test_images_without_room_on_a_device_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     given = examples()
     for free, where in ((None, "meta"), (4 * given.images.nbytes, "meta"), (4 * given.images.nbytes - 1, "cpu")):
-        device = replace(DEVICES["cpu"], name="meta", free=lambda index, free=free: free)
-        monkeypatch.setitem(DEVICES, "meta", device)
+        monkeypatch.setattr(Cpu, "free_memory", lambda device, free=free: free)
+        monkeypatch.setitem(DEVICES, "meta", Cpu)
         placed = given.on("meta")
         assert (placed.images.device.type, placed.labels.device.type) == (where, "meta")
 

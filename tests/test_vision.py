@@ -67,6 +67,7 @@ def test_any_other_fault_is_passed_on(importing: Any, error: Exception) -> None:
     assert Library.made == ()
 
 
+@pytest.mark.slow
 def test_models_run_in_a_fresh_process_whatever_is_installed() -> None:
     """Here torchvision may be sound or not; a library was defined exactly when it is not."""
     plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)

@@ -164,7 +164,7 @@ def _extensions(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _proof(rows: Sequence[Row]) -> Iterator[str]:
-    proofs = [row.proof for row in rows if row.proof]
+    proofs = [row.record.proof for row in rows if row.record.proof]
     if not proofs:
         return
     frozen, buffers, trained = (
@@ -232,7 +232,7 @@ def _doubts(row: Row) -> str:
             f"a training step is the mean over {len(facts.periods.each)} plans, weighted by their epochs; the peak of "
             "memory is the largest of them"
         )
-    if row.proof and (unmoved := row.proof.unmoved):
+    if record.proof and (unmoved := record.proof.unmoved):
         names = ", ".join(unmoved[:3]) + (", …" if len(unmoved) > 3 else "")
         doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
     return "; ".join(doubts)

@@ -44,7 +44,7 @@ def profile(job: CaseJob, progress: Progress) -> PhaseResult:
             work.case.file_name,
             modules=_modules(work.parts(), networks),
         )
-    result = PhaseResult(provenance={"profile": asdict(found)})
+    result = PhaseResult(provenance={"profile": msgspec.to_builtins(found)})
     result.warnings = [
         *(f"profile: {warning}" for warning in found.warnings),
         *work.of_one_epoch("profile", 0, networks),
