@@ -123,23 +123,6 @@ def _without_modules(model: nn.Module, network: Network) -> set[int]:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "stages"),
-    [
-        ("vgg11", {"stage1": 1, "stage2": 1, "stage3": 2, "stage4": 2, "stage5": 2, "neck": 0, "head": 0}),
-        ("resnet18", {"stem": 1, "stage1": 4, "stage2": 5, "stage3": 5, "stage4": 5, "neck": 0, "head": 0}),
-        ("mobilenet_v2", {"stem": 1, "stage1": 2, "stage2": 6, "stage3": 9, "stage4": 21, "stage5": 13, "neck": 0,
-                          "head": 0}),
-        ("densenet121", {"stem": 1, "stage1": 13, "stage2": 25, "stage3": 49, "stage4": 32, "neck": 0, "head": 0}),
-    ],
-)  # fmt: skip
-def test_convolutions_of_each_stage(name: str, stages: dict[str, int]) -> None:
-    with torch.device("meta"):
-        network = build(name, CLASSES, image_size=32)
-    counts = {key: sum(isinstance(m, nn.Conv2d) for m in stage.modules()) for key, stage in network.stages.items()}
-    assert counts == stages
-
-
 def test_the_table_names_every_classifier_of_torchvision_and_its_weights() -> None:
     published = {
         name: tuple(weights.name for weights in models.get_model_weights(name))
