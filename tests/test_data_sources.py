@@ -285,3 +285,7 @@ def test_a_broken_download_leaves_nothing_behind_and_the_next_one_succeeds(tmp_p
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert fault().endswith(f"\n{UNAVAILABLE}")
+
+
+def test_unknown_data():
+    assert fault("imagenet") == "unknown data 'imagenet'; expected embedded or original"

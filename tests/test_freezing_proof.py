@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_freezing_stand_in import StandIn, loss, one_thread, prepared, stand_in, step  # noqa: F401 - a fixture
+from torch import nn
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES, Plan, StagePlan
@@ -205,3 +206,19 @@ def test_out_of_order_calls_say_what_to_call() -> None:
         verifier.result()
     with pytest.raises(FashiontlError, match=r"^expected a plan of 7 stages"):
         FreezeVerifier(network).begin((StagePlan("all", "batch", 1.0),))
+
+
+def test_a_frozen_tensor_that_is_gone_or_of_another_type_is_caught() -> None:
+    network = stand_in()
+    plan = POLICIES["linear_probe"].plan(network.stage_names, 0, 1)
+    apply(network, plan)
+    verifier = FreezeVerifier(network)
+    verifier.begin(plan)
+    network.stages["stem"][0].weight.data = network.stages["stem"][0].weight.data.double()
+    network.stages["stage1"].block.conv = nn.Identity().eval()
+    nn.init.zeros_(network.stages["head"].linear.weight)
+    verifier.end()
+    assert verifier.result().violations == (
+        "frozen parameters changed: 1 in stem, first stem.0.weight",
+        "frozen parameters changed: 2 in stage1, first stage1.block.conv.weight",
+    )

@@ -209,8 +209,8 @@ class Spy:
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
-    spy = Spy(fit_module._optimizer)
-    monkeypatch.setattr(fit_module, "_optimizer", spy)
+    spy = Spy(fit_module.new_optimizer)
+    monkeypatch.setattr(fit_module, "new_optimizer", spy)
     return spy
 
 

@@ -127,6 +127,11 @@ def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
     )
 
 
+def test_imagenet_weights_that_were_never_published() -> None:
+    fails("imagenet", "no ImageNet weights for tutorial_vgg; use --weights none", "tutorial_vgg")
+    fails("IMAGENET1K_V2", f"^{ARCHITECTURE}: unknown ImageNet weights 'IMAGENET1K_V2'; .*IMAGENET1K_V1")
+
+
 def foreign(file: Path) -> None:
     torch.save(models.get_model(ARCHITECTURE, weights=None).state_dict(), file)
 

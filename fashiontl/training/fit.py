@@ -141,7 +141,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on
             plan = wanted
             apply(network, plan)
             verifier.begin(plan)
-            optimizer = _optimizer(network, plan, recipe, optimizer)
+            optimizer = new_optimizer(network, plan, recipe, optimizer)
             batches = Batches(
                 network, plan, examples.images, recipe, preprocessing, generator, variant=variant, store=store
             )
@@ -358,11 +358,19 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
     return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
-def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
+def new_optimizer(
+    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
     """The recipe's optimiser, at its peak learning rate, of what trains under a plan.
 
+    Args:
+        network: prepared for the plan.
+        plan: one entry a stage.
+        recipe: optimiser, learning rate and weight decay.
+        previous: whose state is kept for what goes on training; an unfrozen parameter starts with fresh state.
+
     Raises:
-        FashiontlError: nothing does.
+        FashiontlError: nothing trains.
     """
     groups = parameter_groups(network, plan, recipe.lr, recipe.weight_decay)
     if not groups:
@@ -370,17 +378,10 @@ def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.O
             f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
             "correct the policy"
         )
-    return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
-
-
-def _optimizer(
-    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
-) -> torch.optim.Optimizer:
-    optimizer = new_optimizer(network, plan, recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
         for parameter in group["params"]:
-            # A thawed parameter starts with fresh state; one that goes on training keeps its own.
             if previous is not None and parameter in previous.state:
                 optimizer.state[parameter] = previous.state[parameter]
     return optimizer
