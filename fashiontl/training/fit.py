@@ -78,7 +78,7 @@ class Fit:
     steps: int = 0
 
 
-def fit(  # noqa: PLR0913 - all that a training depends on
+def fit(  # noqa: C901, PLR0913 - the loop in its order, and all that a training depends on
     network: Network,
     policy: Policy,
     examples: Examples,
@@ -126,7 +126,8 @@ def fit(  # noqa: PLR0913 - all that a training depends on
     losses: list[float] = []
     reused = 0
     features: str | None = None
-    best = _Best(network, validation, preprocessing, variant)
+    accuracies: list[float] = []
+    best: dict[str, Tensor] = {}
     seconds = 0.0
     device = str(_device_of(network))
     scaler = variant.scaler(device)
@@ -155,45 +156,20 @@ def fit(  # noqa: PLR0913 - all that a training depends on
         steps, last = len(seen), (epoch, len(seen) - 1)
         losses.append(loss)
         if validation is not None:
-            if what := in_answers(best.judge(), "validation"):
+            logits = predict(network, validation.images, preprocessing, variant)
+            if what := in_answers(logits, "validation"):
                 raise diverged(what, recipe, last, steps, losses)
+            accuracies.append((logits.argmax(1) == validation.labels.cpu()).double().mean().item())
+            if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+                best = {name: value.clone() for name, value in network.state_dict().items()}
             apply(network, plan)
     if what := in_weights(network):
         raise diverged(what, recipe, last, steps, losses)
     verifier.end()
-    best.restore()
-    chosen = best.accuracies.index(max(best.accuracies)) if best.accuracies else recipe.epochs - 1
-    return Fit(seconds, tuple(losses), verifier.result(), reused, tuple(best.accuracies), chosen, features, steps)
-
-
-class _Best:
-    """The weights of the epoch with the best accuracy on the validation images, if there are any."""
-
-    def __init__(
-        self, network: Network, validation: Examples | None, preprocessing: Preprocessing, variant: Variant
-    ) -> None:
-        self.accuracies: list[float] = []
-        self._network = network
-        self._validation = validation
-        self._preprocessing = preprocessing
-        self._variant = variant
-        self._state: dict[str, Tensor] | None = None
-
-    def judge(self) -> Tensor:
-        """Classify the validation images, and keep a copy of the weights if they are the best yet; the logits."""
-        assert self._validation is not None
-        logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
-        answers = logits.argmax(1)
-        accuracy = (answers == self._validation.labels.cpu()).double().mean().item()
-        if not self.accuracies or accuracy > max(self.accuracies):
-            self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
-        self.accuracies.append(accuracy)
-        return logits
-
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        if self._state is not None:
-            self._network.load_state_dict(self._state)
+    if best:
+        network.load_state_dict(best)
+    chosen = accuracies.index(max(accuracies)) if accuracies else recipe.epochs - 1
+    return Fit(seconds, tuple(losses), verifier.result(), reused, tuple(accuracies), chosen, features, steps)
 
 
 def _epoch(
