@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -293,9 +292,10 @@ OK, FAILED = full_record(1), full_record(2, status="crashed", reason="it fell ov
 # What a number stands in, and what must be one of a few, is refused; the rest is shown.
 SHOWN = (
     "id", "command", "reason", "case", "warnings", "proof.unmoved", "provenance.data", "provenance.weights",
-    "provenance.extensions", "provenance.timing", "environment", "settings.preset", "settings.data",
+    "provenance.extensions", "provenance.timing", "provenance.sweep", "environment", "settings.preset", "settings.data",
 )  # fmt: skip
 PLACES = [path for path in places(OK) if None not in path and ".".join(map(str, path)).startswith(SHOWN)]
+PLACES.append(("provenance", "extensions", "mine.py", None))
 
 
 def test_the_fields_of_a_record_that_hold_text_are_found(tmp_path: Path) -> None:
@@ -495,22 +495,3 @@ def test_no_option_of_a_session_gets_out(matrix: Callable[[str], pytest.Pytester
     assert result.ret == 2
     # Behind what pytest itself says of the arguments it was given.
     assert_tame_terminal(result.stderr.str() + result.stdout.str().partition("Exit: ")[2])
-
-
-def test_a_branch_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Git takes names with pipes, backticks, colons of commands, mentions and markup."""
-    name = "a|`b`<i>/@octocat/#1/](javascript)/$(c)/\u202e"
-    for command in (
-        ["init", "-q"],
-        ["-c", "user.name=a", "-c", "user.email=b", "commit", "-q", "--allow-empty", "-m", "a"],
-        ["branch", name],
-    ):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
-    cli.main(["gate", f"--base={name}", "--arch=resnet18", "--policy=full", "--device=cpu", "--preset=smoke"])
-    shown = capsys.readouterr()
-    assert shown.out + shown.err
-    assert_tame_terminal(shown.out + shown.err)

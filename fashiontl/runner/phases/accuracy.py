@@ -173,8 +173,8 @@ def _train_network(
     """
     device_name = part.device
     torch.manual_seed(seed)
-    begun = work.start(part)
-    network = begun.network
+    initial = work.start(part)
+    network = initial.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
@@ -185,7 +185,7 @@ def _train_network(
             POLICIES[part.policy],
             Examples(chosen.train_images, chosen.train_labels).on(device_name),
             recipe,
-            begun.preprocessing,
+            initial.preprocessing,
             seed=seed,
             validation=validation if len(validation.labels) else None,
             variant=work.variant,
@@ -193,11 +193,11 @@ def _train_network(
             progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         progress(f"testing, {where}")
-        logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
+        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
         if fault := in_answers(logits, "test"):
             raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
-        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
+        known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
         if part != work.case:
             known = {name: {part.architecture: found} for name, found in known.items()}
         place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
