@@ -1,9 +1,9 @@
 """The phase that profiles a case."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from fashiontl.core.case import Case
