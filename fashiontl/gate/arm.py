@@ -16,8 +16,8 @@ from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, user_path
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
+from fashiontl.gate.result import Verdict
 from fashiontl.gate.trees import Checkout
-from fashiontl.gate.verdict import Word
 from fashiontl.machine.environment import PROTOCOL
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import anchored
@@ -45,9 +45,9 @@ class IncomparableError(FashiontlError):
         word: what the whole gate says: `NO_BASELINE` or `CRASHED`.
     """
 
-    def __init__(self, word: Word, message: str) -> None:
+    def __init__(self, verdict: Verdict, message: str) -> None:
         super().__init__(message)
-        self.word = word
+        self.verdict = verdict
 
 
 class StoppedError(Exception):
@@ -316,12 +316,12 @@ class Turns:
         Raises:
             StoppedError: the process ended, or took too long.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         limit = self._timeout
         if metric in self._usual:
             limit = min(limit, _SLICE_SECONDS + _SLICE_FACTOR * self._usual[metric])
         answer = self._ask(f"slice {metric}", limit)
-        self._usual.setdefault(metric, time.monotonic() - begun)
+        self._usual.setdefault(metric, time.monotonic() - started)
         return float(answer["seconds"]), bool(answer["throttled"])
 
     def _ask(self, command: str, timeout: float) -> dict[str, Any]:

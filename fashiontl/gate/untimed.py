@@ -5,13 +5,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.gate.arm import failure_kind
-from fashiontl.gate.asked import COUNTED, seeds_of
-from fashiontl.gate.limits import processes_of
-from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
+from fashiontl.gate.arm import Arm, failure_kind
+from fashiontl.gate.limits import COUNTED, LIMITS, processes_of
+from fashiontl.gate.raw import Answers, Counts, Failure, SeedPair
+from fashiontl.gate.raw import Arm as Name
 from fashiontl.matrix.options import SOURCE_TASKS, as_timed
 from fashiontl.runner.client import Outcome, Progress
 
@@ -20,15 +20,13 @@ _PHASES = ("inference", "step")
 _SECONDS, _SAMPLES, _HALF_WIDTH = 0.02, 6, 1.0
 
 
-class Runs(Protocol):
-    """An arm that runs phases, as `fashiontl.gate.arm.Arm` does."""
-
-    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
-        """Run a phase of a case in a fresh process."""
+def seeds_of(settings: Settings) -> int:
+    """Seeds that are trained where the first one's answers differ."""
+    return max(settings.seeds, LIMITS["accuracy"].repeats)
 
 
 def count(
-    arms: Mapping[Arm, Runs],
+    arms: Mapping[Name, Arm],
     case: Case,
     settings: Settings,
     progress: Progress,
@@ -49,7 +47,7 @@ def count(
     """
     brief = replace(settings, seconds=_SECONDS, samples=_SAMPLES, half_width=_HALF_WIDTH)
     repeats = processes_of(case.id)
-    values: dict[str, dict[Arm, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
+    values: dict[str, dict[Name, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
     failures: list[Failure] = []
     for repeat in range(repeats):
         for arm in in_turn(repeat):
@@ -69,8 +67,8 @@ def count(
     ], failures
 
 
-def answer(
-    arms: Mapping[Arm, Runs], case: Case, settings: Settings, progress: Progress
+def train(
+    arms: Mapping[Name, Arm], case: Case, settings: Settings, progress: Progress
 ) -> tuple[Answers | None, list[Failure]]:
     """Train and test a case in both arms with the same seeds: the first, and if anything differs, as many as judge it.
 
@@ -88,7 +86,7 @@ def answer(
     seeds = seeds_of(settings)
     pairs: tuple[SeedPair, ...] = ()
     for number in (1, seeds):
-        found: dict[Arm, Outcome] = {}
+        found: dict[Name, Outcome] = {}
         for arm in in_turn(0):
             progress(f"{case.id}: training {arm} with {number} of {seeds} seeds")
             found[arm] = arms[arm].run("train", case, replace(settings, seeds=number), progress, **more)
@@ -131,10 +129,10 @@ def _digest(trained: str | Mapping[str, str]) -> str:
     )
 
 
-def in_turn(repeat: int) -> tuple[Arm, Arm]:
-    """The arms in the order of a repeat: turns go ABBA, as in an epoch."""
+def in_turn(repeat: int) -> tuple[Name, Name]:
+    """The arms in the order of a repeat: turns go ABBA, as in a trial."""
     return ("head", "base") if repeat % 2 else ("base", "head")
 
 
-def _failure(case: Case, arm: Arm, outcome: Outcome) -> Failure:
+def _failure(case: Case, arm: Name, outcome: Outcome) -> Failure:
     return Failure(case.id, arm, failure_kind(outcome), outcome.reason)
