@@ -2,32 +2,35 @@
 
 import argparse
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from fashiontl.core.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
     DEFAULT_TASK,
     EXECUTIONS,
+    LARGEST_BATCH,
+    LARGEST_IMAGE,
     MEMORY_FORMATS,
     PRECISIONS,
     PRESET_ARCHITECTURES,
     PRESET_POLICIES,
     PRESET_TASKS,
     PRESETS,
-    RANGES,
     Case,
     Settings,
     expand,
     is_published,
     override,
+    parse_text,
 )
-from fashiontl.core.errors import FashiontlError, brief, is_there, unknown_name
+from fashiontl.core.errors import FashiontlError, is_there, unknown_name
 from fashiontl.data import TASKS, find_task
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
@@ -183,12 +186,14 @@ def _names(
 
 def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
     """Whole numbers in their range; 0, which is the settings' own, when none is named."""
-    names = _parted(kind, texts, faults)
-    least, most = RANGES[kind.replace(" ", "_")]
-    # No number of more digits than these is in the range, and Python refuses very long ones.
-    wrong = [name for name in names if not (re.fullmatch("[0-9]{1,9}", name) and least <= int(name) <= most)]
-    faults += [f"{kind}: expected a whole number from {least:,} to {most:,}, got {brief(name)}" for name in wrong]
-    return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
+    largest = {"image size": LARGEST_IMAGE, "batch": LARGEST_BATCH}[kind]
+    sizes = []
+    for name in _parted(kind, texts, faults):
+        try:
+            sizes.append(parse_text(name, Annotated[int, Meta(ge=1, le=largest)]))
+        except ValueError as error:
+            faults.append(f"{kind}: {error}")
+    return list(dict.fromkeys(sizes)) or [0]
 
 
 def _parted(kind: str, texts: Sequence[str], faults: list[str]) -> list[str]:
