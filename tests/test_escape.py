@@ -3,12 +3,12 @@
 import contextlib
 import copy
 import dataclasses
+import html
 import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from msgspec.structs import replace
-from records import evaluated
+from records import PROOF, evaluated
 
 from fashiontl import cli
 from fashiontl.core import escape
@@ -156,22 +156,8 @@ def test_code_shows_a_text_as_it_is(text: str) -> None:
 @FEW
 @given(ANYTHING)
 def test_html_is_text_alone(text: str) -> None:
-    found: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: Any) -> None:
-            found.append(f"{tag} {attributes}")
-
-        def handle_data(self, data: str) -> None:
-            found.append(data)
-
-    reader = Reader()
-    reader.feed(f'<p title="{escape.to_html(text)}">')
-    reader.feed(f"{escape.to_html(text)}</p>")
-    reader.close()
-    line = escape.to_line(text)
-    assert found[0] == f"p {[('title', line)]}"
-    assert "".join(found[1:]) == line
+    assert not set("<>\"'") & set(escape.to_html(text))
+    assert html.unescape(escape.to_html(text)) == escape.to_line(text)
 
 
 @FEW
@@ -216,14 +202,10 @@ def test_a_file_name_is_one_component_that_every_system_takes(text: str) -> None
     assert Path("a", name).parent == Path("a")
 
 
-def test_long_file_names_that_differ_at_the_end_differ() -> None:
+def test_file_names_that_are_long_or_of_devices() -> None:
     one, other = (escape.to_file_name("é" * 10_000 + end) for end in "ab")
     assert one != other
-    assert {escape.to_file_name(case) for case in ("CON", "con.txt", "com1", "LPT1.a.b", "console")} == {
-        "_CON", "_con.txt", "_com1", "_LPT1.a.b", "console",
-    }  # fmt: skip
-    assert Case("resnet18", "full", weights=f"/{'w' * 300}.pt").file_name.startswith("resnet18-full-cpu-www")
-    assert len(Case("resnet18", "full", weights=f"/{'w' * 300}.pt").file_name) == 100
+    assert [escape.to_file_name(name) for name in ("CON", "LPT1.a.b", "console")] == ["_CON", "_LPT1.a.b", "console"]
 
 
 # --- a record's fields ---
@@ -267,9 +249,12 @@ def full_record(number: int, **fields: Any) -> dict[str, Any]:
         "extensions": {"mine.py": "ab" * 32}, "pretraining": {"source": "fashion6", "accuracy": 0.5},
         "members": [{"vgg11": 0.5}], "placed": "cuda:1", "conditions": {"doubts": ["it was hot"]},
     }  # fmt: skip
-    proof = {**(made.proof or {}), "unmoved": ["stem.weight"], "violations": []}
     values = replace(
-        made, provenance=made.provenance | more, proof=proof, warnings=("a doubt",), artifacts={"trace": "a.json"}
+        made,
+        provenance=made.provenance | more,
+        proof=replace(PROOF, unmoved=("stem.weight",)),
+        warnings=("a doubt",),
+        artifacts={"trace": "a.json"},
     )
     line: dict[str, Any] = json.loads(line_of(values))
     for entry in line["measurements"]:

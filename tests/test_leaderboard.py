@@ -250,7 +250,7 @@ def test_a_raised_image_size_is_a_footnote(asked: int, used: int, text: str) -> 
 
 
 def test_footnotes_are_shared_and_stand_after_the_reason() -> None:
-    unmoved = PROOF | {"unmoved": ["a.weight", "b_", "c", "d"]}
+    unmoved = replace(PROOF, unmoved=("a.weight", "b_", "c", "d"))
     rows = [
         row_of(record(CPU[0], warnings=("a *doubt*", "another"))),
         row_of(failed(CPU[1], "oom", "too  big", warnings=("a *doubt*", "another"))),

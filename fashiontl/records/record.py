@@ -52,8 +52,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         reason: why it is not `ok`; empty when it is.
         warnings: reasons to doubt the numbers.
         measurements: raw values; those of the phases before a failure are kept.
-        proof: that the policy was kept (`fashiontl.freezing.proof.PolicyProof` as a dictionary); None when the case
-            did not get so far.
+        proof: that the policy was kept; None when the case did not get so far.
         provenance: sources and SHA-256 of data and weights, the recipe, and what else the phases returned.
         artifacts: kind of file to its path.
     """
@@ -71,7 +70,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     warnings: tuple[str, ...]
     measurements: tuple[Measurement, ...]
-    proof: dict[str, Any] | None
+    proof: Proof | None
     provenance: dict[str, Any]
     artifacts: dict[str, str]
 
@@ -87,10 +86,6 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     def facts(self) -> Facts:
         """What of the provenance is known by type; its other entries are left out."""
         return msgspec.convert(self.provenance, Facts)
-
-    def policy_proof(self) -> Proof | None:
-        """The proof that the policy was kept, by type."""
-        return msgspec.convert(self.proof, Proof | None)
 
 
 def to_json(record: Record) -> str:
@@ -183,10 +178,9 @@ def _decoder(kind: Any) -> Any:
 @functools.cache
 def _strict_line() -> Any:
     """`Record` with the types of all its parts, numbers in ranges, and no unknown fields in cases and settings."""
-    replaced = {"proof": Proof | None, "provenance": Facts}
     described = []
     for field in msgspec.structs.fields(Record):
-        kind = replaced.get(field.name, field.type)
+        kind = Facts if field.name == "provenance" else field.type
         described.append((field.name, _closed(kind) if is_dataclass(kind) else kind))
     return msgspec.defstruct("Line", described, forbid_unknown_fields=True)
 

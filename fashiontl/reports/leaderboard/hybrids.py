@@ -26,12 +26,7 @@ def difference(one: Interval, other: Interval) -> Interval:
 
 
 def hybrids_text(rows: Sequence[Row], names: Names) -> str:
-    """The table in Markdown; empty without hybrids that went well and whose accuracy is known.
-
-    Args:
-        rows: of one section.
-        names: of the section.
-    """
+    """A section's table in Markdown; empty without hybrids that went well and whose accuracy is known."""
     known = [row for row in rows if row.sound and row.interval(ACCURACY)]
     hybrids = [row for row in known if members(row.record.case.architecture)]
     known = by_accuracy(known)

@@ -52,10 +52,10 @@ _MOST_ROWS_OPEN = 24
 
 
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
-    """The page in Markdown.
+    """The page in Markdown of the newest record of each case, machine and meaning of the settings.
 
     Args:
-        records: in any order; only the newest of each case, machine and meaning of the settings is shown.
+        records: in any order.
         faults: what could not be read, `file:line: what`.
     """
     return "".join(parts(sections(map(row_of, latest(records))), faults))
@@ -126,12 +126,7 @@ def _broken(name: str) -> str:
 
 
 def parts(found: Sequence[Sequence[Row]], faults: Sequence[str]) -> Iterator[str]:
-    """The page in Markdown, a section at a time, so that a page of very many need not be held at once.
-
-    Args:
-        found: as from `sections`.
-        faults: what could not be read, `file:line: what`.
-    """
+    """The page in Markdown, a section at a time, so that a page of very many need not be held at once."""
     yield _INTRODUCTION
     if len(found) > 1:
         yield "\n\n" + overview(found)
