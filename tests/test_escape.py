@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
-from gate_raws import finding, raw, verdict
+from gate_raws import finding, gate_result, raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -29,7 +30,7 @@ from fashiontl.core.files import write_atomically
 from fashiontl.doctor import Line, Report, Section, to_json, to_text
 from fashiontl.freezing import POLICIES
 from fashiontl.gate.report import annotations, junit, markdown, terminal
-from fashiontl.gate.verdict import Explained
+from fashiontl.gate.result import Explained
 from fashiontl.profiling.operators import Operator, Profile, top
 from fashiontl.records import read_runs
 from fashiontl.records import to_json as line_of
@@ -277,7 +278,8 @@ OK, FAILED = full_record(1), full_record(2, status="crashed", reason="it fell ov
 # What a number stands in, and what must be one of a few, is refused; the rest is shown.
 SHOWN = (
     "id", "command", "reason", "case", "warnings", "proof.unmoved", "provenance.data", "provenance.weights",
-    "provenance.extensions", "provenance.timing", "provenance.sweep", "environment", "settings.preset", "settings.data",
+    "provenance.extensions", "provenance.timing", "provenance.sweep", "environment", "settings.preset",
+    "settings.data_root",
 )  # fmt: skip
 PLACES = [path for path in places(OK) if None not in path and ".".join(map(str, path)).startswith(SHOWN)]
 PLACES.append(("provenance", "extensions", "mine.py", None))
@@ -326,20 +328,20 @@ def test_no_refused_field_of_a_record_gets_out(kind: int, tmp_path: Path) -> Non
 
 @HOSTILE
 def test_no_text_gets_out_of_a_gate(text: str) -> None:
-    asked = raw(command=text, machine=text, started=text, cells=(text,), new=(text,), doubts=(text,))
-    asked = dataclasses.replace(
+    asked = raw(command=text, machine=text, started=text, cells=(text,), new=(text,), warnings=(text,))
+    asked = msgspec.structs.replace(
         asked,
-        base=dataclasses.replace(asked.base, ref=text, commit=text),
-        head=dataclasses.replace(asked.head, ref=text, commit=None),
+        base=msgspec.structs.replace(asked.base, ref=text, commit=text),
+        head=msgspec.structs.replace(asked.head, ref=text, commit=None),
     )
-    made = verdict(
+    made = gate_result(
         finding(cell=text, reason=text, waiver=text),
-        finding(cell=text, reason=text, word="CRASHED", metric=text),
-        finding(cell=text, reason=text, word="PASS"),
+        finding(cell=text, reason=text, verdict="CRASHED", metric=text),
+        finding(cell=text, reason=text, verdict="PASS"),
         explained=(Explained(text, "latency", text, text, 1e-3, 2e-3, 0.5),), notes=(text, text), raw=asked,
     )  # fmt: skip
-    harmless = verdict(
-        finding(reason="a", waiver="a"), finding(reason="a", word="CRASHED"), finding(reason="a", word="PASS"),
+    harmless = gate_result(
+        finding(reason="a", waiver="a"), finding(reason="a", verdict="CRASHED"), finding(reason="a", verdict="PASS"),
         explained=(Explained("a", "latency", "a", "a", 1e-3, 2e-3, 0.5),), notes=("a", "a"),
     )  # fmt: skip
     assert_tame_terminal(terminal(made))

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
+from msgspec import Meta
 
 from fashiontl import __version__
 
@@ -26,6 +27,9 @@ PROTOCOL = 3
 _HARD = (
     "accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu", "usable_cores", "threads",
 )  # fmt: skip
+
+
+_Cores = Annotated[int, Meta(ge=1, le=10**6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,15 @@ class Environment:
     git_dirty: bool | None
     os: str
     cpu: str
-    logical_cores: int
-    usable_cores: float
-    threads: int
-    memory: int | None
+    logical_cores: _Cores
+    usable_cores: Annotated[float, Meta(ge=0, le=10**6)]
+    threads: _Cores
+    memory: Annotated[int, Meta(ge=0, le=10**18)] | None
     accelerator: str | None
     driver: str | None
     cuda: str | None
     cudnn: str | None
-    load: float | None
+    load: Annotated[float, Meta(ge=0, le=10**6)] | None
     threads_limit: str | None = None
 
 
