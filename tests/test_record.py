@@ -166,6 +166,7 @@ def test_a_name_outside_of_unicode_is_read_with_question_marks(tmp_path: Path) -
     original = record(CASE, command="pytest --data-root=caf\udce9")
     (read,), errors = read_file(store(tmp_path, "run", original))
     assert (read, errors) == (replace(original, command="pytest --data-root=caf?"), ())
+    assert read_newest(tmp_path, lambda each: each) == ([read], [])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_what_is_not_an_object_of_json(text: str | bytes) -> None:
         (lambda line: line["measurements"].append(line["measurements"][2]), "got several of 'latency'"),
         (setting("started", "yesterday"), "$.started: expected an ISO time in UTC such as"),
         (setting("started", "2099-01-02T03:04:05+00:00"), "$.started: expected a time from 2025-01-01 to "),
+        (setting("started", "2026-13-02T03:04:05+00:00"), "$.started: expected an ISO time in UTC such as"),
         (setting("started", "1970-01-01T00:00:00+00:00"), "$.started: expected a time from 2025-01-01 to "),
         (setting("machine", "../../x"), "$.machine: expected `str` matching regex"),
         (setting("id", "vgg11-full-cpu"), "$.id: expected 'resnet18-linear_probe-cpu', as its case says, got 'vgg"),
@@ -209,6 +211,7 @@ def test_what_is_not_an_object_of_json(text: str | bytes) -> None:
         (setting("provenance", "peak", "matmul", -1), "$.provenance.peak[...]: expected `float` >= 0"),
         (setting("provenance", "evaluation", 0, "confusion", 0, 0, -1), "confusion[0][0]: expected `int` >= 0"),
         (setting("provenance", "evaluation", 0, "confusion", 0, []), "confusion: expected as many columns as rows"),
+        (setting("provenance", "evaluation", 0, "confusion", []), "confusion: expected as many columns as rows"),
         (setting("artifacts", "trace", 5), "$.artifacts[...]: expected `str`, got `int`"),
     ],
 )  # fmt: skip
