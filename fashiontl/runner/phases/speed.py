@@ -30,13 +30,13 @@ def inference(job: Job, progress: Progress) -> Job:
     work = Workload.of(job)
     with timed_pass(work) as timer:
         base = base_memory(work.device)
-        begun = timer.clock()
+        started = timer.clock()
         starts = work.starts()
         networks = [start.network for start in starts]
         model = work.deployed(networks)
         timer.synchronize()
         # Files of weights are verified each time they are read, but that is no part of loading.
-        load_time = timer.clock() - begun - sum(start.verifying for start in starts)
+        load_time = timer.clock() - started - sum(start.verifying for start in starts)
         value: Job = {"load_time": load_time, "base_memory": base}
         if model is not networks[0]:
             # What a copy was made of is no part of the memory of inference.
@@ -132,7 +132,7 @@ class _Period:
         first: seconds of the first step.
         synthetic: steps on a batch that stays on the device.
         energy: None where there is no counter.
-        most: memory since the period began or, where that cannot be told, since the phase did.
+        most: memory since the period began or, where that is unknown, since the phase did.
         is_own: whether it is the period's alone.
     """
 
@@ -146,7 +146,7 @@ class _Period:
 
     @property
     def label(self) -> str:
-        """What tells its loops from those of other periods."""
+        """Suffix of the names of its loops."""
         return f" in epoch {self.epoch + 1}" if self.share < 1 else ""
 
 
@@ -224,10 +224,10 @@ def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[fl
 def _once(call: Callable[[], object], timer: DeviceTimer) -> float:
     """Seconds of a first call: libraries load, algorithms are chosen, graphs are compiled."""
     timer.synchronize()
-    begun = timer.clock()
+    started = timer.clock()
     call()
     timer.synchronize()
-    return timer.clock() - begun
+    return timer.clock() - started
 
 
 def _compiling(work: Workload, what: str, first: float, steady: Samples) -> Job:
