@@ -13,8 +13,17 @@ from fashiontl.freezing.lora import load_library
 from fashiontl.machine.energy import Energy
 from fashiontl.models.weights.start import Start
 from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
-from fashiontl.runner.phases.readings import add_energy, base_memory, memory, read_energy
-from fashiontl.runner.phases.timed_pass import compact, sampling_budget, summarise, throughput, timed_pass
+from fashiontl.runner.phases.timed_pass import (
+    add_energy,
+    base_memory,
+    compact,
+    memory,
+    read_energy,
+    sampling_budget,
+    summarise,
+    throughput,
+    timed_pass,
+)
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.flops import forward_flops, step_flops
 from fashiontl.timing.loops import DeviceTimer, Samples, time_blocks, time_calls, time_parts
