@@ -83,8 +83,8 @@ def test_many_cells_share_alpha() -> None:
 @pytest.mark.parametrize(
     ("seeds", "fault"),
     [
-        ([], "got none"),
-        ([pair(0), pair(0)], "each seed once"),
+        ([], "one paired seed or more"),
+        ([pair(0), pair(0)], "each once"),
         ([replace(pair(0), right_head="110")], "[3, 4]"),
         ([pair(0), pair(1, "11", "11")], "[2, 4]"),
         ([pair(0, "", "")], "[0]"),
