@@ -53,7 +53,7 @@ class Project:
     @property
     def records(self) -> tuple[Record, ...]:
         runs = read_runs(self.folder / "results")
-        assert runs.faults == ()
+        assert runs.errors == ()
         return runs.records
 
 

@@ -278,7 +278,8 @@ OK, FAILED = full_record(1), full_record(2, status="crashed", reason="it fell ov
 # What a number stands in, and what must be one of a few, is refused; the rest is shown.
 SHOWN = (
     "id", "command", "reason", "case", "warnings", "proof.unmoved", "provenance.data", "provenance.weights",
-    "provenance.extensions", "provenance.timing", "provenance.sweep", "environment", "settings.preset", "settings.data",
+    "provenance.extensions", "provenance.timing", "provenance.sweep", "environment", "settings.preset",
+    "settings.data_root",
 )  # fmt: skip
 PLACES = [path for path in places(OK) if None not in path and ".".join(map(str, path)).startswith(SHOWN)]
 PLACES.append(("provenance", "extensions", "mine.py", None))

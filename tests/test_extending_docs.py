@@ -60,7 +60,7 @@ def test_the_three_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     run([*shlex.split(COMMANDS[1]), f"--results={tmp_path}", "--device=cpu", "--set=threads=1"])
     runs = read_runs(tmp_path)
-    assert runs.faults == ()
+    assert runs.errors == ()
     [record] = runs.records
     assert record.id == "tiny-ends-cpu-stripes-none"
     # Convolutions 3 x 8 x 9 + 8 and 8 x 16 x 9 + 16, BatchNorm 2 x 8 and 2 x 16, linear 16 x 2 + 2.

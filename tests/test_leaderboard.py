@@ -310,7 +310,7 @@ def test_write(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "{\n")
     told: list[str] = []
     text = leaderboard.write(tmp_path, told.append).read_text()
-    assert [fault.split(": ")[0] for fault in told] == [f"{path}:22"]
+    assert [error.split(": ")[0] for error in told] == [f"{path}:22"]
     assert f"\n\n## Lines that could not be read\n\n- {to_markdown(str(path))}:22: expected JSON" in text
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from records import LAPTOP, SERVER, evaluated, failed, matrix, record
+from records import SERVER, evaluated, failed, matrix, record
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
@@ -127,8 +127,8 @@ def test_a_line_gives_the_record_back_and_can_be_shown(original: Record) -> None
 
 
 def test_every_committed_record_is_read() -> None:
-    records, faults = read_runs(RESULTS)
-    assert (len(records), faults) == (145, ())
+    records, errors = read_runs(RESULTS)
+    assert (len(records), errors) == (145, ())
     assert render(records) == (RESULTS / "leaderboard.md").read_text()
 
 
@@ -164,8 +164,8 @@ def test_parts_that_older_lines_lack_take_their_defaults() -> None:
 
 def test_a_name_outside_of_unicode_is_read_with_question_marks(tmp_path: Path) -> None:
     original = record(CASE, command="pytest --data-root=caf\udce9")
-    (read,), faults = read_file(store(tmp_path, "run", original))
-    assert (read, faults) == (replace(original, command="pytest --data-root=caf?"), ())
+    (read,), errors = read_file(store(tmp_path, "run", original))
+    assert (read, errors) == (replace(original, command="pytest --data-root=caf?"), ())
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_is_not_an_object_of_json(text: str | bytes) -> None:
         (setting("started", "1970-01-01T00:00:00+00:00"), "$.started: expected a time from 2025-01-01 to "),
         (setting("machine", "../../x"), "$.machine: expected `str` matching regex"),
         (setting("id", "vgg11-full-cpu"), "$.id: expected 'resnet18-linear_probe-cpu', as its case says, got 'vgg"),
-        (setting("status", "fine"), "$.status: invalid enum value 'fine'"),
+        (setting("status", "fine"), "$.status: expected one of the known values, got 'fine'"),
         (setting("settings", "seeds", -1), "$.settings.seeds: expected `int` >= 1, got -1"),
         (setting("case", "batch", -1), "$.case.batch: expected `int` >= 0, got -1"),
         (setting("environment", "memory", -1), "$.environment.memory: expected `int` >= 0, got -1"),
@@ -332,8 +332,8 @@ def test_a_record_that_no_file_takes_is_in_the_message(tmp_path: Path, monkeypat
 
 
 def test_measurements_are_kept_where_provenance_cannot_be_written(tmp_path: Path) -> None:
-    (read,), faults = read_file(store(tmp_path, "run", record(CASE, provenance={"losses": object()})))
-    assert (read.measurements, faults) == (record(CASE).measurements, ())
+    (read,), errors = read_file(store(tmp_path, "run", record(CASE, provenance={"losses": object()})))
+    assert (read.measurements, errors) == (record(CASE).measurements, ())
     assert "provenance could not be written" in read.warnings[0]
 
 
@@ -378,9 +378,9 @@ def test_a_line_that_is_whole_but_refused_stays_where_it_is(tmp_path: Path) -> N
     path = store(tmp_path, "run", record(CASE))
     path.write_bytes(path.read_bytes() + b'{"schema":99}')
     assert RunFile(path).append(record(CASE, number=1)) == []
-    records, (fault,) = read_file(path)
+    records, (error,) = read_file(path)
     assert len(records) == 2
-    assert fault.startswith(f"{path}:2: expected schema 1, got 99")
+    assert error.startswith(f"{path}:2: expected schema 1, got 99")
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def test_good_lines_are_used_beside_refused_ones(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "m" / "a.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("\n".join([bad[0], to_json(good[0]), "", *bad[1:], to_json(good[1])]))
-    for kept, faults in (read_runs(tmp_path), read_newest(tmp_path, lambda each: each)):
+    for kept, errors in (read_runs(tmp_path), read_newest(tmp_path, lambda each: each)):
         assert list(kept) == good
-        assert [fault.split(": ")[0].split(",")[0] for fault in faults] == [f"{path}:{number}" for number in (1, 4, 5)]
+        assert [error.split(": ")[0].split(",")[0] for error in errors] == [f"{path}:{number}" for number in (1, 4, 5)]
 
 
 def test_an_enormous_line_is_refused_without_being_held(tmp_path: Path) -> None:
@@ -428,18 +428,18 @@ def test_an_enormous_line_is_refused_without_being_held(tmp_path: Path) -> None:
         file.truncate(len(good) + 2**26)
         file.seek(0, os.SEEK_END)
         file.write(b"\n" + good)
-    records, (fault,) = read_runs(tmp_path)
+    records, (error,) = read_runs(tmp_path)
     assert records == (record(CASE), record(CASE))
-    assert fault.startswith(f"{path}:2: expected a line of less than ")
+    assert error.startswith(f"{path}:2: expected a line of less than ")
 
 
 def test_what_is_no_file_is_a_fault(tmp_path: Path) -> None:
     path = store(tmp_path, "c", record(CASE))
     path.with_name("a.jsonl").mkdir()
     os.mkfifo(path.with_name("b.jsonl"))
-    records, faults = read_runs(tmp_path)
+    records, errors = read_runs(tmp_path)
     assert len(records) == 1
-    assert [fault.rpartition("got")[2] for fault in faults] == [": Is a directory", " a named pipe; move it away"]
+    assert [error.rpartition("got")[2] for error in errors] == [": Is a directory", " a named pipe; move it away"]
     assert read_runs(tmp_path / "nowhere") == ((), ())
 
 
@@ -486,9 +486,9 @@ def test_read_newest_takes_an_older_line_where_the_newest_is_broken(tmp_path: Pa
     old, new, *_ = variants()
     path = store(tmp_path, "run", old, new)
     path.write_text(path.read_text().replace('"run":"new"', '"run":7'))
-    kept, (fault,) = read_newest(tmp_path, lambda each: each.run)
+    kept, (error,) = read_newest(tmp_path, lambda each: each.run)
     assert kept == ["old"]
-    assert fault.startswith(f"{path}:2: $.run: expected `str`, got `int`")
+    assert error.startswith(f"{path}:2: $.run: expected `str`, got `int`")
 
 
 def test_read_newest_goes_on_without_a_file_that_disappears(tmp_path: Path) -> None:
@@ -498,8 +498,8 @@ def test_read_newest_goes_on_without_a_file_that_disappears(tmp_path: Path) -> N
         paths[1].unlink(missing_ok=True)
         return each.case.architecture
 
-    kept, faults = read_newest(tmp_path, keep)
-    assert (kept, len(faults)) == (["a"], 1)
+    kept, errors = read_newest(tmp_path, keep)
+    assert (kept, len(errors)) == (["a"], 1)
 
 
 def test_resumable_is_the_newest_run_with_these_settings(tmp_path: Path) -> None:

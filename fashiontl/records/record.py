@@ -32,7 +32,7 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 # No version of this package is older.
 FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
-_MOST_FAULTS = 40
+_MOST_ERRORS = 40
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +129,7 @@ def from_json(text: str | bytes, where: str) -> Record:
 
     Raises:
         FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
-            the message lists one fault for each field.
+            the message lists one error for each field.
     """
     raw = with_todays_names(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
     try:
@@ -141,20 +141,20 @@ def from_json(text: str | bytes, where: str) -> Record:
             if b"\\ud" in raw.lower() and (plain := _without_surrogates(raw)) != raw:
                 return from_json(plain, where)
         check_schema(raw, (SCHEMA,), where)
-        faults = list(_shape_faults(raw, _strict_line(), "$"))
+        errors = list(_type_errors(raw, _strict_line(), "$"))
     else:
         if record.schema != SCHEMA or _may_repeat_keys(raw):
             check_schema(raw, (SCHEMA,), where)
-        faults = list(_sense_faults(record, line.provenance))
-        if not faults:
+        errors = list(_value_errors(record, line.provenance))
+        if not errors:
             return replace(
                 record,
                 case=_shared(record.case),
                 settings=_shared(record.settings),
                 environment=_shared(record.environment),
             )
-    more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
-    raise FashiontlError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}{more}; {NEXT_STEP}")
+    more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
+    raise FashiontlError(f"{where}: {'; '.join(errors[:_MOST_ERRORS])}{more}; {NEXT_STEP}")
 
 
 def with_todays_names(raw: bytes) -> bytes:
@@ -195,8 +195,8 @@ def _closed(kind: Any) -> Any:
     return msgspec.defstruct(kind.__name__, described, forbid_unknown_fields=True)
 
 
-def _shape_faults(raw: bytes, kind: Any, place: str) -> Iterator[str]:
-    """The faults of JSON that is not of a type, each field's first: msgspec itself stops at the first of all."""
+def _type_errors(raw: bytes, kind: Any, place: str) -> Iterator[str]:
+    """The errors of JSON that is not of a type, each field's first: msgspec itself stops at the first of all."""
     try:
         _decoder(kind).decode(raw)
     except msgspec.MsgspecError as error:
@@ -208,11 +208,13 @@ def _shape_faults(raw: bytes, kind: Any, place: str) -> Iterator[str]:
         known = {field.name: field for field in msgspec.structs.fields(kind)}
         for name, field in known.items():
             if name in parts:
-                yield from _shape_faults(bytes(parts[name]), field.type, f"{place}.{name}")
+                yield from _type_errors(bytes(parts[name]), field.type, f"{place}.{name}")
             elif field.required:
                 yield f"{place}: expected a field `{name}`, got none"
         if kind.__struct_config__.forbid_unknown_fields:
-            yield from (f"{place}: expected known fields only, got {brief(name)}" for name in parts.keys() - known)
+            yield from (
+                f"{place}: expected known fields only, got {brief(name)}" for name in sorted(parts.keys() - known)
+            )
 
 
 def _may_repeat_keys(raw: bytes) -> bool:
@@ -230,10 +232,10 @@ def _without_surrogates(raw: bytes) -> bytes:
     return json.dumps(json.loads(raw), ensure_ascii=False).encode(errors="replace")
 
 
-def _sense_faults(record: Record, facts: Facts) -> Iterator[str]:
+def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
     """What cannot be though each value is of the right type."""
-    if fault := _time_fault(record.started):
-        yield fault
+    if error := _time_error(record.started):
+        yield error
     if record.id != record.case.id:
         yield f"$.id: expected {brief(record.case.id)}, as its case says, got {brief(record.id)}"
     names = [each.metric for each in record.measurements]
@@ -245,10 +247,10 @@ def _sense_faults(record: Record, facts: Facts) -> Iterator[str]:
             wrong = next(value for value in each.values if not metric.least <= value <= metric.most)
             yield f"{each.metric}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}"
     if accuracy := record.measurement("accuracy"):
-        yield from _accuracy_faults(accuracy, facts)
+        yield from _accuracy_errors(accuracy, facts)
 
 
-def _time_fault(started: str) -> str:
+def _time_error(started: str) -> str:
     # Of another form, times would not sort as texts do.
     if not (_TIME.fullmatch(started) and is_utc(started)):
         return f"$.started: expected an ISO time in UTC such as 2026-01-02T03:04:05+00:00, got {brief(started)}"
@@ -270,7 +272,7 @@ def is_utc(text: str) -> bool:
         return False
 
 
-def _accuracy_faults(accuracy: Measurement, facts: Facts) -> Iterator[str]:
+def _accuracy_errors(accuracy: Measurement, facts: Facts) -> Iterator[str]:
     trials, seeds = accuracy.trials, facts.evaluation
     # Fractions may have been rounded to six digits.
     if accuracy.values and (

@@ -54,7 +54,7 @@ class Runs(NamedTuple):
     """Records, and what could not be read: one `file:line: what` each."""
 
     records: tuple[Record, ...]
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
 
 
 def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
@@ -72,24 +72,24 @@ def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, un
 
 
 def read_file(path: Path) -> Runs:
-    """All records of one run; lines that cannot be read become faults."""
+    """All records of one run; lines that cannot be read become errors."""
     return _read([path])
 
 
 def read_runs(results: Path) -> Runs:
-    """All records of all runs, in the order of files and lines; lines that cannot be read become faults."""
+    """All records of all runs, in the order of files and lines; lines that cannot be read become errors."""
     return _read(_run_files(results))
 
 
 def _read(paths: Iterable[Path]) -> Runs:
     records: list[Record] = []
-    faults: list[str] = []
-    for place, line in _lines(paths, faults):
+    errors: list[str] = []
+    for place, line in _lines(paths, errors):
         try:
             records.append(place.read(line))
         except FashiontlError as error:
-            faults.append(str(error))
-    return Runs(tuple(records), tuple(faults))
+            errors.append(str(error))
+    return Runs(tuple(records), tuple(errors))
 
 
 def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
@@ -100,20 +100,20 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
         keep: makes of a record what is wanted of it.
 
     Returns:
-        What was kept of each record, and faults as in `Runs`. Where the newest line of a cell cannot be read, the one
-        before it counts; faults deep in lines that are out of date are not looked for.
+        What was kept of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the one
+        before it counts; errors deep in lines that are out of date are not looked for.
     """
     decoder = msgspec.json.Decoder(_Identity)
     lines: dict[Hashable, list[tuple[str, _Place]]] = {}
-    faults: list[str] = []
-    for place, line in _lines(_run_files(results), faults):
+    errors: list[str] = []
+    for place, line in _lines(_run_files(results), errors):
         try:
             found = decoder.decode(with_todays_names(line))
         except (ValueError, RecursionError, msgspec.MsgspecError):
             try:
                 record = place.read(line)
             except FashiontlError as error:
-                faults.append(str(error))
+                errors.append(str(error))
                 continue
             found = _Identity(record.started, record.machine, record.case, record.settings)
         lines.setdefault(_identity(found), []).append((found.started, place))
@@ -124,8 +124,8 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
                 kept.append(keep(place.read()))
                 break
             except (FashiontlError, OSError) as error:
-                faults.append(str(error))
-    return kept, faults
+                errors.append(str(error))
+    return kept, errors
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
@@ -169,12 +169,12 @@ def _run_files(results: Path, machine: str = "**") -> list[Path]:
     return sorted((results / "runs").glob(f"{machine}/*.jsonl"))
 
 
-def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, bytes]]:
-    """Each line that is not blank, with its place; what cannot be read is added to the faults."""
+def _lines(paths: Iterable[Path], errors: list[str]) -> Iterator[tuple[_Place, bytes]]:
+    """Each line that is not blank, with its place; what cannot be read is added to the errors."""
     for path in paths:
         # Who opens a pipe waits for ever; a folder says what it is itself.
         if (kind := no_file(path)) not in {"", "a folder"}:
-            faults.append(f"{path}: expected a run's file, got {kind}; move it away")
+            errors.append(f"{path}: expected a run's file, got {kind}; move it away")
             continue
         try:
             with path.open("rb", buffering=_BUFFER) as file:
@@ -184,12 +184,12 @@ def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, b
                     size = len(line)
                     if size == _LONGEST and not line.endswith(b"\n"):
                         size += _skip(file)
-                        faults.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
+                        errors.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
                     elif not line.isspace():
                         yield _Place(path, number, offset), line
                     offset += size
         except OSError as error:
-            faults.append(f"{path}: expected a run's file, got: {error.strerror}")
+            errors.append(f"{path}: expected a run's file, got: {error.strerror}")
 
 
 def _skip(file: BinaryIO) -> int:

@@ -122,14 +122,14 @@ def _line_of(record: Record) -> bytes:
         return to_json(record).encode() + b"\n"
     except (ValueError, TypeError, RecursionError) as error:
         # Whatever a phase left in its facts, what was measured is kept.
-        fault = f"its provenance could not be written: {error}"
-        kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, fault))
+        reason = f"its provenance could not be written: {error}"
+        kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, reason))
         return to_json(kept).encode() + b"\n"
 
 
 def _saved_elsewhere(path: Path, line: bytes, error: OSError) -> str:
     """Save the record of a run whose file cannot be written, and say where."""
-    fault = unwritable(path, error, what="a run's file")
+    reason = unwritable(path, error, what="a run's file")
     for folder in (tempfile.gettempdir, Path.home, Path.cwd):
         with suppress(OSError, RuntimeError):
             place = Path(folder()) / f"fashiontl-{path.name}"
@@ -137,5 +137,5 @@ def _saved_elsewhere(path: Path, line: bytes, error: OSError) -> str:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            return f"{fault}; the record is in {place}: {shlex.join(['cat', str(place)])} >> {shlex.quote(str(path))}"
-    return f"{fault}; the record could not be saved anywhere else either, so here it is:\n{line.decode()}"
+            return f"{reason}; the record is in {place}: {shlex.join(['cat', str(place)])} >> {shlex.quote(str(path))}"
+    return f"{reason}; the record could not be saved anywhere else either, so here it is:\n{line.decode()}"

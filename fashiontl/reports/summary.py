@@ -11,7 +11,7 @@ from fashiontl.core.escape import to_terminal
 
 
 def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
-    """Write the summary and the leaderboard. The records are saved by now, so a fault of either is a line more.
+    """Write the summary and the leaderboard. The records are saved by now, so a error of either is a line more.
 
     Args:
         reporter: pytest's terminal reporter.
@@ -45,7 +45,7 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
     if time:
         line(f"\ntime         {time}")
     line(f"\nrecords      {path}")
-    faults: list[str] = []
-    attempt("the leaderboard was not written", lambda: line(f"leaderboard  {write(results, faults.append)}"))
-    if others := len(set(faults) - set(own)):
+    errors: list[str] = []
+    attempt("the leaderboard was not written", lambda: line(f"leaderboard  {write(results, errors.append)}"))
+    if others := len(set(errors) - set(own)):
         line(f"{others} line{'s' * (others > 1)} of other runs left out; fashiontl leaderboard says why", yellow=True)

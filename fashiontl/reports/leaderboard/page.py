@@ -44,26 +44,26 @@ architecture.
 # Of a cell's name in a terminal, so that all columns fit into about 110.
 _LINE_OF_NAME = 30
 
-# Of what could not be read, with all its faults.
-_LONGEST_FAULT = 2000
+# Of what could not be read, with all its errors.
+_LONGEST_ERROR = 2000
 
 # A longer table is folded away under its grids, and grouped by architecture.
 _MOST_ROWS_OPEN = 24
 
 
-def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
+def render(records: Iterable[Record], errors: Sequence[str] = ()) -> str:
     """The page in Markdown of the newest record of each case, machine and meaning of the settings.
 
     Args:
         records: in any order.
-        faults: what could not be read, `file:line: what`.
+        errors: what could not be read, `file:line: what`.
     """
-    return "".join(parts(sections(map(row_of, latest(records))), faults))
+    return "".join(parts(sections(map(row_of, latest(records))), errors))
 
 
 # Rows and texts form no cycles, and going through very many of them in search of some takes a long time.
 @no_garbage_collection()
-def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Path:
+def write(results: Path, warn: Callable[[str], None] = lambda error: None) -> Path:
     """Read all runs and write `leaderboard.md` beside them.
 
     Args:
@@ -76,16 +76,16 @@ def write(results: Path, warn: Callable[[str], None] = lambda fault: None) -> Pa
     Raises:
         FashiontlError: there are no runs.
     """
-    rows, faults = read_rows(results)
-    if not rows and not faults:
+    rows, errors = read_rows(results)
+    if not rows and not errors:
         raise FashiontlError(
             f"expected runs under {results / 'runs'}, got none; run pytest bench/ --results {results} first, or name "
             "another folder with --results"
         )
     path = results / "leaderboard.md"
-    write_atomically(path, (part.encode(errors="replace") for part in parts(sections(rows), faults)))
-    for fault in faults:
-        warn(fault)
+    write_atomically(path, (part.encode(errors="replace") for part in parts(sections(rows), errors)))
+    for error in errors:
+        warn(error)
     return path
 
 
@@ -125,16 +125,16 @@ def _broken(name: str) -> str:
     return "\n  ".join(lines)
 
 
-def parts(found: Sequence[Sequence[Row]], faults: Sequence[str]) -> Iterator[str]:
+def parts(found: Sequence[Sequence[Row]], errors: Sequence[str]) -> Iterator[str]:
     """The page in Markdown, a section at a time, so that a page of very many need not be held at once."""
     yield _INTRODUCTION
     if len(found) > 1:
         yield "\n\n" + overview(found)
     for section in found:
         yield "\n\n" + section_text(section)
-    if faults:
+    if errors:
         yield "\n\n## Lines that could not be read\n\n" + "\n".join(
-            f"- {to_markdown(fault, _LONGEST_FAULT)}" for fault in faults
+            f"- {to_markdown(error, _LONGEST_ERROR)}" for error in errors
         )
     yield "\n"
 
