@@ -49,7 +49,7 @@ class Setup:
     Attributes:
         spread: standard deviation between an unchanged cell's trials, of logarithms.
         shape: a key of `SHAPES`.
-        control: standard deviation between the reference kernel's trials.
+        reference: standard deviation between the reference kernel's trials.
         planted: slowdowns, one a cell; the other cells are unchanged.
         cells: of a gate.
     """
@@ -210,7 +210,9 @@ def control_table(gates: int, seed: int, processes: int) -> str:
         )
         for setup, tally in zip(setups, simulate_all(setups, gates, seed, processes), strict=True)
     ]  # fmt: skip
-    header = ("control's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)", "trials a cell")
+    header = (
+        "reference kernel's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)", "trials a cell",
+    )  # fmt: skip
     return f"{table(rows, header)}\n\n{gates:,} gates a line, seed {seed}."
 
 

@@ -129,12 +129,6 @@ def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pyt
     assert read_conditions(CPU) == Conditions(cores)
 
 
-def test_a_platform_without_steal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=8.0, nice=1.0, system=2.0, idle=99.0))
-    found = read_conditions(CPU)
-    assert (found.busy_seconds, found.steal_seconds) == (11.0, None)
-
-
 def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, reasons=0x5, violation=1_500_000_000)
     assert read_conditions(CUDA).gpu == GpuConditions(
@@ -206,14 +200,6 @@ def test_the_detector_that_can_read_nothing_says_no(machine: Machine) -> None:
     detector = ThrottleDetector(CPU)
     assert detector.reads == ()
     assert [detector(), detector()] == [False, False]
-
-
-def test_the_detector_outlives_what_it_reads(machine: Machine) -> None:
-    machine.quota("throttled_usec 5")
-    detector = ThrottleDetector(CPU)
-    detector()
-    (machine.group / "cpu.stat").write_text("")
-    assert detector() is False
 
 
 def test_the_detector_closes_its_files(machine: Machine) -> None:

@@ -211,13 +211,6 @@ def test_a_quota_is_rounded_down_to_a_core_at_least(box: Box, quota: str, thread
     assert chosen() == threads
 
 
-def test_a_control_group_may_have_any_bytes_in_its_name(box: Box) -> None:
-    group = box.folder / "cgroup" / os.fsdecode(b"caf\xe9:1")
-    control_group(group, cpu__max="200000 100000")
-    (box.folder / "membership").write_bytes(b"0::/caf\xe9:1\n")
-    assert chosen() == (2, "quota")
-
-
 @pytest.mark.parametrize(
     ("allowed", "hyperthreads", "threads"),
     [

@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_freezing_stand_in import StandIn, loss, one_thread, prepared, same, stand_in, state, step  # noqa: F401 - a fixture
+from test_freezing_stand_in import StandIn, prepared, same, stand_in, state, step
 from torch import nn
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES, Plan, StagePlan
 from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FROZEN = StagePlan("none", "eval", 0.0)
 ALL = StagePlan("all", "batch", 1.0)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from test_freezing_families import FAMILIES, member
-from test_freezing_stand_in import one_thread, stand_in  # noqa: F401 - a fixture
+from test_freezing_stand_in import stand_in
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +18,8 @@ from fashiontl.freezing.lora import RANK, prepare
 from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Convolutions, attention whose weights another module reads, joint attention, and a small one of each other kind.
 every_member = pytest.mark.parametrize(

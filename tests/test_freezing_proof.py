@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_freezing_stand_in import StandIn, loss, one_thread, prepared, stand_in, step  # noqa: F401 - a fixture
+from test_freezing_stand_in import StandIn, prepared, stand_in, step
 from torch import nn
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES, Plan, StagePlan
 from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.freezing.proof import FreezeVerifier, PolicyProof
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EPOCHS = 6
 

@@ -32,14 +32,6 @@ def test_identical_weights_and_answers_pass_at_once_however_few() -> None:
     assert "identical in all of 1 seeds" in finding.reason
 
 
-@pytest.mark.parametrize("field", ["weights_head", "answers_head"])
-def test_one_other_hash_is_not_identical(field: str) -> None:
-    other = replace(pair(1), **{field: "c3" * 32})
-    finding = judged([pair(0), other])
-    assert finding.verdict == "INCONCLUSIVE"
-    assert "expected 5 seeds" in finding.reason
-
-
 def test_no_hash_proves_nothing() -> None:
     assert judged([replace(pair(0), weights_base="", weights_head="")]).verdict == "INCONCLUSIVE"
 
@@ -91,8 +83,8 @@ def test_many_cells_share_alpha() -> None:
 @pytest.mark.parametrize(
     ("seeds", "fault"),
     [
-        ([], "got none"),
-        ([pair(0), pair(0)], "each seed once"),
+        ([], "one paired seed or more"),
+        ([pair(0), pair(0)], "each once"),
         ([replace(pair(0), right_head="110")], "[3, 4]"),
         ([pair(0), pair(1, "11", "11")], "[2, 4]"),
         ([pair(0, "", "")], "[0]"),

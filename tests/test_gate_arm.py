@@ -12,7 +12,7 @@ from gate_repository import CASE, PROJECT, nets, repository
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import arm as room
-from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, failure_kind, search_path
+from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, search_path
 from fashiontl.gate.trees import Checkout
 from fashiontl.runner.client import Outcome
 
@@ -313,11 +313,6 @@ def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason:
         turns.warm("latency")
     assert (caught.value.arm, caught.value.kind, caught.value.reason) == ("base", kind, reason)
     assert running.kills == 1
-
-
-def test_kinds_of_failure() -> None:
-    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "diverged", "skipped")]
-    assert told == ["oom", "timeout", "crashed", "crashed", "missing"]
 
 
 @pytest.mark.slow

@@ -2,15 +2,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from gate_repository import CASE, nets, repository
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fashiontl.core.case import PRESETS, Case
-from fashiontl.gate.arm import Arm
 from fashiontl.gate.explain import explain, growth, typical
-from fashiontl.gate.trees import base_tree, working_tree
 from fashiontl.profiling.operators import OTHERS, Operator, Profile
 from fashiontl.runner.client import Outcome
 
@@ -118,25 +114,3 @@ def test_what_does_not_show_in_a_profile_is_said() -> None:
     found, warnings, log = explained(Outcome("oom", "too large", {}), same, ["latency"])
     assert (found, warnings) == ([], ["resnet18-full-cpu: the base could not be profiled: too large"])
     assert log == ["base"]
-
-
-@pytest.mark.slow
-def test_a_real_slowdown_is_named(tmp_path: Path) -> None:
-    # Several times the arithmetic of all the rest, so that no noise of the machine is as large.
-    extra = "with torch.no_grad():\n    matrix = torch.ones(256, 256)\n    for _ in range(99):\n        matrix @ matrix"
-    folder = repository(tmp_path / "project")
-    head = working_tree(folder)
-    (folder / "nets.py").write_text(nets(extra))
-    case, settings = replace(CASE, image_size=128, batch=32), SETTINGS
-    with (
-        base_tree(head, "base") as base,
-        Arm("base", base, head, settings, tmp_path) as one,
-        Arm("head", head, base, settings, tmp_path) as two,
-    ):
-        arms: Any = {"base": one, "head": two}
-        for arm in arms.values():
-            arm.identify()
-        found, warnings = explain(arms, case, ["latency", "train_throughput"], settings, lambda text: None)
-    assert warnings == []
-    for metric in ("latency", "train_throughput"):
-        assert ("aten::mm", "stage1.1") in {(one.operator, one.module) for one in found if one.metric == metric}

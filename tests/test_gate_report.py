@@ -186,11 +186,6 @@ def test_annotations_are_escaped_and_the_worst_first() -> None:
     ]
 
 
-def test_what_is_let_pass_is_a_warning() -> None:
-    (line,) = annotations(gate_result(UNDECIDED, verdict="INCONCLUSIVE", exit_code=0))
-    assert line == ("::warning title=fashiontl gate%3A INCONCLUSIVE::resnet18-full-cpu, Latency (ms): could be either")
-
-
 def test_a_gate_that_fails_without_a_finding_is_an_error() -> None:
     nothing = GateResult("MISSING", 12, (), (), (), raw())
     assert annotations(nothing) == [
@@ -212,10 +207,6 @@ def test_github_is_told_where_it_asks(tmp_path: Path) -> None:
     assert write_github(gate_result(), environment).startswith("::error title=fashiontl gate%3A REGRESSED::")
     assert summary.read_text() == markdown(gate_result())
     assert output.read_text() == "before=1\nverdict=REGRESSED\nexit-code=1\n"
-
-
-def test_elsewhere_nothing_is_written() -> None:
-    assert write_github(gate_result(), {}) == ""
 
 
 def test_a_summary_that_cannot_be_written_changes_no_verdict(tmp_path: Path) -> None:

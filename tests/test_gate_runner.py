@@ -180,17 +180,6 @@ def test_rounds_go_over_all_cells_and_suspects_are_confirmed_beside_them() -> No
     assert {series.images for series in raw.series if series.cell == TWO.id} == {1, 7}
 
 
-def test_each_metric_draws_who_begins() -> None:
-    lab = Lab()
-    raw = lab.gate(order(), until(2), draws=["base", "head", "head", "base"]).measure()
-    firsts = {series.metric: [trial.first for trial in series.trials] for series in raw.series}
-    assert firsts == {
-        "latency": ["base", "base"],
-        "inference_throughput": ["head", "base"],
-        "train_throughput": ["head", "head"],
-    }
-
-
 def test_an_order_may_be_limited_to_timed_metrics() -> None:
     lab = Lab()
     raw = lab.gate(order(timed=("train_throughput",)), until(2)).measure()

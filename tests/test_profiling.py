@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from fashiontl.machine.devices import Cpu
 from fashiontl.profiling import capture
 from fashiontl.profiling.capture import module_ranges, profile_steps, profiler_is_on
 from fashiontl.profiling.events import MODULE_PREFIX, Tables, tables
-from fashiontl.profiling.operators import OTHERS, Kernel, Profile, from_dict
+from fashiontl.profiling.operators import OTHERS, Kernel, Profile
 
 CPU = [ProfilerActivity.CPU]
 
@@ -117,10 +116,6 @@ def test_a_planted_slow_layer_is_found_in_forward_and_backward(profiled: Profile
 def test_on_a_cpu_there_are_no_kernels(profiled: Profile) -> None:
     assert (profiled.kernels, profiled.device_idle, profiled.warnings) == ((), None, ())
     assert not any(row.self_device_s for row in profiled.operators)
-
-
-def test_a_profile_is_json(profiled: Profile) -> None:
-    assert from_dict(json.loads(json.dumps(asdict(profiled), allow_nan=False))) == profiled
 
 
 def record(step: Callable[[], object], **modules: nn.Module) -> Tables:

@@ -26,9 +26,8 @@ def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> l
     findings: dict[int, Finding] = {}
     losses: dict[int, list[list[int]]] = {}
     for index, cell in enumerate(answers):
-        faults = _faults(cell)
-        if faults:
-            findings[index] = Finding(cell.cell, "accuracy", "CRASHED", faults)
+        if error := _error(cell):
+            findings[index] = Finding(cell.cell, "accuracy", "CRASHED", error)
         elif all(_identical(pair) for pair in cell.seeds) and not 1 < len(cell.seeds) < wanted:
             # The first seed tells whether the others are needed, so some but not all of them are what is left of more.
             reason = f"weights and answers are identical in all of {len(cell.seeds)} seeds"
@@ -64,15 +63,11 @@ def _judge(cell: Answers, losses: list[list[int]], limit: Limit, worse: float, b
     return _finding(cell, "INCONCLUSIVE", f"{_text(bounds)} settles nothing{agreement}: {seeds}", bounds)
 
 
-def _faults(cell: Answers) -> str:
-    """Why seeds cannot be compared."""
-    return _seed_faults(cell) if cell.seeds else "expected paired seeds, got none"
-
-
-def _seed_faults(cell: Answers) -> str:
+def _error(cell: Answers) -> str:
+    """Why seeds cannot be compared; empty where they can."""
     seeds = cell.seeds
-    if len({pair.seed for pair in seeds}) < len(seeds):
-        return "expected each seed once"
+    if not seeds or len({pair.seed for pair in seeds}) < len(seeds):
+        return "expected one paired seed or more, each once"
     lengths = {len(right) for pair in seeds for right in (pair.right_base, pair.right_head)}
     if len(lengths) > 1 or min(lengths) < 2:
         return f"expected answers to the same images, two or more, in both arms and all seeds, got {sorted(lengths)}"

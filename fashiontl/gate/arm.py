@@ -43,7 +43,7 @@ class IncomparableError(FashiontlError):
     """The two trees cannot be compared at all.
 
     Attributes:
-        word: what the whole gate says: `NO_BASELINE` or `CRASHED`.
+        verdict: of the whole gate: `NO_BASELINE` or `CRASHED`.
     """
 
     def __init__(self, verdict: Verdict, message: str) -> None:
@@ -255,7 +255,7 @@ class Arm:
                 f"{self._title} has a fashiontl from before the gate, which cannot take part in it: measure from the "
                 "next commit on, or name a base that has it",
             )
-        step = "mend it" if self.name == "head" else "name a base that can"
+        step = "fix it" if self.name == "head" else "name a base that can"
         raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}; {step}")
 
     def _unknown(self, kind: str, values: Case | Settings) -> list[str]:

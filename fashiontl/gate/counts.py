@@ -17,11 +17,10 @@ def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
         limit: of the metric; `exact` or `size`.
         processes: of each arm that were asked for.
     """
-    faults = _faults(counts, limit)
-    if faults:
+    if error := _error(counts, limit):
         # What only the head tells has nothing to be compared with.
         verdict: Verdict = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
-        return Finding(counts.cell, counts.metric, verdict, faults)
+        return Finding(counts.cell, counts.metric, verdict, error)
     few, most = sorted((len(counts.base), len(counts.head)))
     if few < most:
         reason = f"expected as many processes of both arms, got {len(counts.base)} and {len(counts.head)}"
@@ -37,7 +36,7 @@ def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
     return _exact(counts) if repeat and on_cuda(counts.cell) else _size(counts, limit)
 
 
-def _faults(counts: Counts, limit: Limit) -> str:
+def _error(counts: Counts, limit: Limit) -> str:
     for arm, values in (("base", counts.base), ("head", counts.head)):
         if not values:
             return f"the {arm} has no value"
@@ -48,7 +47,7 @@ def _faults(counts: Counts, limit: Limit) -> str:
 
 
 def _exact(counts: Counts) -> Finding:
-    """Any change is a finding; which way decides the word only where one way is better."""
+    """Any change is a finding; which way decides the verdict only where one way is better."""
     base, head = set(counts.base), set(counts.head)
     if base == head and len(base) == 1:
         return _finding(counts, "PASS", "equal", change=False)

@@ -1,6 +1,6 @@
 """From what a gate measured to its verdict: a pure function, so that a replay says the same. No torch.
 
-What cannot be judged never passes: each cell that was asked for has a finding, and each finding a word.
+What cannot be judged never passes: each cell that was asked for has a finding, and each finding a verdict.
 """
 
 import math
@@ -87,7 +87,7 @@ def _less(raw: Raw) -> Iterator[str]:
     if asked is None:
         yield (
             "what was asked for is not stated, as in a file of an earlier version: whether "
-            "cells, metrics or trials are missing cannot be told, so nothing passed; run the gate again"
+            "cells, metrics or trials are missing is unknown, so nothing passed; run the gate again"
         )
         return
     if not asked.cells or not asked.metrics or not asked.processes.keys() >= {*asked.cells}:

@@ -62,13 +62,13 @@ def simulate(std: float, slowdown: float, limit: Limit, gates: int = _GATES) -> 
         gates: how many.
     """
     draw = random.Random(0)
-    calm = (0.0,) * LOOKS[-1]
+    steady = (0.0,) * LOOKS[-1]
     decisions = []
     for _ in range(gates):
         screen, confirm = (
             tuple(slowdown + std * draw.gauss() for _ in range(count)) for count in (LOOKS[-1], CONFIRMATION)
         )
-        decisions.append(decide(Evidence(screen, confirm, calm, calm), limit))
+        decisions.append(decide(Evidence(screen, confirm, steady, steady), limit))
     verdicts = [decision.verdict for decision in decisions]
     detected, passed = (verdicts.count(verdict) / gates for verdict in ("REGRESSED", "PASS"))
     return Simulated(detected, passed, fmean(sum(decision.trials) for decision in decisions))

@@ -1,7 +1,8 @@
 """The one rule that says when a timed comparison is decided: online, in replay and in simulations. No torch.
 
 Trials are looked at after 6, 10, 16 and 24 of them. What looks like a change for the worse, or for the better, is
-taken anew, and only the new trials decide. What is surely less than the change that must be found passes.
+measured again, and only the fresh trials decide. A cell passes if the upper bound of its change is below the change
+that must be detected.
 """
 
 import itertools
@@ -41,8 +42,8 @@ class Evidence:
     Attributes:
         screen: of the trials that look for suspects, in the order of time.
         confirm: of the fresh ones of a suspect.
-        screen_control: of the reference kernel in the former.
-        confirm_control: of the reference kernel in the latter.
+        screen_reference: of the reference kernel in the former.
+        confirm_reference: of the reference kernel in the latter.
     """
 
     screen: tuple[float, ...] = ()
@@ -56,7 +57,7 @@ class Decision:
     """What the trials so far say.
 
     Attributes:
-        word: `PASS`, `REGRESSED`, `IMPROVED` or `INCONCLUSIVE`.
+        verdict: `PASS`, `REGRESSED`, `IMPROVED` or `INCONCLUSIVE`.
         reason: one sentence with the numbers that decided.
         action: what to take next: trials of the screen, of the confirmation, or no more.
         change: positive is slower; None before the first look.
@@ -116,24 +117,24 @@ def evidence_of(trials: Sequence[Trial]) -> Evidence:
 
 def trial_errors(trials: Sequence[Trial]) -> list[str]:
     """Why trials cannot be judged: empty, of unequal length, or with times that are none."""
-    faults = [] if trials else ["expected trials, got none"]
+    errors = [] if trials else ["expected trials, got none"]
     for number, trial in enumerate(trials, 1):
-        faults += [f"trial {number}: {fault}" for fault in slice_errors(trial)]
+        errors += [f"trial {number}: {error}" for error in slice_errors(trial)]
         if trial.stage not in {"screen", "confirm"}:
-            faults.append(f"trial {number}: expected the stage screen or confirm, got {trial.stage!r}")
-    return faults
+            errors.append(f"trial {number}: expected the stage screen or confirm, got {trial.stage!r}")
+    return errors
 
 
 def slice_errors(trial: Trial) -> list[str]:
     """Why the slices of one trial are no measurement."""
     slices = (trial.base, trial.head, trial.reference_base, trial.reference_head)
     lengths = [len(times) for times in slices]
-    faults = []
+    errors = []
     if len(set(lengths)) > 1 or not trial.base:
-        faults.append(f"expected as many slices of each kind, got {', '.join(map(str, lengths))}")
+        errors.append(f"expected as many slices of each kind, got {', '.join(map(str, lengths))}")
     if not all(_SHORTEST < seconds < _LONGEST for seconds in itertools.chain(*slices)):
-        faults.append(f"expected seconds above 0, at least {_SHORTEST:g} and up to {_LONGEST:g}")
-    return faults
+        errors.append(f"expected seconds above 0, at least {_SHORTEST:g} and up to {_LONGEST:g}")
+    return errors
 
 
 def next_action(trials: Sequence[Trial], limit: Limit, budget: int = LOOKS[-1]) -> Action:
@@ -215,7 +216,7 @@ def decide_all(cases: Sequence[tuple[Evidence, Limit]]) -> list[Decision]:
 
 
 def _confirm(evidence: Evidence, look: int, limit: Limit, level: float) -> Decision:
-    """Judge a suspect by its fresh trials; without them, only what the screen says surely."""
+    """Judge a suspect by its fresh trials; without them, only what the bounds of the screen say."""
     tolerated, detect = math.log1p(limit.tolerated), math.log1p(limit.detect)
     screen = trimmed_interval(evidence.screen[:look], 1 - 2 * PASS_LEVEL)
     slower = screen.estimate > 0
@@ -249,13 +250,13 @@ def _confirm(evidence: Evidence, look: int, limit: Limit, level: float) -> Decis
 
 
 def _within_limit(reference: Sequence[float]) -> bool:
-    """Whether the reference kernel surely took the same time after both arms' turns."""
+    """Whether the reference kernel was within its limit after both arms' turns."""
     bounds = trimmed_interval(reference)
     return bounds.low >= -REFERENCE and bounds.high <= REFERENCE
 
 
 def _unsettled(reference: Sequence[float], undecided: Decision, taken: int) -> Decision:
-    """Nothing is said about a cell while its control is not calm."""
+    """No verdict on a cell whose reference kernel is not within its limit."""
     bounds = trimmed_interval(reference)
     reason = (
         f"contaminated: the reference kernel changed by {_text(_relative(bounds))} between the arms' turns in {taken} "

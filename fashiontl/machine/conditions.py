@@ -201,7 +201,7 @@ def _heat_counter() -> _Counter:
 
 
 def _known(read: Callable[[], Value]) -> Value | None:
-    """What psutil says; None where this platform, machine or container does not tell it."""
+    """The result of a function of psutil; None where this platform, machine or container has none."""
     try:
         return read()
     except (psutil.Error, OSError, AttributeError, NotImplementedError, RuntimeError, ValueError):

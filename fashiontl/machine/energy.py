@@ -32,7 +32,7 @@ class Energy:
     """Energy of a workload, and how it was measured.
 
     Attributes:
-        joules: an image, above what the device takes when it is idle; None when that could not be told.
+        joules: an image, above what the device takes when it is idle; None when unknown.
         idle_watts: before the workload, with the process and its memory on the device and nothing running.
         gross_watts: mean over the window, idle power included.
         seconds: length of the window.

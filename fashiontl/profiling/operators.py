@@ -245,7 +245,7 @@ def from_dict(values: Mapping[str, Any]) -> Profile:
         FashiontlError: something that a profile has is absent or of the wrong type.
     """
     try:
-        # Records from before 1.0 call the warnings doubts.
+        # Older records call the warnings doubts.
         return msgspec.convert({"warnings": values.get("doubts", ()), **values}, Profile)
     except (msgspec.ValidationError, AttributeError) as error:
         raise FashiontlError(f"expected a profile, got one that is damaged: {error}; profile the case again") from error

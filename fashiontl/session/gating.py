@@ -49,13 +49,13 @@ def faults(config: pytest.Config, option: Namespace) -> list[str]:
         option: ours, as `fashiontl.session.declaring.read` gives them.
     """
     found = [
-        f"{name}: {fault}"
+        f"{name}: {error}"
         for name, kind, text in (
             ("--gate", filled, option.gate),
             ("--gate-budget", minutes, option.gate_budget),
             ("--gate-json", filled, option.gate_json),
         )
-        if text is not None and (fault := _fault(kind, text))
+        if text is not None and (error := _error(kind, text))
     ]
     if option.gate is None:
         given = [
@@ -77,7 +77,7 @@ def option_of(config: pytest.Config, name: str) -> Any:
     return getattr(config.option, name, None)
 
 
-def _fault(kind: Callable[[str], object], text: str) -> str:
+def _error(kind: Callable[[str], object], text: str) -> str:
     try:
         kind(text)
     except argparse.ArgumentTypeError as error:

@@ -262,7 +262,7 @@ def compile_counts() -> dict[str, int]:
 
     Returns:
         `graphs` it made, `graph_breaks` at what it could not follow, and `recompiles`: code that was compiled again,
-        for another shape, mode or set of trained weights. What this torch does not tell is left out.
+        for another shape, mode or set of trained weights. What this version of torch does not report is left out.
     """
     import torch._dynamo.convert_frame as frames
     from torch._dynamo.utils import counters
