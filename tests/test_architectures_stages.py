@@ -141,8 +141,9 @@ def test_an_unknown_family_is_an_error() -> None:
         split(nn.Identity(), "resnets")
 
 
+# torchvision cannot build a RegNet on the meta device, so the largest would take minutes.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [name for name in TORCHVISION if name[-5:] not in {"_16gf", "_32gf", "128gf"}])
 def test_every_model_of_torchvision(name: str) -> None:
     """Parameters as published, structure and order; without numbers, so on the meta device."""
     weights, family = models.get_model_weights(name).DEFAULT, ARCHITECTURES[name].family

@@ -343,3 +343,9 @@ def test_looking_for_divergence_reads_the_device_once_an_epoch(monkeypatch: pyte
     )
     # What is read before an epoch is of the proof, which looks at the network before the first.
     assert [after - before for before, after in itertools.pairwise(seen[1:])] == [1, 1]
+
+
+def test_only_a_batch_that_is_elsewhere_is_copied() -> None:
+    images = examples().images
+    assert fit_module.copied(images, torch.device("cpu")) is images
+    assert fit_module.copied(images, torch.device("meta")).device.type == "meta"

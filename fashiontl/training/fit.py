@@ -156,11 +156,11 @@ def fit(  # noqa: C901, PLR0913 - the loop in its order, and all that a training
         losses.append(loss)
         if validation is not None:
             logits = predict(network, validation.images, preprocessing, variant)
-            if what := in_answers(logits, "validation"):
-                raise diverged(what, recipe, last, steps, losses)
             accuracies.append((logits.argmax(1) == validation.labels.cpu()).double().mean().item())
             if accuracies[-1] > max(accuracies[:-1], default=-1.0):
                 best = {name: value.clone() for name, value in network.state_dict().items()}
+            if what := in_answers(logits, "validation"):
+                raise diverged(what, recipe, last, steps, losses)
             apply(network, plan)
     if what := in_weights(network):
         raise diverged(what, recipe, last, steps, losses)
