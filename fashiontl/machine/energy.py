@@ -130,17 +130,21 @@ def measure_energy(
     end_joules, end = _at_movement(counter, clock, sleep)
 
     images, window = calls * images_a_call, end - start
+
+    def unknown(warning: str, *watts: float) -> Energy:
+        idle_watts, gross_watts = watts or (None, None)
+        return Energy(None, idle_watts, gross_watts, window, images, counter.source, (warning,))
+
     if before is None or start_joules is None or end_joules is None:
-        return Energy(None, None, None, window, images, counter.source, (f"{counter.source} could not be read",))
+        return unknown(f"{counter.source} could not be read")
     idle, gross = start_joules - before, end_joules - start_joules
     if idle <= 0 or gross <= 0:
-        warning = f"{counter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work"
-        return Energy(None, None, None, window, images, counter.source, (warning,))
+        return unknown(f"{counter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work")
     idle_watts, gross_watts = idle / (start - idle_start), gross / window
     net = gross - idle_watts * window
     if net <= 0:
         warning = f"work took {gross_watts:.3g} W, which is not above the {idle_watts:.3g} W of the idle device"
-        return Energy(None, idle_watts, gross_watts, window, images, counter.source, (warning,))
+        return unknown(warning, idle_watts, gross_watts)
     return Energy(net / images, idle_watts, gross_watts, window, images, counter.source)
 
 
