@@ -211,7 +211,8 @@ def control_table(gates: int, seed: int, processes: int) -> str:
         for setup, tally in zip(setups, simulate_all(setups, gates, seed, processes), strict=True)
     ]  # fmt: skip
     header = (
-        "reference kernel's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)", "trials a cell",
+        "reference kernel's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)",
+        "trials a cell",
     )  # fmt: skip
     return f"{table(rows, header)}\n\n{gates:,} gates a line, seed {seed}."
 

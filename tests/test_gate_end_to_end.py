@@ -25,12 +25,12 @@ HEAVY = "product = torch.randn(400, 400)\nfor _ in range(20):\n    product @ pro
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three trials of the screen and one of the confirmation, and two processes that count."""
+    """Two trials of the screen and one of the confirmation, and two processes that count."""
 
     def rule(trials: Sequence[Trial], limit: Limit, budget: int) -> str:
         assert limit.kind == "timed"
         assert budget
-        return ("screen", "screen", "screen", "confirm", "stop")[len(trials)]
+        return ("screen", "screen", "confirm", "stop")[len(trials)]
 
     whole = runner.Gate.__init__
     monkeypatch.setattr(runner.Gate, "__init__", lambda *given, **more: whole(*given, **more, rule=rule))
@@ -62,7 +62,7 @@ def test_a_slower_head(tmp_path: Path) -> None:
     assert (raw.cells, raw.new, raw.removed, raw.failures) == ((CASE.id,), (), (), ())
     assert [series.metric for series in raw.series] == ["latency", "inference_throughput", "train_throughput"]
     for series in raw.series:
-        assert [trial.stage for trial in series.trials] == ["screen", "screen", "screen", "confirm"]
+        assert [trial.stage for trial in series.trials] == ["screen", "screen", "confirm"]
         for trial in series.trials:
             lengths = {len(times) for times in (trial.base, trial.head, trial.reference_base, trial.reference_head)}
             (taken,) = lengths

@@ -200,10 +200,6 @@ def test_a_metric_that_is_gone_never_passes(metric: str) -> None:
     assert verdict_of(replace(full(), **{kind: ()})) == ("MISSING", 12)
 
 
-def test_accuracy_that_is_gone_never_passes() -> None:
-    assert verdict_of(replace(full(), answers=())) == ("MISSING", 12)
-
-
 def test_a_metric_that_neither_arm_tells_is_said_to_be_so() -> None:
     told = without("counts", lambda one: (one.cell, one.metric) != (CELL, "parameters"))
     assert verdict_of(replace(told, unavailable=(Unavailable(CELL, "parameters"),))) == ("PASS", 0)

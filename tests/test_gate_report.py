@@ -5,11 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 from gate_raws import CELL, EQUAL, EXPLAINED, HOSTILE, OTHER, PASSED, finding, gate_result, raw
-from hypothesis import given
 from hypothesis import strategies as st
 from records import tables
 
-from fashiontl.gate.raw import Tree
 from fashiontl.gate.report import (
     MARKER,
     WIDTH,
@@ -143,25 +141,6 @@ def test_a_comment_is_never_longer_than_github_takes() -> None:
     assert "and 70 more" in page
 
 
-def test_a_hostile_name_breaks_no_table_and_hides_nothing() -> None:
-    hostile = Explained(HOSTILE, "latency", HOSTILE, HOSTILE, 1e-3, 2e-3, 0.5)
-    page = markdown(
-        gate_result(
-            BAD, PASSED, notes=(HOSTILE,), explained=(hostile,),
-            raw=raw(command=HOSTILE, machine=HOSTILE, base=Tree(HOSTILE, None, False, "", 2)),
-        )
-    )  # fmt: skip
-    worst, operators, _ = tables(page)
-    assert [len(row) for row in worst] == [7, 7]
-    assert [len(row) for row in operators] == [6, 6]
-    assert worst[1][1] == r"own\|\`a\`\|&lt;b> ::⁠error::x%0A�\[31m##\[add-mask\]&lt;/details>\*\_\[l\](u)"
-    assert page.count(MARKER) == 1
-    # Outside of code, where it is shown as it is, nothing opens or closes a tag but the folds.
-    tags = re.findall(r"<[^!][^>]*>", re.sub(r"(`+).*?[^`]\1(?!`)", "", page))
-    assert tags == ["<details>", "<summary>", "</summary>", "</details>"] * 2
-    assert not any(line.lstrip().startswith("::") for line in page.splitlines())
-
-
 def commands(text: str) -> list[str]:
     """Lines that GitHub's runner would take for commands: two colons after spaces, or its older form anywhere."""
     return [line for line in text.splitlines() if line.strip().startswith("::") or "##[" in line]
@@ -246,12 +225,6 @@ def test_junit_is_read_back() -> None:
 def test_in_junit_a_gate_that_fails_is_never_green(findings: tuple[object, ...]) -> None:
     suite = ElementTree.fromstring(junit(GateResult("MISSING", 12, findings, (), (), raw())))[0]
     assert (suite.get("tests"), suite.get("errors")) == (str(len(findings) + 1), "1")
-
-
-@given(st.text(max_size=30), st.text(max_size=30))
-def test_junit_is_xml_whatever_the_names(name: str, reason: str) -> None:
-    made = gate_result(finding(cell=name, reason=reason), notes=(reason,), raw=raw(command=name))
-    assert ElementTree.fromstring(junit(made).encode())[0].get("tests") == "1"
 
 
 @pytest.mark.parametrize("verdict", EXIT_CODES)

@@ -82,6 +82,7 @@ def test_what_cannot_be_compared_is_no_pass(matrix: Bench) -> None:
     result.stdout.fnmatch_lines(["*NO_BASELINE: the base is too old*"])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(matrix: Bench) -> None:
     conftest = FAKE.format(tests=str(TESTS), verdicts={"resnet18": "CRASHED"}) + LOST
     bench = matrix(conftest)
@@ -110,6 +111,7 @@ commands.compare = compare
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -160,6 +162,7 @@ def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults
     assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -173,10 +176,12 @@ def test_faults_are_bad_input(matrix: Bench, options: list[str], told: str) -> N
     assert told in result.stdout.str() + result.stderr.str()
 
 
+@pytest.mark.slow
 def test_a_gate_of_no_cells_does_not_pass(matrix: Bench) -> None:
     assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "nothing").ret == 5
 
 
+@pytest.mark.slow
 def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(
     matrix: Bench, pytester: pytest.Pytester
 ) -> None:
@@ -184,6 +189,7 @@ def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(
     assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "other").ret == 12
 
 
+@pytest.mark.slow
 def test_the_gate_is_not_spread_over_processes(matrix: Bench) -> None:
     pytest.importorskip("xdist")
     result = run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-n", "2")

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, user_path
 from fashiontl.gate.raw import Arm as Name
-from fashiontl.gate.raw import Tree
+from fashiontl.gate.raw import FailureKind, Tree
 from fashiontl.gate.result import Verdict
 from fashiontl.gate.trees import Checkout
 from fashiontl.machine.environment import PROTOCOL
@@ -23,8 +23,6 @@ from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import anchored
 from fashiontl.runner.client import Outcome, PhaseHandle, Worker
 from fashiontl.runner.messages import IDENTITY, SLICES, CaseJob, Identity, IdentityJob, J, Phase, Progress, R, SlicesJob
-
-Kind = Literal["missing", "crashed", "timeout", "oom"]
 
 # Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
 _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
@@ -60,16 +58,16 @@ class StoppedError(Exception):
         reason: in a sentence.
     """
 
-    def __init__(self, arm: Name, kind: Kind, reason: str) -> None:
+    def __init__(self, arm: Name, kind: FailureKind, reason: str) -> None:
         super().__init__(reason)
         self.arm = arm
         self.kind = kind
         self.reason = reason
 
 
-def failure_kind(outcome: Outcome[Any]) -> Kind:
+def failure_kind(outcome: Outcome[Any]) -> FailureKind:
     """What a phase that is not `ok` comes down to."""
-    kinds: dict[str, Kind] = {"timeout": "timeout", "oom": "oom", "skipped": "missing"}
+    kinds: dict[str, FailureKind] = {"timeout": "timeout", "oom": "oom", "skipped": "missing"}
     return kinds.get(outcome.status, "crashed")
 
 
