@@ -303,7 +303,7 @@ def _inherited() -> dict[str, str]:
 
 
 def _last_words(log: str, code: int | None) -> str:
-    """The last error in a process's log, with the line of a file that it names; without a log, how the process ended."""
+    """The last error in a process's log, with the line that it names; without a log, how the process ended."""
     lines = [line.strip() for line in log.strip().splitlines()]
     if not lines:
         if code is None:
