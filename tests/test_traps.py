@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from phase_runs import run
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +29,7 @@ from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.models.weights.files import load, save
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob
 from fashiontl.timing import torch_flags
 from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import Examples, Fit, fit
@@ -378,7 +380,7 @@ def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch_flags, "fastest", lambda precision: None)
     case = Case("mobilenet_v2", "scratch")
     settings = replace(PRESETS["smoke"], seconds=0.01)
-    result = phases.inference({"case": asdict(case), "settings": asdict(settings)}, lambda text: None)
+    result = run(phases.inference, CaseJob(case, settings))
     network = build("mobilenet_v2", CLASSES, image_size=settings.image_size).eval()
     images = torch.zeros(1, 3, settings.image_size, settings.image_size)
     assert result["flops"] == by_hand(network, images)
