@@ -164,13 +164,13 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
 
 def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
-    measurer(worker, tmp_path, extensions=["mine"]).measure(CASE)
+    measurer(worker, tmp_path, extensions=["json"]).measure(CASE)
     assert worker.calls[:3] == [
         ("device", DeviceJob("cpu"), 120),
         ("self_test", TimedJob("cpu", 0.8), 120),
         ("peak", PeakJob("cpu", "fp32", 0.8), 120),
     ]
-    job = CaseJob(CASE, SETTINGS, str(tmp_path / "cache"), ("mine",))
+    job = CaseJob(CASE, SETTINGS, str(tmp_path / "cache"), ("json",))
     later = structs.replace(job, checkpoints={"resnet18": "source.pt"})
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
     assert [call[1:] for call in worker.calls[3:]] == [
@@ -364,10 +364,10 @@ def test_one_case_at_a_time_on_a_device(tmp_path: Path) -> None:
     held: list[tuple[bool, bool]] = []
 
     class Looking(FakeWorker):
-        def run(self, phase: Phase[Any, R], *arguments: Any) -> Outcome[R]:
+        def run(self, phase: Phase[Any, R], job: Any, timeout: float, progress: Any = None) -> Outcome[R]:
             if phase.name == "train":
                 held.append((is_held("cuda-1"), is_held("cuda")))
-            return super().run(phase, *arguments)
+            return super().run(phase, job, timeout, progress)
 
     measurer(Looking(), tmp_path).measure(Case("resnet18", "full", "cuda:1"))
     assert held == [(True, False)]
