@@ -31,7 +31,7 @@ from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
 from fashiontl.timing.variants import Variant
 from fashiontl.training.evaluation import evaluate
-from fashiontl.training.fit import OPTIMIZERS, Examples, fit, is_normalised, predict, rate_factor
+from fashiontl.training.fit import OPTIMIZERS, Examples, fit, is_normalised, lr_factor, predict
 from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.recipes import Recipe, recipe_for
 
@@ -95,7 +95,7 @@ class Fashiontl:
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._store = FeatureStore(None)
+        self._store = FeatureStore()
 
     def train(self) -> Sequence[float]:
         """Train, with the proof that the policy was kept."""
@@ -150,7 +150,7 @@ def transform_of(preprocessing: Preprocessing, side: int) -> Any:
         mode = transforms.InterpolationMode(preprocessing.interpolation)
         steps += [transforms.Resize((size, size), mode, antialias=True), transforms.Lambda(lambda x: x.clamp(0, 1))]
     steps.append(transforms.Lambda(lambda image: image.expand(3, -1, -1)))
-    return transforms.Compose([*steps, transforms.Normalize(preprocessing.mean, preprocessing.deviation)])
+    return transforms.Compose([*steps, transforms.Normalize(preprocessing.mean, preprocessing.std)])
 
 
 def check_pixels(images: Tensor, labels: Tensor, preprocessing: Preprocessing) -> None:
@@ -171,11 +171,11 @@ def check_pixels(images: Tensor, labels: Tensor, preprocessing: Preprocessing) -
 def optimizer_of(given: Training) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The recipe's optimiser as people write it, without further arguments, and its schedule."""
     recipe = given.recipe
-    groups = parameter_groups(given.network, given.plan, recipe.rate, recipe.decay)
+    groups = parameter_groups(given.network, given.plan, recipe.lr, recipe.weight_decay)
     optimizer = OPTIMIZERS[recipe.optimizer](groups)
     steps = recipe.epochs * -(-len(given.data.train_labels) // recipe.batch_size)
     constant = recipe.schedule == "constant"
-    return optimizer, LambdaLR(optimizer, lambda step: 1.0 if constant else rate_factor(step, steps, recipe.warm_up))
+    return optimizer, LambdaLR(optimizer, lambda step: 1.0 if constant else lr_factor(step, steps, recipe.warm_up))
 
 
 class Plain:
@@ -185,7 +185,7 @@ class Plain:
 
     def __init__(self, training: Training) -> None:
         self.given = training
-        self.loss = nn.CrossEntropyLoss(label_smoothing=training.recipe.smoothing)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=training.recipe.label_smoothing)
 
     def loader(self, images: Tensor, labels: Tensor, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches of images, in random order or one after the other."""
@@ -308,13 +308,13 @@ def measure(job: dict[str, Any], _progress: Any = None) -> dict[str, Any]:
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     data = select(images, work.task, settings.train_per_class, settings.test_per_class, seed)
     torch.manual_seed(seed)
-    begun = work.start(work.case)
-    check_pixels(data.train_images, data.train_labels, begun.preprocessing)
-    check_pixels(data.test_images, data.test_labels, begun.preprocessing)
+    initial = work.start(work.case)
+    check_pixels(data.train_images, data.train_labels, initial.preprocessing)
+    check_pixels(data.test_images, data.test_labels, initial.preprocessing)
     # As many epochs for every policy; fashiontl's own recipe would train a probe for eight times as many.
-    recipe = replace(recipe_for(policy, settings, normalised=is_normalised(begun.network)), epochs=settings.epochs)
+    recipe = replace(recipe_for(policy, settings, normalised=is_normalised(initial.network)), epochs=settings.epochs)
     given = Training(
-        begun.network, policy, data, recipe, begun.preprocessing, seed, job["loader_workers"], work.variant
+        initial.network, policy, data, recipe, initial.preprocessing, seed, job["loader_workers"], work.variant
     )
     _warm_up(kind, given)
     torch.manual_seed(seed)

@@ -25,6 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+from msgspec.structs import replace
+
 from fashiontl.core.files import write_atomically
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.environment import read_environment
@@ -32,8 +35,7 @@ from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.records import Record, read_file, to_json
 from fashiontl.records.record import compact
 from fashiontl.reports.leaderboard.markdown import TextColumn, table
-from fashiontl.reports.leaderboard.page import parts, read_rows
-from fashiontl.reports.leaderboard.sections import sections
+from fashiontl.reports.leaderboard.page import parts, read_rows, sections
 from fashiontl.timing.loops import no_garbage_collection
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -96,7 +98,7 @@ def cell(index: int, record: Record) -> Record:
         image_size=SIZES[size],
     )  # fmt: skip
     settings = dataclasses.replace(record.settings, epochs=epochs + 1)
-    return dataclasses.replace(record, id=case.id, case=case, settings=settings)
+    return replace(record, id=case.id, case=case, settings=settings)
 
 
 def raw_values(record: Record) -> list[str]:
@@ -131,7 +133,7 @@ def decimals(value: float) -> int:
 def lines(record: Record, count: int, cells: int) -> Iterator[str]:
     """The records in the order of their times, the cells again and again."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    own = compact([dataclasses.asdict(measurement) for measurement in record.measurements])
+    own = compact(to_builtins(record.measurements))
     draws, answers = raw_values(record), record.provenance.get("evaluation", [])
     chance = random.Random(0)
     dump = json.JSONEncoder(separators=(",", ":")).encode

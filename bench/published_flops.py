@@ -1,8 +1,8 @@
-"""Print docs/flops.md: this project's parameter and FLOP counts beside those that torchvision publishes.
+"""Print docs/evidence/flops.md: this project's parameter and FLOP counts beside those that torchvision publishes.
 
 Nothing is downloaded and nothing computed: the networks are on the meta device.
 
-    python bench/published_flops.py > docs/flops.md
+    python bench/published_flops.py > docs/evidence/flops.md
 """
 
 from dataclasses import dataclass

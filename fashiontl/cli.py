@@ -16,7 +16,7 @@ from fashiontl import __version__
 from fashiontl.core.encoding import print_plainly
 from fashiontl.core.errors import FashiontlError, tell, told, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
-from fashiontl.gate.commands import add_baseline, add_gate, add_results, add_waive
+from fashiontl.gate.commands import add_gate, add_results, add_waive
 from fashiontl.matrix.options import AXES, filled, whole
 from fashiontl.reports.progress import ProgressText
 
@@ -163,7 +163,6 @@ def _parser() -> argparse.ArgumentParser:
     board.set_defaults(run=_leaderboard)
     add_gate(commands)
     add_waive(commands)
-    add_baseline(commands)
     return parser
 
 
@@ -206,16 +205,17 @@ def _list(options: argparse.Namespace) -> _Answer:
 def _doctor(options: argparse.Namespace) -> _Answer:
     from fashiontl.core.errors import unknown_name
     from fashiontl.doctor import equipment, examine, to_json, to_text
-    from fashiontl.machine.devices import DEVICES, is_device, seen_devices
+    from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
     from fashiontl.runner.cell import check_cache
     from fashiontl.runner.client import Worker
 
-    names = list(dict.fromkeys(name.strip() for name in options.device.split(","))) if options.device else []
+    names = [name.strip() for name in options.device.split(",")] if options.device else seen_devices()
     if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
         raise FashiontlError("\n".join(faults))
+    devices = dict.fromkeys(Device.of(name) for name in names)
     check_cache()
     with Worker() as worker, ProgressText() as progress:
-        reports = [examine(worker, name, progress, options.seconds) for name in names or seen_devices()]
+        reports = [examine(worker, device, progress, options.seconds) for device in devices]
         sections = equipment(worker, Path("results"), progress)
     text = (to_json if options.json else to_text)(reports, sections)
     return text, 0 if all(report.fit for report in reports) else 1
@@ -223,6 +223,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 def _profile(options: argparse.Namespace) -> _Answer:
     from fashiontl.core.files import check_folder
+    from fashiontl.machine.devices import Device
     from fashiontl.machine.locks import alone_on
     from fashiontl.matrix.options import as_timed
     from fashiontl.runner.cell import cache_folder, check_cache
@@ -247,7 +248,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
             return _unprofiled(case.id, variant.result.unavailable if variant.result else variant.reason)
         said += variant.result.warnings
         progress(f"waiting for {case.device}")
-        with alone_on(case.device, cache_folder()):
+        with alone_on(Device.of(case.device), cache_folder()):
             outcome = worker.run(PROFILE, job, settings.timeout, progress)
     if outcome.status != "ok":
         return _unprofiled(case.id, outcome.reason)
@@ -285,7 +286,7 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
     if options.json:
         return to_terminal_json({"case": said[0], "notes": said[1:], "profile": values})
     profile = from_dict(values)
-    lines = [*said, *profile.doubts, "", f"{profile.steps} training steps; shares are of their operators' own time"]
+    lines = [*said, *profile.warnings, "", f"{profile.steps} training steps; shares are of their operators' own time"]
     lines += [top(profile, options.top), ""]
     if profile.device_idle is not None:
         lines.append(f"device idle  {profile.device_idle:.0%} of the time, at most: the profiler slows the host down")

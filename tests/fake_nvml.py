@@ -11,12 +11,11 @@ class NVMLError(Exception):
 
 @dataclass(eq=False)
 class Card:
-    """A GPU, or a slice of one."""
+    """A GPU, in MIG mode or not; its slices are named `MIG-` and its UUID."""
 
     uuid: str
     name: str = "NVIDIA H100"
     mig: bool = False
-    slices: list["Card | None"] = field(default_factory=list)
     processes: list[tuple[int, int | None]] = field(default_factory=list)
     reasons: int = 0
     violation: int = 0
@@ -33,13 +32,6 @@ def _mig_mode(card: Card) -> list[int]:
     return [1, 1]
 
 
-def _slice(card: Card, index: int) -> Card:
-    found = card.slices[index] if index < len(card.slices) else None
-    if found is None:
-        raise NVMLError("Not Found")
-    return found
-
-
 def library(*cards: Card, missing: tuple[str, ...] = ()) -> Any:
     """The module; functions in `missing` are there but not supported by driver or card."""
     functions = {
@@ -49,8 +41,8 @@ def library(*cards: Card, missing: tuple[str, ...] = ()) -> Any:
         "nvmlDeviceGetUUID": lambda card: card.uuid,
         "nvmlDeviceGetName": lambda card: card.name,
         "nvmlDeviceGetMigMode": _mig_mode,
-        "nvmlDeviceGetMaxMigDeviceCount": lambda card: 7,
-        "nvmlDeviceGetMigDeviceHandleByIndex": _slice,
+        "nvmlDeviceGetHandleByUUID": lambda uuid: next((card for card in cards if uuid == f"MIG-{card.uuid}"), None),
+        "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda card: card or _refuse(),
         "nvmlDeviceGetClockInfo": lambda card, kind: {1: card.sm_megahertz, 2: 2619}[kind],
         "nvmlDeviceGetMaxClockInfo": lambda card, kind: {1: 1980}[kind],
         "nvmlDeviceGetTemperatureV": lambda card, sensor: {0: 61}[sensor],

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.metrics import Measurement
 from fashiontl.machine.environment import Environment, machine_key
@@ -102,14 +104,13 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
     parts = {"data": 0.05 * step * training, "forward": 0.3 * step, "backward": 0.6 * step, "optimizer": 0.1 * step}
     single = {
         "load_time": 0.05 + parameters / 400, "first_call_time": 0.05 / speed, "first_step_time": 0.2 / speed,
-        "load_peak_memory": parameters * 4.2e6, "load_process_memory": 3.1e8 + parameters * 4.2e6,
         "inference_process_memory": 3.1e8 + parameters * 5e6, "training_process_memory": 3.1e8 + parameters * 1.5e7,
         "training_flops": gflop * 3e9 / training, "peak_flops": _peak(case),
     }  # fmt: skip
     if case.execution == "compile":
         single |= {"inference_compile_time": 12.0, "training_compile_time": 31.0}
     if case.device.startswith("cuda"):
-        single |= {f"{phase}_reserved_memory": parameters * 2e7 for phase in ("load", "inference", "training")}
+        single |= {f"{phase}_reserved_memory": parameters * 2e7 for phase in ("inference", "training")}
         single |= {"inference_energy": gflop * 0.02, "training_energy": gflop * 0.07 / training, "idle_power": 71.5}
         first += (Measurement("device_latency", many(0.004 / speed, settings.samples)),)
     if settings.sweep:
@@ -212,7 +213,7 @@ def evaluated(case: Case, number: int = 0, classes: int = 4, **fields: Any) -> R
         "image_size": made.settings.image_size, "deterministic": True, "trained": ["f3" * 32] * len(accuracies),
         "validation": [{"accuracies": [], "chosen": made.settings.epochs - 1}] * len(accuracies), "extensions": {},
     }  # fmt: skip
-    return dataclasses.replace(made, provenance=made.provenance | newest)
+    return replace(made, provenance=made.provenance | newest)
 
 
 def matrix(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.models.registry import ARCHITECTURES, Architecture, size_fault
+from fashiontl.models.registry import ARCHITECTURES, Architecture, size_error
 
 
 def test_the_builder_is_the_name_unless_given() -> None:
@@ -42,17 +42,17 @@ def test_every_resnet_and_densenet_has_a_variant_for_small_images() -> None:
     ],
 )
 def test_a_size_that_does_not_fit_is_explained(name: str, image_size: int, fault: str | None) -> None:
-    assert size_fault(name, image_size) == fault
+    assert size_error(name, image_size) == fault
 
 
 @given(st.sampled_from(sorted(ARCHITECTURES)), st.integers(0, 600))
 def test_the_size_that_a_fault_proposes_is_the_next_one_without_a_fault(name: str, image_size: int) -> None:
-    fault = size_fault(name, image_size)
+    fault = size_error(name, image_size)
     if fault is None:
         return
     found = re.search(r"image_size=(\d+)$", fault)
     assert found is not None
     proposed = int(found[1])
     assert proposed > image_size
-    assert size_fault(name, proposed) is None
-    assert all(size_fault(name, size) for size in range(image_size, proposed))
+    assert size_error(name, proposed) is None
+    assert all(size_error(name, size) for size in range(image_size, proposed))

@@ -4,11 +4,11 @@ import torch
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply, parameter_groups
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.ensembles import JoinedNetwork, MeanOfProbabilities
 from fashiontl.models.network import Network
-from fashiontl.models.registry import check_name, fitting_size, members, trained_apart
+from fashiontl.models.registry import check_name, fitting_size, members, trained_separately
 
 NAMES = ("resnet9", "squeezenet1_1", "shufflenet_v2_x0_5")
 
@@ -32,8 +32,8 @@ def features(network: Network) -> torch.Tensor:
 
 def test_names() -> None:
     assert members("joined:vgg11+resnet18+timm/resnet10t") == ("vgg11", "resnet18", "timm/resnet10t")
-    assert trained_apart("joined:vgg11+resnet18") == ("joined:vgg11+resnet18",)
-    assert trained_apart("mean:vgg11+resnet18") == ("vgg11", "resnet18")
+    assert trained_separately("joined:vgg11+resnet18") == ("joined:vgg11+resnet18",)
+    assert trained_separately("mean:vgg11+resnet18") == ("vgg11", "resnet18")
     check_name("mean:vgg11+resnet18")
     with pytest.raises(FashiontlError) as caught:
         check_name("mean:vgg12+resnet19")
@@ -71,13 +71,13 @@ def test_policies_hold_on_a_joined_network(policy: str) -> None:
     hybrid = JoinedNetwork(networks(*NAMES), 4)
     plan = POLICIES[policy].plan(hybrid.stage_names, 0, 1)
     apply(hybrid, plan)
-    watch = Watch(hybrid)
-    watch.begin(plan)
+    verifier = FreezeVerifier(hybrid)
+    verifier.begin(plan)
     optimizer = torch.optim.SGD(parameter_groups(hybrid, plan, 0.1, 0.0))
     torch.nn.functional.cross_entropy(hybrid(images(4)), torch.arange(4)).backward()
     optimizer.step()
-    watch.end()
-    assert watch.result().violations == ()
+    verifier.end()
+    assert verifier.result().violations == ()
     trained = {name.split(".")[1] for name, p in hybrid.named_parameters() if p.requires_grad}
     expected = {"linear_probe": {"head"}, "last_stage": {"head", "stage4"}}
     assert trained == expected.get(policy, {"stage1", "stage2", "stage3", "stage4", "head"})

@@ -19,13 +19,6 @@ def small() -> Network:
     )
 
 
-def test_names_classes_and_head() -> None:
-    network = small()
-    assert network.stage_names == ("stem", "stage1", "neck", "head")
-    assert network.classes == 6
-    assert isinstance(network.head_layer, nn.Linear)
-
-
 def test_forward_is_all_stages_in_order_and_run_is_a_span_of_them() -> None:
     network, images = small(), torch.randn(2, 3, 8, 8)
     features = network.run(images, 0, 2)
@@ -60,10 +53,6 @@ def test_a_resized_layer_differs_in_its_outputs_only(layer: nn.Linear | nn.Conv2
     other = resized(layer, 9)
     assert other.weight.shape == (9, *layer.weight.shape[1:])
     assert (other.bias is None) == (layer.bias is None)
-
-
-def test_a_resized_layer_stays_on_its_device() -> None:
-    assert resized(nn.Linear(3, 4, device="meta"), 9).weight.is_meta
 
 
 @pytest.mark.parametrize(

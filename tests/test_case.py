@@ -85,7 +85,7 @@ def test_override_lists_all_faults() -> None:
     "assignment",
     [
         "epochs=0", "seconds=inf", "seconds=nan", "train_per_class=-1", "data=web", "timeout=1e300", "timeout=1e10",
-        "rate=1e308", "half_width=2", "threads=100000", f"seeds={10**400}", "samples=" + "9" * 5000,
+        "lr=1e308", "half_width=2", "threads=100000", f"seeds={10**400}", "samples=" + "9" * 5000,
     ],
 )  # fmt: skip
 def test_override_refuses_what_cannot_be(assignment: str) -> None:
@@ -112,7 +112,7 @@ def test_every_number_has_a_range_that_holds_every_preset() -> None:
 
 
 def test_a_rate_that_diverges_may_be_asked_for() -> None:
-    assert override(PRESETS["quick"], ["rate=1e20"]).rate == 1e20
+    assert override(PRESETS["quick"], ["lr=1e20"]).lr == 1e20
 
 
 @given(st.integers(1, 10**6))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from records import matrix
 
-from fashiontl import __version__, cli, doctor
+from fashiontl import cli, doctor
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.doctor import Line, Report, Section
 from fashiontl.records import RunFile
@@ -96,7 +95,7 @@ def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: 
     assert cli.main(["leaderboard", "--results", str(results)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{results}/leaderboard.md\n"
-    fault = f"{results}/runs/machine/run.jsonl:2: expected one record in JSON, got: "
+    fault = f"{results}/runs/machine/run.jsonl:2: expected JSON, got: "
     assert captured.err.startswith(f"fashiontl leaderboard: warning: {fault}")
     assert len(captured.err.splitlines()) == 1
     page = (results / "leaderboard.md").read_text()

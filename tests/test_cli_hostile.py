@@ -57,15 +57,14 @@ NO_TEXT = [
     ["profile", "resnet18-full-cpu", "--weights"], ["profile", "resnet18-full-cpu", "--preset"],
     ["profile", "resnet18-full-cpu", "--set"], ["profile", "resnet18-full-cpu", "--results"],
     ["leaderboard", "--results"],
-    ["gate", "--base"], ["gate", "--replay"], ["gate", "--plan"], ["gate", "--stored", "--run"],
-    ["gate", "--stored", "--results"], ["gate", "--stored", "--json"], ["gate", "--stored", "--markdown"],
-    ["gate", "--stored", "--junit"], ["gate", "--base", "x", "--budget"], ["gate", "--base", "x", "--data-root"],
+    ["gate", "--base"], ["gate", "--replay"], ["gate", "--plan"],
+    ["gate", "--replay", "x", "--results"], ["gate", "--replay", "x", "--json"],
+    ["gate", "--replay", "x", "--markdown"], ["gate", "--replay", "x", "--junit"],
+    ["gate", "--base", "x", "--budget"], ["gate", "--base", "x", "--data-root"],
     *(["gate", "--base", "x", f"--{axis}"] for axis in ("arch", "policy", "device", "task", "weights", "precision",
                                                         "memory-format", "execution", "image-size", "batch")),
     ["gate", "--base", "x", "--preset"], ["gate", "--base", "x", "--set"],
     ["gate", "--base", "x", "--fashiontl-plugin"],
-    ["baseline", "add", "--run"], ["baseline", "show", "--machine"], ["baseline", "prune", "--keep"],
-    ["baseline", "list", "--results"],
 ]  # fmt: skip
 
 
@@ -115,11 +114,10 @@ AWKWARD = [
         ["doctor", "--seconds", "{}"], ["profile", "{}"], ["profile", "resnet18-full-cpu", "--weights", "{}"],
         ["profile", "resnet18-full-cpu", "--set", "epochs={}"], ["profile", "resnet18-full-cpu", "--set", "{}"],
         ["profile", "resnet18-full-cpu", "--top", "{}"], ["leaderboard", "--results", "{}"], ["gate", "--base", "{}"],
-        ["gate", "--replay", "{}"], ["gate", "--plan", "{}"], ["gate", "--stored", "--run", "{}"],
-        ["gate", "--stored", "--results", "{}"], ["gate", "--base", "x", "--budget", "{}"],
+        ["gate", "--replay", "{}"], ["gate", "--plan", "{}"],
+        ["gate", "--base", "x", "--budget", "{}"],
         ["gate", "--base", "x", "--weights", "{}"], ["gate", "--base", "x", "--batch", "{}"],
         ["gate", "--base", "x", "--image-size", "{}"], ["gate", "--base", "x", "--task", "fashion4@{}"],
-        ["baseline", "add", "--run", "{}"], ["baseline", "prune", "--keep", "{}"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -168,10 +166,6 @@ MAKERS = [as_file, as_folder, as_pipe, as_device, as_loop, as_bytes]
     [
         ("gate.json", ["gate", "--replay", "gate.json"]),
         ("gate.json", ["gate", "--plan", "gate.json"]),
-        ("run.jsonl", ["gate", "--stored", "--run", "run.jsonl"]),
-        ("run.jsonl", ["baseline", "add", "--run", "run.jsonl"]),
-        ("results/runs/m/run.jsonl", ["gate", "--stored"]),
-        ("results/runs/m/run.jsonl", ["baseline", "add"]),
         ("pyproject.toml", ["list"]),
         ("nets.py", ["list", "--fashiontl-plugin", "nets.py"]),
         ("gate.json/x", ["gate", "--replay", "gate.json/x"]),
@@ -193,18 +187,15 @@ def test_what_is_no_file_of_the_kind_is_bad_input_and_is_not_waited_for(
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("place", ["results/waivers/one.toml", "results/baselines/m/run.json"])
-def test_what_is_no_waiver_or_baseline_counts_for_nothing(
-    place: str, make: Callable[[Path], None], here: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_no_waiver_counts_for_nothing(
+    make: Callable[[Path], None], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    place = "results/waivers/one.toml"
     (here / place).parent.mkdir(parents=True)
     make(here / place)
     rawfile.write(raw(), here / "gate.json")
     assert end_of(["gate", "--replay", "gate.json"]) == 12
-    shown = capsys.readouterr().out
-    assert (place in shown) == (place.startswith("results/waivers"))
-    assert end_of(["baseline", "show"]) == 0
-    assert ("not read: " in capsys.readouterr().out) == ("baselines" in place)
+    assert place in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -381,9 +372,7 @@ def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: pyte
     ],
     ids=lambda idle: idle[0],
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "way", [["--replay", "gate.json"], ["--plan", "gate.json"], ["--stored"]], ids=lambda way: way[0]
-)
+@pytest.mark.parametrize("way", [["--replay", "gate.json"], ["--plan", "gate.json"]], ids=lambda way: way[0])
 def test_what_says_what_to_measure_is_not_dropped_where_nothing_is_measured(
     failing: Path, way: list[str], idle: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,16 +386,14 @@ def test_one_file_is_not_for_two_reports(failing: Path, capsys: pytest.CaptureFi
     assert "expected a file for each report" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", [["list"], ["leaderboard"], GATE, ["baseline", "list"], waive()], ids=lambda c: c[0]
-)
+@pytest.mark.parametrize("command", [["list"], ["leaderboard"], GATE, waive()], ids=lambda c: c[0])
 def test_a_defect_is_one_line_with_a_report_and_its_own_exit_code(
     command: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a\nb\x1b[31m")
 
-    for place in ("reports.listing.listing", "reports.leaderboard.page.write", "gate.baseline_commands.listed"):
+    for place in ("reports.listing.listing", "reports.leaderboard.page.write"):
         monkeypatch.setattr(f"fashiontl.{place}", broken)
     monkeypatch.setattr(commands, "matrix", broken)
     monkeypatch.setattr(commands, "waiver_faults", broken)

@@ -14,7 +14,6 @@ from fashiontl.gate.comparison import (
     clustered_interval,
     holm_levels,
     mcnemar,
-    prediction_interval,
     trimmed_interval,
     values_needed,
 )
@@ -178,13 +177,3 @@ def test_no_difference_at_all_still_has_a_width() -> None:
 def test_exchanging_the_arms_negates_the_clustered_interval(differences: list[int]) -> None:
     there, back = clustered_interval([differences]), clustered_interval([[-each for each in differences]])
     assert (back.estimate, back.low, back.high) == (-there.estimate, -there.high, -there.low)
-
-
-@pytest.mark.parametrize("count", [3, 8, 20])
-def test_a_new_run_is_beyond_each_bound_once_in_a_hundred(count: int) -> None:
-    rows = np.random.default_rng(count).standard_normal((REPEATS, count + 1)).tolist()
-    bounds = [prediction_interval(row[:-1]) for row in rows]
-    above = sum(row[-1] > bound.high for row, bound in zip(rows, bounds, strict=True)) / REPEATS
-    below = sum(row[-1] < bound.low for row, bound in zip(rows, bounds, strict=True)) / REPEATS
-    assert above == pytest.approx(0.01, abs=0.005)
-    assert below == pytest.approx(0.01, abs=0.005)

@@ -1,22 +1,36 @@
 """The machine is a folder of files here, and the GPU a stand-in."""
 
-import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from fake_nvml import Card, library
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.machine import conditions as module
 from fashiontl.machine import nvml
-from fashiontl.machine.conditions import Conditions, GpuConditions, Observer, ThrottleWatch, read_conditions
-from fashiontl.machine.processes import Process
+from fashiontl.machine.conditions import (
+    Conditions,
+    GpuConditions,
+    Observer,
+    Process,
+    ThrottleDetector,
+    describe,
+    list_processes,
+    read_conditions,
+    used_by_others,
+)
+from fashiontl.machine.devices import Device
+
+CPU, CUDA = Device.of("cpu"), Device.of("cuda")
 
 QUIET = Conditions(
     load=0.5, usable_cores=2.0, cpu_hertz=3e9, cpu_celsius=50.0, throttled_seconds=1.0, core_throttles=4,
@@ -67,7 +81,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...] = (), **facts:
 
 
 def test_reads_this_machine() -> None:
-    found = read_conditions("cpu")
+    found = read_conditions(CPU)
     assert found.gpu is None
     assert 0 < found.usable_cores <= (os.cpu_count() or 1)
     assert found.available_bytes is not None
@@ -75,7 +89,7 @@ def test_reads_this_machine() -> None:
     assert found.busy_seconds is not None
     assert found.busy_seconds > 0
     assert found.cpu_hertz is None or 1e8 < found.cpu_hertz < 1e10
-    assert json.loads(json.dumps(dataclasses.asdict(found)))["usable_cores"] == found.usable_cores
+    assert json.loads(json.dumps(msgspec.to_builtins(found)))["usable_cores"] == found.usable_cores
 
 
 def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +107,7 @@ def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(psutil, "getloadavg", lambda: (1.5, 9.0, 9.0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
     monkeypatch.setattr(module, "usable_cores", lambda: 1.5)
-    assert read_conditions("cpu") == Conditions(
+    assert read_conditions(CPU) == Conditions(
         load=1.5, usable_cores=1.5, cpu_hertz=3.1e9, cpu_celsius=72.5, throttled_seconds=3.0, core_throttles=7,
         busy_seconds=11.75, steal_seconds=3.0, available_bytes=12345,
     )  # fmt: skip
@@ -101,7 +115,7 @@ def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPat
 
 def test_quota_of_version_1_is_told_in_nanoseconds(machine: Machine) -> None:
     machine.quota("throttled_time 2500000000")
-    assert read_conditions("cpu").throttled_seconds == 2.5
+    assert read_conditions(CPU).throttled_seconds == 2.5
 
 
 def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,24 +127,23 @@ def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pyt
     monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
     monkeypatch.setattr(psutil.Process, "cpu_affinity", refuse)
     machine.heat(1, 1)
-    cores = read_conditions("cpu").usable_cores
-    assert read_conditions("cpu") == Conditions(None, cores, None, None, None, None, None, None, None, None)
+    cores = read_conditions(CPU).usable_cores
+    assert read_conditions(CPU) == Conditions(cores)
 
 
 def test_a_platform_without_steal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=8.0, nice=1.0, system=2.0, idle=99.0))
-    found = read_conditions("cpu")
+    found = read_conditions(CPU)
     assert (found.busy_seconds, found.steal_seconds) == (11.0, None)
 
 
 def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, reasons=0x5, violation=1_500_000_000)
-    assert read_conditions("cuda").gpu == GpuConditions(
+    assert read_conditions(CUDA).gpu == GpuConditions(
         sm_hertz=1.755e9, max_sm_hertz=1.98e9, memory_hertz=2.619e9, celsius=61.0, watts=350.5,
         throttle_reasons=("idle", "software power cap"), thermal_violation_seconds=1.5, foreign_processes=(),
     )  # fmt: skip
-    assert read_conditions("cuda:1").gpu is None
-    assert read_conditions("cpu").gpu is None
+    assert read_conditions(CPU).gpu is None
 
 
 def in_namespace(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -144,9 +157,9 @@ def test_foreign_processes_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, processes=[(me, 1), (1, None), (me + 1, 2), (77, 3), (78, 4)])
     in_namespace(monkeypatch, "pid:[4026531836]")
     monkeypatch.setattr(module, "list_processes", lambda: tree)
-    monkeypatch.setattr(module, "exists", lambda pid: pid != 78)
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid != 78)
     monkeypatch.setattr(module, "describe", lambda pid: f"python (pid {pid})")
-    found = read_conditions("cuda").gpu
+    found = read_conditions(CUDA).gpu
     assert found is not None
     assert found.foreign_processes == ("python (pid 77)",)
 
@@ -155,18 +168,18 @@ def test_in_a_container_foreign_processes_are_unknown(monkeypatch: pytest.Monkey
     """The driver may list this very process under its id on the host."""
     card = gpu(monkeypatch, processes=[(4711, 1)])
     in_namespace(monkeypatch, "pid:[4026532800]")
-    found = read_conditions("cuda").gpu
+    found = read_conditions(CUDA).gpu
     assert found is not None
     assert found.foreign_processes is None
     card.processes.clear()
-    found = read_conditions("cuda").gpu
+    found = read_conditions(CUDA).gpu
     assert found is not None
     assert found.foreign_processes == ()
 
 
 def test_a_driver_that_lists_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, missing=("nvmlDeviceGetComputeRunningProcesses",))
-    found = read_conditions("cuda").gpu
+    found = read_conditions(CUDA).gpu
     assert found is not None
     assert found.foreign_processes is None
 
@@ -174,96 +187,97 @@ def test_a_driver_that_lists_no_processes(monkeypatch: pytest.MonkeyPatch) -> No
 # Throttling
 
 
-def test_watch_sees_both_counters_rise(machine: Machine) -> None:
+def test_the_detector_sees_both_counters_rise(machine: Machine) -> None:
     machine.quota("throttled_usec 5", "throttled_usec 7")
     machine.heat(1, 1)
-    watch = ThrottleWatch("cpu")
-    assert watch.reads == ("cpu quota", "core throttle count")
+    detector = ThrottleDetector(CPU)
+    assert detector.reads == ("cpu quota", "core throttle count")
     machine.heat(2, 1)
-    assert watch() is False  # what came before the first call is forgotten
-    assert watch() is False
+    assert detector() is False  # what came before the first call is forgotten
+    assert detector() is False
     machine.quota("throttled_usec 5", "throttled_usec 8")
-    assert watch() is True
-    assert watch() is False
+    assert detector() is True
+    assert detector() is False
     machine.heat(2, 2)
-    assert watch() is True
-    assert watch() is False
+    assert detector() is True
+    assert detector() is False
 
 
-def test_watch_ignores_what_else_changes(machine: Machine) -> None:
+def test_the_detector_ignores_what_else_changes(machine: Machine) -> None:
     machine.quota("throttled_usec 5")
-    watch = ThrottleWatch("cpu")
-    watch()
+    detector = ThrottleDetector(CPU)
+    detector()
     (machine.group / "cpu.stat").write_text("usage_usec 99\nnr_throttled 10\nthrottled_usec 5\n")
-    assert watch() is False
+    assert detector() is False
 
 
-def test_watch_that_can_read_nothing_says_no(machine: Machine) -> None:
+def test_the_detector_that_can_read_nothing_says_no(machine: Machine) -> None:
     machine.quota("nothing_of_use 5")  # the root group's has no such number
-    watch = ThrottleWatch("cpu")
-    assert watch.reads == ()
-    assert [watch(), watch()] == [False, False]
+    detector = ThrottleDetector(CPU)
+    assert detector.reads == ()
+    assert [detector(), detector()] == [False, False]
 
 
-def test_watch_outlives_what_it_reads(machine: Machine) -> None:
+def test_the_detector_outlives_what_it_reads(machine: Machine) -> None:
     machine.quota("throttled_usec 5")
-    watch = ThrottleWatch("cpu")
-    watch()
+    detector = ThrottleDetector(CPU)
+    detector()
     (machine.group / "cpu.stat").write_text("")
-    assert watch() is False
+    assert detector() is False
 
 
-def test_watch_closes_its_files(machine: Machine) -> None:
+def test_the_detector_closes_its_files(machine: Machine) -> None:
     machine.quota("throttled_usec 5")
     machine.heat(1, 1)
     process = psutil.Process()
     before = process.num_fds()
-    watch = ThrottleWatch("cpu")
+    detector = ThrottleDetector(CPU)
     assert process.num_fds() > before
-    del watch
+    del detector
     assert process.num_fds() == before
 
 
-def test_watch_of_a_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_detector_of_a_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.quota("throttled_usec 5")
     card = gpu(monkeypatch, reasons=0x40)
-    watch = ThrottleWatch("cuda:0")
-    assert watch.reads == ("cpu quota", "gpu thermal violation time", "gpu throttle reasons")
-    assert watch() is False
-    assert [watch(), watch()] == [True, True]  # it goes on
+    detector = ThrottleDetector(CUDA)
+    assert detector.reads == ("cpu quota", "gpu thermal violation time", "gpu throttle reasons")
+    assert detector() is False
+    assert [detector(), detector()] == [True, True]  # it goes on
     card.reasons = 0x7  # idle, application clocks, power cap
-    assert watch() is False
+    assert detector() is False
     card.violation += 1000
-    assert [watch(), watch()] == [True, False]
+    assert [detector(), detector()] == [True, False]
     machine.quota("throttled_usec 6")
-    assert [watch(), watch()] == [True, False]
+    assert [detector(), detector()] == [True, False]
 
 
 @pytest.mark.usefixtures("machine")
-def test_watch_of_a_gpu_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_detector_of_a_gpu_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
     gpu(monkeypatch, missing=(*names, "nvmlDeviceGetViolationStatus"))
-    watch = ThrottleWatch("cuda")
-    assert watch.reads == ()
-    assert [watch(), watch()] == [False, False]
+    detector = ThrottleDetector(CUDA)
+    assert detector.reads == ()
+    assert [detector(), detector()] == [False, False]
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20))
-def test_watch_says_yes_exactly_when_a_counter_rose(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
+def test_the_detector_says_yes_exactly_when_a_counter_rose(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
     machine, total = Machine(tmp_path_factory.mktemp("machine")), 10
     machine.quota(f"throttled_usec {total}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "control_groups", lambda: [machine.group])
         patch.setattr(module, "_CPUS", machine.cpus)
-        watch = ThrottleWatch("cpu")
-    watch()
+        detector = ThrottleDetector(CPU)
+    detector()
     for step in steps:
         total += step
         machine.quota(f"throttled_usec {total}")
-        assert watch() is (step > 0)
+        assert detector() is (step > 0)
 
 
-# Doubts
+# Warnings
 
 
 def observe(
@@ -281,27 +295,25 @@ def observe(
     monkeypatch.setattr(module, "describe", lambda pid: f"pytest (pid {pid})")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     times = iter([100.0, 100.0 + seconds])
-    observer = Observer("cuda", clock=lambda: next(times))
+    observer = Observer(CUDA, clock=lambda: next(times))
     observer.begin()
     result = observer.end()
-    assert result["before"] == dataclasses.asdict(before)
-    assert result["after"] == dataclasses.asdict(after or before)
-    json.dumps(result)
-    return result["doubts"]
+    assert (result.before, result.after) == (before, after or before)
+    return result.warnings
 
 
 def cpu(**facts: Any) -> Conditions:
-    return dataclasses.replace(QUIET, **facts)
+    return msgspec.structs.replace(QUIET, **facts)
 
 
 def with_gpu(**facts: Any) -> Conditions:
-    return cpu(gpu=dataclasses.replace(COOL, **facts))
+    return cpu(gpu=msgspec.structs.replace(COOL, **facts))
 
 
-def test_a_quiet_machine_raises_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_machine_gives_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert observe(monkeypatch) == []
     assert observe(monkeypatch, with_gpu(), with_gpu(sm_hertz=1.7e9, celsius=80.0)) == []
-    nothing = Conditions(None, 2.0, None, None, None, None, None, None, None, GpuConditions(*[None] * 8))
+    nothing = Conditions(2.0, gpu=GpuConditions())
     assert observe(monkeypatch, nothing) == []
 
 
@@ -376,13 +388,83 @@ def test_gpu_clock_counts_under_load_only(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_end_without_begin() -> None:
     with pytest.raises(RuntimeError, match="before begin"):
-        Observer("cpu").end()
+        Observer(CPU).end()
 
 
 def test_on_this_machine() -> None:
-    observer = Observer("cpu")
+    observer = Observer(CPU)
     observer.begin()
     result = observer.end()
-    assert set(result) == {"before", "after", "doubts"}
-    assert result["after"]["busy_seconds"] >= result["before"]["busy_seconds"]
-    assert json.loads(json.dumps(result)) == result
+    assert result.before.busy_seconds is not None
+    assert result.after.busy_seconds is not None
+    assert result.after.busy_seconds >= result.before.busy_seconds
+
+
+# Whose CPU time it was: init (1) - shell (10) - pytest (20) - server (30) - worker (40), and another's make (50) with
+# two compilers.
+TREE = {
+    1: Process(0, 0.0, 5.0, 100.0),
+    10: Process(1, 10.0, 1.0, 8.0),
+    20: Process(10, 20.0, 3.0, 0.0),
+    30: Process(20, 30.0, 2.0, 40.0),
+    40: Process(30, 40.0, 6.0, 0.0),
+    50: Process(1, 50.0, 1.0, 12.0),
+    51: Process(50, 51.0, 4.0, 0.0),
+    52: Process(50, 52.0, 2.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [
+        pytest.param(
+            {1: Process(0, 0.0, 6.0, 100.0), 10: Process(1, 10.0, 2.0, 8.0), 20: Process(10, 20.0, 9.0, 0.0),
+             30: Process(20, 30.0, 3.0, 60.0), 40: None, 41: Process(30, 90.0, 7.0, 1.0)},
+            {}, id="our own work",
+        ),
+        pytest.param(
+            {51: Process(50, 51.0, 4.75, 0.0), 52: Process(50, 52.0, 2.5, 0.0)}, {51: 0.75, 52: 0.5}, id="running"
+        ),
+        pytest.param({60: Process(1, 90.0, 0.5, 0.25)}, {60: 0.75}, id="began meanwhile"),
+        pytest.param({50: Process(1, 50.0, 1.0, 18.0), 51: None}, {50: 2.0}, id="ended, found in its parent"),
+        pytest.param(
+            {1: Process(0, 0.0, 5.0, 119.25), 50: None, 51: None, 52: None}, {1: 0.25}, id="a tree ended, found in init"
+        ),
+        pytest.param({10: Process(1, 10.0, 1.0, 11.0)}, {10: 3.0}, id="a neighbour below our own shell"),
+        pytest.param({50: Process(1, 50.0, 1.5, 12.0), 51: None}, {50: 0.5}, id="a parent that does not wait"),
+        pytest.param(
+            {51: Process(1, 91.0, 0.25, 0.0), 50: Process(1, 50.0, 1.0, 16.0)}, {51: 0.25}, id="an id given again"
+        ),
+    ],
+)  # fmt: skip
+def test_cpu_time_of_others(changes: dict[int, Process | None], used: dict[int, float]) -> None:
+    after = {pid: process for pid, process in {**TREE, **changes}.items() if process is not None}
+    assert used_by_others(TREE, after, 20) == used
+
+
+def test_lists_the_processes_of_this_machine() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        found, me = list_processes(), os.getpid()
+        assert found[child.pid].parent == me
+        assert found[me].seconds > 0
+        assert found[child.pid].started >= found[me].started > 0
+        assert describe(child.pid) == f"{psutil.Process(child.pid).name()} (pid {child.pid})"
+    finally:
+        child.communicate(b"\n")
+    assert describe(child.pid) == f"pid {child.pid}"
+
+
+def test_kernel_threads_and_unreadable_processes_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def running(pid: int, parent: int | None, *, readable: bool = True) -> SimpleNamespace:
+        times = SimpleNamespace(user=1.0, system=2.0, children_user=4.0, children_system=8.0)
+        info = {"ppid": parent, "create_time": 5.0, "cpu_times": times if readable else None}
+        return SimpleNamespace(pid=pid, info=info)
+
+    listed = [running(1, None), running(2, 0), running(3, 2), running(4, 1), running(5, 1, readable=False)]
+    monkeypatch.setattr(psutil, "process_iter", lambda attrs: listed)
+    monkeypatch.setattr(psutil, "LINUX", True)
+    monkeypatch.setattr(module, "_name", {2: "kthreadd"}.get)
+    assert list_processes() == {1: Process(0, 5.0, 3.0, 12.0), 4: Process(1, 5.0, 3.0, 12.0)}
+    monkeypatch.setattr(module, "_name", {2: "bash"}.get)
+    assert set(list_processes()) == {1, 2, 3, 4}

@@ -10,10 +10,10 @@ from PIL import Image
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data import Task
-from fashiontl.data.idx import write_idx
+from fashiontl.data.cut import write_idx
 from fashiontl.data.image_folder import ImageFolder, TorchvisionDataset
 from fashiontl.data.select import select
-from fashiontl.data.sources import ORIGINAL_MD5, Images, load_images, load_task_images
+from fashiontl.data.sources import ORIGINAL_MD5, Images, load_task_images
 from fashiontl.data.torchvision_import import torchvision
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
@@ -118,14 +118,6 @@ def test_classes_that_differ(pets: Path) -> None:
     )
 
 
-def test_one_class(pets: Path) -> None:
-    for split in ("train", "test"):
-        shutil.rmtree(pets / split / "dog")
-    assert fault(task(pets)).endswith(
-        "expected the same two or more classes in train and test, got train: cat; test: cat"
-    )
-
-
 def test_empty_classes(pets: Path) -> None:
     (pets / "train/dog/a.png").unlink()
     (pets / "train/dog/b.png").rename(pets / "train/dog/b.txt")
@@ -143,29 +135,9 @@ def test_a_file_that_is_no_image_is_named(pets: Path) -> None:
     )
 
 
-def test_a_truncated_image_is_named(pets: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    path = pets / "train/dog/b.png"
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert fault(task(pets)).startswith(f"{path}: expected an image, got: ")
-
-
 def test_deep_pixels_are_refused(pets: Path) -> None:
     paint(pets / "train/dog/b.png", 60000, mode="I;16")
     assert "b.png: expected an image, got: pixels of more than 8 bits a channel" in fault(task(pets))
-
-
-def test_names_that_are_not_the_folders(pets: Path) -> None:
-    assert fault(task(pets, ("dog", "cat"))) == (
-        "images of task pets: expected the classes dog, cat, got cat, dog; correct names"
-    )
-
-
-def test_fashion_mnist_is_loaded_as_ever() -> None:
-    images = load_task_images(Task("some", "", (1, 2)), "embedded", None, 64)
-    assert images.sha256 == load_images("embedded").sha256
-    assert images.train_images.shape == (6000, 28, 28)
 
 
 def test_all_faults_of_a_function_of_ones_own() -> None:
@@ -181,14 +153,6 @@ def test_all_faults_of_a_function_of_ones_own() -> None:
     assert fault(Task("mine", "", names=("a", "b"), images=lambda size: None)) == (  # type: ignore[arg-type,return-value]
         "images of task mine: expected fashiontl.data.sources.Images, got NoneType"
     )
-
-
-def test_a_function_is_given_the_size() -> None:
-    def images(size: int) -> Images:
-        pixels = torch.full((2, size, size), size, dtype=torch.uint8)
-        return Images(pixels, torch.tensor([0, 1]), pixels, torch.tensor([0, 1]), "mine")
-
-    assert load(Task("mine", "", names=("a", "b"), images=images), 9).train_images.unique().tolist() == [9]
 
 
 @pytest.fixture

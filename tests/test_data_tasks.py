@@ -2,8 +2,6 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data import TASKS, Task, find_task
@@ -18,14 +16,6 @@ def test_the_tasks():
     }
     assert TASKS["fashion4"].class_names == ("T-shirt/top", "Trouser", "Pullover", "Dress")
     assert all(task.name == name for name, task in TASKS.items())
-
-
-def test_the_source_task_shares_no_class_with_the_target_task():
-    assert not set(TASKS["fashion4"].classes) & set(TASKS["fashion6"].classes)
-
-
-def test_class_names_follow_the_order_of_the_classes():
-    assert Task("shoes", "two kinds of shoes", (9, 5)).class_names == ("Ankle boot", "Sandal")
 
 
 def test_class_names_are_those_of_torchvision():
@@ -54,20 +44,6 @@ def test_all_faults_of_a_task_are_told_at_once():
         "task pets: expected two or more different names of classes, got ('cat', 'cat')\n"
         "task pets: expected 0 or more training images a class, got -1"
     )
-
-
-@given(name=st.sampled_from(sorted(TASKS)), count=st.integers(1, 10**6))
-def test_few_shot_names(name, count):
-    task = find_task(f"{name}@{count}")
-    assert task.per_class == count
-    assert task.classes == TASKS[name].classes
-    assert task.name == f"{name}@{count}"
-    assert find_task(name).per_class == 0
-
-
-def test_the_title_of_a_few_shot_task():
-    title = find_task("fashion10@100").title
-    assert title == "all ten classes of Fashion-MNIST; 100 training images a class"
 
 
 @pytest.mark.parametrize("count", ["0", "x", "-1", "", "1.5", "+5", "007", " 5", "5@6", "\u0665", "99999999"])

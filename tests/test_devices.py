@@ -1,56 +1,59 @@
+"""Devices; a fake module in torch's place plays the accelerators that are not here."""
+
 import resource
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from fake_nvml import Card, library
+from torch.profiler import ProfilerActivity
 
-from fashiontl.machine import devices
+from fashiontl.core.errors import FashiontlError
+from fashiontl.machine import devices, nvml
+from fashiontl.machine.devices import DEVICES, Device, Memory
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "canonical"),
     [
-        ("cpu", True),
-        ("cuda", True),
-        ("cuda:3", True),
-        ("mps", True),
-        ("xpu:1", True),
-        ("cpu:0", False),
-        ("tpu", False),
-        ("cuda:", False),
-        ("cuda:x", False),
-        ("", False),
+        ("cpu", "cpu"),
+        ("cpu:0", "cpu"),
+        ("cuda", "cuda"),
+        ("cuda:0", "cuda"),
+        ("cuda:00", "cuda"),
+        ("cuda:03", "cuda:3"),
+        ("mps", "mps"),
+        ("xpu:1", "xpu:1"),
+        *((name, None) for name in ("tpu", "cuda:", "cuda:x", "cuda:-1", "cuda:٣", "CUDA", "cuda 1", "")),
     ],
 )
-def test_is_device(name: str, expected: bool) -> None:
-    assert devices.is_device(name) is expected
-
-
-def test_split() -> None:
-    assert devices.split("cuda:12") == ("cuda", 12)
-    assert devices.split("mps") == ("mps", 0)
+def test_names_of_one_device_are_one(name: str, canonical: str | None) -> None:
+    assert devices.is_device(name) is (canonical is not None)
+    if canonical:
+        assert Device.of(name).name == canonical
+        assert Device.of(name) == Device.of(canonical)
+    else:
+        with pytest.raises(FashiontlError, match=r"expected a device such as cpu, cuda, mps, xpu or cuda:1, got"):
+            Device.of(name)
 
 
 def test_the_cpu_is_always_here() -> None:
     assert devices.seen_devices()[0] == "cpu"
-    assert devices.absence("cpu") is None
-    assert devices.absence("cpu:1") == "cpu:1 asked for, there is only cpu"
+    assert Device.of("cpu").unavailable_reason() is None
+    assert Device.of("cpu:1").unavailable_reason() == "cpu:1 requested, but there is only cpu"
+    cpu = Device.of("cpu")
+    cpu.synchronize()
+    assert (cpu.total_memory(), cpu.free_memory(), cpu.facts(), cpu.gpu()) == (None, None, {}, None)
+    assert cpu.profiler_activities() == [ProfilerActivity.CPU]
 
 
 def test_every_absent_device_says_why() -> None:
-    for name in devices.DEVICES:
-        reason = devices.absence(name)
+    for kind in DEVICES.values():
+        reason = kind().unavailable_reason()
         assert reason is None or len(reason) > 20
-
-
-def test_an_index_past_the_last_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert devices.absence("cuda:1") is None
-    assert devices.absence("cuda:2") == "cuda:2 asked for, this machine has 2 (counted from 0)"
 
 
 @pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("2,5", 2)])
@@ -58,42 +61,155 @@ def test_visible_devices_are_counted_without_torch(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(devices, "version", lambda name: "2.13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [name for name in devices.seen_devices() if name.startswith("cuda")] == ["cuda", "cuda:1"][:count]
-
-
-def test_a_cpu_build_sees_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "version", lambda name: "2.13.0+cpu")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert not any(name.startswith("cuda") for name in devices.seen_devices())
 
 
-def test_mps_and_cuda_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    waited = []
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda index: waited.append(f"cuda {index}"))
-    for name in ("mps", "cuda", "cuda:1", "cpu"):
-        devices.synchronize(name)
-    assert waited == ["mps", "cuda 0", "cuda 1"]
+def test_without_the_variable_device_files_and_builds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "version", lambda name: "2.13.0+xpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices.Path, "glob", lambda path, pattern: iter(["nvidia0", "nvidia1"]))
+    monkeypatch.setattr(devices.sys, "platform", "darwin")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    assert devices.seen_devices() == ["cpu", "cuda", "cuda:1", "mps", "xpu"]
 
 
-def test_gpus_tell_how_much_memory_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+class Accelerator:
+    """A module such as `torch.cuda` with two devices, which writes down the calls; the second is used."""
 
-    for gpu in (torch.cuda, torch.xpu):
-        monkeypatch.setattr(gpu, "get_device_properties", lambda index: SimpleNamespace(total_memory=80 + index))
-    totals = {name: device.total and device.total(2) for name, device in devices.DEVICES.items()}
-    assert totals == {"cpu": None, "cuda": 82, "mps": None, "xpu": 82}
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.event = SimpleNamespace(Event=self.make_event)
+        for name in ("reset_peak_memory_stats", "empty_cache"):
+            setattr(self, name, lambda *arguments, name=name: self.calls.append((name, *arguments)))
+        for name, size in (("max_memory_allocated", 10), ("max_memory_reserved", 20)):
+            setattr(self, name, lambda index, size=size: size + index)
+        self.is_available = lambda: True
+        self.device_count = lambda: 2
+        self.get_device_name = lambda index: f"Card {index}"
+        self.get_device_properties = lambda index: SimpleNamespace(total_memory=80 + index)
+        self.mem_get_info = lambda index: (60 + index, 80)
+        self.driver_allocated_memory = lambda: 30
+
+    def make_event(self, *_: Any, enable_timing: bool) -> Any:
+        assert enable_timing
+        return SimpleNamespace(
+            record=lambda *stream: self.calls.append(("record", *stream)), elapsed_time=lambda later: 2500.0
+        )
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
+    module = Accelerator()
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: module)
+    monkeypatch.setattr(torch, "Event", module.make_event)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda where: module.calls.append(("wait", where)))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda where: f"stream of {where}")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(nvml, "_installed", lambda: None)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "xpu:1", "mps"])
+def test_an_accelerator(name: str, accelerator: Accelerator) -> None:
+    device = Device.of(name)
+    where = f"{device.kind}:{device.index}"
+    assert device.unavailable_reason() is None
+    device.synchronize()
+    before, after = device.event(), device.event()
+    assert device.elapsed(before, after) == 2.5
+    assert device.restart_peak()
+    is_mps = device.kind == "mps"
+    record = ("record",) if is_mps else ("record", f"stream of {where}")
+    reset = [] if is_mps else [("reset_peak_memory_stats", 1)]
+    assert accelerator.calls == [("wait", where), record, record, ("empty_cache",), *reset]
+    assert device.memory() == (Memory(30, 30) if is_mps else Memory(11, 21))
+    assert device.total_memory() == (None if is_mps else 81)
+    assert device.free_memory() == (61 if device.kind == "cuda" else None)
+    assert device.facts()["accelerator"] is not None
+    own = {"cuda": [ProfilerActivity.CUDA], "xpu": [ProfilerActivity.XPU]}.get(device.kind, [])
+    assert device.profiler_activities() == [ProfilerActivity.CPU, *own]
+    assert device.energy_counter() is None
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "xpu:2", "mps:2"])
+def test_an_index_past_the_last_is_absent(name: str, accelerator: Accelerator) -> None:
+    expected = f"{name} requested, but this machine has 2 (counted from 0)"
+    assert Device.of(name).unavailable_reason() == expected
+    accelerator.is_available = lambda: False
+    if not name.startswith("mps"):
+        assert Device.of(name).unavailable_reason() != expected
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_facts_of_a_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n"
+    monkeypatch.setattr(devices.Path, "read_text", lambda path, **_: text)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    facts = {"accelerator": "Card 1", "driver": "580.65.06", "cuda": "13.0", "cudnn": "91002"}
+    assert Device.of("cuda:1").facts() == facts
+
+
+@pytest.mark.usefixtures("accelerator")
+@pytest.mark.parametrize(
+    ("visible", "name", "hardware"),
+    [
+        (None, "cuda:00", "GPU-a"),
+        (None, "cuda:1", "GPU-b"),
+        ("1,0", "cuda", "GPU-b"),
+        ("GPU-b", "cuda:0", "GPU-b"),
+        ("GPU-b,GPU-a", "cuda:1", "GPU-a"),
+    ],
+)
+def test_a_gpu_is_known_by_its_uuid(
+    visible: str | None, name: str, hardware: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    without_nvml = {"GPU-a": "cuda", "GPU-b": "cuda:1"}[hardware]
+    assert Device.of(name).id in {hardware, without_nvml}
+    module = library(Card("GPU-a", processes=[(devices.os.getpid(), 7)]), Card("GPU-b"))
+    monkeypatch.setattr(nvml, "_installed", lambda: module)
+    device = Device.of(name)
+    assert device.id == hardware
+    assert device.memory().process == (7 if hardware == "GPU-a" else None)
+    counter = device.energy_counter()
+    assert counter is not None
+    assert (counter.source, counter.read()) == ("NVML total energy", pytest.approx(1234.567))
+
+
+def test_running_out_of_memory_is_told_from_other_errors() -> None:
+    full = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ]
+    assert all(map(Device.is_out_of_memory, full))
+    assert not any(map(Device.is_out_of_memory, [RuntimeError("CUDA error"), ValueError("out of memory")]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in KiB is Linux's")
-def test_the_cpu_peak_is_a_high_water_mark() -> None:
-    before = devices.DEVICES["cpu"].memory(0).peak
+def test_the_cpu_peak_is_a_high_water_mark_that_can_be_restarted() -> None:
+    cpu = Device.of("cpu")
     block = bytearray(200 * 2**20)
     block[:: 2**12] = b"x" * len(block[:: 2**12])
     size = len(block)
     del block
-    after = devices.DEVICES["cpu"].memory(0).peak
-    assert after >= before
-    assert after >= size
-    assert after == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = cpu.memory().peak
+    assert peak >= size
+    assert peak == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if cpu.restart_peak():
+        assert cpu.memory().peak < peak - size / 2
+
+
+def test_a_peak_that_cannot_be_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(devices.Path, "write_text", refuse)
+    assert not Device.of("cpu").restart_peak()
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert not Device.of("cpu").restart_peak()

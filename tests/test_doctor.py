@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from hypothesis import strategies as st
 
 from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
-from fashiontl.doctor.examination import PROCESSES, examine, in_leaderboard, noise_floor
-from fashiontl.reports.leaderboard.columns import LATENCY
+from fashiontl.doctor.examination import PROCESSES, examine, noise_floor
+from fashiontl.machine.conditions import Conditions, Observation
+from fashiontl.machine.devices import Device
 from fashiontl.runner.client import Outcome, Worker
-from fashiontl.timing.selftest import Check
 
-MILLISECOND = Check("a delay of 1 ms", 0.001, 0.0010004, "s", 1e-5, True, "the loop's clock disagrees")
 MEDIANS = (0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041)
 
 
@@ -31,7 +29,6 @@ class Fake(Worker):
         self.jobs: list[tuple[str, dict[str, Any]]] = []
         self.answers = {
             "device": {"absence": None, "facts": {"accelerator": "Sparrow 7", "driver": None}},
-            "self_test": {"checks": [asdict(MILLISECOND)], "failures": []},
             "peak": {"matmul": 90e9, "convolution": 14e9},
             "noise": lambda job: {"median": next(medians), "half_width": 0.004, "steady": True},
             **answers,
@@ -50,30 +47,25 @@ class Fake(Worker):
 class Quiet:
     """An observer to whom nothing happens."""
 
-    doubts: tuple[str, ...] = ()
-
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Device) -> None:
         self.device = device
 
     def begin(self) -> None:
         pass
 
-    def end(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict.fromkeys(
-            ("load", "cpu_hertz", "cpu_celsius", "throttled_seconds", "core_throttles", "busy_seconds", "steal_seconds")
-        )
-        state |= {"usable_cores": 2.0, "available_bytes": 2**30, "gpu": None}
-        return {"before": state, "after": {**state, "load": 0.5}, "doubts": list(self.doubts)}
+    def end(self) -> Observation:
+        return Observation(Conditions(2.0), Conditions(2.0, load=0.5), [])
 
 
 @pytest.fixture(autouse=True)
 def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(examination, "Observer", Quiet)
+    monkeypatch.setattr(examination, "clock_ratio", lambda: 1.00002)
 
 
 def examined(name: str = "cpu", **answers: Any) -> Report:
-    return examine(Fake(**answers), name, lambda text: None)
+    return examine(Fake(**answers), Device.of(name), lambda text: None)
 
 
 def lines(report: Report, title: str) -> dict[str, Line]:
@@ -83,7 +75,7 @@ def lines(report: Report, title: str) -> dict[str, Line]:
 
 def test_a_box_that_can_measure() -> None:
     worker, seen = Fake(), []
-    report = examine(worker, "cpu", seen.append, seconds=0.7)
+    report = examine(worker, Device.of("cpu"), seen.append, seconds=0.7)
     deviation = math.log(0.0041 / 0.0040) * math.sqrt(8 / 7) / 2
     difference = math.expm1(smallest_difference(deviation, 8))
     assert report.fit
@@ -97,7 +89,7 @@ def test_a_box_that_can_measure() -> None:
         "half_widths": [0.004] * 8,
     }
     assert report.facts["peak"] == {name: {"matmul": 90e9, "convolution": 14e9} for name in ("fp32", "bf16")}
-    assert [phase for phase, _ in worker.jobs] == ["device", "self_test", "peak", "peak"] + ["noise"] * PROCESSES
+    assert [phase for phase, _ in worker.jobs] == ["device", "peak", "peak"] + ["noise"] * PROCESSES
     assert worker.jobs[-1][1] == {"device": "cpu", "seconds": 0.7}
     assert seen == ["waiting for cpu", *(f"noise floor, process {number} of 8" for number in range(1, 9))]
 
@@ -105,11 +97,11 @@ def test_a_box_that_can_measure() -> None:
 def test_what_people_read() -> None:
     report = examined()
     assert [section.title for section in report.sections] == [
-        "device cpu", "self-test", "arithmetic peak, measured", "noise floor", "conditions",
+        "device cpu", "arithmetic peak, measured", "noise floor", "conditions",
     ]  # fmt: skip
     assert lines(report, "device cpu")["accelerator"] == Line("accelerator", "Sparrow 7")
     assert "driver" not in lines(report, "device cpu"), "what is unknown is left out"
-    assert lines(report, "self-test")["a delay of 1 ms"].value == "1.000 ms (expected 1.000 ms ± 10.000 µs)"
+    assert lines(report, "device cpu")["clock against another"] == Line("clock against another", "1.0000")
     assert lines(report, "arithmetic peak, measured")["bf16"].value == "matmul 90 GFLOP/s, convolution 14 GFLOP/s"
     floor = lines(report, "noise floor")
     assert floor["a small training step"].value == "4.05 ms"
@@ -124,28 +116,22 @@ def test_what_people_read() -> None:
 
 def test_an_absent_device_is_told_and_nothing_is_measured() -> None:
     worker = Fake(device={"absence": "torch sees no NVIDIA GPU", "facts": {}})
-    report = examine(worker, "cuda", lambda text: None)
+    report = examine(worker, Device.of("cuda"), lambda text: None)
     assert report == Report("cuda", False, "This box cannot measure on cuda: torch sees no NVIDIA GPU.")
     assert len(worker.jobs) == 1
     crashed = examined("cuda", device=Outcome("crashed", "device: the driver is gone", {}))
     assert crashed.summary == "This box cannot measure on cuda: device: the driver is gone."
 
 
-def test_a_check_that_fails() -> None:
-    wrong = replace(MILLISECOND, got=0.00103, passed=False)
-    report = examined(self_test={"checks": [asdict(wrong)], "failures": []})
-    sentence = "expected 1.000 ms within 10.000 µs, got 1.030 ms; the loop's clock disagrees"
+def test_a_clock_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "clock_ratio", lambda: 1.03)
+    report = examined()
     assert not report.fit
-    assert report.summary.startswith(
-        f"This box cannot measure on cpu: a delay of 1 ms: {sentence}; a delay of 1 ms, as"
+    assert report.summary == (
+        "This box cannot measure on cpu: the clock that times cases runs at 1.03 of the speed of another clock of this "
+        "machine."
     )
-    assert lines(report, "self-test")["a delay of 1 ms"].verdict == "bad"
-
-
-def test_a_self_test_that_crashes() -> None:
-    report = examined(self_test=Outcome("crashed", "self_test: RuntimeError: no", {}))
-    assert (report.fit, report.facts["checks"]) == (False, [])
-    assert report.summary == "This box cannot measure on cpu: self_test: RuntimeError: no."
+    assert lines(report, "device cpu")["clock against another"].verdict == "bad"
 
 
 def test_a_peak_that_is_unknown_is_no_failure() -> None:
@@ -214,26 +200,11 @@ def test_the_noise_floor_of_one_process_is_unknown() -> None:
     assert noise_floor([0.004] * 8) == {"deviation": 0.0, "smallest_difference": 0.0}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "got", "passed"),
-    [(0.0010049, 1.0, True), (0.00099, 0.99, True), (0.0012, 1.2, False), (1.0, 1000.0, False), (1e-6, 0.001, False)],
-)
-def test_a_latency_through_the_whole_chain(seconds: float, got: float, passed: bool) -> None:
-    check = in_leaderboard(replace(MILLISECOND, got=seconds))
-    assert (check.got, check.passed) == (pytest.approx(got), passed)
-
-
-def test_a_leaderboard_in_another_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = replace(LATENCY, metric=replace(LATENCY.metric, scale=1.0))
-    monkeypatch.setattr(examination, "LATENCY", wrong)
-    assert not in_leaderboard(MILLISECOND).passed
-    assert not in_leaderboard(replace(MILLISECOND, got=None)).passed
-
-
 def test_json_is_one_object_without_what_json_has_not() -> None:
     found = json.loads(to_json([examined(), examined("mps", device={"absence": "no", "facts": {}})], []))
     assert found["fit"] is False
     assert [(device["device"], device["fit"]) for device in found["devices"]] == [("cpu", True), ("mps", False)]
-    assert found["devices"][0]["facts"]["checks"][0]["got"] == 0.0010004
+    assert found["devices"][0]["facts"]["clock"] == 1.00002
+    assert found["devices"][0]["facts"]["conditions"]["after"]["load"] == 0.5
     assert found["devices"][0]["facts"]["noise"]["medians"] == list(MEDIANS)
     assert found["equipment"] == []

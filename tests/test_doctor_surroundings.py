@@ -7,36 +7,37 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from fashiontl.doctor import Line, equipment, surroundings
 from fashiontl.doctor.surroundings import conditions
+from fashiontl.machine.conditions import Conditions, GpuConditions, Observation
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import Threads
 from fashiontl.runner.client import Outcome, Worker
 
-STATE: dict[str, Any] = {
-    "load": 0.25, "usable_cores": 2.0, "cpu_hertz": 3.2e9, "cpu_celsius": 51.0, "throttled_seconds": 1.0,
-    "core_throttles": 3, "busy_seconds": 100.0, "steal_seconds": 7.0, "available_bytes": 3 * 2**30, "gpu": None,
-}  # fmt: skip
-GPU: dict[str, Any] = {
-    "sm_hertz": 1.98e9, "max_sm_hertz": 1.98e9, "memory_hertz": 2.6e9, "celsius": 40.0, "watts": 120.0,
-    "throttle_reasons": ("software power cap",), "thermal_violation_seconds": 0.0, "foreign_processes": (),
-}  # fmt: skip
+CPU = Device.of("cpu")
+GPU = GpuConditions(1.98e9, 1.98e9, 2.6e9, 40.0, 120.0, ("software power cap",), 0.0, ())
+STATE = Conditions(
+    usable_cores=2.0, load=0.25, cpu_hertz=3.2e9, cpu_celsius=51.0, throttled_seconds=1.0, core_throttles=3,
+    busy_seconds=100.0, steal_seconds=7.0, available_bytes=3 * 2**30,
+)  # fmt: skip
 
 
 @pytest.fixture
 def cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system folder that a test fills; one core count, and nothing that can be watched."""
     monkeypatch.setattr(surroundings, "_CPUS", tmp_path / "cpu")
-    monkeypatch.setattr(surroundings, "ThrottleWatch", lambda device: SimpleNamespace(reads=()))
+    monkeypatch.setattr(surroundings, "ThrottleDetector", lambda device: SimpleNamespace(reads=()))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(surroundings, "choose_threads", lambda: Threads(1, "quota", "a quota of 1.5 cores"))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return tmp_path / "cpu"
 
 
-def state(after: Mapping[str, Any] = STATE, *doubts: str) -> dict[str, Line]:
-    found = conditions("cpu", {"before": STATE, "after": after, "doubts": list(doubts)})
+def state(*warnings: str, **changes: Any) -> dict[str, Line]:
+    found = conditions(CPU, Observation(STATE, msgspec.structs.replace(STATE, **changes), list(warnings)))
     return {line.name: line for line in found}
 
 
@@ -47,7 +48,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.mark.usefixtures("cpus")
 def test_what_can_be_read() -> None:
-    found = state({**STATE, "throttled_seconds": 1.5, "steal_seconds": 7.25}, "other processes used 1.0 of 2 cores")
+    found = state("other processes used 1.0 of 2 cores", throttled_seconds=1.5, steal_seconds=7.25)
     assert {name: line.value for name, line in found.items()} == {
         "load average before": "0.25 on 4 cores",
         "usable cores": "2 of 4",
@@ -57,21 +58,21 @@ def test_what_can_be_read() -> None:
         "temperature": "51 °C",
         "clock": "3.20 GHz",
         "stolen by the hypervisor": "0.25 s meanwhile",
-        "memory to be had": "3.0 GiB",
+        "available memory": "3.0 GiB",
         "governor": "not readable",
         "turbo": "not readable",
-        "watched while timing": "nothing",
+        "observed while timing": "nothing",
         "meanwhile": "other processes used 1.0 of 2 cores",
     }
     assert [name for name, line in found.items() if line.verdict == "note"] == [
-        "governor", "turbo", "watched while timing", "meanwhile",
+        "governor", "turbo", "observed while timing", "meanwhile",
     ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("cpus")
 def test_what_cannot_be_read_is_said() -> None:
-    nothing = {**dict.fromkeys(STATE), "usable_cores": 1.5}
-    found = {line.name: line for line in conditions("cpu", {"before": nothing, "after": nothing, "doubts": []})}
+    nothing = Conditions(1.5)
+    found = {line.name: line for line in conditions(CPU, Observation(nothing, nothing, []))}
     unread = [name for name, line in found.items() if line.value == "not readable"]
     assert len(unread) == 9
     assert all(found[name].verdict == "note" for name in unread)
@@ -114,10 +115,10 @@ def test_turbo(file: str, text: str, value: str, verdict: str, cpus: Path) -> No
 @pytest.mark.usefixtures("cpus")
 def test_a_gpus_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        surroundings, "ThrottleWatch", lambda device: SimpleNamespace(reads=(f"{device} reasons", "heat"))
+        surroundings, "ThrottleDetector", lambda device: SimpleNamespace(reads=(f"{device.name} reasons", "heat"))
     )
-    found = state({**STATE, "gpu": GPU})
-    assert found["watched while timing"] == Line("watched while timing", "cpu reasons, heat")
+    found = state(gpu=GPU)
+    assert found["observed while timing"] == Line("observed while timing", "cpu reasons, heat")
     assert {name: line.value for name, line in found.items() if "GPU" in name} == {
         "GPU clock": "1.98 GHz",
         "GPU temperature": "40 °C",
@@ -125,10 +126,10 @@ def test_a_gpus_state(monkeypatch: pytest.MonkeyPatch) -> None:
         "GPU clocks held down by": "software power cap",
         "others on the GPU": "nobody",
     }
-    shared = state({**STATE, "gpu": {**GPU, "foreign_processes": ("python (pid 12)",), "throttle_reasons": ()}})
+    shared = state(gpu=GpuConditions(foreign_processes=("python (pid 12)",), throttle_reasons=()))
     assert shared["others on the GPU"] == Line("others on the GPU", "python (pid 12)", "note")
     assert shared["GPU clocks held down by"].value == "nothing"
-    hidden = state({**STATE, "gpu": dict.fromkeys(GPU)})
+    hidden = state(gpu=GpuConditions())
     assert {line.value for name, line in hidden.items() if "GPU" in name} == {"not readable"}
 
 
@@ -153,7 +154,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FASHIONTL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(surroundings, "_POWERCAP", tmp_path / "powercap")
-    monkeypatch.setattr(surroundings, "meter", lambda device: None)
+    monkeypatch.setattr(surroundings.Cpu, "energy_counter", lambda cpu: None)
     monkeypatch.setenv("CXX", "no-such-compiler")
     return tmp_path
 
@@ -230,7 +231,7 @@ def test_rapl(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     (home / "powercap" / "intel-rapl:0").mkdir(parents=True)
     assert here(home)["RAPL"].value == "not readable"
     assert "chmod a+r" in here(home)["RAPL"].advice
-    monkeypatch.setattr(surroundings, "meter", lambda device: SimpleNamespace(device=device))
+    monkeypatch.setattr(surroundings.Cpu, "energy_counter", lambda cpu: SimpleNamespace())
     assert here(home)["RAPL"] == Line("RAPL", "readable", "ok", "energy of the CPU")
 
 

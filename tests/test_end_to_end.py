@@ -309,7 +309,7 @@ def test_all_policies_have_no_crashed_cell_with_and_without_peft(
 
 def test_training_at_a_rate_of_1e20_has_diverged(project: Project, measured: Project) -> None:
     del measured  # made the backbone
-    status, output = project.run("--set", "rate=1e20", "--set", "profile=false")
+    status, output = project.run("--set", "lr=1e20", "--set", "profile=false")
     assert status == 1
     assert "Traceback" not in output
     for record in project.records:

@@ -239,8 +239,8 @@ def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
         line.end(record(case=each))
     assert line.account().startswith("5 min taken; predicted ")
     first, third = line.account().partition("; predicted ")[2].split(", ")
-    assert first == "15 s to 75 s before the first case"
-    assert third == "about 4 min before the third"
+    assert first == "13 s to 1 min before the first case"
+    assert third == "about 5 min before the third"
 
 
 def test_a_range_is_told_while_it_is_wide() -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashiontl.data import find_task
 from fashiontl.data.preprocessing import Preprocessing
@@ -68,7 +66,7 @@ def test_transforms_give_the_pixels_of_the_preprocessing(sides: ModuleType, prep
 
 def test_other_pixels_are_an_error(sides: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     images = load_images("embedded")
-    other = sides.transform_of(Preprocessing(32, deviation=(0.5,) * 3), 28)
+    other = sides.transform_of(Preprocessing(32, std=(0.5,) * 3), 28)
     monkeypatch.setattr(sides, "transform_of", lambda preprocessing, side: other)
     # Three channels of two images of 32 x 32.
     with pytest.raises(AssertionError, match="got 6144 that differ"):
@@ -160,13 +158,6 @@ def test_the_clock_runs_over_training_and_over_testing(
     assert events == ["train 5", "test 5", "clock", "train 12", "clock", "test 8", "clock"]
 
 
-def test_sides_take_turns_there_and_back(fast: ModuleType) -> None:
-    assert fast.turns(("a", "b", "c"), 3) == [
-        (0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "b"), (1, "a"), (2, "a"), (2, "b"), (2, "c"),
-    ]  # fmt: skip
-    assert fast.turns(("a", "b"), 1, seed=1) == [(0, "b"), (0, "a")]
-
-
 def run(fast: ModuleType, policy: str, side: str, seconds: float, accuracy: float = 0.5, **others: Any) -> Any:
     made = fast.Run(policy, side, 0, 0, seconds, seconds / 10, seconds * 2, accuracy, (1.0,), 0)
     return replace(made, **others)
@@ -197,20 +188,6 @@ def test_the_table_holds_medians_ranges_and_ratios_of_turns(fast: ModuleType) ->
     ]  # fmt: skip
     tested = cells(fast.times(runs, "test_seconds"))
     assert tested[3] == ["`linear_probe`", "0.20", "0.30", "0.40", "**1.50**", "**2.00**"]
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 1e4), st.floats(0.01, 1e4)), min_size=1, max_size=6))
-def test_ratios_are_of_the_same_seed_and_round(pairs: list[tuple[float, float]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
-        import fast
-    runs = []
-    for number, (ours, theirs) in enumerate(pairs):
-        both = [run(fast, "full", "fashiontl", ours), run(fast, "full", "plain", theirs)]
-        # Whichever ran first.
-        runs += [replace(one, seed=number % 2, round=number // 2) for one in (both if number % 2 else both[::-1])]
-    found = fast.paired(runs, "full", "plain", "train_seconds")
-    assert found == [theirs / ours for ours, theirs in pairs]
 
 
 def test_the_page_says_accuracy_and_what_was_reused(fast: ModuleType) -> None:

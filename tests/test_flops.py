@@ -341,7 +341,7 @@ def test_a_models_figures_are_the_published_ones(name: str) -> None:
     assert line.ratio == pytest.approx(1, abs=0.02)
     # Published are GMAC to three decimals.
     assert line.flops == pytest.approx(line.published_flops, abs=2 * 0.0005e9, rel=0)
-    assert ROWS[name] == list(published.cells(line)), "python bench/published_flops.py > docs/flops.md"
+    assert ROWS[name] == list(published.cells(line)), "python bench/published_flops.py > docs/evidence/flops.md"
 
 
 @pytest.mark.parametrize("name", published.EXCEPTIONS)

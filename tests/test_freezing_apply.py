@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_freezing_stand_in import StandIn, loss, one_thread, prepared, same, stand_in, state, step  # noqa: F401 - a fixture
 from torch import nn
@@ -100,18 +100,6 @@ def test_modules_with_nothing_that_trains_are_in_eval_mode(policy: str, modules:
     assert not network.training
 
 
-@pytest.mark.parametrize("policy", ["scratch", "full", "discriminative"])
-def test_where_all_trains_every_module_of_every_stage_is_in_training_mode(policy: str) -> None:
-    network, _ = applied(policy)
-    assert all(module.training for stage in network.stages.values() for module in stage.modules())
-
-
-def test_full_frozen_bn_leaves_only_layers_with_statistics_in_eval_mode() -> None:
-    network, _ = applied("full_frozen_bn")
-    everything = [name for name, module in network.stages.named_modules() if name and not list(module.children())]
-    assert [name for name in everything if name not in awake(network)] == STATISTICS
-
-
 @pytest.mark.parametrize("before", ["train", "eval"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_applying_again_undoes_train_and_eval(policy: str, before: str) -> None:
@@ -141,48 +129,6 @@ def test_statistics_of_frozen_batchnorm_do_not_drift_while_the_head_trains(polic
             assert torch.equal(before[f"{norm}.{statistic}"], after[f"{norm}.{statistic}"])
 
 
-def test_without_apply_those_statistics_do_drift() -> None:
-    network, _ = applied("linear_probe")
-    before = network.stages["stem"][1].running_mean.clone()
-    network.train()
-    loss(network)
-    assert not torch.equal(before, network.stages["stem"][1].running_mean)
-
-
-@pytest.mark.parametrize("policy", ["bn_only", "full"])
-def test_statistics_follow_the_target_where_normalisation_is_by_batch(policy: str) -> None:
-    network, _ = applied(policy)
-    before = network.stages["stem"][1].running_mean.clone()
-    loss(network)
-    assert not torch.equal(before, network.stages["stem"][1].running_mean)
-
-
-def test_affine_eval_trains_scale_and_shift_on_frozen_statistics() -> None:
-    network = stand_in()
-    plan = (StagePlan("normalisation", "affine_eval", 1.0),) * 6 + (ALL,)
-    apply(network, plan)
-    norm = network.stages["stem"][1]
-    before = {name: value.clone() for name, value in norm.state_dict().items()}
-    step(network, torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.0)))
-    changed = {name for name, value in norm.state_dict().items() if not torch.equal(before[name], value)}
-    assert changed == {"weight", "bias"}
-
-
-def test_a_frozen_prefix_drops_nothing_and_so_repeats_itself() -> None:
-    network, plan = applied("linear_probe")
-    x = torch.randn(6, 2, 4, 4)
-    prefix = frozen_prefix(plan)
-    assert prefix == 6
-    assert torch.equal(network.run(x, 0, prefix), network.run(x, 0, prefix))
-    assert not network.run(x, 0, prefix).requires_grad
-
-
-def test_dropout_of_a_stage_that_trains_is_on() -> None:
-    network, _ = applied("full")
-    x = torch.randn(6, 2, 4, 4)
-    assert not torch.equal(network.run(x, 0, 2), network.run(x, 0, 2))
-
-
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.AdamW])
 def test_what_is_frozen_in_mid_training_stays_even_in_an_optimizer_that_still_holds_it(
@@ -202,18 +148,6 @@ def test_what_is_frozen_in_mid_training_stays_even_in_an_optimizer_that_still_ho
     assert not same(training, state(network, probe, frozen=False))
 
 
-def test_a_zeroed_gradient_would_have_moved_it() -> None:
-    network, full = applied("full")
-    optimizer = torch.optim.SGD(parameter_groups(network, full, 0.1, 0.1), momentum=0.9)
-    step(network, optimizer)
-    weight = network.stages["stem"][0].weight
-    before = weight.detach().clone()
-    network.requires_grad_(False)
-    weight.grad.zero_()
-    optimizer.step()
-    assert not torch.equal(before, weight)
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_optimizer_holds_what_trains_once_and_nothing_else(policy: str) -> None:
     network = stand_in()
@@ -225,18 +159,6 @@ def test_the_optimizer_holds_what_trains_once_and_nothing_else(policy: str) -> N
         assert len(held) == len(set(held))
         assert set(held) == {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         assert all(group["params"] for group in groups)
-
-
-def test_decay_does_not_reach_what_is_frozen() -> None:
-    network, plan = applied("last_stage")
-    before = state(network, plan, frozen=True)
-    optimizer = torch.optim.AdamW(parameter_groups(network, plan, 0.1, 0.5))
-    # The worst case of an optimiser: one that takes a missing gradient for zero.
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    assert same(before, state(network, plan, frozen=True))
 
 
 def test_rates_and_decay_of_each_group() -> None:
@@ -255,35 +177,6 @@ def test_rates_and_decay_of_each_group() -> None:
         (["head.linear.weight"], 1e-3, 0.05),
         (["head.linear.bias"], 1e-3, 0.0),
     ]
-
-
-def test_discriminative_rates_fall_with_depth() -> None:
-    network, plan = applied("discriminative")
-    rates = [group["lr"] for group in parameter_groups(network, plan, 1.0, 0.0)]
-    assert rates == [0.75**depth for depth in (5, 4, 3, 2, 1, 0)]
-
-
-def test_thawed_parameters_come_in_once_and_with_fresh_state() -> None:
-    network = stand_in()
-    seen: set[int] = set()
-    optimizer = None
-    for epoch in range(7):
-        plan = plan_of(network, "gradual_unfreeze", epoch)
-        apply(network, plan)
-        groups = parameter_groups(network, plan, 0.1, 0.1)
-        fresh = [
-            {**group, "params": [parameter for parameter in group["params"] if id(parameter) not in seen]}
-            for group in groups
-        ]
-        fresh = [group for group in fresh if group["params"]]
-        seen |= {id(parameter) for group in groups for parameter in group["params"]}
-        if optimizer is None:
-            optimizer = torch.optim.SGD(fresh, momentum=0.9)
-        for group in fresh if epoch else []:
-            optimizer.add_param_group(group)  # torch refuses a parameter that it holds already
-            assert not any(parameter in optimizer.state for parameter in group["params"])
-        step(network, optimizer)
-    assert seen == {id(parameter) for parameter in network.parameters()}
 
 
 def test_a_parameter_under_two_names_in_one_stage_is_handed_over_once() -> None:
@@ -325,25 +218,6 @@ def test_layers_of_every_kind_of_normalisation_train_under_bn_only() -> None:
 def test_a_frozen_prefix_ends_before_the_first_stage_that_trains(trained: list[bool]) -> None:
     plan = tuple(ALL if all_ else FROZEN for all_ in trained)
     assert frozen_prefix(plan) == (trained.index(True) if True in trained else len(trained))
-
-
-def test_a_stage_whose_statistics_follow_the_batch_is_no_prefix() -> None:
-    assert frozen_prefix((FROZEN, StagePlan("none", "batch", 0.0), FROZEN, ALL)) == 1
-
-
-@settings(max_examples=25)
-@given(st.sampled_from(sorted(POLICIES)), st.integers(4, 6), st.booleans(), st.booleans(), st.integers(1, 6), st.data())
-def test_frozen_tensors_are_bit_identical_after_steps(
-    policy: str, stages: int, stem: bool, neck: bool, epochs: int, data: st.DataObject
-) -> None:
-    network = stand_in(stages, stem, neck)
-    plan = plan_of(network, policy, data.draw(st.integers(0, epochs - 1)), epochs)
-    apply(prepared(network, plan), plan)
-    before = state(network, plan, frozen=True)
-    head = network.stages["head"].linear.weight.detach().clone()
-    step(network, torch.optim.SGD(parameter_groups(network, plan, 0.1, 0.1), momentum=0.9))
-    assert same(before, state(network, plan, frozen=True))
-    assert not torch.equal(head, network.stages["head"].linear.weight)
 
 
 def test_a_plan_that_does_not_fit_names_all_faults() -> None:

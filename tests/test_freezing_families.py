@@ -7,17 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures_models import reference
 from test_freezing_stand_in import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fashiontl.core.errors import FashiontlError
+from fashiontl.core.errors import SkippedError
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing.apply import apply, has_statistics, parameter_groups
 from fashiontl.freezing.lora import prepare
-from fashiontl.freezing.proof import Watch
+from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
 from fashiontl.models.families import split
 from fashiontl.models.network import Network
@@ -108,11 +107,10 @@ def shape_of(architecture: str) -> Network:
 
 
 def plan_of(network: Network, policy: str, epoch: int) -> Plan:
-    if policy.startswith("surgical") and policy.replace("surgical_", "stage") not in network.stage_names:
-        with pytest.raises(FashiontlError, match="expected a stage called"):
-            POLICIES[policy].plan(network.stage_names, epoch, EPOCHS)
+    try:
+        return POLICIES[policy].plan(network.stage_names, epoch, EPOCHS)
+    except SkippedError:
         pytest.skip("this family has fewer stages")
-    return POLICIES[policy].plan(network.stage_names, epoch, EPOCHS)
 
 
 def assert_invariants(network: Network, plan: Plan) -> None:
@@ -143,69 +141,25 @@ def assert_mode(module: nn.Module, trains: str, normalisation: str) -> None:
         assert module.training == (trains == "all")
 
 
-@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("architecture", MEMBERS)
-def test_flags_modes_and_groups(architecture: str, policy: str) -> None:
-    if policy == "lora":
-        network, images = member(architecture)
-        prepare(network, plan_of(network, policy, 0), images[:1])
-    else:
-        network = shape_of(architecture)
-    for plan in dict.fromkeys(plan_of(network, policy, epoch) for epoch in range(EPOCHS)):
-        apply(network, plan)
-        assert_invariants(network, plan)
-
-
-@pytest.mark.parametrize("architecture", FAMILIES.values())
-def test_torchvision_itself_runs_the_modules_in_the_order_of_the_stages(architecture: str) -> None:
-    model = reference(architecture, CLASSES, 224).eval()
-    network = split(model, ARCHITECTURES[architecture].family)
-    number = {id(module): n for n, stage in enumerate(network.stages.values()) for module in stage.modules()}
-    called: list[int] = []
-    for module in model.modules():
-        # A vision transformer's own parameters, class token and positions, are in no module that it could call.
-        if id(module) in number and list(module.parameters(recurse=False)):
-            module.register_forward_pre_hook(lambda module, _: called.append(number[id(module)]))
-    device = next(model.parameters()).device
-    model(torch.empty(1, 3, 224, 224, device=device))
-    assert called == sorted(called)
-    with_parameters = {n for n, stage in enumerate(network.stages.values()) if list(stage.parameters())}
-    assert set(called) == with_parameters
-
-
-def test_resnet9_runs_its_stages_in_their_order() -> None:
-    network, images = member("resnet9")
-    called: list[str] = []
-    for name, stage in network.stages.items():
-        stage[0].register_forward_pre_hook(lambda module, _, name=name: called.append(name))
-    network.eval()(images)
-    assert called == ["stem", "stage1", "stage2", "stage3", "neck", "head"]
-
-
-@pytest.mark.parametrize("architecture", ["resnet18", "vit_b_16"])
-def test_bias_only_and_bn_only_train_something_in_every_stage_that_has_layers(architecture: str) -> None:
+def test_flags_modes_and_groups(architecture: str) -> None:
     network = shape_of(architecture)
-    for policy in ("bias_only", "bn_only"):
-        apply(network, plan_of(network, policy, 0))
-        for name, stage in network.stages.items():
-            # ViT embeds its patches without normalisation.
-            expected = bool(list(stage.parameters())) and (policy, architecture, name) != (
-                "bn_only",
-                "vit_b_16",
-                "stem",
-            )
-            assert any(parameter.requires_grad for parameter in stage.parameters()) == expected, (policy, name)
+    policies = [name for name in POLICIES if name.replace("surgical_", "stage") in {name, *network.stage_names}]
+    for policy in {*policies} - {"lora"}:
+        for plan in dict.fromkeys(plan_of(network, policy, epoch) for epoch in range(EPOCHS)):
+            apply(network, plan)
+            assert_invariants(network, plan)
 
 
 def train(network: Network, images: Tensor, policy: str) -> None:
-    """Two steps under each plan of a policy, and what is frozen compared bit for bit, by `Watch` and without it."""
+    """Two steps under each plan of a policy; what is frozen is compared by `FreezeVerifier` and without it."""
     plans = dict.fromkeys(plan_of(network, policy, epoch) for epoch in range(EPOCHS))
     prepare(network, next(iter(plans)), images)
-    watch = Watch(network)
+    verifier = FreezeVerifier(network)
     for plan in plans:
         apply(network, plan)
         assert_invariants(network, plan)
-        watch.begin(plan)
+        verifier.begin(plan)
         frozen = {name: value.clone() for name, value in frozen_tensors(network).items()}
         optimizer = torch.optim.SGD(parameter_groups(network, plan, 1e-4, 0.1), momentum=0.9)
         for _ in range(2):
@@ -217,9 +171,9 @@ def train(network: Network, images: Tensor, policy: str) -> None:
         after = frozen_tensors(network)
         assert frozen.keys() == after.keys()
         assert all(torch.equal(value, after[name]) for name, value in frozen.items())
-        watch.end()
-    assert watch.result().holds, watch.result().violations
-    assert watch.result().trained_parameters
+        verifier.end()
+    assert verifier.result().holds, verifier.result().violations
+    assert verifier.result().trained_parameters
 
 
 def frozen_tensors(network: Network) -> dict[str, Tensor]:
@@ -232,13 +186,19 @@ def frozen_tensors(network: Network) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("architecture", ["resnet9", "vit_b_16"])
-def test_training_keeps_every_policy(architecture: str, policy: str) -> None:
-    train(*member(architecture), policy)
+def test_training_keeps_every_policy(policy: str) -> None:
+    train(*member("resnet9"), policy)
+
+
+# Every policy and every family, but not every pair.
+PAIRS = [
+    (architecture, list(POLICIES)[(3 * number + step) % len(POLICIES)])
+    for number, architecture in enumerate(sorted({*MEMBERS} - {"resnet9", "vit_b_16"}))
+    for step in (0, 7, 14)
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("architecture", sorted({*MEMBERS} - {"resnet9", "vit_b_16"}))
-def test_training_keeps_every_policy_in_every_family(architecture: str, policy: str) -> None:
+@pytest.mark.parametrize(("architecture", "policy"), PAIRS)
+def test_training_keeps_the_policy_in_every_family(architecture: str, policy: str) -> None:
     train(*member(architecture), policy)

@@ -119,14 +119,3 @@ def state(network: StandIn, plan: Plan, *, frozen: bool) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_the_stand_in_has_what_freezing_treats_apart() -> None:
-    network = stand_in()
-    kinds = {type(module) for module in network.modules()}
-    assert {nn.BatchNorm2d, nn.BatchNorm1d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d, nn.Dropout} <= kinds
-    assert network.stage_names == ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
-    x = torch.randn(6, 2, 4, 4)
-    network.eval()
-    assert network(x).shape == (6, CLASSES)
-    assert torch.equal(network.run(network.run(x, 0, 3), 3, 7), network(x))

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 from gate_raws import CELL, finding, raw, verdict
-from records import matrix
 
 from fashiontl import cli
 from fashiontl.gate import commands, rawfile
 from fashiontl.gate.arm import IncomparableError
 from fashiontl.gate.runner import Order
 from fashiontl.gate.verdict import EXIT_CODES, Verdict
-from fashiontl.records import RunFile
 
 GATE = ["gate", "--base", "main", "--arch", "resnet18", "--policy", "full", "--device", "cpu"]
 
@@ -150,33 +148,12 @@ def test_reports_that_cannot_be_written_are_told_before_anything_is_measured(
     ]
 
 
-def test_a_stored_run_without_baselines_never_passes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = here / "results" / "runs" / "machine" / "run.jsonl"
-    for record in matrix()[:2]:
-        RunFile(path).append(record)
-    assert cli.main(["gate", "--stored"]) == 11
-    assert "fashiontl baseline add" in capsys.readouterr().out
-    assert cli.main(["baseline", "add"]) == 0
-    assert cli.main(["baseline", "list"]) == 0
-    assert cli.main(["baseline", "show"]) == 0
-    assert cli.main(["baseline", "prune", "--keep", "1"]) == 0
-    shown = capsys.readouterr().out
-    assert "2 cells" in shown
-    assert cli.main(["baseline", "add"]) == 2
-    assert "baseline already" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected one of --base REF, --stored, --replay FILE and --plan FILE, got none"),
-        (["--base", "main", "--stored"], "got --base and --stored"),
+        ([], "expected one of --base REF, --replay FILE and --plan FILE, got none"),
+        (["--base", "main", "--replay", "x"], "got --base and --replay"),
         (["--replay", "nowhere.json"], "nowhere.json"),
-        (
-            ["--replay", "gate.json", "--run", "x"],
-            "expected --run FILE beside --stored, which judges that run, got --r",
-        ),
-        (["--stored"], "expected runs under"),
         (["--base", "main", "--arch", "resnet81"], "unknown architecture 'resnet81'"),
     ],
 )

@@ -109,11 +109,9 @@ def test_what_is_waived_or_advisory_says_so() -> None:
         (finding(cell="own", metric="*", word="CRASHED"), "- see it alone: pytest bench/"),
         (finding(metric="*", word="MISSING"),
          "- bring it back or, if it is meant: fashiontl waive --cell resnet18-full-cpu --metric '*' --ceiling 100"),
-        (finding(metric="*", word="NO_BASELINE"),
-         "- make a baseline, an hour or more after the last: pytest bench/ && fashiontl baseline add"),
-        (finding(cell="resnet18-full-cuda-bf16", word="SUSPECT"),
-         "- compare head to head: fashiontl gate --base 0123456789abcdef0123456789abcdef01234567 --arch resnet18 "
-         "--policy full --device cuda --precision bf16"),
+        (finding(metric="parameters", word="NO_BASELINE"), "- name a base that has these numbers"),
+        (finding(cell="resnet18-full-cuda-bf16", metric="*", word="CRASHED"),
+         "- see it alone: pytest bench/ --arch resnet18 --policy full --device cuda --precision bf16"),
         (UNDECIDED, "- about 40 epochs would decide it; give the gate more time or a quieter machine, or let it pass "
          "visibly: --inconclusive=warn"),
     ],

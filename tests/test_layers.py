@@ -5,8 +5,8 @@ import sys
 
 TORCH_FREE = (
     "cli", "core.case", "core.encoding", "core.errors", "core.escape", "core.files", "core.metrics", "core.stats",
-    "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies", "gate.baseline_commands",
-    "gate.comparison", "gate.judge", "gate.plan", "gate.rawfile", "gate.report", "gate.runner", "gate.stored",
+    "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies",
+    "gate.comparison", "gate.judge", "gate.plan", "gate.rawfile", "gate.report", "gate.runner",
     "gate.waivers", "machine.conditions", "machine.devices", "machine.energy", "machine.environment", "machine.locks",
     "machine.nvml", "machine.processes", "matrix.extensions", "matrix.options", "models.registry", "plugin",
     "profiling.operators", "records", "reports.leaderboard.page", "reports.progress", "reports.summary", "runner.cell",

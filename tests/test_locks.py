@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
+from fashiontl.machine.devices import Device
 from fashiontl.machine.locks import alone_on
 
 
 def test_a_second_waits_for_the_first_and_other_devices_do_not(tmp_path: Path) -> None:
     cache = tmp_path / "not" / "yet"
-    with alone_on("cuda:1", cache):
+    with alone_on(Device.of("cuda:01"), cache):
         with pytest.raises(Timeout), FileLock(cache / "device-cuda-1.lock", timeout=0):
             pass
-        with alone_on("cpu", cache):
+        with alone_on(Device.of("cpu"), cache):
             assert (cache / "device-cpu.lock").exists()
     with FileLock(cache / "device-cuda-1.lock", timeout=0):
         pass
@@ -27,7 +28,7 @@ def test_a_second_waits_for_the_first_and_other_devices_do_not(tmp_path: Path) -
 def test_everyone_may_use_a_lock_that_was_made_here(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        with alone_on("cpu", tmp_path):
+        with alone_on(Device.of("cpu"), tmp_path):
             assert (tmp_path / "device-cpu.lock").stat().st_mode & 0o777 == 0o666
     finally:
         os.umask(before)
@@ -76,7 +77,7 @@ def test_a_lock_that_cannot_be_read_says_what_to_do(foreign: Path) -> None:
     foreign.chmod(0o600)
     code = AS_ANOTHER.replace(
         "fashiontl.machine.locks.locked(Path(sys.argv[1]))",
-        "fashiontl.machine.locks.alone_on('cpu', Path(sys.argv[1]).parent)",
+        "fashiontl.machine.locks.alone_on(fashiontl.machine.locks.Device.of('cpu'), Path(sys.argv[1]).parent)",
     )
     done = subprocess.run([sys.executable, "-c", code, str(foreign)], capture_output=True, text=True, check=False)
     assert f"got {foreign}: Permission denied; ask its owner for chmod a+rw" in done.stderr

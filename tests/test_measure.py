@@ -1,6 +1,5 @@
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ from fashiontl.runner.client import Outcome
 from fashiontl.runner.estimate import Work
 from fashiontl.runner.messages import (
     CaseJob,
-    ClockCheck,
     DeviceFacts,
     DeviceJob,
     PeakJob,
@@ -28,7 +26,6 @@ from fashiontl.runner.messages import (
     PhaseResult,
     Pretraining,
     R,
-    TimedJob,
     Training,
     VariantSupport,
 )
@@ -58,7 +55,6 @@ def answers() -> dict[str, Any]:
     return {
         "device": DeviceFacts(facts={"accelerator": "Abacus 3000", "driver": "7"}),
         "variant": VariantSupport(warnings=["emulated"]),
-        "self_test": ClockCheck(),
         "peak": {"matmul": 2e9, "convolution": 1e9},
         "pretrain": Pretraining(checkpoints={"resnet18": "source.pt"}, provenance={"pretraining": PRETRAINING}),
         "train": measured(
@@ -78,8 +74,9 @@ def answers() -> dict[str, Any]:
             **STEPPED,
             base_memory=(21,),
         ),
-        "sweep": measured(PhaseResult(provenance={"sweep": {"inference": {"limit": "memory"}}}),
-                          largest_inference_batch=64),
+        "sweep": measured(
+            PhaseResult(provenance={"sweep": {"inference": {"limit": "memory"}}}), largest_inference_batch=64
+        ),
         "profile": PhaseResult(
             provenance={"profile": {"operators": [{"name": "mm"}]}}, artifacts={"trace": "traces/x"}
         ),
@@ -126,7 +123,7 @@ class FakeWorker:
     @property
     def phases(self) -> list[str]:
         """Those of cases: what is asked of the machine is left out."""
-        return [phase for phase, _, _ in self.calls if phase not in {"self_test", "peak"}]
+        return [phase for phase, _, _ in self.calls if phase != "peak"]
 
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
@@ -143,8 +140,8 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
     record = measurer(worker, tmp_path).measure(CASE, said.append)
     assert worker.phases == ["device", "pretrain", "train", "inference", "step", "profile"]
     assert said[0] == "waiting for cpu"
-    assert said[1:3] == ["testing the clock", "measuring the peak"]
-    assert said[3:] == [f"in {phase}" for phase in worker.phases[1:]]
+    assert said[1] == "measuring the peak"
+    assert said[2:] == [f"in {phase}" for phase in worker.phases[1:]]
     assert (record.status, record.reason, record.schema, record.run) == ("ok", "", SCHEMA, "run-1")
     assert (record.id, record.case, record.settings) == (CASE.id, CASE, SETTINGS)
     assert record.command == "pytest bench/ --set 'a b=1'"
@@ -165,15 +162,14 @@ def test_all_phases_in_order_make_one_record(tmp_path: Path, monkeypatch: pytest
 def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path, extensions=["json"]).measure(CASE)
-    assert worker.calls[:3] == [
+    assert worker.calls[:2] == [
         ("device", DeviceJob("cpu"), 120),
-        ("self_test", TimedJob("cpu", 0.8), 120),
         ("peak", PeakJob("cpu", "fp32", 0.8), 120),
     ]
     job = CaseJob(CASE, SETTINGS, str(tmp_path / "cache"), ("json",))
     later = structs.replace(job, checkpoints={"resnet18": "source.pt"})
     traces = str(tmp_path / "results" / "traces" / "run-1" / "resnet18-full-cpu")
-    assert [call[1:] for call in worker.calls[3:]] == [
+    assert [call[1:] for call in worker.calls[2:]] == [
         (job, 7.0), (later, 7.0), (later, 7.0), (later, 7.0), (structs.replace(later, traces=traces), 7.0)
     ]  # fmt: skip
 
@@ -243,7 +239,7 @@ def test_only_source_weights_are_pretrained(tmp_path: Path, weights: str) -> Non
     worker = FakeWorker()
     record = measurer(worker, tmp_path).measure(Case("resnet18", "full", weights=weights))
     assert worker.phases == ["device", "train", "inference", "step", "profile"]
-    assert worker.calls[3][1].checkpoints == {}
+    assert worker.calls[2][1].checkpoints == {}
     assert "pretraining" not in record.provenance
 
 
@@ -284,19 +280,20 @@ def test_the_machine_is_tested_once_a_session(tmp_path: Path) -> None:
     cases = measurer(worker, tmp_path)
     for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
         assert cases.measure(case).values("peak_flops") == (2e9,)
-    asked = [(phase, getattr(job, "precision", None)) for phase, job, _ in worker.calls if phase in {"self_test", "peak"}]
+    asked = [
+        (phase, getattr(job, "precision", None)) for phase, job, _ in worker.calls if phase in {"self_test", "peak"}
+    ]
     assert asked == [("self_test", None), ("peak", "fp32"), ("peak", "bf16")]
 
 
-def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path) -> None:
-    worker = FakeWorker(self_test=ClockCheck(failures=["1 ms read as 2 ms"]), peak=Outcome("crashed", "no"))
+def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_module, "clock_ratio", lambda: 2.0)
+    cases = measurer(FakeWorker(peak=Outcome("crashed", "no")), tmp_path)
     for _ in range(2):
-        record = measurer(worker, tmp_path).measure(CASE)
-        assert record.warnings[0] == "this machine cannot measure: 1 ms read as 2 ms"
+        record = cases.measure(CASE)
+        assert record.warnings[0].startswith("this machine cannot measure: ")
         assert record.warnings[1] == "the peak was not measured: no"
         assert (record.status, record.values("peak_flops")) == ("ok", ())
-    record = measurer(FakeWorker(self_test=Outcome("timeout", "slow")), tmp_path).measure(CASE)
-    assert record.warnings[0] == "the self-test failed: slow"
 
 
 def test_a_variant_that_the_device_lacks_is_skipped(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from fake_nvml import Card, NVMLError, library
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashiontl.machine import nvml
 
@@ -27,14 +25,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
 
 
-def uuid_at(index: int, module: Any) -> str | None:
-    gpu = nvml.find(index, module)
-    return gpu and (gpu.instance or gpu.handle).uuid
-
-
 def seen(module: Any) -> list[str]:
-    found = [uuid_at(index, module) for index in range(9)]
-    return [uuid for uuid in found if uuid is not None]
+    return [gpu.uuid for index in range(9) if (gpu := nvml.find(index, module))]
 
 
 def test_values_in_base_units() -> None:
@@ -82,7 +74,7 @@ def test_what_is_not_supported_is_unknown(read: str) -> None:
     assert gpu is not None
     assert getattr(gpu, read)() is None
     # An older nvidia-ml-py does not even have the function.
-    assert getattr(nvml.Gpu(SimpleNamespace(NVMLError=NVMLError), card), read)() is None
+    assert getattr(nvml.Gpu(SimpleNamespace(NVMLError=NVMLError), card, "GPU-a"), read)() is None
 
 
 def test_older_drivers_names_of_functions() -> None:
@@ -103,7 +95,7 @@ def test_a_driver_older_than_the_module_is_no_error() -> None:
     module = SimpleNamespace(
         NVMLError=NVMLError, NVMLLibraryMismatchError=MismatchError, nvmlDeviceGetComputeRunningProcesses=old
     )
-    assert nvml.Gpu(module, Card("GPU-a")).processes() is None
+    assert nvml.Gpu(module, Card("GPU-a"), "GPU-a").processes() is None
 
 
 def test_no_driver() -> None:
@@ -113,17 +105,6 @@ def test_no_driver() -> None:
 def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert nvml.find(0) is None
-
-
-def test_only_cuda_devices_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    cards = Card("GPU-a"), Card("GPU-b")
-    module = library(*cards)
-    monkeypatch.setattr(nvml, "_installed", lambda: module)
-    assert nvml.of_device("cpu") is None
-    assert nvml.of_device("mps") is None
-    assert nvml.of_device("cuda") == nvml.Gpu(module, cards[0])
-    assert nvml.of_device("cuda:1") == nvml.Gpu(module, cards[1])
-    assert nvml.of_device("cuda:2") is None
 
 
 @pytest.mark.parametrize(
@@ -150,16 +131,6 @@ def test_visible_devices(variable: str | None, expected: list[str], monkeypatch:
     assert seen(library(Card("GPU-aa1"), Card("GPU-ab2"), Card("GPU-cc3"))) == expected
 
 
-@given(st.permutations(range(5)), st.integers(1, 5))
-def test_numbers_and_uuids_name_the_same_devices(order: list[int], count: int) -> None:
-    module = library(*(Card(f"GPU-{index}") for index in range(5)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, order[:count])))
-        by_number = seen(module)
-        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(f"GPU-{index}" for index in order[:count]))
-        assert seen(module) == by_number == [f"GPU-{index}" for index in order[:count]]
-
-
 def test_unlike_gpus_have_no_sure_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA may put the second first; a neighbour's temperature would be worse than none."""
     module = library(Card("GPU-a", "Tesla T4"), Card("GPU-b", "NVIDIA H100"))
@@ -173,30 +144,24 @@ def test_unlike_gpus_have_no_sure_number(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen(module) == ["GPU-a"]
 
 
-def sliced() -> Any:
-    first = Card("MIG-1", processes=[(11, 1)])
-    second = Card("MIG-2", processes=[(22, 2)])
-    return library(Card("GPU-a"), Card("GPU-b", mig=True, slices=[None, first, second], processes=[(11, 1), (22, 2)]))
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"),
-    [(None, ["MIG-1"]), ("MIG-2", ["MIG-2"]), ("MIG-2,MIG-1", ["MIG-2"]), ("1", ["MIG-1"]), ("0", ["GPU-a"])],
-)
-def test_a_process_sees_one_slice(variable: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    if variable is not None:
+@pytest.mark.parametrize(("variable", "uuid"), [(None, "GPU-b"), ("0", "GPU-b"), ("MIG-GPU-b", "MIG-GPU-b")])
+def test_of_a_shared_gpu_only_what_its_slices_share_is_known(
+    variable: str | None, uuid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power, energy and processes are the whole GPU's: other people's slices are in them."""
+    module = library(Card("GPU-b", mig=True, processes=[(os.getpid(), 2)]), Card("GPU-a"))
+    if variable:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert seen(sliced()) == expected
-
-
-def test_a_slice_has_its_own_processes_and_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2")
-    gpu = nvml.find(0, sliced())
+    gpu = nvml.find(0, module)
     assert gpu is not None
-    assert gpu.handle.uuid == "GPU-b"
-    assert gpu.processes() == ((22, 2),)
-    assert (gpu.joules(), gpu.watts()) == (None, None)
+    assert gpu.uuid == uuid
+    assert (gpu.joules(), gpu.watts(), gpu.processes(), gpu.own_bytes()) == (None, None, None, None)
     assert gpu.sm_hertz() == 1.755e9
+
+
+def test_a_slice_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-gone")
+    assert nvml.find(0, library(Card("GPU-a"))) is None
 
 
 def test_the_real_module_has_the_functions() -> None:

@@ -1,12 +1,8 @@
-import gzip
-import hashlib
-import json
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,9 @@ from torch import Tensor, nn
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import TaskData
-from fashiontl.machine import devices
-from fashiontl.models.build import build
 from fashiontl.models.network import Network
-from fashiontl.models.weights.start import Start, save
+from fashiontl.models.weights.start import Start
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.phases import accuracy, batch_sweep, readings, speed, timed_pass
@@ -204,7 +197,7 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
     def samples(values: tuple[float, ...], steady: bool, **parts: tuple[float, ...]) -> Samples:
         return Samples(values, (), parts, WarmUp(3, steady, 0.1, 0.05), "precise", 0)
 
-    def time_slices(call: Callable[[], None], *_: Any) -> Samples:
+    def time_blocks(call: Callable[[], None], *_: Any) -> Samples:
         call()
         return samples((2.0, 4.0, 9.0), True) if len(trainable) == 1 else samples((10.0, 20.0), False)
 
@@ -217,7 +210,7 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
 
     ended: list[bool] = []
     monkeypatch.setattr(Workload, "training_step", training_step)
-    monkeypatch.setattr(speed, "time_slices", time_slices)
+    monkeypatch.setattr(speed, "time_blocks", time_blocks)
     monkeypatch.setattr(speed, "time_parts", time_parts)
     settings = replace(SETTINGS, epochs=4, throughput_batch=6)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), settings))

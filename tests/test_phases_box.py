@@ -11,58 +11,25 @@ from phase_runs import run
 from torch import nn
 
 from fashiontl.core.case import PRESETS, Case
-from fashiontl.machine import devices
+from fashiontl.machine.devices import Cpu, Cuda, Device
 from fashiontl.models.build import build
-from fashiontl.models.network import Network
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob, TimedJob
 from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.flops import step_flops
-from fashiontl.timing.loops import Effort, Instrument, Samples, WarmUp
-from fashiontl.timing.selftest import arithmetic
-
+from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, WarmUp
 
 pytestmark = pytest.mark.usefixtures("as_in_a_worker")
 
 
-def test_a_self_test_is_of_the_devices_own_instrument(monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = Instrument(lambda: None, clock=lambda: 0.0)
-    asked: list[Any] = []
-
-    def known_work(*arguments: Any) -> list[Any]:
-        asked.append(arguments)
-        return arithmetic("cpu")
-
-    monkeypatch.setattr(machine, "instrument", lambda device: tool)
-    monkeypatch.setattr(machine, "known_work", known_work)
-    lines: list[str] = []
-    value = run(phases.self_test, TimedJob("cpu", 0.5), lines)
-    assert asked == [("cpu", tool, 0.5)]
-    assert [check["got"] for check in value["checks"]] == [524288, 55296]
-    assert value["failures"] == []
-    assert lines == ["testing the clock"]
-
-
-def test_a_self_test_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fashiontl.timing.flops.step_flops", lambda work: 1)
-    value = run(phases.self_test, TimedJob("cpu", 0.05))
-    assert [failure for failure in value["failures"] if "arithmetic of a convolution" in failure]
-    assert value["checks"][-1]["passed"] is False
-
-
 def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[str] = []
-    monkeypatch.setattr(devices, "synchronize", waited.append)
-
-    def measured_peak(device: str, precision: str, seconds: float, synchronize: Callable[[], None]) -> dict[str, float]:
-        synchronize()
-        return {"matmul": seconds} if (device, precision) == ("cuda:1", "bf16") else {}
+    def measured_peak(device: Device, precision: str, seconds: float) -> dict[str, float]:
+        return {"matmul": seconds} if (device.name, precision) == ("cuda:1", "bf16") else {}
 
     monkeypatch.setattr(machine, "measured_peak", measured_peak)
     assert run(phases.peak, PeakJob("cuda:1", "bf16", 0.5)) == {"matmul": 0.5}
-    assert waited == ["cuda:1"]
 
 
 def test_the_peak_of_this_cpu() -> None:
@@ -71,17 +38,17 @@ def test_the_peak_of_this_cpu() -> None:
     assert all(rate > 1e6 for rate in value.values())
 
 
-def test_noise_is_timed_in_slices_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Effort] = []
+def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[SamplingBudget] = []
 
-    def time_slices(call: Callable[[], None], tool: Instrument, effort: Effort) -> Samples:
-        assert tool.mark is None
-        seen.append(effort)
+    def time_blocks(call: Callable[[], None], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
+        assert timer.event is None
+        seen.append(budget)
         call()
         return Samples(kept, (), {}, WarmUp(9, True, 0.0, 0.01), "time", 0)
 
     kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
-    monkeypatch.setattr(machine, "time_slices", time_slices)
+    monkeypatch.setattr(machine, "time_blocks", time_blocks)
     value = run(phases.noise, TimedJob("cpu", 0.4))
     assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
     assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
@@ -103,22 +70,17 @@ def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return run(phases.variant, CaseJob(Case("resnet18", "full", precision=precision), PRESETS["quick"]))
 
     assert "tf32 needs an NVIDIA GPU" in asked("tf32")["unavailable"]
-    monkeypatch.setattr(machine.variants, "doubts", lambda case: [f"{case.precision} is emulated"])
+    monkeypatch.setattr(machine.variants, "warnings_for", lambda case: [f"{case.precision} is emulated"])
     assert asked("bf16") == {"unavailable": "", "warnings": ["bf16 is emulated"]}
     assert asked("tf32")["warnings"] == []
 
 
-def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = replace(devices.DEVICES["cuda"], absence=lambda index: f"no card {index}", facts=lambda index: 1 / 0)
-    monkeypatch.setitem(devices.DEVICES, "cuda", gone)
+def test_whether_a_device_is_here_and_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cuda, "unavailable_reason", lambda device: f"no card {device.index}")
     assert run(phases.device, DeviceJob("cuda:3")) == {"unavailable": "no card 3", "facts": {}, "total_memory": None}
-
-
-@pytest.mark.parametrize(("total", "memory"), [(lambda index: 80 + index, 80), (None, None)])
-def test_what_a_device_is(monkeypatch: pytest.MonkeyPatch, total: Callable[[int], int] | None, memory: int) -> None:
-    here = replace(devices.DEVICES["cpu"], facts=lambda index: {"accelerator": f"Abacus {index}"}, total=total)
-    monkeypatch.setitem(devices.DEVICES, "cpu", here)
-    expected = {"unavailable": "", "facts": {"accelerator": "Abacus 0"}, "total_memory": memory}
+    monkeypatch.setattr(Cpu, "facts", lambda device: {"accelerator": "Abacus"})
+    monkeypatch.setattr(Cpu, "total_memory", lambda device: 80)
+    expected = {"unavailable": "", "facts": {"accelerator": "Abacus"}, "total_memory": 80}
     assert run(phases.device, DeviceJob("cpu")) == expected
 
 
@@ -129,7 +91,7 @@ def profiled(folder: Path, case: Case, **settings: Any) -> dict[str, Any]:
     chosen = replace(PRESETS["smoke"], **settings)
     value = run(phases.profile, CaseJob(case, chosen, traces=str(folder)))
     found: dict[str, Any] = value["profile"]
-    assert value["warnings"] == [f"profile: {doubt}" for doubt in found["doubts"]]
+    assert value["warnings"] == [f"profile: {warning}" for warning in found["warnings"]]
     return found
 
 

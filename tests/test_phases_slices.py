@@ -22,7 +22,6 @@ from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, IdentityJob, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.workload import Workload
-from fashiontl.timing import loops
 
 SETTINGS = replace(PRESETS["smoke"], seconds=0.01, test_per_class=3)
 PROBE = Case("shufflenet_v2_x0_5", "linear_probe", weights="none")

@@ -64,7 +64,7 @@ register(Architecture("chain", family="", minimum_size=1, builder="chain:build")
 """
 # The smallest of each family; all are run where only the architecture varies.
 SMALLEST = {
-    "alexnet": "alexnet", "vgg": "vgg11", "squeezenet": "squeezenet1_1", "resnet": "resnet9",
+    "alexnet": "alexnet", "vgg": "vgg11", "squeezenet": "squeezenet1_1", "resnet": "resnet18", "": "resnet9",
     "regnet": "regnet_y_400mf",
     "densenet": "densenet121", "mobilenet": "mobilenet_v3_small", "efficientnet": "efficientnet_b0",
     "mnasnet": "mnasnet0_5", "shufflenet": "shufflenet_v2_x0_5", "convnext": "convnext_tiny", "swin": "swin_t",
@@ -96,12 +96,12 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
         return Profile((), (), None, 1, 0.5, None, None, ())
 
     monkeypatch.setattr(speed, "time_calls", once)
-    monkeypatch.setattr(speed, "time_slices", once)
+    monkeypatch.setattr(speed, "time_blocks", once)
     monkeypatch.setattr(speed, "time_parts", each)
     # The package has a function of that name.
-    monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_slices", warmed)
+    monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_blocks", warmed)
     monkeypatch.setattr(profile_step, "profile_steps", profiled)
-    monkeypatch.setattr("fashiontl.timing.sweep.time_slices", once)
+    monkeypatch.setattr("fashiontl.timing.sweep.time_blocks", once)
     monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
 
 

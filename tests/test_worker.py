@@ -149,7 +149,8 @@ def test_a_phase_that_takes_too_long_is_killed(worker: Worker, monkeypatch: pyte
     assert run(worker, "facts").status == "ok"
 
 
-def test_a_server_is_started_anew_after_an_interrupt_and_when_it_was_killed(light: Path) -> None:
+@pytest.mark.usefixtures("light")
+def test_a_server_is_started_anew_after_an_interrupt_and_when_it_was_killed() -> None:
     def interrupt(text: str) -> None:
         pids.append(int(text))
         raise KeyboardInterrupt

@@ -25,13 +25,13 @@ def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **m
 def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
     """Reuse of a frozen prefix would make a probe's step look cheaper than it is."""
     work = workload()
-    (begun,) = work.starts()
-    network = begun.network
+    (initial,) = work.starts()
+    network = initial.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
     seen: list[str] = []
     for name, stage in network.stages.items():
         stage.register_forward_hook(lambda module, inputs, output, name=name: seen.append(name))
-    call = work.training_step([begun])
+    call = work.training_step([initial])
     call()
     call()
     assert seen == list(network.stage_names) * 2
@@ -44,7 +44,7 @@ def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
 def test_a_step_of_a_mean_is_a_step_of_each_member() -> None:
     work = workload(f"mean:{ARCHITECTURE}+resnet9", "full")
     starts = work.starts()
-    networks = [begun.network for begun in starts]
+    networks = [initial.network for initial in starts]
     before = [network.head_layer.weight.detach().clone() for network in networks]
     work.training_step(starts)()
     assert not any(torch.equal(n.head_layer.weight, old) for n, old in zip(networks, before, strict=True))

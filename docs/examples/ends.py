@@ -3,9 +3,9 @@
 from fashiontl.freezing import Plan, Policy, StagePlan
 from fashiontl.matrix.extensions import register
 
-FROZEN = StagePlan(trains="none", normalisation="eval", rate=0)
-SLOW = StagePlan(trains="all", normalisation="batch", rate=0.3)
-HEAD = StagePlan(trains="all", normalisation="batch", rate=1)
+FROZEN = StagePlan(trains="none", normalisation="eval", lr_scale=0)
+SLOW = StagePlan(trains="all", normalisation="batch", lr_scale=0.3)
+HEAD = StagePlan(trains="all", normalisation="batch", lr_scale=1)
 
 
 def plan(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:

@@ -133,8 +133,8 @@ class Settings:
         validation_per_class: images of each class carved out of the training images, the same for every seed; the epoch
             with the best accuracy on them is kept. 0 carves none and keeps the last epoch.
         recipe: `tuned` (`fashiontl.training.recipes` gives its numbers), or, as tutorials train, `naive_adam` (Adam,
-            1e-3) or `naive_sgd` (SGD, 0.1), each at a constant rate without decay or smoothing.
-        rate: peak learning rate of the head in place of the recipe's, for every policy; 0 takes the recipe's.
+            1e-3) or `naive_sgd` (SGD, 0.1), each at a constant learning rate, without weight decay or label smoothing.
+        lr: peak learning rate of the head in place of the recipe's, for every policy; 0 takes the recipe's.
         seeds: how many seeds (0, 1, ...) each case is trained with.
         epochs: passes over the training images.
         augment: whether training images are flipped and shifted at random; then a frozen prefix runs at each step.
@@ -164,7 +164,7 @@ class Settings:
     test_per_class: int = 200
     validation_per_class: int = 0
     recipe: str = "tuned"
-    rate: float = 0.0
+    lr: float = 0.0
     seeds: int = 1
     epochs: int = 10
     augment: bool = False
@@ -183,6 +183,9 @@ class Settings:
     profile: bool = True
 
 
+# Names of settings in older records, which are read as these.
+OLD_SETTINGS = {"rate": "lr"}
+
 # The least and the most that the numbers of `Settings` and `Case` may be, whoever gives them. The most is beyond what
 # anyone needs and within what clocks, memory and arithmetic can do: a timeout must fit into what the system waits for.
 RANGES: dict[str, tuple[float, float]] = {
@@ -190,7 +193,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_per_class": (0, 10**7),
     "test_per_class": (0, 10**7),
     "validation_per_class": (0, 10**7),
-    "rate": (0, 1e30),
+    "lr": (0, 1e30),
     "seeds": (1, 10**4),
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),

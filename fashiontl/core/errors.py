@@ -73,21 +73,8 @@ def brief(value: object, most: int = 80) -> str:
 
 
 def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str = "a file") -> str:
-    """Describe what cannot be written.
-
-    >>> unwritable(Path("out.json"), IsADirectoryError(21, "Is a directory"))
-    'expected a file that can be written, got out.json: Is a directory; free it'
-    """
+    """Describe what cannot be written."""
     return f"expected {what} that can be written, got {path}: {error.strerror}; {next_step}"
-
-
-def refused(error: OSError) -> str:
-    """Describe a path that the system refuses, whatever was to be done with it.
-
-    >>> refused(FileNotFoundError(2, "No such file or directory", "nets.py"))
-    'expected a path that can be used, got nets.py: No such file or directory; free it, or name another'
-    """
-    return f"expected a path that can be used, got {error.filename}: {error.strerror}; free it, or name another"
 
 
 def user_path(text: str) -> Path:
@@ -148,29 +135,22 @@ def no_file(path: Path) -> str:
 
 
 def told(what: str, error: Exception) -> tuple[str, int]:
-    """One message for an error, whatever it is, and the exit code.
+    """One message for an error, and the exit code: 2 for bad input and paths that the system refuses, 70 for a defect.
 
     Args:
         what: was being done, such as `fashiontl gate`.
         error: with its traceback, which is kept in a file where nobody foresaw the error.
-
-    Returns:
-        2 for bad input and for paths that the system refuses, 70 for a defect of fashiontl.
     """
     if isinstance(error, FashiontlError):
         return f"{what}: {error}", 2
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{what}: {refused(error)}", 2
+        fault = f"expected a path that can be used, got {error.filename}: {error.strerror}"
+        return f"{what}: {fault}; free it, or name another", 2
     return internal_error(what, error), INTERNAL
 
 
 def internal_error(what: str, error: BaseException) -> str:
-    """Keep the full account of an error that nobody foresaw in a file; one line that names the error and the file.
-
-    Args:
-        what: was being done, such as `fashiontl gate`.
-        error: with its traceback.
-    """
+    """Keep the full account of an error that nobody foresaw in a file; one line that names the error and the file."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in said(error)).split())
     kind = type(error).__name__ + (f": {text[:200]}" if text else "")
     kept = _kept(what, error)

@@ -51,9 +51,8 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE
 def to_line(text: str, longest: int = 0) -> str:
     r"""Text as one line of plain text, such as a cell of a terminal's table.
 
-    The ends of lines and other white space become single spaces, and spaces stay as they are. What is not printable
-    (control characters, turns of the writing direction, characters without width, halves of surrogate pairs) becomes
-    U+FFFD.
+    White space other than spaces becomes one space, and what is not printable (control characters, turns of the
+    writing direction, characters without width, halves of surrogate pairs) U+FFFD.
 
     Args:
         text: anything.
@@ -79,19 +78,20 @@ def to_terminal(text: str) -> str:
     : :error::y�[1m
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    shown = ["".join(letter if letter.isprintable() else _unprintable(letter) for letter in line) for line in lines]
+    shown = [
+        "".join(letter if letter.isprintable() else " " if letter.isspace() else "\ufffd" for letter in line)
+        for line in lines
+    ]
     return _COMMAND.sub(lambda found: f"{found[0]} ", "\n".join(shown))
 
 
 def to_terminal_line(text: str) -> str:
-    r"""Text that is a line of its own on a terminal.
-
-    >>> to_terminal_line("::a\n##[b]")
-    ': :a # #[b]'
-    """
+    """Text that is a line of its own on a terminal."""
     return to_terminal(to_line(text))
 
 
+# A page repeats few names many times.
+@functools.lru_cache(maxsize=4096)
 def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
     r"""Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell.
 
@@ -102,12 +102,6 @@ def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
     >>> print(to_markdown("a | b\n<c> 2*3 of linear_probe"))
     a \| b &lt;c> 2\*3 of linear_probe
     """
-    return _to_markdown(text, longest)
-
-
-# A page repeats few names many times.
-@functools.lru_cache(maxsize=4096)
-def _to_markdown(text: str, longest: int) -> str:
     text = to_line(" ".join(text.split()), longest)
     text = _MARKING.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), text)
     text = _NUMBERED.sub(r"\1\\\2", text)
@@ -128,20 +122,12 @@ def to_code(text: str, longest: int = 2 * _LONGEST_MARKDOWN) -> str:
 
 
 def to_html(text: str) -> str:
-    r"""Text within an element or a quoted attribute of HTML.
-
-    >>> to_html("a\n<b>")
-    'a &lt;b&gt;'
-    """
+    """Text within an element or a quoted attribute of HTML."""
     return html.escape(to_line(text))
 
 
 def to_xml(text: str) -> str:
-    r"""Text that XML 1.0 can hold; quoting is the writer's part.
-
-    >>> to_xml("a\x1b")
-    'a\ufffd'
-    """
+    """Text that XML 1.0 can hold; quoting is the writer's part."""
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -161,8 +147,9 @@ def workflow_command(level: str, title: str, message: str) -> str:
     >>> workflow_command("error", "a, b", "50 %\n::c")
     '::error title=a%2C b::50 %25 ::c'
     """
-    title = _percent(to_line(title, LONGEST_NAME)).replace(":", "%3A").replace(",", "%2C")
-    return f"::{level} title={title}::{_percent(to_line(message, _LONGEST_MESSAGE))}"
+    # One line each, so that only these need an escape.
+    title = to_line(title, LONGEST_NAME).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={title}::{to_line(message, _LONGEST_MESSAGE).replace('%', '%25')}"
 
 
 def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
@@ -184,11 +171,3 @@ def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
         name = f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
     return name
-
-
-def _unprintable(letter: str) -> str:
-    return " " if letter.isspace() else "\ufffd"
-
-
-def _percent(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,7 +1,9 @@
 """What is reported: each metric's unit, which way is better, and how it is shown. No torch, no I/O."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta, Struct
 
 Better = Literal["higher", "lower", "equal"]
 
@@ -43,6 +45,18 @@ _MOST = {
     "FLOP/s": 1e18,
 }  # fmt: skip
 _COUNTED = {"1", "B", "images", "FLOP"}
+
+
+def unit_faults(metric: Metric) -> list[str]:
+    """What is wrong with a metric's unit and direction; the range of its values follows from its unit."""
+    faults = []
+    if metric.unit not in _MOST:
+        faults.append(f"expected a unit of {', '.join(_MOST)}, got {metric.unit!r}")
+    if metric.better not in get_args(Better):
+        faults.append(f"expected better to be {', '.join(get_args(Better))}, got {metric.better!r}")
+    return faults
+
+
 # Parts that there may be nothing of, and differences.
 _MAY_BE_NOTHING = {
     "step_data_time", "step_forward_time", "step_backward_time", "step_optimizer_time", "inference_compile_time",
@@ -50,6 +64,7 @@ _MAY_BE_NOTHING = {
 }  # fmt: skip
 
 
+_MIB = 1 / 2**20
 _ALL = (
     Metric("accuracy", "1", "higher", "Accuracy (%)", 100.0),
     Metric("train_throughput", "images/s", "higher", "Training (images/s)"),
@@ -66,16 +81,13 @@ _ALL = (
     Metric("step_forward_time", "s", "lower", "Forward (ms)", 1e3),
     Metric("step_backward_time", "s", "lower", "Backward (ms)", 1e3),
     Metric("step_optimizer_time", "s", "lower", "Optimiser (ms)", 1e3),
-    Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", 1 / 2**20),
-    Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", 1 / 2**20),
-    Metric("load_peak_memory", "B", "lower", "Load peak (MiB)", 1 / 2**20),
-    Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", 1 / 2**20),
-    Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", 1 / 2**20),
-    Metric("load_reserved_memory", "B", "lower", "Load reserved (MiB)", 1 / 2**20),
-    Metric("training_process_memory", "B", "lower", "Training process (MiB)", 1 / 2**20),
-    Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", 1 / 2**20),
-    Metric("load_process_memory", "B", "lower", "Load process (MiB)", 1 / 2**20),
-    Metric("base_memory", "B", "lower", "Empty worker (MiB)", 1 / 2**20),
+    Metric("training_peak_memory", "B", "lower", "Training peak (MiB)", _MIB),
+    Metric("inference_peak_memory", "B", "lower", "Inference peak (MiB)", _MIB),
+    Metric("training_reserved_memory", "B", "lower", "Training reserved (MiB)", _MIB),
+    Metric("inference_reserved_memory", "B", "lower", "Inference reserved (MiB)", _MIB),
+    Metric("training_process_memory", "B", "lower", "Training process (MiB)", _MIB),
+    Metric("inference_process_memory", "B", "lower", "Inference process (MiB)", _MIB),
+    Metric("base_memory", "B", "lower", "Empty worker (MiB)", _MIB),
     Metric("inference_energy", "J/image", "lower", "Inference (J/image)"),
     Metric("training_energy", "J/image", "lower", "Training (J/image)"),
     Metric("idle_power", "W", "lower", "Idle (W)"),
@@ -93,12 +105,11 @@ _ALL = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Struct, frozen=True):
     """Raw values of one metric, in its base unit; statistics are derived from them, never stored alone.
 
     Attributes:
-        metric: a key of `METRICS`.
+        metric: a key of `METRICS`; records of other versions may hold others, which nothing shows.
         values: one number a sample (latency, throughput), a seed (accuracy, training time), or just one.
             Empty means unknown, shown as `—`.
         trials: for accuracy, how many test images each value is a fraction of; otherwise 0.
@@ -106,9 +117,9 @@ class Measurement:
 
     metric: str
     values: tuple[float, ...]
-    trials: int = 0
+    trials: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
     @property
     def unit(self) -> str:
-        """Base unit of `values`."""
-        return METRICS[self.metric].unit
+        """Base unit of `values`; empty for a metric that this version does not know."""
+        return METRICS[self.metric].unit if self.metric in METRICS else ""

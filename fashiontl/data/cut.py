@@ -1,7 +1,9 @@
 """Cut the set in the package from the original one: `python -m fashiontl.data.cut --from FOLDER [--to FOLDER]`."""
 
 import argparse
+import gzip
 import hashlib
+import struct
 import sys
 from pathlib import Path
 
@@ -9,11 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.idx import write_idx
 from fashiontl.data.sources import EMBEDDED_FOLDER, ORIGINAL_MD5, load_images
-
-TRAIN_PER_CLASS = 600
-TEST_PER_CLASS = 200
 
 
 def cut(source: Path, target: Path) -> list[Path]:
@@ -30,23 +28,22 @@ def cut(source: Path, target: Path) -> list[Path]:
         OSError: the target cannot be written.
     """
     images = load_images("original", str(source))
-    train = _first_of_each_class(images.train_labels.numpy(), TRAIN_PER_CLASS)
-    test = _first_of_each_class(images.test_labels.numpy(), TEST_PER_CLASS)
-    arrays = (
-        images.train_images.numpy()[train],
-        images.train_labels.numpy()[train],
-        images.test_images.numpy()[test],
-        images.test_labels.numpy()[test],
-    )
     target.mkdir(parents=True, exist_ok=True)
     paths = [target / f"{file}.gz" for file in ORIGINAL_MD5]
-    for path, array in zip(paths, arrays, strict=True):
-        write_idx(path, array.astype(np.uint8))
+    splits = (images.train_images, images.train_labels, 600), (images.test_images, images.test_labels, 200)
+    for split, (pixels, labels, count) in enumerate(splits):
+        chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+        write_idx(paths[2 * split], pixels.numpy()[chosen])
+        write_idx(paths[2 * split + 1], labels.numpy()[chosen].astype(np.uint8))
     return paths
 
 
-def _first_of_each_class(labels: NDArray[np.int64], count: int) -> NDArray[np.intp]:
-    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    """Write an IDX file compressed with gzip; equal arrays give equal files, as no time or name is stored."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    # gzip.compress would leave a header byte (the operating system) to the platform and to Python's version.
+    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as compressed:
+        compressed.write(header + array.tobytes())
 
 
 def main(arguments: list[str] | None = None) -> None:

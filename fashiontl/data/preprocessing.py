@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-FASHION_MEAN, FASHION_DEVIATION = 0.2860, 0.3530  # of the 60,000 training images' pixels, scaled to 0..1
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FASHION_MEAN, FASHION_STD = 0.2860, 0.3530  # of the 60,000 training images' pixels, scaled to 0..1
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to images before a network sees them; it belongs to the checkpoint.
 
-    Each of three channels is normalised by its own mean and deviation. Grey is repeated to three channels first, which
+    Each of three channels is normalised by its own mean and std. Grey is repeated to three channels first, which
     is what a checkpoint saw for a grey picture; summing the first convolution over its inputs is not the same, since
     the channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other sizes are
     resized with antialiasing.
@@ -22,13 +22,13 @@ class Preprocessing:
     Attributes:
         size: side of the result in pixels.
         mean: of each channel, on the scale 0..1.
-        deviation: of each channel, on the scale 0..1.
+        std: of each channel, on the scale 0..1.
         interpolation: `bilinear` or `bicubic`, for sizes that are resized.
     """
 
     size: int
     mean: tuple[float, float, float] = (FASHION_MEAN,) * 3
-    deviation: tuple[float, float, float] = (FASHION_DEVIATION,) * 3
+    std: tuple[float, float, float] = (FASHION_STD,) * 3
     interpolation: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ class Preprocessing:
             # Bicubic overshoots at edges.
             scaled = scaled.clamp_(0, 1)
         mean = scaled.new_tensor(self.mean).view(1, 3, 1, 1)
-        deviation = scaled.new_tensor(self.deviation).view(1, 3, 1, 1)
-        return (scaled.expand(-1, 3, -1, -1) - mean) / deviation
+        std = scaled.new_tensor(self.std).view(1, 3, 1, 1)
+        return (scaled.expand(-1, 3, -1, -1) - mean) / std
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

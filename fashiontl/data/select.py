@@ -53,24 +53,24 @@ def select(
     Raises:
         FashiontlError: more images are asked for than the set has, or fewer than none.
     """
-    faults = [
-        *_count_faults("training", images.train_labels, task, train_per_class, validation_per_class),
-        *_count_faults("test", images.test_labels, task, test_per_class),
+    errors = [
+        *_count_errors("training", images.train_labels, task, train_per_class, validation_per_class),
+        *_count_errors("test", images.test_labels, task, test_per_class),
     ]
     if validation_per_class < 0:
-        faults.append(f"expected 0 or more validation images a class, got {validation_per_class}")
-    if faults:
+        errors.append(f"expected 0 or more validation images a class, got {validation_per_class}")
+    if errors:
         more = "take the original set (--set data=original)" if task.images is None else "add images"
-        faults.append(f"ask for fewer, for all (0), or {more}")
-        raise FashiontlError("\n".join(faults))
+        errors.append(f"ask for fewer, for all (0), or {more}")
+        raise FashiontlError("\n".join(errors))
     validation, train = [], []
     for label in task.classes:
         # A negative seed, so that no seed of a case draws the same order.
-        members = _shuffled(_members(images.train_labels, label), -1 - label)
-        validation.append(members[:validation_per_class])
-        rest = members[validation_per_class:].sort().values
+        indices = _shuffled(_of_class(images.train_labels, label), -1 - label)
+        validation.append(indices[:validation_per_class])
+        rest = indices[validation_per_class:].sort().values
         train.append(_shuffled(rest, len(task.names) * seed + label)[: train_per_class or None])
-    test = [_members(images.test_labels, label)[: test_per_class or None] for label in task.classes]
+    test = [_of_class(images.test_labels, label)[: test_per_class or None] for label in task.classes]
     new_label = torch.full((len(task.names),), -1)
     new_label[list(task.classes)] = torch.arange(len(task.classes))
 
@@ -86,7 +86,7 @@ def select(
     )
 
 
-def _count_faults(split: str, labels: Tensor, task: Task, per_class: int, validation: int = 0) -> list[str]:
+def _count_errors(split: str, labels: Tensor, task: Task, per_class: int, validation: int = 0) -> list[str]:
     if per_class < 0:
         return [f"expected 0 or more {split} images a class, got {per_class}"]
     counts = torch.bincount(labels, minlength=len(task.names)).tolist()
@@ -99,7 +99,7 @@ def _count_faults(split: str, labels: Tensor, task: Task, per_class: int, valida
     ]
 
 
-def _members(labels: Tensor, label: int) -> Tensor:
+def _of_class(labels: Tensor, label: int) -> Tensor:
     """Indices of the images of a class, in the set's order."""
     return torch.nonzero(labels == label).flatten()
 

@@ -53,18 +53,18 @@ class Task:
     def __post_init__(self) -> None:
         if not self.classes:
             object.__setattr__(self, "classes", tuple(range(len(self.names))))
-        faults = []
+        errors = []
         if self.images is None and self.names != CLASS_NAMES:
-            faults.append("expected images that have these names, got none; say what loads them")
+            errors.append("expected images that have these names, got none; say what loads them")
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
-            faults.append(f"expected two or more different names of classes, got {self.names}")
+            errors.append(f"expected two or more different names of classes, got {self.names}")
         elif len(set(self.classes)) != len(self.classes) or len(self.classes) < 2 or self._unknown_classes():
             last = len(self.names) - 1
-            faults.append(f"expected two or more different classes from 0 to {last}, got {self.classes}")
+            errors.append(f"expected two or more different classes from 0 to {last}, got {self.classes}")
         if self.per_class < 0:
-            faults.append(f"expected 0 or more training images a class, got {self.per_class}")
-        if faults:
-            raise FashiontlError("\n".join(f"task {self.name}: {fault}" for fault in faults))
+            errors.append(f"expected 0 or more training images a class, got {self.per_class}")
+        if errors:
+            raise FashiontlError("\n".join(f"task {self.name}: {error}" for error in errors))
 
     def _unknown_classes(self) -> set[int]:
         return set(self.classes) - set(range(len(self.names)))
@@ -92,15 +92,15 @@ def find_task(name: str) -> Task:
         FashiontlError: there is no such task, or what follows `@` is no number of images.
     """
     base, at, count = name.partition("@")
-    faults = [] if base in TASKS else [unknown_name("task", base, TASKS)]
+    errors = [] if base in TASKS else [unknown_name("task", base, TASKS)]
     # Two spellings of one number would be two cases, and there are no ten million images.
     if at and not re.fullmatch("[1-9][0-9]{0,6}", count):
-        faults.append(
+        errors.append(
             f"task {name}: expected at least 1 training image a class after @, got {brief(count)}; "
             f"write for example {base}@25"
         )
-    if faults:
-        raise FashiontlError("\n".join(faults))
+    if errors:
+        raise FashiontlError("\n".join(errors))
     task = TASKS[base]
     if not at:
         return task

@@ -2,102 +2,83 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fashiontl.core.metrics import Measurement
+import msgspec
+
 from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor.findings import Line, Report, Section
 from fashiontl.doctor.surroundings import conditions
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.locks import alone_on
-from fashiontl.reports.leaderboard.columns import LATENCY
-from fashiontl.reports.leaderboard.rows import decimals, number
 from fashiontl.runner.cell import cache_folder
 from fashiontl.runner.client import Outcome, Worker
-from fashiontl.timing.selftest import Check, failures, quantity
+from fashiontl.runner.messages import DEVICE, NOISE, PEAK, DeviceJob, Noise, PeakJob, TimedJob
+from fashiontl.timing.clock import clock_error, clock_ratio
 
 Progress = Callable[[str], None]
 
 # A side of a comparison, and also how many are timed here.
 PROCESSES = 8
 _TIMEOUT = 120.0
-_SELF_TEST_SECONDS = 2.0
 _PEAK_SECONDS = 1.0
 # Of the smallest difference: up to the first it serves most changes of code, past the second none.
 _FINE, _USELESS = 0.05, 0.5
 
 
-def examine(worker: Worker, device: str, progress: Progress, seconds: float = 0.3) -> Report:
+def examine(worker: Worker, device: Device, progress: Progress, seconds: float = 0.3) -> Report:
     """Examine a device while no case runs on it.
 
     Args:
         worker: runs the examination's phases.
-        device: a name that `fashiontl.machine.devices.is_device` takes.
+        device: to examine.
         progress: called with what is being done.
         seconds: how long each process of the noise floor is timed.
     """
-    progress(f"waiting for {device}")
+    name = device.name
+    progress(f"waiting for {name}")
     with alone_on(device, cache_folder()):
         observer = Observer(device)
         observer.begin()
-        found = worker.run("device", {"device": device}, _TIMEOUT, progress)
-        reason = found.reason or found.value.get("absence")
-        if reason:
-            return Report(device, False, f"This box cannot measure on {device}: {reason}.")
-        tested = worker.run("self_test", {"device": device, "seconds": _SELF_TEST_SECONDS}, _TIMEOUT, progress)
-        checks, test_section = _self_test(tested)
+        found = worker.run(DEVICE, DeviceJob(name), _TIMEOUT, progress)
+        if found.result is None or found.result.unavailable:
+            reason = found.result.unavailable if found.result else found.reason
+            return Report(name, False, f"This box cannot measure on {name}: {reason}.")
+        clock = clock_ratio()
         peaks, peak_section = _peaks(worker, device, progress)
         timed = []
         for index in range(PROCESSES):
             progress(f"noise floor, process {index + 1} of {PROCESSES}")
-            timed.append(worker.run("noise", {"device": device, "seconds": seconds}, _TIMEOUT))
+            timed.append(worker.run(NOISE, TimedJob(name, seconds), _TIMEOUT))
         floor, noise_section = _noise(timed)
         observed = observer.end()
-    broken = [
-        line.advice for section in (test_section, noise_section) for line in section.lines if line.verdict == "bad"
+    facts = found.result.facts
+    here = [
+        Line("here", "yes"),
+        *(Line(key, value) for key, value in facts.items() if value is not None),
+        _clock_line(clock),
     ]
+    sections = (
+        Section(f"device {name}", tuple(here)),
+        peak_section,
+        noise_section,
+        Section("conditions", conditions(device, observed)),
+    )
+    faults = [line.advice for section in sections for line in section.lines if line.verdict == "bad"]
     return Report(
-        device,
-        fit=not broken,
-        summary=_summary(device, broken, floor["smallest_difference"]),
-        sections=(
-            Section(f"device {device}", _device(found.value["facts"])),
-            test_section,
-            peak_section,
-            noise_section,
-            Section("conditions", conditions(device, observed)),
-        ),
+        name,
+        fit=not faults,
+        summary=_summary(name, faults, floor["smallest_difference"]),
+        sections=sections,
         facts={
-            "device": found.value["facts"],
-            "checks": [asdict(check) for check in checks],
+            "device": facts,
+            "clock": clock,
             "peak": peaks,
             "noise": floor,
-            "conditions": observed,
+            "conditions": msgspec.to_builtins(observed._asdict()),
         },
-    )
-
-
-def in_leaderboard(read: Check) -> Check:
-    """A delay's reading as the leaderboard writes a latency."""
-    expected = read.expected * 1e3
-    text = ""
-    if read.got is not None:
-        interval = LATENCY.statistic({"latency": Measurement("latency", (read.got,))})
-        assert interval is not None
-        scale = LATENCY.metric.scale
-        text = number(interval, scale, decimals([interval.estimate * scale], LATENCY.metric.digits))
-    # 1 % as in the self-test, and half of the last digit.
-    tolerance = 0.015 * expected
-    return Check(
-        name=f"{read.name}, as the leaderboard writes it",
-        expected=expected,
-        got=float(text) if text else None,
-        unit="ms",
-        tolerance=tolerance,
-        passed=bool(text) and abs(float(text) - expected) <= tolerance,
-        note=f"the leaderboard writes something else under {LATENCY.label}",
     )
 
 
@@ -120,9 +101,9 @@ def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def _summary(device: str, broken: Sequence[str], difference: float | None) -> str:
-    if broken:
-        return f"This box cannot measure on {device}: {'; '.join(broken)}."
+def _summary(device: str, faults: Sequence[str], difference: float | None) -> str:
+    if faults:
+        return f"This box cannot measure on {device}: {'; '.join(faults)}."
     if difference is None:
         return f"This box can measure on {device}, but how small a difference it can tell is unknown."
     return (
@@ -131,58 +112,41 @@ def _summary(device: str, broken: Sequence[str], difference: float | None) -> st
     )
 
 
-def _device(facts: Mapping[str, str | None]) -> tuple[Line, ...]:
-    return (Line("here", "yes"), *(Line(name, value) for name, value in facts.items() if value is not None))
+def _clock_line(ratio: float) -> Line:
+    error = clock_error(ratio)
+    return Line("clock against another", f"{ratio:.4f}", "bad" if error else "ok", error or "")
 
 
-def _self_test(outcome: Outcome) -> tuple[list[Check], Section]:
-    title = "self-test"
-    if outcome.status != "ok":
-        return [], Section(title, (Line("all checks", "failed", "bad", outcome.reason),))
-    checks = [Check(**check) for check in outcome.value["checks"]]
-    millisecond = next(check for check in checks if check.expected == 0.001 and check.unit == "s")
-    checks.append(in_leaderboard(millisecond))
-    return checks, Section(title, tuple(map(_check_line, checks)))
-
-
-def _check_line(check: Check) -> Line:
-    wrong = failures([check])
-    allowed = f"{quantity(check.expected, check.unit)} ± {quantity(check.tolerance, check.unit)}"
-    value = f"{quantity(check.got, check.unit)} (expected {allowed})"
-    return Line(check.name, value, "bad" if wrong else "ok", "".join(wrong))
-
-
-def _peaks(worker: Worker, device: str, progress: Progress) -> tuple[dict[str, Any], Section]:
-    precisions = ("fp32", "tf32", "bf16", "fp16") if device.startswith("cuda") else ("fp32", "bf16")
+def _peaks(worker: Worker, device: Device, progress: Progress) -> tuple[dict[str, Any], Section]:
+    precisions = ("fp32", "tf32", "bf16", "fp16") if device.kind == "cuda" else ("fp32", "bf16")
     peaks, lines = {}, []
     for precision in precisions:
-        job = {"device": device, "precision": precision, "seconds": _PEAK_SECONDS}
-        outcome = worker.run("peak", job, _TIMEOUT, progress)
-        if outcome.status != "ok" or not outcome.value:
+        outcome = worker.run(PEAK, PeakJob(device.name, precision, _PEAK_SECONDS), _TIMEOUT, progress)
+        if not outcome.result:
             lines.append(Line(precision, "unknown", "note", outcome.reason or "too little memory"))
             continue
-        peaks[precision] = outcome.value
-        rates = [f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in outcome.value.items()]
+        peaks[precision] = outcome.result
+        rates = [f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in outcome.result.items()]
         lines.append(Line(precision, ", ".join(rates)))
     return peaks, Section("arithmetic peak, measured", tuple(lines))
 
 
-def _noise(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], Section]:
-    known = [outcome.value for outcome in outcomes if outcome.status == "ok" and outcome.value["median"]]
-    medians = [value["median"] for value in known]
-    widths = [value["half_width"] for value in known if value["half_width"] is not None]
+def _noise(outcomes: Sequence[Outcome[Noise]]) -> tuple[dict[str, Any], Section]:
+    known = [outcome.result for outcome in outcomes if outcome.result and outcome.result.median]
+    medians = [noise.median for noise in known if noise.median]
+    widths = [noise.half_width for noise in known if noise.half_width is not None]
     floor = noise_floor(medians)
     facts = {**floor, "processes": PROCESSES, "medians": medians, "half_widths": widths}
-    reasons = dict.fromkeys(outcome.reason for outcome in outcomes if outcome.status != "ok")
     lines = [Line("processes", f"{len(known)} of {PROCESSES} timed")]
     if len(known) < PROCESSES:
+        reasons = dict.fromkeys(outcome.reason for outcome in outcomes if outcome.status != "ok")
         reason = "; ".join(reasons) or "every sample was taken while the machine was throttled"
         lines = [Line("processes", f"{len(known)} of {PROCESSES} timed", "bad", f"processes were not timed: {reason}")]
     deviation, difference = floor["deviation"], floor["smallest_difference"]
     if deviation is not None and difference is not None:
         lines += [
             Line("a small training step", f"{statistics.median(medians) * 1e3:.3g} ms"),
-            _steady([value["steady"] for value in known]),
+            _steady([noise.steady for noise in known]),
             Line("between processes", _percent(deviation), advice="standard deviation of their medians"),
             Line(
                 "within a process",

@@ -3,20 +3,19 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from fashiontl.core.errors import user_path
 from fashiontl.data.sources import candidates
 from fashiontl.doctor.findings import Line, Section
-from fashiontl.machine.conditions import ThrottleWatch
-from fashiontl.machine.devices import DEVICES
-from fashiontl.machine.energy import meter
+from fashiontl.machine.conditions import GpuConditions, Observation, ThrottleDetector
+from fashiontl.machine.devices import DEVICES, Cpu, Device
 from fashiontl.machine.environment import choose_threads, omp_threads, text_of
 from fashiontl.runner.cell import cache_folder
 from fashiontl.runner.client import Worker
+from fashiontl.runner.messages import DEVICE, DeviceJob
 
 _CPUS = Path("/sys/devices/system/cpu")
 _POWERCAP = Path("/sys/class/powercap")
@@ -33,52 +32,36 @@ _PACKAGES = (
 )
 
 
-def conditions(device: str, observed: Mapping[str, Any]) -> tuple[Line, ...]:
-    """The state of the box around an examination.
-
-    Args:
-        device: that was examined.
-        observed: what `fashiontl.machine.conditions.Observer` tells of it.
-    """
-    before, after = observed["before"], observed["after"]
-
-    def rise(name: str) -> float | None:
-        return None if before[name] is None or after[name] is None else after[name] - before[name]
-
-    watched = ThrottleWatch(device).reads
-    blind = "" if watched else "slow-downs by heat or a quota go unnoticed here"
-    lines = [
-        _read("load average before", before["load"], "{:.2f} on " + f"{os.cpu_count()} cores"),
-        _cores(after["usable_cores"]),
+def conditions(device: Device, observed: Observation) -> tuple[Line, ...]:
+    """The state of the box around the examination of a device."""
+    before, after = observed.before, observed.after
+    stopped = steal = None
+    if before.throttled_seconds is not None and after.throttled_seconds is not None:
+        stopped = after.throttled_seconds - before.throttled_seconds
+    if before.steal_seconds is not None and after.steal_seconds is not None:
+        steal = after.steal_seconds - before.steal_seconds
+    reads = ThrottleDetector(device).reads
+    blind = "" if reads else "slow-downs by heat or a quota go unnoticed here"
+    return (
+        _read("load average before", before.load, "{:.2f} on " + f"{os.cpu_count()} cores"),
+        _cores(after.usable_cores),
         _threads(),
-        _read("stopped by the quota", rise("throttled_seconds"), "{:.2f} s meanwhile"),
-        _read("slowed down by heat", after["core_throttles"], "{:.0f} times since boot"),
-        _read("temperature", after["cpu_celsius"], "{:.0f} °C"),
-        _read("clock", after["cpu_hertz"], "{:.2f} GHz", 1e-9),
-        _read("stolen by the hypervisor", rise("steal_seconds"), "{:.2f} s meanwhile"),
-        _read("memory to be had", after["available_bytes"], "{:.1f} GiB", 2.0**-30),
+        _read("stopped by the quota", stopped, "{:.2f} s meanwhile"),
+        _read("slowed down by heat", after.core_throttles, "{:.0f} times since boot"),
+        _read("temperature", after.cpu_celsius, "{:.0f} °C"),
+        _read("clock", after.cpu_hertz, "{:.2f} GHz", 1e-9),
+        _read("stolen by the hypervisor", steal, "{:.2f} s meanwhile"),
+        _read("available memory", after.available_bytes, "{:.1f} GiB", 2.0**-30),
         _governor(),
         _turbo(),
-        Line("watched while timing", ", ".join(watched) or "nothing", "note" if blind else "ok", blind),
-        *_gpu(after["gpu"]),
-    ]
-    return (
-        *lines,
-        *(
-            Line("meanwhile", doubt, "note", "numbers may be worse than this box can do")
-            for doubt in observed["doubts"]
-        ),
+        Line("observed while timing", ", ".join(reads) or "nothing", "note" if blind else "ok", blind),
+        *_gpu(after.gpu),
+        *(Line("meanwhile", each, "note", "numbers may be worse than this box can do") for each in observed.warnings),
     )
 
 
 def equipment(worker: Worker, results: Path, progress: Callable[[str], None]) -> list[Section]:
-    """What is here of what fashiontl can use, and what its absence means.
-
-    Args:
-        worker: asked about devices.
-        results: folder of the results.
-        progress: called with what is being done.
-    """
+    """What is here of what fashiontl can use, and what its absence means."""
     progress("looking around")
     return [
         Section("devices", tuple(_device(worker, name, title.title) for name, title in DEVICES.items())),
@@ -129,23 +112,23 @@ def _turbo() -> Line:
     return Line("turbo", "on", "note", "clocks depend on heat and on how many cores work; off is steadier, and slower")
 
 
-def _gpu(state: Mapping[str, Any] | None) -> Iterable[Line]:
+def _gpu(state: GpuConditions | None) -> Iterable[Line]:
     if state is None:
         return
-    yield _read("GPU clock", state["sm_hertz"], "{:.2f} GHz", 1e-9)
-    yield _read("GPU temperature", state["celsius"], "{:.0f} °C")
-    yield _read("GPU power", state["watts"], "{:.0f} W")
-    reasons, others = state["throttle_reasons"], state["foreign_processes"]
+    yield _read("GPU clock", state.sm_hertz, "{:.2f} GHz", 1e-9)
+    yield _read("GPU temperature", state.celsius, "{:.0f} °C")
+    yield _read("GPU power", state.watts, "{:.0f} W")
+    reasons, others = state.throttle_reasons, state.foreign_processes
     yield Line("GPU clocks held down by", "not readable" if reasons is None else ", ".join(reasons) or "nothing")
     if others is None:
-        yield Line("others on the GPU", "not readable", "note", "unknown here, so nothing warns of it")
+        yield _read("others on the GPU", None, "")
     else:
         yield Line("others on the GPU", ", ".join(others) or "nobody", "note" if others else "ok")
 
 
 def _device(worker: Worker, name: str, title: str) -> Line:
-    outcome = worker.run("device", {"device": name}, _TIMEOUT)
-    reason = outcome.reason or outcome.value.get("absence")
+    outcome = worker.run(DEVICE, DeviceJob(name), _TIMEOUT)
+    reason = outcome.result.unavailable if outcome.result else outcome.reason
     return Line(name, "absent", "note", reason) if reason else Line(name, title)
 
 
@@ -189,7 +172,7 @@ def _compiler() -> Line:
 
 
 def _rapl() -> Line:
-    if meter("cpu") is not None:
+    if Cpu().energy_counter():
         return Line("RAPL", "readable", advice="energy of the CPU")
     if any(_POWERCAP.glob("intel-rapl:*")):
         advice = f"for energy of the CPU: chmod a+r {_POWERCAP}/intel-rapl:*/energy_uj (as root)"

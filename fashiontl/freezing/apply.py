@@ -35,7 +35,7 @@ def apply(network: Staged, plan: Plan) -> None:
     """Set what trains and the mode of every module.
 
     Call this in place of `network.train()`: at each epoch's start and after each evaluation. `train()` alone would
-    let frozen BatchNorm statistics drift and frozen dropout drop.
+    update frozen BatchNorm statistics and turn on frozen dropout.
 
     Args:
         network: changed in place.
@@ -61,15 +61,15 @@ def frozen_prefix(plan: Plan) -> int:
     return sum(1 for _ in takewhile(lambda stage: stage.trains == "none" and stage.normalisation == "eval", plan))
 
 
-def parameter_groups(network: Staged, plan: Plan, rate: float, decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of what trains; those with one rate and decay share a group.
+def parameter_groups(network: Staged, plan: Plan, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of what trains; those with one learning rate and weight decay share a group.
 
     Args:
         network: whose parameters.
         plan: one entry a stage.
-        rate: learning rate of a stage whose own rate is 1.
-        decay: weight decay of parameters with more than one dimension; biases and the scales of normalisation layers
-            get none (He et al., "Bag of tricks", CVPR 2019).
+        lr: learning rate of a stage whose `lr_scale` is 1.
+        weight_decay: of parameters with more than one dimension; biases and the scales of normalisation layers get none
+            (He et al., "Bag of tricks", CVPR 2019).
 
     Returns:
         Groups with `params`, `lr` and `weight_decay`, none of them empty, each parameter once.
@@ -83,11 +83,10 @@ def parameter_groups(network: Staged, plan: Plan, rate: float, decay: float) -> 
     for stage, path, module in planned_modules(network, plan):
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
             if trains(stage, module, name):
-                key = (rate * stage.rate, decay if parameter.ndim > 1 else 0.0)
+                key = (lr * stage.lr_scale, weight_decay if parameter.ndim > 1 else 0.0)
                 groups.setdefault(key, {})[parameter] = None
     return [
-        {"params": list(parameters), "lr": lr, "weight_decay": weight_decay}
-        for (lr, weight_decay), parameters in groups.items()
+        {"params": list(parameters), "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
     ]
 
 
@@ -97,19 +96,19 @@ def check(network: Staged, plan: Plan) -> None:
     Raises:
         FashiontlError: as `apply`.
     """
-    faults = []
+    errors = []
     if len(plan) != len(network.stages):
-        faults.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
+        errors.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
     staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
     missing = {id(parameter) for parameter in network.parameters()} - set(staged)
     if missing:
-        faults.append(f"expected every parameter in a stage, got {len(missing)} in none")
+        errors.append(f"expected every parameter in a stage, got {len(missing)} in none")
     if len(staged) != len(set(staged)):
-        faults.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
+        errors.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
     if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
-        faults.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
-    if faults:
-        raise FashiontlError("; ".join(faults) + "; correct the policy's plan or the architecture's stages")
+        errors.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
+    if errors:
+        raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
 
 
 def planned_modules(network: Staged, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fashiontl.core.errors import SkippedError
 from fashiontl.freezing.apply import Staged, has_adapters
-from fashiontl.freezing.policies import ADAPTERS, Plan, absence
+from fashiontl.freezing.policies import ADAPTERS, Plan, unavailable_reason
 
 # What Hu et al. (ICLR 2022), appendix D, take for RoBERTa large: an update counts alpha / rank = 2 times.
 RANK = 8
@@ -29,10 +29,10 @@ def prepare(network: Staged, plan: Plan, inputs: Tensor) -> None:
     parameters change: `conv1.weight` becomes `conv1.base_layer.weight`, beside it are `conv1.lora_A.default.weight` and
     `conv1.lora_B.default.weight`.
 
-    Only layers that a forward pass calls can have adapters: those whose weights another module reads, as torchvision's
-    Swin does in its attention, have none. In `nn.MultiheadAttention` the joint projection of queries, keys and values
-    has one, the output projection none. Neither have grouped convolutions, whose adapters cannot be merged, nor
-    dilated ones, whose adapters peft would not dilate.
+    Only layers that a forward pass calls can have adapters, not those whose weights another module reads, as in the
+    attention of torchvision's Swin. In `nn.MultiheadAttention` the joint projection of queries, keys and values has
+    one, the output projection none. Nor have grouped convolutions, whose adapters cannot be merged, and dilated ones,
+    whose adapters peft would not dilate.
 
     Args:
         network: changed in place, and left in eval mode.
@@ -76,7 +76,8 @@ def load_library() -> ModuleType:
     try:
         return importlib.import_module(ADAPTERS)
     except ImportError as error:
-        reason = absence(ADAPTERS) or f"needs the library {ADAPTERS}, which cannot be imported: {error}; mend it"
+        broken = f"needs the library {ADAPTERS}, which cannot be imported: {error}; repair it"
+        reason = unavailable_reason(ADAPTERS) or broken
         raise SkippedError(f"a policy that trains adapters {reason}") from error
 
 

@@ -19,7 +19,7 @@ ADAPTERS = "peft"
 _INSTALLED_BY = {ADAPTERS: "'fashiontl[lora]'"}
 
 # A pretrained backbone needs smaller steps than a head that starts at random: 3e-4 against 1e-3 with AdamW.
-BACKBONE_RATE = 0.3
+BACKBONE_LR_SCALE = 0.3
 # Each stage further from the head learns this much slower. MAE fine-tunes vision transformers with 0.75 a layer (He et
 # al., CVPR 2022); ULMFiT divides by 2.6 a layer, but its network has three.
 DEPTH_DECAY = 0.75
@@ -36,7 +36,7 @@ class StagePlan:
             statistics and freezes scale and shift, whatever `trains` says; `affine_eval` normalises by the frozen
             statistics while scale and shift train as `trains` says; `batch` normalises by the batch and updates the
             statistics. Layers without running statistics (LayerNorm, GroupNorm) only follow `trains`.
-        rate: learning rate over the recipe's; 0 exactly where nothing trains.
+        lr_scale: multiplies the recipe's learning rate; 0 exactly where nothing trains.
 
     Raises:
         FashiontlError: a field is out of its range, or two of them contradict each other.
@@ -44,29 +44,28 @@ class StagePlan:
 
     trains: Trains
     normalisation: Normalisation
-    rate: float
+    lr_scale: float
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{field}: expected one of {', '.join(get_args(known))}, got {value!r}"
-            for field, value, known in (
-                ("trains", self.trains, Trains),
-                ("normalisation", self.normalisation, Normalisation),
-            )
-            if value not in get_args(known)
+        errors = [
+            f"{field}: expected one of {', '.join(get_args(known))}, got {getattr(self, field)!r}"
+            for field, known in (("trains", Trains), ("normalisation", Normalisation))
+            if getattr(self, field) not in get_args(known)
         ]
-        if self.trains == "none" and self.rate != 0:
-            faults.append(f"rate: expected 0 where nothing trains, got {self.rate}")
-        if self.trains != "none" and not 0 < self.rate < math.inf:
-            faults.append(f"rate: expected a finite number above 0 where something trains, got {self.rate}")
+        if self.trains == "none" and self.lr_scale != 0:
+            errors.append(f"lr_scale: expected 0 where nothing trains, got {self.lr_scale}")
+        if self.trains != "none" and not 0 < self.lr_scale < math.inf:
+            errors.append(f"lr_scale: expected a finite number above 0 where something trains, got {self.lr_scale}")
         if self.trains == "normalisation" and self.normalisation == "eval":
-            faults.append("normalisation: expected affine_eval or batch where normalisation trains, got 'eval'")
-        if faults:
-            raise FashiontlError("stage plan: " + "; ".join(faults))
+            errors.append("normalisation: expected affine_eval or batch where normalisation trains, got 'eval'")
+        if errors:
+            raise FashiontlError("stage plan: " + "; ".join(errors))
 
 
-# One a stage, in order of execution.
+# One entry a stage, in order of execution.
 Plan = tuple[StagePlan, ...]
+# From stage names, epoch and number of epochs.
+Planner = Callable[[tuple[str, ...], int, int], Plan]
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ class Policy:
             from 0, and the number of epochs, to the plan of that epoch. It raises `SkippedError` for a network that has
             too few stages.
         needs_weights: whether the policy means nothing without pretrained weights.
-        library: that must be installed; empty without one. What trains `adapters` needs peft.
+        library: that must be installed; empty without one. A policy that trains `adapters` needs peft.
     """
 
     name: str
     title: str
     source: str
-    plan: Callable[[tuple[str, ...], int, int], Plan]
+    plan: Planner
     needs_weights: bool = True
     library: str = ""
 
@@ -96,8 +95,8 @@ _FROZEN = StagePlan("none", "eval", 0.0)
 _HEAD = StagePlan("all", "batch", 1.0)
 
 
-def _trains_all(rate: float) -> StagePlan:
-    return StagePlan("all", "batch", rate)
+def _trains_all(lr_scale: float) -> StagePlan:
+    return StagePlan("all", "batch", lr_scale)
 
 
 def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -107,44 +106,55 @@ def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _by_depth(names: tuple[str, ...], stage: Callable[[int], StagePlan]) -> Plan:
-    """A plan whose head trains at the full rate, and whose other stages do what their depth says."""
+    """A plan whose head trains at the full learning rate, and whose other stages do what their depth says."""
     return tuple(stage(depth) if depth else _HEAD for depth in _depths(names))
 
 
-def _last(names: tuple[str, ...], count: int) -> Plan:
-    deepest = max(_depths(names))
-    if count > deepest:
-        raise SkippedError(
-            f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
-        )
-    return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
+def _always(stage: Callable[[int], StagePlan]) -> Planner:
+    """The same plan by depth in every epoch."""
+    return lambda names, epoch, epochs: _by_depth(names, stage)
 
 
-def _surgical(names: tuple[str, ...], number: int) -> Plan:
-    chosen = f"stage{number}"
-    if chosen not in names:
-        raise SkippedError(
-            f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
-        )
-    chosen_depth = _depths(names)[names.index(chosen)]
-    return _by_depth(names, lambda depth: _trains_all(1.0) if depth == chosen_depth else _FROZEN)
+def _last(count: int) -> Planner:
+    def plan(names: tuple[str, ...], *_: int) -> Plan:
+        deepest = max(_depths(names))
+        if count > deepest:
+            raise SkippedError(
+                f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
+            )
+        return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
+
+    return plan
+
+
+def _surgical(number: int) -> Planner:
+    def plan(names: tuple[str, ...], *_: int) -> Plan:
+        chosen = f"stage{number}"
+        if chosen not in names:
+            raise SkippedError(
+                f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
+            )
+        chosen_depth = _depths(names)[names.index(chosen)]
+        return _by_depth(names, lambda depth: _trains_all(1.0) if depth == chosen_depth else _FROZEN)
+
+    return plan
 
 
 def _probe_then_full(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
-    """The head alone for half of the epochs (at least one), then everything at one lower rate.
+    """The head alone for half of the epochs (at least one), then everything at one lower learning rate.
 
     The head is no longer random in the second part, so it takes no larger steps than the backbone.
     """
     if epoch < max(1, epochs // 2):
         return _by_depth(names, lambda depth: _FROZEN)
-    return (_trains_all(BACKBONE_RATE),) * len(names)
+    return (_trains_all(BACKBONE_LR_SCALE),) * len(names)
 
 
 def _progressive_freeze(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
     """Everything at first, then evenly fewer stages from the bottom; the last epoch still trains one with the head."""
     deepest = max(_depths(names))
     training = deepest - deepest * epoch // epochs
-    return _by_depth(names, lambda depth: _trains_all(BACKBONE_RATE) if depth <= training else _FROZEN)
+    return _by_depth(names, lambda depth: _trains_all(BACKBONE_LR_SCALE) if depth <= training else _FROZEN)
 
 
 _LAST = "fastai freeze_to(-k); timm freeze"
@@ -156,42 +166,42 @@ _ALL = (
         "scratch",
         "all, from a random start",
         "the control",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(1.0)),
+        _always(lambda depth: _trains_all(1.0)),
         needs_weights=False,
     ),
     Policy(
         "linear_probe",
         "the head",
         "Keras guide to transfer learning; Oquab et al. (DINOv2), TMLR 2024",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: _FROZEN),
+        _always(lambda depth: _FROZEN),
     ),
-    Policy("last_stage", "the last stage and the head", _LAST, lambda names, epoch, epochs: _last(names, 1)),
-    Policy("last_2", "the last two stages and the head", _LAST, lambda names, epoch, epochs: _last(names, 2)),
-    Policy("last_3", "the last three stages and the head", _LAST, lambda names, epoch, epochs: _last(names, 3)),
+    Policy("last_stage", "the last stage and the head", _LAST, _last(1)),
+    Policy("last_2", "the last two stages and the head", _LAST, _last(2)),
+    Policy("last_3", "the last three stages and the head", _LAST, _last(3)),
     Policy(
         "full",
-        "all, the backbone at a lower rate",
+        "all, the backbone at a lower learning rate",
         "PyTorch tutorial on fine-tuning",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(BACKBONE_RATE)),
+        _always(lambda depth: _trains_all(BACKBONE_LR_SCALE)),
     ),
     Policy(
         "full_frozen_bn",
         "all but BatchNorm, which stays as it was pretrained",
         "Keras guide to transfer learning; torchvision FrozenBatchNorm2d",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("all", "eval", BACKBONE_RATE)),
+        _always(lambda depth: StagePlan("all", "eval", BACKBONE_LR_SCALE)),
     ),
     Policy(
         "bn_only",
         "normalisation layers (on batch statistics) and the head",
         "Frankle et al., ICLR 2021",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("normalisation", "batch", 1.0)),
+        _always(lambda depth: StagePlan("normalisation", "batch", 1.0)),
     ),
     Policy(
         "bias_only",
         "each bias, those of normalisation too (on frozen statistics), and the head",
         "Cai et al. (TinyTL), NeurIPS 2020; Ben Zaken et al. (BitFit), ACL 2022",
         # A convolution before BatchNorm has no bias but BatchNorm's, so `eval` would leave a ResNet nothing to train.
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("bias", "affine_eval", 1.0)),
+        _always(lambda depth: StagePlan("bias", "affine_eval", 1.0)),
     ),
     Policy("lp_ft", "the head for half of the epochs, then all", "Kumar et al. (LP-FT), ICLR 2022", _probe_then_full),
     Policy(
@@ -206,12 +216,12 @@ _ALL = (
         "discriminative",
         "all, lower stages slower",
         f"{_ULMFIT}; timm layer decay",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: _trains_all(DEPTH_DECAY**depth)),
+        _always(lambda depth: _trains_all(DEPTH_DECAY**depth)),
     ),
-    Policy("surgical_1", "stage1 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 1)),
-    Policy("surgical_2", "stage2 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 2)),
-    Policy("surgical_3", "stage3 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 3)),
-    Policy("surgical_4", "stage4 and the head", _SURGICAL, lambda names, epoch, epochs: _surgical(names, 4)),
+    Policy("surgical_1", "stage1 and the head", _SURGICAL, _surgical(1)),
+    Policy("surgical_2", "stage2 and the head", _SURGICAL, _surgical(2)),
+    Policy("surgical_3", "stage3 and the head", _SURGICAL, _surgical(3)),
+    Policy("surgical_4", "stage4 and the head", _SURGICAL, _surgical(4)),
     Policy(
         "progressive_freeze",
         "all at first, then fewer stages from the bottom",
@@ -222,20 +232,17 @@ _ALL = (
         "lora",
         "low-rank adapters beside linear layers and convolutions, and the head",
         "Hu et al. (LoRA), ICLR 2022",
-        lambda names, epoch, epochs: _by_depth(names, lambda depth: StagePlan("adapters", "eval", 1.0)),
+        _always(lambda depth: StagePlan("adapters", "eval", 1.0)),
         library=ADAPTERS,
     ),
 )
 
 
-def absence(library: str) -> str | None:
-    """Why a policy that needs a library cannot run here; None when the library is installed, or none is needed."""
+def unavailable_reason(library: str) -> str | None:
+    """Why a policy that needs a library cannot run here; None if it is installed, or none is needed."""
     try:
         found = not library or importlib.util.find_spec(library) is not None
-    except (
-        ImportError,
-        ValueError,
-    ):  # what stands in its way raises the first, an empty entry of sys.modules the second
+    except (ImportError, ValueError):  # the second where `sys.modules` has a None for it
         found = False
     return None if found else f"needs the library {library}; pip install {_INSTALLED_BY.get(library, library)}"
 

@@ -1,4 +1,4 @@
-"""Proof that training kept its policy: copies before, a comparison bit for bit after."""
+"""Verification that training kept its policy: copies before, a comparison bit for bit after."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class PolicyProof:
-    """Whether training kept its policy. Numbers are of tensors, each counted once over all watched spans.
+    """Whether training kept its policy. Numbers are of tensors, each counted once over all spans.
 
     Attributes:
         holds: there are no violations.
         frozen_parameters: parameters that were frozen in some span.
         frozen_buffers: buffers (running statistics and constants) that were frozen in some span.
-        trained_parameters: parameters that should train in some span and moved.
-        unmoved: names of parameters that should train and never moved; not a violation, since a unit may be dead.
+        trained_parameters: parameters that should train in some span and changed.
+        unmoved: names of parameters that should train and never changed; not a violation, since a unit may be dead.
         violations: what was not kept, one sentence a stage and kind.
     """
 
@@ -36,8 +36,8 @@ class PolicyProof:
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """A tensor that a plan speaks about; `kind` is `parameter` or `buffer`."""
+class _Verified:
+    """A parameter, or a buffer that is frozen, with its value."""
 
     stage: str
     kind: str
@@ -45,27 +45,27 @@ class _Watched:
     value: Tensor
 
 
-class Watch:
-    """Watches a network over one or more spans of training, each under one plan.
+class FreezeVerifier:
+    """Verifies over one or more spans of training, each under one plan, that a network trains as planned.
 
     Call `begin` before a span and `end` after it, while the modes are still those of training. What is frozen is read
-    off the plan and not off `requires_grad`, so that training code cannot thaw a tensor unseen. A copy of every
-    parameter is held during a span.
+    from the plan and not from `requires_grad`, so that training code cannot unfreeze a tensor unnoticed. A copy of
+    every parameter is held during a span.
     """
 
     def __init__(self, network: Staged) -> None:
         self._network = network
         self._plan: Plan | None = None
-        self._before: dict[str, _Watched] = {}
+        self._before: dict[str, _Verified] = {}
         self._frozen: dict[str, set[str]] = {"parameter": set(), "buffer": set()}
-        self._should_train: dict[str, None] = {}
-        self._moved: set[str] = set()
         # Ordered sets: several spans may break the policy in the same way.
+        self._should_train: dict[str, None] = {}
         self._violations: dict[str, None] = {}
+        self._moved: set[str] = set()
         self._spans = 0
 
     def begin(self, plan: Plan) -> None:
-        """Copy what a plan speaks about.
+        """Copy every parameter, and every buffer that the plan freezes.
 
         Raises:
             FashiontlError: the plan does not fit the network, or the span before has not ended.
@@ -75,8 +75,8 @@ class Watch:
         check(self._network, plan)
         self._plan = plan
         self._before = {
-            name: _Watched(watched.stage, watched.kind, watched.trains, watched.value.clone())
-            for name, watched in _watched(self._network, plan)
+            name: _Verified(held.stage, held.kind, held.trains, held.value.clone())
+            for name, held in _verified(self._network, plan)
         }
 
     def end(self) -> None:
@@ -87,20 +87,34 @@ class Watch:
         """
         if self._plan is None:
             raise FashiontlError("expected begin(plan) before end(), got end() alone")
-        now = {name: watched.value for name, watched in _watched(self._network, self._plan)}
+        now = {name: held.value for name, held in _verified(self._network, self._plan)}
         moved = {name for name, old in self._before.items() if not _same_bits(old.value, now.get(name))}
+        awake = [
+            name
+            for planned, name, module in planned_modules(self._network, self._plan)
+            if module.training and not in_training_mode(planned, module)
+        ]
         for stage in self._network.stages:
-            self._compare(stage, {name: old for name, old in self._before.items() if old.stage == stage}, moved)
-        self._check_modes(self._plan)
-        self._plan = None
-        self._before = {}
+            before = {name: old for name, old in self._before.items() if old.stage == stage}
+            for kind, names in self._frozen.items():
+                frozen = [name for name, old in before.items() if old.kind == kind and not old.trains]
+                names.update(frozen)
+                self._violation(stage, f"frozen {kind}s changed", [name for name in frozen if name in moved])
+            training = [name for name, old in before.items() if old.trains]
+            self._should_train.update(dict.fromkeys(training))
+            self._moved.update(moved.intersection(training))
+            if not moved.intersection(training):
+                self._violation(stage, "parameters should train and none moved", training)
+            modes = [name for name in awake if name.split(".")[0] == stage]
+            self._violation(stage, "modules should be in eval mode and are not", modes)
+        self._plan, self._before = None, {}
         self._spans += 1
 
     def result(self) -> PolicyProof:
         """The proof over all spans.
 
         Raises:
-            FashiontlError: nothing was watched, or a span has not ended, so there is nothing proven.
+            FashiontlError: there was no span, or the last one has not ended.
         """
         if self._plan is not None or not self._spans:
             raise FashiontlError(
@@ -115,40 +129,20 @@ class Watch:
             violations=tuple(self._violations),
         )
 
-    def _compare(self, stage: str, before: dict[str, _Watched], moved: set[str]) -> None:
-        for kind, names in self._frozen.items():
-            frozen = [name for name, old in before.items() if old.kind == kind and not old.trains]
-            names.update(frozen)
-            self._violation(stage, f"frozen {kind}s changed", [name for name in frozen if name in moved])
-        training = [name for name, old in before.items() if old.trains]
-        self._should_train.update(dict.fromkeys(training))
-        self._moved.update(moved.intersection(training))
-        if not moved.intersection(training):
-            self._violation(stage, "parameters should train and none moved", training)
-
-    def _check_modes(self, plan: Plan) -> None:
-        for stage in self._network.stages:
-            awake = [
-                name
-                for planned, name, module in planned_modules(self._network, plan)
-                if name.split(".")[0] == stage and module.training and not in_training_mode(planned, module)
-            ]
-            self._violation(stage, "modules should be in eval mode and are not", awake)
-
     def _violation(self, stage: str, what: str, names: list[str]) -> None:
         if names:
             self._violations[f"{what}: {len(names)} in {stage}, first {names[0]}"] = None
 
 
-def _watched(network: Staged, plan: Plan) -> Iterator[tuple[str, _Watched]]:
+def _verified(network: Staged, plan: Plan) -> Iterator[tuple[str, _Verified]]:
     """Every parameter, and every buffer that a plan freezes, by name."""
-    for planned, module_name, module in planned_modules(network, plan):
-        stage = module_name.split(".")[0]
-        for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
-            yield name, _Watched(stage, "parameter", trains(planned, module, name), parameter.detach())
+    for planned, path, module in planned_modules(network, plan):
+        stage = path.split(".")[0]
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            yield name, _Verified(stage, "parameter", trains(planned, module, name), parameter.detach())
         if not in_training_mode(planned, module):
-            for name, buffer in module.named_buffers(prefix=module_name, recurse=False):
-                yield name, _Watched(stage, "buffer", False, buffer)
+            for name, buffer in module.named_buffers(prefix=path, recurse=False):
+                yield name, _Verified(stage, "buffer", False, buffer)
 
 
 def _same_bits(before: Tensor, now: Tensor | None) -> bool:

@@ -1,4 +1,4 @@
-"""`fashiontl gate` and `fashiontl baseline`: options in, a verdict and an exit code out. No torch."""
+"""`fashiontl gate` and `fashiontl waive`: options in, a verdict and an exit code out. No torch."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.verdict import EXIT_CODES, Explained, Verdict
 from fashiontl.gate.waivers import add_waiver, read_waivers, waiver_faults
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes, whole
+from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -61,24 +61,20 @@ def add_gate(commands: Parsers) -> None:
     gate.add_argument(
         "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking epochs then (no limit)"
     )
-    add_stored(gate)
+    _add_replay(gate)
     add_reports(gate)
     add_results(gate)
     gate.set_defaults(run=_gate)
 
 
 def _gate(options: argparse.Namespace) -> Answer:
-    ways = {"--base": _head_to_head, "--stored": stored, "--replay": replayed, "--plan": _planned}
+    ways = {"--base": _head_to_head, "--replay": replayed, "--plan": _planned}
     # An empty text is no way that was left out.
     given = [way for way in ways if getattr(options, way.removeprefix("--")) not in {None, False}]
     if len(given) != 1:
         raise FashiontlError(
-            "expected one of --base REF, --stored, --replay FILE and --plan FILE, got "
+            "expected one of --base REF, --replay FILE and --plan FILE, got "
             f"{' and '.join(given) or 'none'}; --base origin/main compares the working tree with that commit"
-        )
-    if options.run_file is not None and not options.stored:
-        raise FashiontlError(
-            f"expected --run FILE beside --stored, which judges that run, got {given[0]}; leave it out"
         )
     if options.base is None and (idle := _idle(options)):
         raise FashiontlError(
@@ -201,13 +197,9 @@ def check_reports(files: Mapping[str, Path | None]) -> None:
         raise FashiontlError("\n".join(faults))
 
 
-def add_stored(gate: argparse.ArgumentParser) -> None:
+def _add_replay(gate: argparse.ArgumentParser) -> None:
     """Declare the ways to a verdict that measure nothing."""
     ways = gate.add_argument_group("without measuring")
-    ways.add_argument("--stored", action="store_true", help="compare a run with stored baselines of this machine")
-    ways.add_argument(
-        "--run", dest="run_file", type=filled_path, metavar="FILE", help="with --stored: the run (the newest)"
-    )
     ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
     ways.add_argument(
         "--plan",
@@ -240,49 +232,11 @@ def add_waive(commands: Parsers) -> None:
     waive.set_defaults(run=_waive)
 
 
-def add_baseline(commands: Parsers) -> None:
-    """Declare `fashiontl baseline` with its actions."""
-    baseline = commands.add_parser("baseline", help="runs that later ones of the same machine are compared with")
-    actions = baseline.add_subparsers(dest="action", metavar="ACTION", required=True)
-    add = actions.add_parser("add", help="keep a run as a baseline")
-    add.add_argument("--run", dest="run_file", type=filled_path, metavar="FILE", help="the run's file (the newest)")
-    add.set_defaults(run=_baseline_add)
-    listed = actions.add_parser("list", help="baselines by machine")
-    listed.set_defaults(run=_baseline_list)
-    show = actions.add_parser("show", help="numbers by cell and metric")
-    show.add_argument("--machine", default=None, type=filled, metavar="KEY", help="of this machine alone")
-    show.set_defaults(run=_baseline_show)
-    prune = actions.add_parser("prune", help="remove the oldest; says what it would remove unless --yes")
-    prune.add_argument("--keep", type=whole, required=True, metavar="N", help="newest runs to keep of each machine")
-    prune.add_argument("--yes", action="store_true", help="really remove them")
-    prune.set_defaults(run=_baseline_prune)
-    for action in (add, listed, show, prune):
-        add_results(action)
-
-
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Declare the folder of the results."""
     parser.add_argument(
         "--results", default="results", type=filled_path, metavar="DIR", help="folder of the results (results)"
     )
-
-
-def stored(options: argparse.Namespace) -> Answer:
-    """Judge a run by stored baselines."""
-    from fashiontl.gate.baselines import newest_run, read_baselines
-    from fashiontl.gate.stored import judge_stored
-    from fashiontl.records import read_file
-
-    path = options.run_file or newest_run(options.results)
-    records, faults = read_file(path)
-    if faults or not records:
-        raise FashiontlError(
-            "\n".join(faults) or f"expected a run with records, got {path}; measure with pytest bench/"
-        )
-    baselines, broken = read_baselines(options.results)
-    waivers, told = read_waivers(options.results, _today())
-    verdict = judge_stored(records, baselines, waivers, today=_today())
-    return answer(replace(verdict, notes=(*verdict.notes, *broken, *told)), options)
 
 
 def replayed(options: argparse.Namespace) -> Answer:
@@ -358,30 +312,6 @@ def _waive(options: argparse.Namespace) -> Answer:
         raise FashiontlError("\n".join(dict.fromkeys(faults)))
     made = [add_waiver(options.results, _today(), **fields | {"cell": cell}) for cell in dict.fromkeys(options.cell)]
     return "\n".join(to_terminal_line(f"{waiver.path}: commit it with the change that it covers") for waiver in made), 0
-
-
-def _baseline_add(options: argparse.Namespace) -> Answer:
-    from fashiontl.gate.baseline_commands import add
-
-    return to_terminal(add(options.results, options.run_file)), 0
-
-
-def _baseline_list(options: argparse.Namespace) -> Answer:
-    from fashiontl.gate.baseline_commands import listed
-
-    return to_terminal(listed(options.results)), 0
-
-
-def _baseline_show(options: argparse.Namespace) -> Answer:
-    from fashiontl.gate.baseline_commands import shown
-
-    return to_terminal(shown(options.results, options.machine or "")), 0
-
-
-def _baseline_prune(options: argparse.Namespace) -> Answer:
-    from fashiontl.gate.baseline_commands import prune
-
-    return to_terminal(prune(options.results, options.keep, yes=options.yes)), 0
 
 
 def _today() -> date:

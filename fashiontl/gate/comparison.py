@@ -176,19 +176,3 @@ def clustered_interval(seeds: Sequence[Sequence[float]], confidence: float = 0.9
     # Beyond a thousand, Student's t is the normal distribution to four digits.
     half = max(student_quantile(min(count - 1, 1000), confidence) * error, -math.log((1 - confidence) / 2) / count)
     return Interval(estimate, estimate - half, estimate + half)
-
-
-def prediction_interval(values: Sequence[float], confidence: float = 0.98) -> Interval:
-    """The mean, and where one more value from the same distribution lies: mean ± t s sqrt(1 + 1/n), for normal values.
-
-    Each bound is one-sided at half of the error: 99 % at the default.
-
-    Args:
-        values: two or more, independent.
-        confidence: between 0 and 1.
-    """
-    count = len(values)
-    mean = math.fsum(values) / count
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = student_quantile(count - 1, confidence) * deviation * math.sqrt(1 + 1 / count)
-    return Interval(mean, mean - half, mean + half)

@@ -96,7 +96,7 @@ def _less(raw: Raw) -> Iterator[str]:
         yield "it was interrupted before it had all that it was asked for; run it again"
     if asked is None:
         yield (
-            "what was asked for is not stated, as in a file of an earlier version or of the stored mode: whether "
+            "what was asked for is not stated, as in a file of an earlier version: whether "
             "cells, metrics or trials are missing cannot be told, so nothing passed; run the gate again"
         )
         return

@@ -196,7 +196,7 @@ class Raw:
         answers: paired seeds.
         failures: what could not be measured.
         doubts: about the machine, for the report.
-        asked: what was to be measured; None where that is not known, as of files of schema 1 and of the stored mode.
+        asked: what was to be measured; None where that is not known, as of files of schema 1.
         untold: what none of the arms could tell.
         interrupted: whether a key ended it before it had all that it wanted.
     """

@@ -27,6 +27,7 @@ from fashiontl.gate.trees import base_tree, working_tree
 from fashiontl.gate.untimed import Runs, answer, count
 from fashiontl.gate.verdict import Explained
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.options import as_timed
@@ -144,7 +145,7 @@ class Gate:
         """
         started = datetime.now(UTC)
         facts = self._devices()
-        observers = [Observer(device) for device in facts]
+        observers = [Observer(Device.of(device)) for device in facts]
         for observer in observers:
             observer.begin()
         try:
@@ -155,7 +156,7 @@ class Gate:
             self._interrupted = True
             self._doubts.append(f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here")
         for observer in observers:
-            self._doubts += observer.end()["doubts"]
+            self._doubts += observer.end().warnings
         (accelerator, *_) = [found for found in facts.values() if found] or [{}]
         limit = choose_threads(self._order.settings.threads).limit
         environment = read_environment(accelerator, threads=self._arms["head"].threads, limit=limit)
@@ -393,5 +394,5 @@ def opened_gate(
         trees: dict[Name, Tree] = {"head": head.identify(), "base": base.identify()}
         for device in sorted({case.device for case in order.cases}):
             progress(f"waiting for {device}")
-            stack.enter_context(alone_on(device, cache))
+            stack.enter_context(alone_on(Device.of(device), cache))
         yield Gate({"base": base, "head": head}, trees, order, progress=progress)

@@ -4,13 +4,12 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.records.record import as_json, compact, shape_faults
-from fashiontl.records.schema import json_name
+from fashiontl.records.record import compact
 
 _Kind = TypeVar("_Kind")
 
@@ -141,3 +140,71 @@ def _fits(hint: Any, value: Any) -> bool:
 @functools.cache
 def _types(hint: Any) -> tuple[type, ...]:
     return tuple(as_json(hint))
+
+
+def shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:
+    """Fields of a dataclass that an object of JSON lacks, has too many, or has of a wrong type; members not looked at.
+
+    Args:
+        kind: the dataclass.
+        entry: the object.
+        prefix: of the fields' names in messages.
+    """
+    return _shape_faults_once(kind, tuple(entry), tuple(map(type, entry.values())), prefix)
+
+
+# A file's lines have few shapes and each line several parts, so that each shape is judged once and not once a line.
+@functools.lru_cache(maxsize=4096)
+def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ...], prefix: str) -> tuple[str, ...]:
+    expected = _json_types(kind)
+    given = dict(zip(names, types, strict=True))
+    needed = [field.name for field in fields(kind)]
+    faults = [f"field {prefix}{name} is missing" for name in needed if name not in given]
+    for name, got in given.items():
+        if name not in expected:
+            faults.append(f"field {prefix}{name} is unknown")
+        elif got not in expected[name]:
+            allowed = " or ".join(json_name(each) for each in expected[name])
+            faults.append(f"field {prefix}{name}: expected {allowed}, got {json_name(got)}")
+    return tuple(faults)
+
+
+@functools.cache
+def _json_types(kind: type) -> dict[str, tuple[type, ...]]:
+    """What each field of a dataclass may be in JSON."""
+    hints = get_type_hints(kind)
+    return {field.name: tuple(as_json(hints[field.name])) for field in fields(kind)}
+
+
+def as_json(hint: Any) -> Iterator[type]:
+    """The types that a value of a type hint may have in JSON; none where it may be anything."""
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        yield str
+    elif origin is tuple:
+        yield list
+    elif is_dataclass(origin):
+        yield dict
+    elif isinstance(origin, type) and origin in JSON_TYPES:
+        yield origin
+        if origin is float:
+            yield int
+    else:
+        for member in get_args(hint):
+            yield from as_json(member)
+
+
+JSON_TYPES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
+
+
+def json_name(kind: type) -> str:
+    """What a type that JSON gives is called in messages."""
+    return JSON_TYPES.get(kind, kind.__name__)

@@ -1,4 +1,4 @@
-"""What else was going on while a case was measured: heat, clocks, quotas, and other processes. No torch."""
+"""What else happened on the machine while a case was measured: heat, clocks, quotas, other processes. No torch."""
 
 import os
 import re
@@ -6,15 +6,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
+import msgspec
 import psutil
 
 from fashiontl.machine import nvml
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import control_groups, usable_cores
-from fashiontl.machine.processes import Process, describe, exists, family, list_processes, used_by_others
 
 Value = TypeVar("Value")
 
@@ -27,50 +27,44 @@ _THROTTLED = re.compile(rb"^throttled_(usec|time) (\d+)$", re.MULTILINE)
 _OTHERS_SHARE = 0.05
 # CPU time that was wanted and not given moves a median by as much; 2 % is under half of what is tolerated.
 _LOST_SHARE = 0.02
-# The kernel tells CPU time in ticks of 10 ms, and each of several processes may gain one by rounding.
+# The kernel counts CPU time in ticks of 10 ms, and each of several processes may gain one by rounding.
 _LEAST_CPU_SECONDS = 0.1
-# The load average remembers the case before for minutes, and that one rightly kept all cores busy.
+# The load average remembers the previous case for minutes, and that one rightly kept all cores busy.
 _CROWDED = 1.25
 # Boost clocks wander by a few per cent with temperature alone.
 _CLOCK_CHANGE = 0.1
 _NAMED = 3
 # PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h.
 _HOST_PID_NAMESPACE = "pid:[4026531836]"
+_KERNEL_THREADS = 2  # the parent of the kernel's own threads on Linux, unless a container numbers processes itself
 
 
-@dataclass(frozen=True)
-class GpuConditions:
+class GpuConditions(msgspec.Struct, frozen=True):
     """State of the GPU; None is unknown.
 
     Attributes:
-        sm_hertz: clock of the streaming multiprocessors.
-        max_sm_hertz: highest that it can be.
-        memory_hertz: clock of the memory.
-        celsius: temperature.
-        watts: power of the board.
         throttle_reasons: why the clocks are below their maximum, in `nvml`'s names.
         thermal_violation_seconds: how long heat has held the clocks down, since the driver was loaded.
         foreign_processes: who computes on it besides this process, its ancestors and descendants: `name (pid 12)`.
-            Unknown in a container with process ids of its own, since some drivers tell the host's.
+            Unknown in a container with process ids of its own, since some drivers report the host's.
     """
 
-    sm_hertz: float | None
-    max_sm_hertz: float | None
-    memory_hertz: float | None
-    celsius: float | None
-    watts: float | None
-    throttle_reasons: tuple[str, ...] | None
-    thermal_violation_seconds: float | None
-    foreign_processes: tuple[str, ...] | None
+    sm_hertz: float | None = None
+    max_sm_hertz: float | None = None
+    memory_hertz: float | None = None
+    celsius: float | None = None
+    watts: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    thermal_violation_seconds: float | None = None
+    foreign_processes: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(msgspec.Struct, frozen=True):
     """State of the machine at one moment; None is unknown.
 
     Attributes:
-        load: load average of the last minute, in runnable processes of the whole machine.
         usable_cores: of this process: its CPU affinity and its control group's quota.
+        load: load average of the last minute, in runnable processes of the whole machine.
         cpu_hertz: clock of the fastest core.
         cpu_celsius: temperature of the hottest core.
         throttled_seconds: how long its quota stopped this process's control group or one above it, summed over CPUs.
@@ -78,34 +72,38 @@ class Conditions:
         busy_seconds: CPU time of all processes, since boot.
         steal_seconds: CPU time that the hypervisor gave to others though this machine wanted it, since boot.
         available_bytes: memory that can be had without swapping.
-        gpu: None for a CPU.
+        gpu: None for devices without NVML.
     """
 
-    load: float | None
     usable_cores: float
-    cpu_hertz: float | None
-    cpu_celsius: float | None
-    throttled_seconds: float | None
-    core_throttles: float | None
-    busy_seconds: float | None
-    steal_seconds: float | None
-    available_bytes: int | None
+    load: float | None = None
+    cpu_hertz: float | None = None
+    cpu_celsius: float | None = None
+    throttled_seconds: float | None = None
+    core_throttles: float | None = None
+    busy_seconds: float | None = None
+    steal_seconds: float | None = None
+    available_bytes: int | None = None
     gpu: GpuConditions | None = None
 
 
-def read_conditions(device: str) -> Conditions:
-    """Read the state of the machine, and for a CUDA device that of the GPU.
+class Observation(NamedTuple):
+    """The machine before and after a case, and warnings about its numbers."""
 
-    Args:
-        device: torch's name of it, such as `cpu` or `cuda:1`.
-    """
+    before: Conditions
+    after: Conditions
+    warnings: list[str]
+
+
+def read_conditions(device: Device) -> Conditions:
+    """Read the state of the machine and of the device."""
     times = _known(psutil.cpu_times)
     clocks = _known(lambda: psutil.cpu_freq(percpu=True)) or []
     sensors = _known(lambda: dict(psutil.sensors_temperatures())) or {}  # absent on some platforms
-    gpu = nvml.of_device(device)
+    gpu = device.gpu()
     return Conditions(
-        load=_known(lambda: psutil.getloadavg()[0]),
         usable_cores=usable_cores(),
+        load=_known(lambda: psutil.getloadavg()[0]),
         cpu_hertz=max((core.current * 1e6 for core in clocks if core.current), default=None),
         cpu_celsius=max((each.current for name in _CPU_SENSORS for each in sensors.get(name, [])), default=None),
         throttled_seconds=_quota_counter().read(),
@@ -118,15 +116,14 @@ def read_conditions(device: str) -> Conditions:
 
 
 class Observer:
-    """Compares the machine before and after a case; each side takes some milliseconds."""
+    """Compares the machine before and after a case; each side takes some milliseconds.
 
-    def __init__(self, device: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare for a case on `device`.
+    Args:
+        device: of the case.
+        clock: seconds, monotonic.
+    """
 
-        Args:
-            device: torch's name of it.
-            clock: seconds, monotonic.
-        """
+    def __init__(self, device: Device, clock: Callable[[], float] = time.monotonic) -> None:
         self._device = device
         self._clock = clock
         self._start: tuple[Conditions, Mapping[int, Process], float] | None = None
@@ -136,11 +133,8 @@ class Observer:
         before = read_conditions(self._device)
         self._start = before, list_processes(), self._clock()
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Observation:
         """Call it right after the case.
-
-        Returns:
-            `before` and `after`, the fields of `Conditions`; and `doubts`, a list of sentences for the record.
 
         Raises:
             RuntimeError: `begin` has not been called.
@@ -151,27 +145,22 @@ class Observer:
         seconds = self._clock() - start
         others = used_by_others(processes, list_processes(), os.getpid())
         after = read_conditions(self._device)
-        doubts = [*_cpu_doubts(before, after, seconds, others), *_gpu_doubts(before.gpu, after.gpu)]
-        return {"before": asdict(before), "after": asdict(after), "doubts": doubts}
+        warnings = [*_cpu_warnings(before, after, seconds, others), *_gpu_warnings(before.gpu, after.gpu)]
+        return Observation(before, after, warnings)
 
 
-class ThrottleWatch:
-    """Tells, between two samples, whether the first was slowed down by heat, power or a quota.
+class ThrottleDetector:
+    """Tells whether the machine was slowed down by heat, power or a quota since the last call.
 
-    It takes about a microsecond for each file, of which there is one a control group and one a usable core, and some
-    tens of them for a GPU.
+    A call takes about a microsecond for each control group and usable core, and some tens of them for a GPU. The CPU is
+    observed for a GPU too, since it feeds it.
 
     Attributes:
-        reads: what can be read here; where that is nothing, the answer is always no.
+        reads: what can be read here; if that is nothing, the answer is always no.
     """
 
-    def __init__(self, device: str) -> None:
-        """Open what is read.
-
-        Args:
-            device: torch's name of it. The CPU is watched for a GPU too, since it feeds it.
-        """
-        gpu = self._gpu = nvml.of_device(device)
+    def __init__(self, device: Device) -> None:
+        gpu = self._gpu = device.gpu()
         counters = {"cpu quota": _quota_counter().read, "core throttle count": _heat_counter().read}
         if gpu:
             counters["gpu thermal violation time"] = gpu.thermal_violation_seconds
@@ -181,7 +170,7 @@ class ThrottleWatch:
         self.reads = (*readable, *(["gpu throttle reasons"] if gpu and gpu.throttle_reasons() is not None else []))
 
     def __call__(self) -> bool:
-        """Whether there was throttling since the last call; the first call forgets what came before, and says no."""
+        """Whether there was throttling since the last call; the first call returns False."""
         now = [read() for read in self._counters]
         last, self._last = self._last, now
         if last is None:
@@ -262,54 +251,139 @@ def _foreign(on_gpu: tuple[nvml.GpuProcess, ...] | None) -> tuple[str, ...] | No
         return None if on_gpu is None else ()
     if psutil.LINUX and _known(lambda: str(Path("/proc/self/ns/pid").readlink())) != _HOST_PID_NAMESPACE:
         return None
-    own = family(list_processes(), os.getpid())
+    processes, own = list_processes(), os.getpid()
+    related = _ancestors(processes, own) | _descendants(processes, own)
     # The driver lists a process for a moment after its end.
-    return tuple(describe(each.pid) for each in on_gpu if each.pid not in own and exists(each.pid))
+    return tuple(describe(each.pid) for each in on_gpu if each.pid not in related and psutil.pid_exists(each.pid))
 
 
-def _cpu_doubts(before: Conditions, after: Conditions, seconds: float, others: Mapping[int, float]) -> list[str]:
-    doubts = []
+def _cpu_warnings(before: Conditions, after: Conditions, seconds: float, others: Mapping[int, float]) -> list[str]:
+    warnings = []
     total, cores = sum(others.values()), after.usable_cores
     if total >= _LEAST_CPU_SECONDS and total > _OTHERS_SHARE * cores * seconds:
         largest = ", ".join(describe(pid) for pid in sorted(others, key=lambda pid: -others[pid])[:_NAMED])
-        doubts.append(f"other processes used {total / seconds:.1f} of {cores:g} cores during the case: {largest}")
+        warnings.append(f"other processes used {total / seconds:.1f} of {cores:g} cores during the case: {largest}")
     steal = _rise(before.steal_seconds, after.steal_seconds)
     wanted = steal + _rise(before.busy_seconds, after.busy_seconds)
     if steal >= _LEAST_CPU_SECONDS and steal > _LOST_SHARE * wanted:
-        doubts.append(f"the hypervisor withheld {steal / wanted:.0%} of the CPU time that this machine wanted")
+        warnings.append(f"the hypervisor withheld {steal / wanted:.0%} of the CPU time that this machine wanted")
     stopped = _rise(before.throttled_seconds, after.throttled_seconds)
     if stopped > _LOST_SHARE * cores * seconds:
-        doubts.append(f"the CPU quota of {cores:g} cores stopped this process's control group for {stopped:.1f} s")
+        warnings.append(f"the CPU quota of {cores:g} cores stopped this process's control group for {stopped:.1f} s")
     if throttles := _rise(before.core_throttles, after.core_throttles):
-        doubts.append(f"heat slowed CPU cores down {throttles:.0f} times during the case")
+        warnings.append(f"heat slowed CPU cores down {throttles:.0f} times during the case")
     # The load average is the whole machine's, whatever part of it this process may use.
     machine = os.cpu_count() or 1
     if before.load is not None and before.load > _CROWDED * machine:
-        doubts.append(f"the load average was {before.load:.1f} on {machine} cores before the case began")
+        warnings.append(f"the load average was {before.load:.1f} on {machine} cores before the case began")
     # Before the case the cores may be at rest, so only a fall tells anything.
     if before.cpu_hertz and after.cpu_hertz and after.cpu_hertz < (1 - _CLOCK_CHANGE) * before.cpu_hertz:
-        doubts.append(f"the fastest core's clock fell from {_gigahertz(before.cpu_hertz, after.cpu_hertz)}")
-    return doubts
+        warnings.append(f"the fastest core's clock fell from {_gigahertz(before.cpu_hertz, after.cpu_hertz)}")
+    return warnings
 
 
-def _gpu_doubts(before: GpuConditions | None, after: GpuConditions | None) -> list[str]:
+def _gpu_warnings(before: GpuConditions | None, after: GpuConditions | None) -> list[str]:
     if before is None or after is None:
         return []
-    doubts = []
+    warnings = []
     if foreign := dict.fromkeys((*(before.foreign_processes or ()), *(after.foreign_processes or ()))):
-        doubts.append(f"the GPU was shared with {', '.join(foreign)}")
+        warnings.append(f"the GPU was shared with {', '.join(foreign)}")
     first, last = set(before.throttle_reasons or ()), set(after.throttle_reasons or ())
     if slowed := sorted((first | last) & nvml.THROTTLING):
-        doubts.append(f"the GPU was throttled before or after the case: {', '.join(slowed)}")
+        warnings.append(f"the GPU was throttled before or after the case: {', '.join(slowed)}")
     if held := _rise(before.thermal_violation_seconds, after.thermal_violation_seconds):
-        doubts.append(f"heat held the GPU's clocks down for {held:.2g} s during the case")
+        warnings.append(f"heat held the GPU's clocks down for {held:.2g} s during the case")
     if nvml.POWER_CAP in first | last:
-        doubts.append("the GPU was at its power limit, which lowers its clocks")
+        warnings.append("the GPU was at its power limit, which lowers its clocks")
     busy = first and last and nvml.IDLE not in first | last
     if busy and before.sm_hertz and abs(_rise(before.sm_hertz, after.sm_hertz)) > _CLOCK_CHANGE * before.sm_hertz:
-        doubts.append(f"the GPU's clock went from {_gigahertz(before.sm_hertz, after.sm_hertz or 0)}")
-    return doubts
+        warnings.append(f"the GPU's clock went from {_gigahertz(before.sm_hertz, after.sm_hertz or 0)}")
+    return warnings
 
 
 def _gigahertz(before: float, after: float) -> str:
     return f"{before / 1e9:.2f} to {after / 1e9:.2f} GHz"
+
+
+class Process(NamedTuple):
+    """A process at one moment.
+
+    Attributes:
+        parent: process id of it.
+        started: seconds since 1970.
+        seconds: CPU time since it began.
+        ended: CPU time of those of its children that have ended and been waited for, and of theirs.
+    """
+
+    parent: int
+    started: float
+    seconds: float
+    ended: float
+
+
+def list_processes() -> dict[int, Process]:
+    """All visible processes, by process id; without the kernel's threads, which work for all and so for us."""
+    found = {}
+    for process in psutil.process_iter(["ppid", "create_time", "cpu_times"]):
+        facts, times = process.info, process.info["cpu_times"]
+        if times is not None and facts["create_time"] is not None:
+            ended = times.children_user + times.children_system
+            found[process.pid] = Process(facts["ppid"] or 0, facts["create_time"], times.user + times.system, ended)
+    if psutil.LINUX and _name(_KERNEL_THREADS) == "kthreadd":
+        found.pop(_KERNEL_THREADS, None)
+        return {pid: process for pid, process in found.items() if process.parent != _KERNEL_THREADS}
+    return found
+
+
+def used_by_others(before: Mapping[int, Process], after: Mapping[int, Process], pid: int) -> dict[int, float]:
+    """CPU seconds that processes outside a process's family used between two listings, by process id, without zeros.
+
+    A process that has ended in between is in its parent's count of ended children, and so under its parent's id. That
+    holds for the other children of our ancestors too.
+    """
+    ours, ancestors = _descendants(before, pid) | _descendants(after, pid), _ancestors(after, pid)
+    # An ended child adds to its parent all that it ever used; what it had used at the first listing is subtracted.
+    old = dict.fromkeys(after, 0.0)
+    for ended in (each for each in before if not _lives(before[each], after.get(each))):
+        parent = before[ended].parent
+        while parent in before and not _lives(before[parent], after.get(parent)):
+            parent = before[parent].parent
+        old[parent] = old.get(parent, 0.0) + before[ended].seconds + before[ended].ended
+    used = {}
+    for other in after.keys() - ours:
+        now, then = after[other], before.get(other)
+        if then is None or not _lives(then, now):
+            then = Process(now.parent, now.started, 0.0, 0.0)
+        own = 0.0 if other in ancestors else max(0.0, now.seconds - then.seconds)
+        used[other] = own + max(0.0, now.ended - then.ended - old[other])
+    return {other: seconds for other, seconds in used.items() if seconds > 0}
+
+
+def describe(pid: int) -> str:
+    """Name and id of a process, such as `pytest (pid 12)`; its id alone if it has ended or is hidden."""
+    name = _name(pid)
+    return f"{name} (pid {pid})" if name else f"pid {pid}"
+
+
+def _name(pid: int) -> str | None:
+    return _known(lambda: psutil.Process(pid).name())
+
+
+def _lives(process: Process, later: Process | None) -> bool:
+    """Whether a later process of the same id is the same one: ids are given again, but not within a second."""
+    return later is not None and abs(process.started - later.started) < 1
+
+
+def _ancestors(processes: Mapping[int, Process], pid: int) -> set[int]:
+    found: set[int] = set()
+    while pid in processes and (pid := processes[pid].parent) not in found:
+        found.add(pid)
+    return found
+
+
+def _descendants(processes: Mapping[int, Process], pid: int) -> set[int]:
+    """The process itself, its children, theirs, and so on."""
+    found, children = {pid}, {pid}
+    while children := {child for child, process in processes.items() if process.parent in children} - found:
+        found |= children
+    return found

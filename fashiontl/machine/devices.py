@@ -1,36 +1,42 @@
-"""Where a case runs: what is here and why not, how to wait for it, and what it remembers of its memory.
+"""Devices that cases run on. To add a kind, add a class here and name it in `DEVICES`.
 
-The table can be read without torch; each function imports it when it is first called.
+The table and names can be read without torch; methods that need torch import it when they are called.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import re
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fashiontl.core.errors import FashiontlError
 from fashiontl.machine import nvml
+from fashiontl.machine.energy import EnergyCounter, rapl_counter
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes, each under its own name; None where the device has no such figure.
+    """Bytes; None where the device has no such figure.
 
     Attributes:
-        peak: the most that was in use: on devices with memory of their own by tensors, on the CPU by the process
-            since it began (its resident set's high-water mark).
+        peak: the most that was in use: by tensors on devices with their own memory, by the process on the CPU (its
+            resident set's high-water mark).
         reserved: the most that torch's allocator held on the device, in use or not.
-        process: what the process held, as the system tells: on the CPU the high-water mark again, on CUDA what the
-            driver counts now, with the context and the libraries' workspaces.
+        process: what the process held, as the system reports it: on the CPU the high-water mark again, on CUDA the
+            driver's current figure, including the context and the libraries' workspaces.
     """
 
     peak: int
@@ -40,335 +46,348 @@ class Memory:
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of device.
+    """One device.
 
     Attributes:
-        name: what stands before the colon in a device's name.
+        index: position among the devices of its kind that this process sees.
+        kind: torch's name of the kind.
         title: for people.
-        seen: how many of this kind the machine seems to have, told without torch, so that collecting tests stays
-            fast. It may be wrong: `absence` decides before anything is measured.
-        absence: why device `index` cannot be used, or None; with torch.
-        synchronize: waits until all work queued on device `index` has ended.
-        mark: notes a point in the queue of device `index`; None where a call has finished when it returns.
-        elapsed: seconds between two marks that the device has passed.
-        reset_peak: forgets the memory peak of device `index`, as far as that can be forgotten.
-        memory: bytes on device `index` at the peak since then.
-        facts: accelerator name, driver and library versions, for the environment.
-        free: bytes of its own memory that nobody uses on device `index`; None where it has none of its own, or does
-            not tell.
-        total: bytes of its own memory on device `index`; None for a kind of which a machine never has a second.
+        is_countable: whether a machine may have several of the kind.
+        has_queue: whether work is queued: a call may return before the device has finished.
     """
 
-    name: str
-    title: str
-    seen: Callable[[], int]
-    absence: Callable[[int], str | None]
-    synchronize: Callable[[int], None]
-    reset_peak: Callable[[int], None]
-    memory: Callable[[int], Memory]
-    facts: Callable[[int], dict[str, str | None]]
-    mark: Callable[[int], Any] | None = None
-    elapsed: Callable[[Any, Any], float] | None = None
-    free: Callable[[int], int | None] = lambda index: None
-    total: Callable[[int], int] | None = None
+    index: int = 0
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    is_countable: ClassVar[bool] = False
+    has_queue: ClassVar[bool] = True
+
+    @staticmethod
+    def of(name: str) -> "Device":
+        """The device of a name: `cuda`, `cuda:0` and `cuda:00` are the same one.
+
+        Raises:
+            FashiontlError: the name is not a known kind with an optional index.
+        """
+        kind, index = _parsed(name)
+        if kind not in DEVICES:
+            raise FashiontlError(f"expected a device such as {', '.join(DEVICES)} or cuda:1, got {name!r}")
+        return DEVICES[kind](index)
+
+    @classmethod
+    def seen(cls) -> int:
+        """How many of this kind the machine seems to have, found without torch; `unavailable_reason` is reliable."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """The canonical name: `cuda`, `cuda:1`."""
+        return f"{self.kind}:{self.index}" if self.index else self.kind
+
+    @property
+    def id(self) -> str:
+        """Identifies the hardware on this machine, whatever its index is in this process."""
+        return self.name
+
+    def unavailable_reason(self) -> str | None:
+        """Why the device cannot be used, or None."""
+        raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until all queued work has ended."""
+
+    def event(self) -> Any:
+        """Record an event in the device's queue, without waiting. Only where `has_queue`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def elapsed(before: Any, after: Any) -> float:
+        """Seconds between two events that the device has passed."""
+        return float(before.elapsed_time(after)) / 1e3
+
+    def memory(self) -> Memory:
+        """Peak memory since `reset_peak`."""
+        raise NotImplementedError
+
+    def reset_peak(self) -> None:
+        """Forget the memory peak, where that is possible without giving anything back to the system."""
+
+    def release_memory(self) -> None:
+        """Give cached memory that no tensor uses back to the system."""
+        gc.collect()
+
+    def restart_peak(self) -> bool:
+        """Release memory and start the peak anew at what is in use; False where that is not possible."""
+        self.release_memory()
+        self.reset_peak()
+        return True
+
+    def free_memory(self) -> int | None:
+        """Bytes of the device's own memory that nobody uses; None if it has none of its own, or does not say."""
+        return None
+
+    def total_memory(self) -> int | None:
+        """Bytes of the device's own memory; None where it shares the host's."""
+        return None
+
+    @staticmethod
+    def is_out_of_memory(error: BaseException) -> bool:
+        """Whether an error says that memory ran out."""
+        import torch
+
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        # The allocators of the CPU and of MPS raise a plain RuntimeError.
+        return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+    def facts(self) -> dict[str, str | None]:
+        """`accelerator`, `driver`, `cuda` and `cudnn`, as far as known, for the environment."""
+        return {}
+
+    def profiler_activities(self) -> "list[ProfilerActivity]":
+        """What torch's profiler should record for this device."""
+        from torch.profiler import ProfilerActivity
+
+        own = getattr(ProfilerActivity, self.kind.upper(), ProfilerActivity.CPU)
+        return list(dict.fromkeys([ProfilerActivity.CPU, own]))
+
+    def gpu(self) -> nvml.Gpu | None:
+        """NVML's view of the device; None where there is none."""
+        return None
+
+    def energy_counter(self) -> EnergyCounter | None:
+        """The hardware's energy counter, or None."""
+        return None
 
 
-def split(device: str) -> tuple[str, int]:
-    """Kind and index of a device's name.
+class Cpu(Device):
+    """The CPU, with all its cores."""
 
-    >>> split("cuda:1"), split("cpu")
-    (('cuda', 1), ('cpu', 0))
-    """
-    kind, _, index = device.partition(":")
-    return kind, int(index or 0)
+    kind = "cpu"
+    title = "CPU"
+    has_queue = False
+
+    @classmethod
+    def seen(cls) -> int:
+        return 1
+
+    def unavailable_reason(self) -> str | None:
+        return f"{self.name} requested, but there is only cpu" if self.index else None
+
+    def memory(self) -> Memory:
+        # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2) of each).
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Memory(peak, process=peak)
+
+    def restart_peak(self) -> bool:
+        self.release_memory()
+        # glibc keeps what was freed, and the next peak would start there.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is None:
+            return False
+        trim(0)
+        try:
+            # It lowers the process's high-water mark to what is in use, getrusage's too (proc_pid_clear_refs(5)).
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return False
+        return True
+
+    def energy_counter(self) -> EnergyCounter | None:
+        return rapl_counter()
+
+
+class Accelerator(Device):
+    """A device with a queue, as `torch.accelerator` and the module of its kind (`torch.cuda`) describe it."""
+
+    absent: ClassVar[str]
+
+    @property
+    def module(self) -> Any:
+        """Torch's module of this kind."""
+        import torch
+
+        return torch.get_device_module(self.kind)
+
+    def is_available(self) -> bool:
+        """Whether torch sees any device of this kind."""
+        return bool(self.module.is_available())
+
+    def unavailable_reason(self) -> str | None:
+        import torch
+
+        if not self.is_available():
+            return f"torch {torch.__version__} {self.absent}"
+        count = self.module.device_count()
+        if self.index < count:
+            return None
+        return f"{self.name} requested, but this machine has {count} (counted from 0)"
+
+    @property
+    def _place(self) -> str:
+        return f"{self.kind}:{self.index}"
+
+    def synchronize(self) -> None:
+        import torch
+
+        torch.accelerator.synchronize(self._place)
+
+    def event(self) -> Any:
+        import torch
+
+        event = torch.Event(self._place, enable_timing=True)
+        event.record(torch.accelerator.current_stream(self._place))
+        return event
+
+    def memory(self) -> Memory:
+        return Memory(
+            int(self.module.max_memory_allocated(self.index)), int(self.module.max_memory_reserved(self.index))
+        )
+
+    def reset_peak(self) -> None:
+        self.module.reset_peak_memory_stats(self.index)
+
+    def release_memory(self) -> None:
+        super().release_memory()
+        self.module.empty_cache()
+
+    def total_memory(self) -> int | None:
+        return int(self.module.get_device_properties(self.index).total_memory)
+
+    def facts(self) -> dict[str, str | None]:
+        return {"accelerator": self.module.get_device_name(self.index)}
+
+
+class Cuda(Accelerator):
+    """An NVIDIA GPU or, in torch's ROCm builds, an AMD GPU."""
+
+    kind = "cuda"
+    title = "NVIDIA GPU (or AMD's, through ROCm)"
+    is_countable = True
+    absent = "sees no NVIDIA GPU; check the driver with nvidia-smi"
+
+    @classmethod
+    def seen(cls) -> int:
+        if "+cpu" in version("torch"):
+            return 0
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            return len([entry for entry in visible.split(",") if entry.strip() not in {"", "-1"}])
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return count or int(shutil.which("nvidia-smi") is not None)
+
+    @property
+    def id(self) -> str:
+        """The GPU's UUID, from NVML; without NVML, what CUDA_VISIBLE_DEVICES says in this GPU's place."""
+        if gpu := self.gpu():
+            return gpu.uuid
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        entry = visible[self.index].strip() if self.index < len(visible) else ""
+        return (Cuda(int(entry)).name if entry.isdecimal() else entry) or self.name
+
+    def unavailable_reason(self) -> str | None:
+        import torch
+
+        if torch.version.cuda is None and torch.version.hip is None:
+            return f"torch {torch.__version__} was built without CUDA; install a CUDA build of torch"
+        return super().unavailable_reason()
+
+    def memory(self) -> Memory:
+        found, gpu = super().memory(), self.gpu()
+        return Memory(found.peak, found.reserved, gpu.own_bytes() if gpu else None)
+
+    def free_memory(self) -> int | None:
+        free, _ = self.module.mem_get_info(self.index)
+        return int(free)
+
+    def facts(self) -> dict[str, str | None]:
+        import torch
+
+        # The public interface to the driver's version is NVML, which not every machine has.
+        driver = None
+        with suppress(OSError):
+            text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+            driver = re.search(r"Kernel Module\D*([\d.]+)", text)
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        return {
+            **super().facts(),
+            "driver": driver[1] if driver else None,
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": None if cudnn is None else str(cudnn),
+        }
+
+    def gpu(self) -> nvml.Gpu | None:
+        return nvml.find(self.index)
+
+    def energy_counter(self) -> EnergyCounter | None:
+        gpu = self.gpu()
+        return EnergyCounter("NVML total energy", gpu.joules) if gpu and gpu.joules() is not None else None
+
+
+class Mps(Accelerator):
+    """The GPU of Apple silicon, which shares the host's memory."""
+
+    kind = "mps"
+    title = "Apple silicon GPU"
+    absent = "sees no Apple silicon GPU; MPS needs macOS 12.3 or later and an MPS build of torch"
+
+    @classmethod
+    def seen(cls) -> int:
+        return int(sys.platform == "darwin" and platform.machine() == "arm64")
+
+    def is_available(self) -> bool:
+        import torch
+
+        return torch.backends.mps.is_available()
+
+    def event(self) -> Any:
+        # torch.Event does not time MPS in all versions that are supported.
+        event = self.module.event.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def memory(self) -> Memory:
+        # Metal keeps no high-water mark. What the driver holds at the end is a lower bound, since its allocator caches.
+        held = self.module.driver_allocated_memory()
+        return Memory(held, reserved=held)
+
+    def reset_peak(self) -> None:
+        pass
+
+    def total_memory(self) -> int | None:
+        return None
+
+    def facts(self) -> dict[str, str | None]:
+        return {"accelerator": f"Apple {platform.processor()}"}
+
+
+class Xpu(Accelerator):
+    """An Intel GPU."""
+
+    kind = "xpu"
+    title = "Intel GPU"
+    is_countable = True
+    absent = "sees no Intel GPU; it needs torch's XPU build and Intel's driver"
+
+    @classmethod
+    def seen(cls) -> int:
+        return int("+xpu" in version("torch"))
+
+
+DEVICES: dict[str, type[Device]] = {kind.kind: kind for kind in (Cpu, Cuda, Mps, Xpu)}
+
+
+def _parsed(name: str) -> tuple[str, int]:
+    """Kind and index; the kind is empty where the name is not one of a device."""
+    found = re.fullmatch(r"([a-z]+)(?::([0-9]{1,9}))?", name)
+    return (found[1], int(found[2] or 0)) if found else ("", 0)
 
 
 def is_device(name: str) -> bool:
     """Whether the name is a known kind with an optional index (the machine need not have it)."""
-    return re.fullmatch(r"[a-z]+(:\d+)?", name) is not None and split(name)[0] in DEVICES and name != "cpu:0"
+    return _parsed(name)[0] in DEVICES
 
 
 def seen_devices() -> list[str]:
-    """Names of all devices that this machine seems to have, told without torch: `cpu` first."""
-    names = []
-    for kind, device in DEVICES.items():
-        names += [kind if index == 0 else f"{kind}:{index}" for index in range(device.seen())]
-    return names
-
-
-def absence(device: str) -> str | None:
-    """Why a device cannot be used here, or None when it can."""
-    kind, index = split(device)
-    return DEVICES[kind].absence(index)
-
-
-def synchronize(device: str) -> None:
-    """Wait until all work queued on the device has ended."""
-    kind, index = split(device)
-    DEVICES[kind].synchronize(index)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; any other RuntimeError is not one.
-
-    torch's CPU allocator raises a plain RuntimeError, so its own words decide there.
-    """
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
-def profiler_activities(device: str) -> "list[ProfilerActivity]":
-    """What torch's profiler should watch for this device."""
-    from torch.profiler import ProfilerActivity
-
-    own = {"cuda": [ProfilerActivity.CUDA], "xpu": [ProfilerActivity.XPU]}
-    return [ProfilerActivity.CPU, *own.get(split(device)[0], [])]
-
-
-def _nothing(index: int) -> None:
-    del index
-
-
-def _process_memory(index: int) -> Memory:
-    del index
-    # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2) of each).
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Memory(peak, process=peak)
-
-
-def _nvidia_seen() -> int:
-    if "+cpu" in version("torch"):
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([entry for entry in visible.split(",") if entry.strip() not in {"", "-1"}])
-    count = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return count or int(shutil.which("nvidia-smi") is not None)
-
-
-def _cuda_absence(index: int) -> str | None:
-    import torch
-
-    if torch.version.cuda is None and torch.version.hip is None:
-        return f"torch {torch.__version__} was built without CUDA; install a CUDA build of torch"
-    if not torch.cuda.is_available():
-        return "torch sees no NVIDIA GPU; check the driver with nvidia-smi"
-    if index >= torch.cuda.device_count():
-        return f"cuda:{index} asked for, this machine has {torch.cuda.device_count()} (counted from 0)"
-    return None
-
-
-def _cuda_synchronize(index: int) -> None:
-    import torch
-
-    torch.cuda.synchronize(index)
-
-
-def _cuda_reset_peak(index: int) -> None:
-    import torch
-
-    torch.cuda.reset_peak_memory_stats(index)
-
-
-def _cuda_memory(index: int) -> Memory:
-    import torch
-
-    gpu = nvml.find(index)
-    return Memory(
-        torch.cuda.max_memory_allocated(index),
-        torch.cuda.max_memory_reserved(index),
-        gpu.own_bytes() if gpu else None,
-    )
-
-
-def _cuda_free(index: int) -> int:
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(index)
-    return free
-
-
-def _cuda_total(index: int) -> int:
-    import torch
-
-    return int(torch.cuda.get_device_properties(index).total_memory)
-
-
-def _cuda_mark(index: int) -> Any:
-    import torch
-
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(index))
-    return event
-
-
-def _between_events(before: Any, after: Any) -> float:
-    return float(before.elapsed_time(after)) / 1e3
-
-
-def _cuda_facts(index: int) -> dict[str, str | None]:
-    import torch
-
-    # The public route to the driver's version is NVML, which not every machine has.
-    driver = Path("/proc/driver/nvidia/version")
-    found = (
-        re.search(r"Kernel Module\D*([\d.]+)", driver.read_text(encoding="utf-8", errors="replace"))
-        if driver.exists()
-        else None
-    )
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    return {
-        "accelerator": torch.cuda.get_device_name(index),
-        "driver": found.group(1) if found else None,
-        "cuda": torch.version.cuda or torch.version.hip,
-        "cudnn": None if cudnn is None else str(cudnn),
-    }
-
-
-def _mps_seen() -> int:
-    return int(sys.platform == "darwin" and platform.machine() == "arm64")
-
-
-def _mps_absence(index: int) -> str | None:
-    import torch
-
-    if not torch.backends.mps.is_built():
-        return f"torch {torch.__version__} was built without MPS; it needs macOS on Apple silicon"
-    if not torch.backends.mps.is_available():
-        return "MPS is built in but not available; it needs macOS 12.3 or later"
-    return f"mps:{index} asked for, there is only mps" if index else None
-
-
-def _mps_synchronize(index: int) -> None:
-    import torch
-
-    del index
-    torch.mps.synchronize()
-
-
-def _mps_memory(index: int) -> Memory:
-    import torch
-
-    del index
-    # Metal keeps no high-water mark; what the driver holds at the end is a lower bound, as its allocator caches.
-    held = torch.mps.driver_allocated_memory()
-    return Memory(held, reserved=held)
-
-
-def _mps_mark(index: int) -> Any:
-    import torch
-
-    del index
-    event = torch.mps.event.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _xpu_seen() -> int:
-    return int("+xpu" in version("torch"))
-
-
-def _xpu_absence(index: int) -> str | None:
-    import torch
-
-    if not torch.xpu.is_available():
-        return f"torch {torch.__version__} sees no Intel GPU; it needs torch's XPU build and Intel's driver"
-    if index >= torch.xpu.device_count():
-        return f"xpu:{index} asked for, this machine has {torch.xpu.device_count()} (counted from 0)"
-    return None
-
-
-def _xpu_synchronize(index: int) -> None:
-    import torch
-
-    torch.xpu.synchronize(index)
-
-
-def _xpu_reset_peak(index: int) -> None:
-    import torch
-
-    torch.xpu.reset_peak_memory_stats(index)
-
-
-def _xpu_memory(index: int) -> Memory:
-    import torch
-
-    return Memory(int(torch.xpu.max_memory_allocated(index)), int(torch.xpu.max_memory_reserved(index)))
-
-
-def _xpu_mark(index: int) -> Any:
-    import torch
-
-    event = torch.xpu.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.xpu.current_stream(index))
-    return event
-
-
-def _xpu_total(index: int) -> int:
-    import torch
-
-    return int(torch.xpu.get_device_properties(index).total_memory)
-
-
-def _xpu_facts(index: int) -> dict[str, str | None]:
-    import torch
-
-    return {"accelerator": torch.xpu.get_device_name(index)}
-
-
-_ALL = (
-    Device(
-        name="cpu",
-        title="CPU",
-        seen=lambda: 1,
-        absence=lambda index: f"cpu:{index} asked for, there is only cpu" if index else None,
-        synchronize=_nothing,
-        reset_peak=_nothing,
-        memory=_process_memory,
-        facts=lambda index: {},
-    ),
-    Device(
-        name="cuda",
-        title="NVIDIA GPU (or AMD's, through ROCm)",
-        seen=_nvidia_seen,
-        absence=_cuda_absence,
-        synchronize=_cuda_synchronize,
-        reset_peak=_cuda_reset_peak,
-        memory=_cuda_memory,
-        mark=_cuda_mark,
-        elapsed=_between_events,
-        facts=_cuda_facts,
-        free=_cuda_free,
-        total=_cuda_total,
-    ),
-    Device(
-        name="mps",
-        title="Apple silicon GPU",
-        seen=_mps_seen,
-        absence=_mps_absence,
-        synchronize=_mps_synchronize,
-        reset_peak=_nothing,
-        memory=_mps_memory,
-        mark=_mps_mark,
-        elapsed=_between_events,
-        facts=lambda index: {"accelerator": "Apple " + platform.processor()},
-    ),
-    Device(
-        name="xpu",
-        title="Intel GPU",
-        seen=_xpu_seen,
-        absence=_xpu_absence,
-        synchronize=_xpu_synchronize,
-        reset_peak=_xpu_reset_peak,
-        memory=_xpu_memory,
-        mark=_xpu_mark,
-        elapsed=_between_events,
-        facts=_xpu_facts,
-        total=_xpu_total,
-    ),
-)
-
-DEVICES: dict[str, Device] = {device.name: device for device in _ALL}
+    """Names of all devices that this machine seems to have, found without torch: `cpu` first."""
+    return [kind(index).name for kind in DEVICES.values() for index in range(kind.seen())]

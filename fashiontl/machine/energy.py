@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fashiontl.machine import nvml
+from fashiontl.machine.environment import text_of
 
 _POWERCAP = Path("/sys/class/powercap")
 
@@ -20,11 +20,11 @@ _RUN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Meter:
+class EnergyCounter:
     """A counter of energy that only rises.
 
     Attributes:
-        source: what keeps it, for the record.
+        source: its name, for the record.
         read: joules since some fixed moment; None when it cannot be read.
     """
 
@@ -34,16 +34,16 @@ class Meter:
 
 @dataclass(frozen=True)
 class Energy:
-    """What a workload took, and how that was found.
+    """Energy of a workload, and how it was measured.
 
     Attributes:
         joules: an image, above what the device takes when it is idle; None when that could not be told.
         idle_watts: before the workload, with the process and its memory on the device and nothing running.
         gross_watts: mean over the window, idle power included.
         seconds: length of the window.
-        images: worked on in it.
-        source: of the meter.
-        doubts: sentences about what is wrong with the numbers.
+        images: processed in it.
+        source: of the counter.
+        warnings: what is wrong with the numbers.
     """
 
     joules: float | None
@@ -52,40 +52,32 @@ class Energy:
     seconds: float
     images: int
     source: str
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def meter(device: str) -> Meter | None:
-    """The energy counter of a device, or None.
+def rapl_counter() -> EnergyCounter | None:
+    """The sum of RAPL's `package` zones, memory modules excluded; None where there are none, or they cannot be read.
 
-    CUDA: NVML's, of the whole board; not for a slice of a GPU (MIG), which has none of its own. CPU: the sum of RAPL's
-    `package` zones, memory modules excluded. Since CVE-2020-8694 only root may read these, unless the machine's owner
-    allows it.
-
-    Args:
-        device: `cpu`, `cuda`, `cuda:1`; any other kind has no meter.
+    Since CVE-2020-8694 only root may read them, unless the machine's owner allows it. AMD's have Intel's name too.
     """
-    found: Meter | None = None
-    if device == "cpu":
-        zones = _packages(_POWERCAP)
-        found = Meter("RAPL packages", Rapl(zones).joules) if zones else None
-    elif gpu := nvml.of_device(device):
-        found = Meter("NVML total energy", gpu.joules)
-    return found if found and found.read() is not None else None
+    # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.
+    zones = [
+        zone for zone in sorted(_POWERCAP.glob("intel-rapl:*")) if (text_of(zone / "name") or "").startswith("package-")
+    ]
+    counter = EnergyCounter("RAPL packages", Rapl(zones).joules)
+    return counter if zones and counter.read() is not None else None
 
 
 class Rapl:
     """Sum of the CPU packages' energy, carried past the counters' overflow.
 
     Two reads must not be further apart than one counter takes to overflow: minutes at full power.
+
+    Args:
+        zones: folders with `energy_uj` and `max_energy_range_uj`, in microjoules (kernel documentation, powercap).
     """
 
     def __init__(self, zones: Sequence[Path]) -> None:
-        """Start at zero joules.
-
-        Args:
-            zones: folders with `energy_uj` and `max_energy_range_uj`, in microjoules (kernel documentation, powercap).
-        """
         self._zones = zones
         self._last: list[int] | None = None
         self._microjoules = 0
@@ -104,24 +96,10 @@ class Rapl:
         return self._microjoules / 1e6
 
 
-def _packages(powercap: Path) -> list[Path]:
-    """RAPL's zones of whole CPU packages; AMD's are there under Intel's name too."""
-    zones = []
-    for zone in sorted(powercap.glob("intel-rapl:*")):
-        try:
-            name = (zone / "name").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.
-        if name.startswith("package-"):
-            zones.append(zone)
-    return zones
-
-
 def measure_energy(
     call: Callable[[], object],
     images_a_call: int,
-    meter: Meter,
+    counter: EnergyCounter,
     synchronize: Callable[[], None],
     *,
     seconds: float = _LEAST_SECONDS,
@@ -135,16 +113,16 @@ def measure_energy(
     Args:
         call: the workload, warm.
         images_a_call: images that one call works on.
-        meter: of the device that works.
+        counter: of the device that works.
         synchronize: waits for the device.
         seconds: least length of the window; at least 1 s is taken.
         clock: seconds, monotonic.
         sleep: waits for so many seconds.
     """
     synchronize()
-    before, idle_start = _at_movement(meter, clock, sleep)
+    before, idle_start = _at_movement(counter, clock, sleep)
     sleep(_IDLE_SECONDS)
-    start_joules, start = _at_movement(meter, clock, sleep)
+    start_joules, start = _at_movement(counter, clock, sleep)
     calls, run, now = 0, 1, start
     while now - start < max(seconds, _LEAST_SECONDS):
         # Waiting after every call would idle a device between small ones; never waiting fills its queue past the end.
@@ -154,30 +132,30 @@ def measure_energy(
         synchronize()
         calls, now = calls + run, clock()
         run *= 2 if now - run_start < _RUN_SECONDS else 1
-    end_joules, end = _at_movement(meter, clock, sleep)
+    end_joules, end = _at_movement(counter, clock, sleep)
 
     images, window = calls * images_a_call, end - start
     if before is None or start_joules is None or end_joules is None:
-        return Energy(None, None, None, window, images, meter.source, (f"{meter.source} could not be read",))
+        return Energy(None, None, None, window, images, counter.source, (f"{counter.source} could not be read",))
     idle, gross = start_joules - before, end_joules - start_joules
     if idle <= 0 or gross <= 0:
-        doubt = f"{meter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work"
-        return Energy(None, None, None, window, images, meter.source, (doubt,))
+        warning = f"{counter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work"
+        return Energy(None, None, None, window, images, counter.source, (warning,))
     idle_watts, gross_watts = idle / (start - idle_start), gross / window
     net = gross - idle_watts * window
     if net <= 0:
-        doubt = f"work took {gross_watts:.3g} W, which is not above the {idle_watts:.3g} W of the idle device"
-        return Energy(None, idle_watts, gross_watts, window, images, meter.source, (doubt,))
-    return Energy(net / images, idle_watts, gross_watts, window, images, meter.source)
+        warning = f"work took {gross_watts:.3g} W, which is not above the {idle_watts:.3g} W of the idle device"
+        return Energy(None, idle_watts, gross_watts, window, images, counter.source, (warning,))
+    return Energy(net / images, idle_watts, gross_watts, window, images, counter.source)
 
 
 def _at_movement(
-    meter: Meter, clock: Callable[[], float], sleep: Callable[[float], None]
+    counter: EnergyCounter, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> tuple[float | None, float]:
     """Joules and the clock as the counter next moves; as they are after its longest period if it does not."""
-    first, deadline = meter.read(), clock() + _LONGEST_PERIOD
+    first, deadline = counter.read(), clock() + _LONGEST_PERIOD
     while True:
         sleep(_POLL_SECONDS)
-        joules, now = meter.read(), clock()
+        joules, now = counter.read(), clock()
         if joules != first or now >= deadline:
             return joules, now

@@ -1,26 +1,39 @@
-"""One at a time on a device, on this machine, whoever started it. No torch."""
+"""Locks that all processes on this machine share. No torch."""
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
 from fashiontl.core.errors import FashiontlError
+from fashiontl.machine.devices import Device
 
 
-def alone_on(device: str, cache: Path) -> AbstractContextManager[None]:
+@contextmanager
+def alone_on(device: Device, cache: Path) -> Iterator[None]:
     """A context in which nothing else of fashiontl uses a device; entering it waits.
 
     Args:
-        device: its name.
+        device: locked by its id, so that all names of one GPU share a lock.
         cache: folder that everyone on this machine shares; it is made if need be.
 
     Raises:
-        FashiontlError: when it is entered: the lock's file cannot be made, or not even be read.
+        FashiontlError: on entry: the lock file cannot be made, or not even be read.
     """
-    return _told(cache / f"device-{device.replace(':', '-')}.lock")
+    path = cache / f"device-{re.sub('[^A-Za-z0-9-]', '-', device.id)}.lock"
+    with ExitStack() as stack:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise FashiontlError(
+                f"expected a lock file that can be read, got {path}: {error.strerror}; ask its owner for "
+                "chmod a+rw, or name another folder with FASHIONTL_CACHE"
+            ) from error
+        yield
 
 
 @contextmanager
@@ -28,7 +41,7 @@ def locked(path: Path) -> Iterator[None]:
     """A context that only one process at a time is in; entering it waits.
 
     Args:
-        path: of the lock's file. It is made for everyone to write; one of another user need only be readable.
+        path: of the lock file. It is made for everyone to write; one of another user need only be readable.
 
     Raises:
         OSError: it cannot be made, or not even be read.
@@ -37,7 +50,7 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except PermissionError:
-        # Older versions made it for its user alone to write, and FileLock opens it for writing.
+        # Another user's umask may have made it read-only for us, and FileLock opens it for writing.
         with _locked_by_reading(path):
             yield
         return
@@ -58,18 +71,3 @@ def _locked_by_reading(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """`locked`, with an error for the person at the command line."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
-        except OSError as error:
-            raise FashiontlError(
-                f"expected a lock's file that can be read, got {path}: {error.strerror}; ask its owner for "
-                "chmod a+rw, or name another folder with FASHIONTL_CACHE"
-            ) from error
-        yield

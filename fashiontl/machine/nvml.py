@@ -1,11 +1,10 @@
-"""The door to NVIDIA's management library: what one GPU tells of itself. No torch; nvidia-ml-py is imported late.
+"""NVIDIA's management library: what one GPU reports. No torch; nvidia-ml-py is imported when first needed.
 
 Names, bits and units are those of NVML's API reference (docs.nvidia.com/deploy/nvml-api).
 """
 
 import os
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -47,20 +46,19 @@ class GpuProcess(NamedTuple):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, or one slice of it (MIG). What cannot be read is None, and nothing here raises.
-
-    Clocks, temperature and what slows them are those of the whole GPU, since its slices share them. Power and energy of
-    a slice are unknown: NVML counts them for the whole GPU, other people's slices included.
+    """One GPU. What cannot be read is None, and nothing here raises.
 
     Attributes:
         library: the module `pynvml`, initialised.
         handle: NVML's handle of the GPU.
-        instance: NVML's handle of the slice; None without MIG.
+        uuid: of the GPU or, where CUDA_VISIBLE_DEVICES names one, of its MIG slice.
+        is_shared: whether the GPU is in MIG mode, so that power, energy and processes are not this slice's alone.
     """
 
     library: Any
     handle: Any
-    instance: Any = None
+    uuid: str
+    is_shared: bool = False
 
     def sm_hertz(self) -> float | None:
         """Current clock of the streaming multiprocessors."""
@@ -80,15 +78,15 @@ class Gpu:
         return _scaled(self._read(*names, arguments=(_TEMPERATURE_GPU,)), 1.0)
 
     def watts(self) -> float | None:
-        """Power of the board: on most GPUs a mean over the last second, not of this moment."""
-        return None if self.instance is not None else _scaled(self._read("nvmlDeviceGetPowerUsage"), 1e-3)
+        """Power of the board: on most GPUs a mean over the last second."""
+        return None if self.is_shared else _scaled(self._read("nvmlDeviceGetPowerUsage"), 1e-3)
 
     def joules(self) -> float | None:
         """Energy since the driver was loaded; Volta and newer."""
-        return None if self.instance is not None else _scaled(self._read("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
+        return None if self.is_shared else _scaled(self._read("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
 
     def throttle_reasons(self) -> tuple[str, ...] | None:
-        """Why the clocks are not at their maximum now; `THROTTLING` holds those that make a number doubtful."""
+        """Why the clocks are not at their maximum now."""
         # Renamed in driver 535; older ones have only the second.
         bits = self._read("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
         if bits is None:
@@ -101,28 +99,22 @@ class Gpu:
         return None if status is None else status.violationTime * 1e-9
 
     def processes(self) -> tuple[GpuProcess, ...] | None:
-        """Processes with a compute context on this GPU or slice."""
-        found = self._read("nvmlDeviceGetComputeRunningProcesses", of=self.instance)
+        """Processes with a compute context on this GPU."""
+        found = None if self.is_shared else self._read("nvmlDeviceGetComputeRunningProcesses")
         return None if found is None else tuple(GpuProcess(each.pid, each.usedGpuMemory) for each in found)
 
     def own_bytes(self) -> int | None:
         """Device memory of this process, its context included; None also when the driver does not list it."""
         return next((each.used_bytes for each in self.processes() or () if each.pid == os.getpid()), None)
 
-    def _read(self, *names: str, arguments: tuple[int, ...] = (), of: Any = None) -> Any:
-        """What the first of the functions that works here says."""
+    def _read(self, *names: str, arguments: tuple[int, ...] = ()) -> Any:
+        """The result of the first of the functions that works here."""
         for name in names:
             function = getattr(self.library, name, None)  # versions of nvidia-ml-py differ
             with suppress(*_errors(self.library)):
                 if function is not None:
-                    return function(self.handle if of is None else of, *arguments)
+                    return function(self.handle, *arguments)
         return None
-
-
-def of_device(device: str) -> Gpu | None:
-    """The GPU behind torch's name of a device, such as `cuda:1`; None when it is none, or NVML does not know it."""
-    kind, _, index = device.partition(":")
-    return find(int(index or 0)) if kind == "cuda" else None
 
 
 def find(index: int, library: Any = None) -> Gpu | None:
@@ -130,20 +122,19 @@ def find(index: int, library: Any = None) -> Gpu | None:
 
     Args:
         index: position among the devices that CUDA_VISIBLE_DEVICES leaves.
-        library: the module `pynvml`, or what stands in for it.
+        library: the module `pynvml`, or a stand-in for it.
 
     Returns:
-        None without nvidia-ml-py, driver or such a device, and where it cannot be told which one it is.
+        None without nvidia-ml-py, driver or such a device, and where CUDA's order of devices is not known.
     """
     library = library or _installed()
     if library is None:
         return None
     try:
         library.nvmlInit()
-        visible = _visible(library, os.environ)
+        return _at(index, library)
     except _errors(library):
         return None
-    return Gpu(library, *visible[index]) if 0 <= index < len(visible) else None
 
 
 def _installed() -> Any:
@@ -163,52 +154,32 @@ def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value * unit
 
 
-def _visible(library: Any, environment: Mapping[str, str]) -> list[tuple[Any, Any]]:
-    """GPUs and slices in CUDA's order, as pairs of handles (CUDA programming guide, environment variables)."""
-    handles: dict[str, tuple[Any, Any]] = {}
-    slices: dict[str, list[str]] = {}
-    for index in range(library.nvmlDeviceGetCount()):
-        gpu = library.nvmlDeviceGetHandleByIndex(index)
-        parts = {library.nvmlDeviceGetUUID(part): (gpu, part) for part in _slices(library, gpu)}
-        uuid = library.nvmlDeviceGetUUID(gpu)
-        handles |= {uuid: (gpu, None), **parts}
-        slices[uuid] = list(parts)
-    variable = environment.get("CUDA_VISIBLE_DEVICES")
-    visible = list(slices) if variable is None else _listed(variable, list(slices), list(handles))
-    by_number = variable is None or re.match(r"\s*\d", variable)
-    models = {library.nvmlDeviceGetName(gpu) for gpu, _ in handles.values()}
-    # CUDA's own order is "fastest first", NVML's is that of the bus: they are sure to agree only among equal GPUs.
-    if by_number and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len(models) > 1:
-        return []
-    # With slices around, a process sees the first of them and nothing else (MIG user guide, device enumeration).
-    parts_seen = [part for uuid in visible for part in slices.get(uuid, [uuid])]
-    return [handles[uuid] for uuid in parts_seen[:1] or visible]
-
-
-def _slices(library: Any, gpu: Any) -> list[Any]:
-    parts = []
-    with suppress(*_errors(library)):
-        current, _ = library.nvmlDeviceGetMigMode(gpu)
-        for index in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu) if current else 0):
-            with suppress(*_errors(library)):  # numbers may have gaps
-                parts.append(library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
-    return parts
-
-
-def _listed(variable: str, gpus: list[str], known: list[str]) -> list[str]:
-    """UUIDs that CUDA_VISIBLE_DEVICES names: up to the first that is invalid, and none if one is there twice."""
-    chosen: list[str] = []
-    for entry in variable.split(","):
-        name = entry.strip()
-        number = re.match(r"\d+", name)
-        if number:
-            found = gpus[int(number[0]) : int(number[0]) + 1]
+def _at(index: int, library: Any) -> Gpu | None:
+    gpus = []
+    for number in range(library.nvmlDeviceGetCount()):
+        handle = library.nvmlDeviceGetHandleByIndex(number)
+        is_shared = False
+        with suppress(*_errors(library)):
+            is_shared = bool(library.nvmlDeviceGetMigMode(handle)[0])
+        gpus.append(Gpu(library, handle, library.nvmlDeviceGetUUID(handle), is_shared))
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    entries = [str(number) for number in range(len(gpus))] if variable is None else variable.split(",")
+    # CUDA's own order is "fastest first", NVML's is that of the bus: they only agree for certain among equal GPUs.
+    models = {library.nvmlDeviceGetName(gpu.handle) for gpu in gpus}
+    is_ordered = len(models) < 2 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    visible: list[Gpu] = []
+    for entry in (text.strip() for text in entries):
+        if digits := re.match("[0-9]+", entry):
+            found = gpus[int(digits[0]) :][:1] if is_ordered else []
+        elif entry.startswith("MIG-"):
+            parent = library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(library.nvmlDeviceGetHandleByUUID(entry))
+            found = [Gpu(library, parent, entry, is_shared=True)]
         else:
             # A UUID may be cut short as long as it is one GPU's only.
-            found = [uuid for uuid in known if name.startswith(("GPU-", "MIG-")) and uuid.startswith(name)]
-        if len(found) != 1:
+            found = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
+        if len(found) != 1:  # CUDA ignores what follows an invalid entry
             break
-        if found[0] in chosen:
-            return []
-        chosen += found
-    return chosen
+        if found[0] in visible:  # and sees no device if one is named twice
+            return None
+        visible.append(found[0])
+    return visible[index] if index < len(visible) else None

@@ -1,4 +1,4 @@
-"""Architectures, policies and tasks from outside this package: a module that calls `register`. No torch.
+"""Architectures, policies, tasks, metrics and phases from outside this package: a module calls `register`. No torch.
 
 Each process that looks a name up loads the same list of modules first: pytest's, those of pytest-xdist, and the
 worker's.
@@ -13,15 +13,34 @@ import sys
 import tomllib
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fashiontl.core.errors import FashiontlError, no_file, real_path, said, user_path
+from fashiontl.core.metrics import METRICS, Metric, unit_faults
 from fashiontl.data import TASKS, Task
 from fashiontl.freezing import POLICIES, Policy
 from fashiontl.models.registry import ARCHITECTURES, Architecture
 
-Entry: TypeAlias = Architecture | Policy | Task
+
+@dataclass(frozen=True)
+class ExtraPhase:
+    """One more phase of every cell, after the others, in a process of its own.
+
+    Attributes:
+        name: for progress and reasons.
+        function: `module:function`. It is called with a `fashiontl.runner.workload.Workload` and a progress callback,
+            and returns a `fashiontl.runner.messages.PhaseResult`.
+    """
+
+    name: str
+    function: str
+
+
+EXTRA_PHASES: dict[str, ExtraPhase] = {}
+
+Entry: TypeAlias = Architecture | Policy | Task | Metric | ExtraPhase
 
 # A case's id joins names with `-`, options separate them with commas, and `@`, `+`, `:` and `/` have meanings of their
 # own in names.
@@ -31,13 +50,15 @@ _TABLES: dict[type, tuple[str, dict[str, Any]]] = {
     Architecture: ("architecture", ARCHITECTURES),
     Policy: ("policy", POLICIES),
     Task: ("task", TASKS),
+    Metric: ("metric", METRICS),
+    ExtraPhase: ("phase", EXTRA_PHASES),
 }
 # Kind and name of what each extension that was loaded has added.
 _ADDED: dict[str, tuple[str, ...]] = {}
 
 
 def register(*entries: Entry) -> None:
-    """Add entries to the tables of architectures, policies and tasks.
+    """Add entries to the tables of architectures, policies, tasks, metrics and phases.
 
     Registering an equal entry again changes nothing.
 
@@ -54,7 +75,8 @@ def register(*entries: Entry) -> None:
 
 def _faults(entry: Entry) -> list[str]:
     if type(entry) not in _TABLES:
-        return [f"expected an Architecture, a Policy or a Task, got {entry!r}"]
+        known = ", ".join(each.__name__ for each in _TABLES)
+        return [f"expected one of {known}, got {entry!r}"]
     kind, table = _TABLES[type(entry)]
     faults = []
     if not _NAME.fullmatch(entry.name) or entry.name == "all":
@@ -65,6 +87,10 @@ def _faults(entry: Entry) -> list[str]:
         faults.append(
             "weights are names that torchvision publishes, for torchvision's builders only; name a file instead"
         )
+    if isinstance(entry, ExtraPhase) and not re.fullmatch(rf"{_MODULE.pattern}:[A-Za-z_]\w*", entry.function):
+        faults.append(f"expected a function as module:function, got {entry.function!r}")
+    if isinstance(entry, Metric):
+        faults += unit_faults(entry)
     return [f"{kind} {entry.name}: {fault}" for fault in faults]
 
 

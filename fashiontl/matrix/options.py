@@ -30,7 +30,7 @@ from fashiontl.core.case import (
 from fashiontl.core.errors import FashiontlError, brief, is_there, unknown_name
 from fashiontl.data import TASKS, find_task
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import DEVICES, is_device, seen_devices
+from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
 from fashiontl.matrix import extensions as extension_modules
 from fashiontl.models.registry import ARCHITECTURES, check_name, find, members
 
@@ -125,6 +125,7 @@ def matrix(
     for name in ("image_size", "batch"):
         variants[name] = _sizes(name.replace("_", " "), getattr(axes, name), faults)
     if not faults:
+        devices = list(dict.fromkeys(Device.of(name).name for name in devices))
         cases = expand(architectures, policies, devices, tasks, weights, **variants)
         faults = list(dict.fromkeys(fault for case in cases if (fault := _leak(case))))
     if faults:
@@ -167,7 +168,7 @@ def case_of_id(text: str, weights: str = "") -> Case:
     if policy == "scratch" and found.get("weights", "none") != "none":
         faults.append(f"{text}: scratch starts from no weights, got {found['weights']}; use the policy full")
     if not faults:
-        case = Case(architecture, policy, device, **found)
+        case = Case(architecture, policy, Device.of(device).name, **found)
         faults += filter(None, [_leak(case)])
     if faults:
         # What several parts have in common is said once, at the end.

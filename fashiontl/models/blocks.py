@@ -10,11 +10,7 @@ from fashiontl.models.network import Network
 
 
 class TokenStem(nn.Module):
-    """The stem of a vision transformer: patches, class token and positions; `[n, 3, s, s]` to `[n, tokens, width]`.
-
-    Args:
-        model: torchvision's `VisionTransformer`, whose modules and parameters are taken over.
-    """
+    """The stem of torchvision's `VisionTransformer`, of its modules: `[n, 3, s, s]` to `[n, tokens, width]`."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -24,7 +20,7 @@ class TokenStem(nn.Module):
         self.dropout = model.encoder.dropout
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images into tokens, the class token first."""
+        """Patches behind the class token, with positions added."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
         return self.dropout(tokens + self.positions)  # type: ignore[no-any-return]
@@ -47,7 +43,7 @@ class SpatialMean(nn.Module):
 
 
 class InceptionInput(nn.Module):
-    """From ImageNet's mean and deviation to a mean and deviation of 0.5, with which Inception's weights were made."""
+    """From ImageNet's mean and std to a mean and std of 0.5, with which Inception's weights were made."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Rescale each channel; the numbers and their order are torchvision's `_transform_input`."""
@@ -58,14 +54,10 @@ class InceptionInput(nn.Module):
 
 
 def shrink_stem(model: nn.Module, convolution: str, pool: str) -> None:
-    """Give a model the stem for small images: a 3x3 convolution of stride 1 and no pooling.
+    """Replace a model's first convolution and the pooling after it, both by name, with a stem for small images.
 
-    It is the stem of the CIFAR networks in He et al., CVPR 2016, section 4.2, at the model's own width.
-
-    Args:
-        model: changed in place.
-        convolution: name of its first convolution.
-        pool: name of the pooling after it.
+    A 3x3 convolution of stride 1 and no pooling, as in the CIFAR networks of He et al., CVPR 2016, section 4.2, at the
+    model's own width.
     """
     published = model.get_submodule(convolution)
     assert isinstance(published, nn.Conv2d)

@@ -1,8 +1,10 @@
 """From an architecture's name to a network in stages, with or without weights."""
 
 import importlib
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -12,9 +14,8 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.blocks import shrink_stem
 from fashiontl.models.families import split
-from fashiontl.models.network import Network
-from fashiontl.models.registry import Architecture, find, size_fault
-from fashiontl.models.states import load
+from fashiontl.models.network import Layer, Network, outputs, resized, state_errors
+from fashiontl.models.registry import Architecture, find, size_error
 from fashiontl.models.timm_models import timm_network
 
 # Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
@@ -31,6 +32,11 @@ _ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
 
 # Names of the first convolution and of the pooling after it, where there is a variant for small images.
 _STEMS = {"resnet": ("conv1", "maxpool"), "densenet": ("features.conv0", "features.pool0")}
+
+# Auxiliary heads of GoogLeNet and Inception, which are off here.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# DenseNet's published weights use the names from before dots were forbidden in module names: norm.1 is now norm1.
+_OLD_DENSE_LAYER = re.compile(r"(?<=\.)(norm|relu|conv)\.([12])(?=\.(?:weight|bias|running_mean|running_var)$)")
 
 
 def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *, image_size: int) -> Network:
@@ -51,15 +57,15 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
         FashiontlError: unknown name, too small a size, or weights of another architecture.
     """
     entry = find(name)
-    if fault := size_fault(name, image_size):
-        raise FashiontlError(fault)
+    if error := size_error(name, image_size):
+        raise FashiontlError(error)
     if entry.family == "timm":
         return timm_network(name, classes, state, image_size)
     if state is None:
         return _staged(_construct(entry, classes, image_size), entry)
     with to_be_filled(name):
         model = _construct(entry, classes, image_size)
-    load(model, state, entry.family, name)
+    _load(model, state, entry)
     network = _staged(model, entry)
     network.replace_head(classes)
     return network
@@ -68,19 +74,19 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
 def to_be_filled(name: str) -> AbstractContextManager[Any]:
     """Where to build a network whose weights are then replaced by others.
 
-    On the meta device no time goes into random numbers that would be overwritten at once. A network of other people may
-    compute with values as it is built, or hold some that no weights bring; it is built in earnest, and what it draws
-    at random changes no number that is drawn later.
+    On the meta device no time goes into random numbers that would be overwritten at once. A user's network may compute
+    with values as it is built, or hold some that no weights bring: it is built on the CPU, without changing what is
+    drawn at random later.
     """
     return torch.random.fork_rng(devices=()) if ":" in find(name).builder else torch.device("meta")
 
 
 def outline(make: Callable[[], Network]) -> Network:
-    """A network that is only asked what it is made of: on the meta device, where that costs nothing, if it can be.
+    """A network of which only the structure is needed: on the meta device if it can be built there.
 
     Args:
-        make: builds it. Networks of other people may compute with tensors as they are built, whose values the meta
-            device does not have; they are built in earnest.
+        make: builds it. A user's network may compute with tensors as it is built, whose values the meta device does
+            not have; it is then built as usual.
     """
     try:
         with torch.device("meta"):
@@ -114,3 +120,29 @@ def _staged(model: nn.Module, entry: Architecture) -> Network:
             "or name the family by which it falls into stages"
         )
     return split(model, entry.family)
+
+
+def _load(model: Any, state: Mapping[str, Tensor], entry: Architecture) -> None:
+    """Load weights, copied in float32, into a model on any device, whose last layer is made to fit theirs."""
+    # Only `state_dict()` itself carries versions; without them, the names are taken for those of today.
+    metadata = getattr(state, "_metadata", {"": {"version": model._version}})
+    state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+    if entry.family == "densenet":
+        state = {_OLD_DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
+    if entry.family == "vit":
+        # Positions for another number of patches. What cannot be interpolated is reported with all else that differs.
+        with suppress(KeyError, ValueError):
+            models.vision_transformer.interpolate_embeddings(model.image_size, model.patch_size, state)
+    name, layer = [(name, module) for name, module in model.named_modules() if isinstance(module, Layer)][-1]
+    weight = state.get(f"{name}.weight")
+    if weight is not None and weight.dim() and len(weight) != outputs(layer):
+        model.set_submodule(name, resized(layer, len(weight)))
+    copies: Any = OrderedDict(
+        (key, value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True))
+        for key, value in state.items()
+    )
+    copies._metadata = metadata
+    try:
+        model.load_state_dict(copies, assign=True)
+    except RuntimeError as error:
+        raise FashiontlError(f"these are not weights of {entry.name}: {state_errors(model, state)}") from error

@@ -1,4 +1,4 @@
-"""Hybrids: networks that answer as one, by the mean of their probabilities or by one head on their joined features."""
+"""Hybrids of several networks: the mean of their probabilities, or one head on their concatenated features."""
 
 import math
 from collections.abc import Sequence
@@ -12,44 +12,29 @@ from fashiontl.models.network import Network
 
 
 class MeanOfProbabilities(nn.Module):
-    """Networks that were trained each on its own, and answer together.
-
-    Args:
-        networks: of the same classes and input size.
-    """
+    """The mean of networks of the same classes and input size, each trained separately."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: float `[n, 3, size, size]`.
-
-        Returns:
-            Logarithms of the mean probabilities, `[n, classes]`: logits whose softmax is that mean.
-        """
+        """From images, float `[n, 3, size, size]`, to logarithms of the mean probabilities, `[n, classes]`."""
         return combined([network(images) for network in self.networks])
 
 
 def combined(logits: Sequence[Tensor]) -> Tensor:
-    """Logits whose softmax is the mean of the probabilities of several; one alone stays as it is.
-
-    Args:
-        logits: each `[n, classes]`.
-    """
+    """Logits `[n, classes]` whose softmax is the mean of several's probabilities; one alone stays as it is."""
     if len(logits) == 1:
         return logits[0]
     return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
 
 
 class JoinedNetwork(Network):
-    """One network of several: their stages run side by side, their features are joined, and one head answers.
+    """One network of several: their stages run side by side, and one head takes their concatenated features.
 
-    Stages are matched from the top, so that `last_stage` means the last stage of each; the longest member's stem is
-    `stage1`.
+    Stages are matched from the head backwards, so that `last_stage` means the last stage of each; the longest member's
+    stem is `stage1`.
 
     Args:
         members: whose stages are taken over; their heads are left out.
@@ -64,7 +49,10 @@ class JoinedNetwork(Network):
             raise FashiontlError(
                 "joined: expected members whose stages run one after the other, got a model of timm; use mean:"
             )
-        bodies = [_body(member) for member in members]
+        bodies = [
+            [list(stage.children()) for name, stage in member.stages.items() if name not in {"neck", "head"}]
+            for member in members
+        ]
         depth = max(map(len, bodies))
         padded: list[list[list[nn.Module]]] = [[[]] * (depth - len(body)) + body for body in bodies]
         stages: dict[str, Sequence[nn.Module]] = {
@@ -113,10 +101,6 @@ class Join(nn.Module):
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         """Concatenate."""
         return torch.cat(features, dim=1)
-
-
-def _body(network: Network) -> list[list[nn.Module]]:
-    return [list(stage.children()) for name, stage in network.stages.items() if name not in {"neck", "head"}]
 
 
 def _neck(network: Network) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """Where each family of models is cut into stages.
 
-Each function lists a model's own modules in the order in which its `forward` runs them; what `forward` does without a
+Each entry lists a model's own modules in the order in which its `forward` runs them; what `forward` does without a
 module (flattening, mostly) gets one here. Stages begin where the resolution drops, or where the papers count stages.
 """
 
@@ -31,10 +31,31 @@ def split(model: nn.Module, family: str) -> Network:
     return FAMILIES[family](model)
 
 
-def _chain(*, stem: Modules = (), features: Sequence[Modules], neck: Modules, head: Modules) -> Network:
+def _chain(stem: Modules, features: Sequence[Modules], neck: Modules, head: Modules) -> Network:
     numbered = {f"stage{number}": modules for number, modules in enumerate(features, start=1)}
     stages = {"stem": stem, **numbered, "neck": neck, "head": head}
     return Network({name: modules for name, modules in stages.items() if modules})
+
+
+# What `forward` does without a module of the model's own.
+_MADE: dict[str, Callable[[], nn.Module]] = {
+    "+flatten": lambda: nn.Flatten(1),
+    "+pool": lambda: nn.AdaptiveAvgPool2d(1),
+    "+relu": lambda: nn.ReLU(inplace=True),
+    "+mean": SpatialMean,
+    "+input": InceptionInput,
+}
+
+
+def _listed(stem: str, features: Sequence[str], neck: str, head: str) -> Callable[[Any], Network]:
+    """A family whose models all have modules of the same names, given in order and separated by spaces."""
+
+    def modules(model: nn.Module, names: str) -> Modules:
+        return [_MADE[name]() if name in _MADE else model.get_submodule(name) for name in names.split()]
+
+    return lambda model: _chain(
+        modules(model, stem), [modules(model, names) for names in features], modules(model, neck), modules(model, head)
+    )
 
 
 def _after(modules: Modules, kind: type[nn.Module]) -> list[list[nn.Module]]:
@@ -57,176 +78,115 @@ def _at_strides(modules: Modules) -> list[list[nn.Module]]:
     return [part for part in parts if part]
 
 
+def _with_downsampling(blocks: Modules) -> list[Modules]:
+    """Stages from an alternation of blocks and downsampling: each of the latter opens the stage after it."""
+    return [blocks[:1], *(blocks[start : start + 2] for start in range(1, len(blocks), 2))]
+
+
 def _vgg(model: Any) -> Network:
-    return _chain(
-        features=_after(model.features, nn.MaxPool2d),
-        neck=[model.avgpool, nn.Flatten(1), *model.classifier[:-1]],
-        head=[model.classifier[-1]],
-    )
+    *neck, head = model.classifier
+    return _chain([], _after(model.features, nn.MaxPool2d), [model.avgpool, nn.Flatten(1), *neck], [head])
 
 
 def _squeezenet(model: Any) -> Network:
-    dropout, convolution, relu, pool = model.classifier
+    dropout, *head = model.classifier
     stem, *features = _after(model.features, nn.MaxPool2d)
-    return _chain(stem=stem, features=features, neck=[dropout], head=[convolution, relu, pool, nn.Flatten(1)])
-
-
-def _resnet(model: Any) -> Network:
-    return _chain(
-        stem=[model.conv1, model.bn1, model.relu, model.maxpool],
-        features=[[model.layer1], [model.layer2], [model.layer3], [model.layer4]],
-        neck=[model.avgpool, nn.Flatten(1)],
-        head=[model.fc],
-    )
+    return _chain(stem, features, [dropout], [*head, nn.Flatten(1)])
 
 
 def _regnet(model: Any) -> Network:
-    return _chain(
-        stem=[model.stem],
-        features=[[block] for block in model.trunk_output],
-        neck=[model.avgpool, nn.Flatten(1)],
-        head=[model.fc],
-    )
-
-
-def _densenet(model: Any) -> Network:
-    features = model.features
-    return _chain(
-        stem=[features.conv0, features.norm0, features.relu0, features.pool0],
-        features=[
-            [features.denseblock1, features.transition1],
-            [features.denseblock2, features.transition2],
-            [features.denseblock3, features.transition3],
-            [features.denseblock4, features.norm5, nn.ReLU(inplace=True)],
-        ],
-        neck=[nn.AdaptiveAvgPool2d(1), nn.Flatten(1)],
-        head=[model.classifier],
-    )
+    features = [[block] for block in model.trunk_output]
+    return _chain([model.stem], features, [model.avgpool, nn.Flatten(1)], [model.fc])
 
 
 def _mobilenet(model: Any) -> Network:
     *neck, head = model.classifier
     # Version 2 pools without a module, version 3 with one.
     pool = getattr(model, "avgpool", nn.AdaptiveAvgPool2d(1))
-    return _chain(
-        stem=[model.features[0]],
-        features=_at_strides(model.features[1:]),
-        neck=[pool, nn.Flatten(1), *neck],
-        head=[head],
-    )
+    return _chain([model.features[0]], _at_strides(model.features[1:]), [pool, nn.Flatten(1), *neck], [head])
 
 
 def _efficientnet(model: Any) -> Network:
     stem, *blocks, last_block, last_convolution = model.features
     dropout, head = model.classifier
-    return _chain(
-        stem=[stem],
-        features=[*([block] for block in blocks), [last_block, last_convolution]],
-        neck=[model.avgpool, nn.Flatten(1), dropout],
-        head=[head],
-    )
+    features = [*([block] for block in blocks), [last_block, last_convolution]]
+    return _chain([stem], features, [model.avgpool, nn.Flatten(1), dropout], [head])
 
 
 def _mnasnet(model: Any) -> Network:
     layers = model.layers
     dropout, head = model.classifier
-    return _chain(
-        stem=layers[:8],
-        features=[*([stack] for stack in layers[8:13]), layers[13:]],
-        neck=[SpatialMean(), dropout],
-        head=[head],
-    )
-
-
-def _shufflenet(model: Any) -> Network:
-    return _chain(
-        stem=[model.conv1, model.maxpool],
-        features=[[model.stage2], [model.stage3], [model.stage4, model.conv5]],
-        neck=[SpatialMean()],
-        head=[model.fc],
-    )
+    features = [*([stack] for stack in layers[8:13]), layers[13:]]
+    return _chain(layers[:8], features, [SpatialMean(), dropout], [head])
 
 
 def _convnext(model: Any) -> Network:
     stem, *blocks = model.features
     norm, flatten, head = model.classifier
-    return _chain(stem=[stem], features=_with_downsampling(blocks), neck=[model.avgpool, norm, flatten], head=[head])
+    return _chain([stem], _with_downsampling(blocks), [model.avgpool, norm, flatten], [head])
 
 
 def _swin(model: Any) -> Network:
     stem, *blocks = model.features
-    return _chain(
-        stem=[stem],
-        features=_with_downsampling(blocks),
-        neck=[model.norm, model.permute, model.avgpool, model.flatten],
-        head=[model.head],
-    )
-
-
-def _with_downsampling(blocks: Modules) -> list[Modules]:
-    """Stages from an alternation of blocks and downsampling: each of the latter opens the stage after it."""
-    return [blocks[:1], *(blocks[start : start + 2] for start in range(1, len(blocks), 2))]
+    neck = [model.norm, model.permute, model.avgpool, model.flatten]
+    return _chain([stem], _with_downsampling(blocks), neck, [model.head])
 
 
 def _vit(model: Any) -> Network:
     blocks = list(model.encoder.layers)
     quarter = len(blocks) // 4
-    return _chain(
-        stem=[TokenStem(model)],
-        features=[blocks[start : start + quarter] for start in range(0, len(blocks), quarter)],
-        neck=[model.encoder.ln, FirstToken()],
-        head=[model.heads.head],
-    )
+    features = [blocks[start : start + quarter] for start in range(0, len(blocks), quarter)]
+    return _chain([TokenStem(model)], features, [model.encoder.ln, FirstToken()], [model.heads.head])
 
 
 def _maxvit(model: Any) -> Network:
     *neck, head = model.classifier
-    return _chain(stem=[model.stem], features=[[block] for block in model.blocks], neck=neck, head=[head])
-
-
-def _googlenet(model: Any) -> Network:
-    return _chain(
-        stem=[InceptionInput(), model.conv1, model.maxpool1, model.conv2, model.conv3, model.maxpool2],
-        features=[
-            [model.inception3a, model.inception3b, model.maxpool3],
-            [model.inception4a, model.inception4b, model.inception4c, model.inception4d, model.inception4e],
-            [model.maxpool4, model.inception5a, model.inception5b],
-        ],
-        neck=[model.avgpool, nn.Flatten(1), model.dropout],
-        head=[model.fc],
-    )
-
-
-def _inception(model: Any) -> Network:
-    first = [model.Conv2d_1a_3x3, model.Conv2d_2a_3x3, model.Conv2d_2b_3x3, model.maxpool1]
-    second = [model.Conv2d_3b_1x1, model.Conv2d_4a_3x3, model.maxpool2]
-    return _chain(
-        stem=[InceptionInput(), *first, *second],
-        features=[
-            [model.Mixed_5b, model.Mixed_5c, model.Mixed_5d],
-            [model.Mixed_6a, model.Mixed_6b, model.Mixed_6c, model.Mixed_6d, model.Mixed_6e],
-            [model.Mixed_7a, model.Mixed_7b, model.Mixed_7c],
-        ],
-        neck=[model.avgpool, model.dropout, nn.Flatten(1)],
-        head=[model.fc],
-    )
+    return _chain([model.stem], [[block] for block in model.blocks], neck, [head])
 
 
 FAMILIES: dict[str, Callable[[Any], Network]] = {
     "vgg": _vgg,
     "alexnet": _vgg,
     "squeezenet": _squeezenet,
-    "resnet": _resnet,
+    "resnet": _listed("conv1 bn1 relu maxpool", ("layer1", "layer2", "layer3", "layer4"), "avgpool +flatten", "fc"),
     "regnet": _regnet,
-    "densenet": _densenet,
+    "densenet": _listed(
+        "features.conv0 features.norm0 features.relu0 features.pool0",
+        (
+            "features.denseblock1 features.transition1",
+            "features.denseblock2 features.transition2",
+            "features.denseblock3 features.transition3",
+            "features.denseblock4 features.norm5 +relu",
+        ),
+        "+pool +flatten",
+        "classifier",
+    ),
     "mobilenet": _mobilenet,
     "efficientnet": _efficientnet,
     "mnasnet": _mnasnet,
-    "shufflenet": _shufflenet,
+    "shufflenet": _listed("conv1 maxpool", ("stage2", "stage3", "stage4 conv5"), "+mean", "fc"),
     "convnext": _convnext,
     "swin": _swin,
     "vit": _vit,
     "maxvit": _maxvit,
-    "googlenet": _googlenet,
-    "inception": _inception,
+    "googlenet": _listed(
+        "+input conv1 maxpool1 conv2 conv3 maxpool2",
+        (
+            "inception3a inception3b maxpool3",
+            "inception4a inception4b inception4c inception4d inception4e",
+            "maxpool4 inception5a inception5b",
+        ),
+        "avgpool +flatten dropout",
+        "fc",
+    ),
+    "inception": _listed(
+        "+input Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 maxpool1 Conv2d_3b_1x1 Conv2d_4a_3x3 maxpool2",
+        (
+            "Mixed_5b Mixed_5c Mixed_5d",
+            "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e",
+            "Mixed_7a Mixed_7b Mixed_7c",
+        ),
+        "avgpool dropout +flatten",
+        "fc",
+    ),
 }

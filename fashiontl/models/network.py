@@ -9,14 +9,18 @@ from fashiontl.core.errors import FashiontlError
 
 Layer: TypeAlias = nn.Linear | nn.Conv2d
 
+# Weights that an error message names.
+_SHOWN = 3
+
 
 class Network(nn.Module):
     """A classifier whose stages run one after the other.
 
     Args:
         stages: modules of each stage, in order of execution: `stem` (if any), `stage1` ... `stageN`, `neck` (if
-            there is anything between the last of these and the head), `head`. The head holds the classifier's last
-            layer and nothing else that has parameters.
+            there is anything between the last of these and the head: pooling, flattening, hidden linear layers, as in
+            the object-detection literature), `head`. The head holds the classifier's last layer and nothing else that
+            has parameters.
 
     Attributes:
         stages: the stages, each an `nn.Sequential`.
@@ -79,7 +83,7 @@ class Network(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many classes the head tells apart."""
+        """Number of the head's outputs."""
         return outputs(self.head_layer)
 
     def replace_head(self, classes: int) -> None:
@@ -102,3 +106,27 @@ def resized(layer: Layer, count: int) -> Layer:
         return nn.Linear(layer.in_features, count, bias, device=device, dtype=dtype)
     kernel = (layer.kernel_size[0], layer.kernel_size[1])
     return nn.Conv2d(layer.in_channels, count, kernel, bias=bias, device=device, dtype=dtype)
+
+
+def state_errors(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Say which weights a model lacks, has no place for, or holds in another shape."""
+    expected = model.state_dict()
+
+    def shape(tensor: Tensor) -> str:
+        return "x".join(map(str, tensor.shape)) or "a number"
+
+    errors = {
+        # Old weights lack this counter; torch fills it in.
+        "missing": [key for key in expected if key not in state and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} (expected {shape(expected[key])}, got {shape(value)})"
+            for key, value in state.items()
+            if key in expected and value.shape != expected[key].shape
+        ],
+    }
+    return "; ".join(
+        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
+        for kind, keys in errors.items()
+        if keys
+    )

@@ -12,19 +12,19 @@ class Architecture:
 
     Attributes:
         name: torchvision's, or our own.
-        family: how its modules fall into stages; a name in `fashiontl.models.families.FAMILIES`.
+        family: how its modules fall into stages, a name in `fashiontl.models.families.FAMILIES`; empty where the
+            builder returns a `Network`, which has its stages.
         minimum_size: side in pixels of the smallest images that it takes, found by trying.
         weights: names of torchvision's published weights.
         size_multiple: a divisor that the side must have.
         builder: a model of torchvision, `timm` for the model of timm that the name says, or `module:function`, called
-            with `classes` and `image_size`, which returns a module of the family, or a `Network` (then the family does
-            not matter). Empty takes the name.
+            with `classes` and `image_size`, which returns a `Network` or a module of the family. Empty takes the name.
         small_stem: whether a 3x3 convolution of stride 1 and no pooling take the place of the published stem.
     """
 
     name: str
-    family: str
-    minimum_size: int
+    family: str = ""
+    minimum_size: int = 1
     weights: tuple[str, ...] = ()
     size_multiple: int = 1
     builder: str = ""
@@ -39,81 +39,42 @@ _V1 = ("IMAGENET1K_V1",)
 _V2 = (*_V1, "IMAGENET1K_V2")
 _SWAG = ("IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 
+# Names, family, smallest side, published weights.
+_ROWS = (
+    ("alexnet", "alexnet", 63, _V1),
+    ("vgg11 vgg11_bn vgg13 vgg13_bn", "vgg", 32, _V1),
+    ("vgg16", "vgg", 32, (*_V1, "IMAGENET1K_FEATURES")),
+    ("vgg16_bn vgg19 vgg19_bn", "vgg", 32, _V1),
+    ("squeezenet1_0", "squeezenet", 21, _V1),
+    ("squeezenet1_1", "squeezenet", 17, _V1),
+    ("googlenet", "googlenet", 15, _V1),
+    ("inception_v3", "inception", 75, _V1),
+    ("resnet18 resnet34", "resnet", 1, _V1),
+    ("resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d", "resnet", 1, _V2),
+    ("resnext101_64x4d", "resnet", 1, _V1),
+    ("wide_resnet50_2 wide_resnet101_2", "resnet", 1, _V2),
+    ("densenet121 densenet161 densenet169 densenet201", "densenet", 29, _V1),
+    ("mobilenet_v2", "mobilenet", 1, _V2),
+    ("mobilenet_v3_small", "mobilenet", 1, _V1),
+    ("mobilenet_v3_large", "mobilenet", 1, _V2),
+    ("mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3", "mnasnet", 1, _V1),
+    ("shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0", "shufflenet", 1, _V1),
+    ("efficientnet_b0", "efficientnet", 1, _V1),
+    ("efficientnet_b1", "efficientnet", 1, _V2),
+    ("efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5", "efficientnet", 1, _V1),
+    ("efficientnet_b6 efficientnet_b7", "efficientnet", 1, _V1),
+    ("efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l", "efficientnet", 1, _V1),
+    ("regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf", "regnet", 1, _V2),
+    ("regnet_x_8gf regnet_x_16gf regnet_x_32gf", "regnet", 1, _V2),
+    ("regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf", "regnet", 1, _V2),
+    ("regnet_y_16gf regnet_y_32gf", "regnet", 1, (*_V2, *_SWAG)),
+    ("regnet_y_128gf", "regnet", 1, _SWAG),
+    ("convnext_tiny convnext_small convnext_base convnext_large", "convnext", 32, _V1),
+    ("swin_t swin_s swin_b swin_v2_t swin_v2_s swin_v2_b", "swin", 4, _V1),
+)
+
 _TORCHVISION = (
-    Architecture("alexnet", "alexnet", 63, _V1),
-    Architecture("vgg11", "vgg", 32, _V1),
-    Architecture("vgg11_bn", "vgg", 32, _V1),
-    Architecture("vgg13", "vgg", 32, _V1),
-    Architecture("vgg13_bn", "vgg", 32, _V1),
-    Architecture("vgg16", "vgg", 32, (*_V1, "IMAGENET1K_FEATURES")),
-    Architecture("vgg16_bn", "vgg", 32, _V1),
-    Architecture("vgg19", "vgg", 32, _V1),
-    Architecture("vgg19_bn", "vgg", 32, _V1),
-    Architecture("squeezenet1_0", "squeezenet", 21, _V1),
-    Architecture("squeezenet1_1", "squeezenet", 17, _V1),
-    Architecture("googlenet", "googlenet", 15, _V1),
-    Architecture("inception_v3", "inception", 75, _V1),
-    Architecture("resnet18", "resnet", 1, _V1),
-    Architecture("resnet34", "resnet", 1, _V1),
-    Architecture("resnet50", "resnet", 1, _V2),
-    Architecture("resnet101", "resnet", 1, _V2),
-    Architecture("resnet152", "resnet", 1, _V2),
-    Architecture("resnext50_32x4d", "resnet", 1, _V2),
-    Architecture("resnext101_32x8d", "resnet", 1, _V2),
-    Architecture("resnext101_64x4d", "resnet", 1, _V1),
-    Architecture("wide_resnet50_2", "resnet", 1, _V2),
-    Architecture("wide_resnet101_2", "resnet", 1, _V2),
-    Architecture("densenet121", "densenet", 29, _V1),
-    Architecture("densenet161", "densenet", 29, _V1),
-    Architecture("densenet169", "densenet", 29, _V1),
-    Architecture("densenet201", "densenet", 29, _V1),
-    Architecture("mobilenet_v2", "mobilenet", 1, _V2),
-    Architecture("mobilenet_v3_small", "mobilenet", 1, _V1),
-    Architecture("mobilenet_v3_large", "mobilenet", 1, _V2),
-    Architecture("mnasnet0_5", "mnasnet", 1, _V1),
-    Architecture("mnasnet0_75", "mnasnet", 1, _V1),
-    Architecture("mnasnet1_0", "mnasnet", 1, _V1),
-    Architecture("mnasnet1_3", "mnasnet", 1, _V1),
-    Architecture("shufflenet_v2_x0_5", "shufflenet", 1, _V1),
-    Architecture("shufflenet_v2_x1_0", "shufflenet", 1, _V1),
-    Architecture("shufflenet_v2_x1_5", "shufflenet", 1, _V1),
-    Architecture("shufflenet_v2_x2_0", "shufflenet", 1, _V1),
-    Architecture("efficientnet_b0", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b1", "efficientnet", 1, _V2),
-    Architecture("efficientnet_b2", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b3", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b4", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b5", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b6", "efficientnet", 1, _V1),
-    Architecture("efficientnet_b7", "efficientnet", 1, _V1),
-    Architecture("efficientnet_v2_s", "efficientnet", 1, _V1),
-    Architecture("efficientnet_v2_m", "efficientnet", 1, _V1),
-    Architecture("efficientnet_v2_l", "efficientnet", 1, _V1),
-    Architecture("regnet_x_400mf", "regnet", 1, _V2),
-    Architecture("regnet_x_800mf", "regnet", 1, _V2),
-    Architecture("regnet_x_1_6gf", "regnet", 1, _V2),
-    Architecture("regnet_x_3_2gf", "regnet", 1, _V2),
-    Architecture("regnet_x_8gf", "regnet", 1, _V2),
-    Architecture("regnet_x_16gf", "regnet", 1, _V2),
-    Architecture("regnet_x_32gf", "regnet", 1, _V2),
-    Architecture("regnet_y_400mf", "regnet", 1, _V2),
-    Architecture("regnet_y_800mf", "regnet", 1, _V2),
-    Architecture("regnet_y_1_6gf", "regnet", 1, _V2),
-    Architecture("regnet_y_3_2gf", "regnet", 1, _V2),
-    Architecture("regnet_y_8gf", "regnet", 1, _V2),
-    Architecture("regnet_y_16gf", "regnet", 1, (*_V2, *_SWAG)),
-    Architecture("regnet_y_32gf", "regnet", 1, (*_V2, *_SWAG)),
-    Architecture("regnet_y_128gf", "regnet", 1, _SWAG),
-    Architecture("convnext_tiny", "convnext", 32, _V1),
-    Architecture("convnext_small", "convnext", 32, _V1),
-    Architecture("convnext_base", "convnext", 32, _V1),
-    Architecture("convnext_large", "convnext", 32, _V1),
-    Architecture("swin_t", "swin", 4, _V1),
-    Architecture("swin_s", "swin", 4, _V1),
-    Architecture("swin_b", "swin", 4, _V1),
-    Architecture("swin_v2_t", "swin", 4, _V1),
-    Architecture("swin_v2_s", "swin", 4, _V1),
-    Architecture("swin_v2_b", "swin", 4, _V1),
+    *(Architecture(name, *row) for names, *row in _ROWS for name in names.split()),  # type: ignore[arg-type]
     Architecture("vit_b_16", "vit", 16, (*_V1, *_SWAG), size_multiple=16),
     Architecture("vit_b_32", "vit", 32, _V1, size_multiple=32),
     Architecture("vit_l_16", "vit", 16, (*_V1, *_SWAG), size_multiple=16),
@@ -123,30 +84,25 @@ _TORCHVISION = (
     Architecture("maxvit_t", "maxvit", 224, _V1, size_multiple=224),
 )
 
-# For images of 32 pixels or so, which the published stems reduce to a quarter at once: 3x3, stride 1, no pooling.
+# For images of 32 pixels or so, which the published stems reduce to a quarter at once. DenseNet halves three times
+# behind its stem.
+_SMALLEST_WITH_SMALL_STEM = {"resnet": 1, "densenet": 8}
 _SMALL_STEM = tuple(
-    replace(
-        entry,
-        name=f"{entry.name}_small_stem",
-        # DenseNet halves three times behind its stem.
-        minimum_size=8 if entry.family == "densenet" else 1,
-        weights=(),
-        small_stem=True,
-    )
+    replace(entry, name=f"{entry.name}_small_stem", minimum_size=smallest, weights=(), small_stem=True)
     for entry in _TORCHVISION
-    if entry.family in {"resnet", "densenet"}
+    if (smallest := _SMALLEST_WITH_SMALL_STEM.get(entry.family))
 )
 
 _OWN = (
     Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.models.blocks:TutorialVGG"),
-    Architecture("resnet9", "resnet", 8, builder="fashiontl.models.blocks:resnet9"),
+    Architecture("resnet9", "", 8, builder="fashiontl.models.blocks:resnet9"),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
 
 
-# `mean:` answers with the mean of the probabilities of networks that are trained each on its own, `joined:` with one
-# linear head on the joined features of several.
+# `mean:` answers with the mean of the probabilities of networks that are trained separately, `joined:` with one linear
+# head on the concatenated features of several.
 HYBRIDS = ("mean", "joined")
 
 
@@ -160,8 +116,8 @@ def members(name: str) -> tuple[str, ...]:
     return tuple(names.split("+")) if kind in HYBRIDS and "+" in names else ()
 
 
-def trained_apart(name: str) -> tuple[str, ...]:
-    """The networks that are trained each on its own: the members of a `mean:` hybrid, else the architecture itself."""
+def trained_separately(name: str) -> tuple[str, ...]:
+    """The networks that are trained on their own: the members of a `mean:` hybrid, else the architecture itself."""
     return members(name) if name.startswith("mean:") else (name,)
 
 
@@ -183,21 +139,21 @@ def check_name(name: str) -> None:
     """See that a name is that of an architecture, or of a hybrid of several.
 
     Raises:
-        FashiontlError: it is not; all faults of a hybrid's members are listed.
+        FashiontlError: it is not; all errors of a hybrid's members are listed.
     """
     kind, colon, names = name.partition(":")
     hybrid = colon and kind in HYBRIDS
-    apart = names.split("+") if hybrid else [name]
-    faults = []
-    if hybrid and len(set(apart)) < max(2, len(apart)):
-        faults.append(f"{name}: expected two or more different members, as in mean:vgg11+resnet18")
-    for member in apart:
+    separate = names.split("+") if hybrid else [name]
+    errors = []
+    if hybrid and len(set(separate)) < max(2, len(separate)):
+        errors.append(f"{name}: expected two or more different members, as in mean:vgg11+resnet18")
+    for member in separate:
         try:
             find(member)
         except FashiontlError as error:
-            faults.append(str(error))
-    if faults:
-        raise FashiontlError("\n".join(faults))
+            errors.append(str(error))
+    if errors:
+        raise FashiontlError("\n".join(errors))
 
 
 def find(name: str) -> Architecture:
@@ -215,12 +171,12 @@ def find(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def size_fault(name: str, image_size: int) -> str | None:
+def size_error(name: str, image_size: int) -> str | None:
     """Say why an architecture does not take images of a size, or nothing if it does.
 
-    >>> size_fault("vgg11", 28)
+    >>> size_error("vgg11", 28)
     'vgg11 takes images of at least 32 pixels, got 28; use --set image_size=32'
-    >>> size_fault("vit_b_16", 40)
+    >>> size_error("vit_b_16", 40)
     'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
     """
     entry = find(name)

@@ -3,24 +3,25 @@
 timm is an extra, imported only when a name asks for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fashiontl.core.errors import FashiontlError
 
 # Before any import of timm, which imports torchvision: this makes that possible.
 from fashiontl.data import torchvision_import  # noqa: F401
+from fashiontl.models.network import Layer, Network, resized, state_errors
 from fashiontl.models.registry import Architecture
-from fashiontl.models.states import faults
-from fashiontl.models.whole import WholeNetwork
 
 PREFIX = "timm/"
+# Of modules, and of single parameters.
+_Names: TypeAlias = tuple[list[str], list[str]]
 
 
 def library() -> Any:
@@ -68,7 +69,7 @@ def configuration(name: str) -> Any:
     return library().get_pretrained_cfg(name.removeprefix(PREFIX))
 
 
-def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, image_size: int) -> WholeNetwork:
+def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, image_size: int) -> "TimmNetwork":
     """Build one of timm's models; arguments and result are those of `fashiontl.models.build.build`.
 
     Raises:
@@ -76,8 +77,10 @@ def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, im
             groups, or that has more than one classifier.
     """
     if state is None:
-        return _staged(name, _create(name, classes, image_size), image_size)
-    network = _staged(name, _with_weights(name, classes, state, image_size), image_size)
+        model = _create(name, classes, image_size)
+        return TimmNetwork(name, model, _groups(name, model), image_size)
+    model = _with_weights(name, classes, state, image_size)
+    network = TimmNetwork(name, model, _groups(name, model), image_size)
     network.replace_head(classes)
     return network
 
@@ -110,7 +113,7 @@ def _timm_model(name: str, classes: int, image_size: int, **arguments: Any) -> A
 
 
 def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_size: int) -> Any:
-    """A model with weights, which timm itself adapts: old names, positions for another number of patches."""
+    """A model with weights, which timm itself converts: old names, positions for another number of patches."""
     config = configuration(name)
     weight = state.get(f"{config.classifier}.weight")
     count = config.num_classes if weight is None else len(weight)
@@ -120,19 +123,15 @@ def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_si
     }  # fmt: skip
     try:
         model = _timm_model(name, count, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as error:  # what timm does to adapt weights fails in any way where they are not the model's
+    except Exception as error:  # converting weights that are not the model's fails in any way
         with torch.device("meta"):
             expected = _create(name, count, image_size)
-        raise FashiontlError(f"these are not weights of {name}: {faults(expected, state)}") from error
+        raise FashiontlError(f"these are not weights of {name}: {state_errors(expected, state)}") from error
     # timm keeps a copy of the weights here.
     del model.pretrained_cfg["state_dict"]
     if not count:
         model.reset_classifier(classes)
     return model
-
-
-def _staged(name: str, model: Any, image_size: int) -> WholeNetwork:
-    return WholeNetwork(name, model, _groups(name, model), image_size)
 
 
 def _groups(name: str, model: Any) -> dict[str, list[str]]:
@@ -156,3 +155,168 @@ def _groups(name: str, model: Any) -> dict[str, list[str]]:
             groups.append(names)
     stages = {f"stage{number}" if number else "stem": names for number, names in enumerate(groups)}
     return {**stages, "neck": last}
+
+
+class TimmNetwork(Network):
+    """A model that runs its own `forward`, and whose modules and parameters are grouped into stages.
+
+    A stage holds the largest modules that lie in it entirely, and parameters of modules that span several stages, such
+    as a class token. A module without parameters belongs to the stage of what was registered before it; behind the last
+    numbered stage, to the neck. Modules that span several stages are in none, and so stay in eval mode.
+
+    Args:
+        name: of the architecture, for errors.
+        model: with `get_classifier`, `forward_features` and `forward_head(features, pre_logits=True)`.
+        groups: names of the model's parameters by stage, in order of execution: `stem`, `stage1` ..., `neck`. Wherever
+            those of the classifier are, they become the stage `head`.
+        image_size: side of the images in pixels.
+
+    Raises:
+        FashiontlError: the model's classifier is not one layer, Linear or Conv2d.
+    """
+
+    def __init__(self, name: str, model: Any, groups: Mapping[str, Iterable[str]], image_size: int) -> None:
+        super(Network, self).__init__()
+        self.model = model
+        classifier = model.get_classifier()
+        names: list[str] = [inner for inner, module in model.named_modules() if module is classifier]
+        if not names or not isinstance(classifier, Layer):
+            raise FashiontlError(
+                f"{name}: expected one classifier, a Linear or Conv2d layer, got {type(classifier).__name__}; "
+                "choose another model"
+            )
+        self._head = names[0]
+        self._image_size = image_size
+        self._cuts: tuple[int, ...] | None = None
+        # Not submodules, since they hold the model's own modules a second time.
+        self._views = {stage: _View(model, *held) for stage, held in _stage_contents(model, groups, self._head).items()}
+
+    @property
+    def stages(self) -> nn.ModuleDict:  # type: ignore[override] # a chain's are an attribute
+        """The stages, each with the modules and parameters that the model has at this moment.
+
+        Their names have `/` for `.`. A module that is assigned to such a name takes its place in the model.
+        """
+        for view in self._views.values():
+            view.fill()
+        return nn.ModuleDict(self._views)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages in order of execution; the last is `head`."""
+        return tuple(self._views)
+
+    def train(self, mode: bool = True) -> "TimmNetwork":
+        """As in `nn.Module`; the stages follow."""
+        super().train(mode)
+        for view in self._views.values():
+            view.training = mode
+        return self
+
+    def run(self, inputs: Tensor, start: int, stop: int) -> Tensor:
+        """Run the stages from number `start` up to, not including, `stop`; both must be in `cuts`.
+
+        Raises:
+            FashiontlError: the model cannot be entered or left there.
+        """
+        last = len(self._views)
+        if (start, stop) == (0, last):
+            return self.model(inputs)  # type: ignore[no-any-return]
+        if start not in self.cuts or stop not in self.cuts:
+            raise FashiontlError(
+                f"expected to start and stop at one of stages {', '.join(map(str, self.cuts))}, got {start} and {stop}"
+            )
+        if start == stop:
+            return inputs
+        return self._features(inputs) if start == 0 else self.head_layer(inputs)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where `run` can start and stop: at the ends and, if it changes no bit, before the head."""
+        if next(self.parameters()).is_meta:
+            return 0, len(self._views)
+        if self._cuts is None:
+            before_head = (len(self._views) - 1,) if self._same_with_a_cut() else ()
+            self._cuts = (0, *before_head, len(self._views))
+        return self._cuts
+
+    @property
+    def head_layer(self) -> Layer:
+        """The classifier's last layer."""
+        layer: Layer = self.model.get_submodule(self._head)
+        return layer
+
+    def replace_head(self, classes: int) -> None:
+        """Put a new last layer, at random from torch's generator and on the old one's device, in the model.
+
+        timm's `reset_classifier` would put it on the CPU, and some models' make more than the last layer anew.
+        """
+        self.model.set_submodule(self._head, resized(self.head_layer, classes))
+        self.model.num_classes = classes
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _same_with_a_cut(self) -> bool:
+        """Whether features and classifier compute what the model does, tried in eval mode on random images."""
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        images = torch.randn(2, 3, self._image_size, self._image_size, generator=torch.Generator().manual_seed(0))
+        images = images.to(next(self.parameters()).device)
+        try:
+            return torch.equal(self.head_layer(self._features(images)), self.model(images))
+        except (TypeError, RuntimeError):  # no `pre_logits`, or features of a shape that the classifier does not take
+            return False
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+class _View(nn.Module):
+    """One stage: modules and single parameters of a model under their names, which are looked up at each filling."""
+
+    def __init__(self, model: nn.Module, modules: Sequence[str], parameters: Sequence[str]) -> None:
+        super().__init__()
+        # In a tuple, or it would be a submodule.
+        self._model = (model,)
+        self._names = tuple(modules), tuple(parameters)
+
+    def fill(self) -> None:
+        (model,), (modules, parameters) = self._model, self._names
+        self._modules.clear()
+        self._parameters.clear()
+        for name in modules:
+            self.add_module(name.replace(".", "/"), model.get_submodule(name))
+        for name in parameters:
+            self.register_parameter(name.replace(".", "/"), model.get_parameter(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            self._model[0].set_submodule(name.replace("/", "."), value)
+
+
+def _stage_contents(model: nn.Module, groups: Mapping[str, Iterable[str]], head: str) -> dict[str, _Names]:
+    """Names of the modules and single parameters of each stage, in order of execution."""
+    stage_of = {model.get_parameter(name): stage for stage, names in groups.items() for name in names}
+    stage_of.update(dict.fromkeys(model.get_submodule(head).parameters(), "head"))
+    *_, last_feature, _ = groups
+    contents: dict[str, _Names] = {stage: ([], []) for stage in [*groups, "head"]}
+    latest = next(iter(groups))
+
+    def place(name: str, module: nn.Module) -> None:
+        nonlocal latest
+        stages = {stage_of[parameter] for parameter in module.parameters()}
+        if len(stages) > 1 or ("head" in stages and name != head):
+            prefix = f"{name}." if name else ""
+            for own, parameter in module.named_parameters(recurse=False):
+                contents[stage_of[parameter]][1].append(prefix + own)
+            for child_name, child in module.named_children():
+                place(prefix + child_name, child)
+            return
+        latest = stages.pop() if stages else "neck" if latest == last_feature else latest
+        contents[latest][0].append(name)
+
+    place("", model)
+    return {stage: found for stage, found in contents.items() if any(found)}

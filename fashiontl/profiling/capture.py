@@ -1,20 +1,23 @@
-"""A few steps under torch's profiler."""
+"""A few steps under torch's profiler, as tables and as a trace that viewers open."""
 
+import gzip
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
+from typing import Any
 
+import msgspec
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import profile, record_function, schedule
 
-from fashiontl.profiling.events import tables
-from fashiontl.profiling.modules import module_ranges
-from fashiontl.profiling.operators import Profile, folded_kernels, folded_operators
-from fashiontl.profiling.trace import read_trace, write_trace
+from fashiontl.machine.devices import Device
+from fashiontl.profiling.events import MODULE_PREFIX, tables
+from fashiontl.profiling.operators import Profile, folded
 
 _WARM_UP = 1
 # Few steps bound the size of the trace: one step of a deep network is already thousands of events.
@@ -25,8 +28,7 @@ _MOST_BYTES = 64 * 2**20
 
 def profile_steps(
     step: Callable[[], object],
-    synchronize: Callable[[], None],
-    activities: list[ProfilerActivity],
+    device: Device,
     folder: Path,
     name: str,
     *,
@@ -36,38 +38,37 @@ def profile_steps(
 
     Args:
         step: the workload.
-        synchronize: waits for the device.
-        activities: what to watch.
+        device: on which it runs.
         folder: gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
         name: of the worker in the trace's file name.
-        modules: networks that the step runs, each under what its modules' dotted paths begin with; operators are told
+        modules: networks that the step runs, each under the prefix of its modules' dotted paths; operators are told
             apart by module.
 
     Returns:
         Tables of one step. The profiler slows the host down: shares tell where time goes, no figure is a time of the
         step as it runs without.
     """
-    doubts = []
+    warnings = []
     with module_ranges(modules):
-        profiler = _recorded(step, synchronize, activities, _STEPS, details=True)
+        profiler = _recorded(step, device, _STEPS, details=True)
         read = tables(profiler.events() or (), _STEPS)  # type: ignore[no-untyped-call]
         content = _exported(profiler)
         if len(content) > _MOST_BYTES:
-            profiler = _recorded(step, synchronize, activities, 1, details=False)
-            doubts.append(f"the trace is of one step, without shapes: it had {_mebibytes(content)} with them")
+            profiler = _recorded(step, device, 1, details=False)
+            warnings.append(f"the trace is of one step, without shapes: it had {_mebibytes(content)} with them")
             content = _exported(profiler)
-    if read.device_idle is None and activities != [ProfilerActivity.CPU]:
-        doubts.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
-    path, more = _trace(content, folder, name)
+    if read.device_idle is None and len(device.profiler_activities()) > 1:
+        warnings.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
+    path, error = _written(content, folder, name)
     return Profile(
-        operators=folded_operators(read.operators),
-        kernels=folded_kernels(read.kernels),
+        operators=folded(read.operators),
+        kernels=folded(read.kernels),
         device_idle=read.device_idle,
         steps=_STEPS,
         step_s=read.step_s,
         trace=None if path is None else str(path),
         trace_bytes=None if path is None else path.stat().st_size,
-        doubts=(*doubts, *more),
+        warnings=(*warnings, *([error] if error else [])),
     )
 
 
@@ -80,16 +81,52 @@ def profiler_is_on() -> bool:
     return torch._C._autograd._profiler_enabled() or torch.autograd.profiler._is_profiler_enabled
 
 
-def _recorded(
-    step: Callable[[], object],
-    synchronize: Callable[[], None],
-    activities: list[ProfilerActivity],
-    steps: int,
-    *,
-    details: bool,
-) -> profile:
+@contextmanager
+def module_ranges(modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Open a range in the profiler's record while a module's forward runs; afterwards hooks and ranges are gone.
+
+    Hooks keep torch from its fast path for attention without gradients, so a profile of inference with
+    `nn.MultiheadAttention` shows the ordinary path. What torch.compile has compiled has no modules inside.
+
+    Args:
+        modules: networks, each under the prefix of its modules' dotted paths: nothing for `""`. A module that occurs
+            twice has its first path.
+    """
+    opened: list[record_function] = []
+    handles = []
+
+    def add_hooks(path: str, module: nn.Module) -> None:
+        def before(*unused: object) -> None:
+            del unused
+            if not torch.compiler.is_compiling():
+                opened.append(record_function(MODULE_PREFIX + path))
+                opened[-1].__enter__()  # type: ignore[no-untyped-call]
+
+        def after(*unused: object) -> None:
+            del unused
+            if not torch.compiler.is_compiling():
+                opened.pop().__exit__(None, None, None)
+
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after, always_call=True))
+
+    try:
+        met: set[nn.Module] = set()
+        for prefix, network in modules.items():
+            for path, module in network.named_modules(memo=met, prefix=prefix):
+                add_hooks(path, module)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        # Left open by a KeyboardInterrupt: torch calls no hooks then.
+        while opened:
+            opened.pop().__exit__(None, None, None)
+
+
+def _recorded(step: Callable[[], object], device: Device, steps: int, *, details: bool) -> profile:
     profiler = profile(
-        activities=activities,
+        activities=device.profiler_activities(),
         schedule=schedule(wait=0, warmup=_WARM_UP, active=steps, repeat=1),
         record_shapes=details,
         with_flops=details,
@@ -98,7 +135,7 @@ def _recorded(
     with profiler:
         for _ in range(_WARM_UP + steps):
             step()
-            synchronize()
+            device.synchronize()
             profiler.step()
     return profiler
 
@@ -106,37 +143,39 @@ def _recorded(
 def _exported(profiler: profile) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        with _utf_8(path) as same:
-            profiler.export_chrome_trace(str(same))
+        # torch takes no path that is not UTF-8. Only Linux has such names, and a descriptor of the folder leads to it.
+        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+        try:
+            str(path).encode()
+            profiler.export_chrome_trace(str(path))
+        except UnicodeEncodeError:
+            profiler.export_chrome_trace(f"/proc/self/fd/{handle}/trace.json")
+        finally:
+            if handle is not None:
+                os.close(handle)
         return path.read_bytes()
 
 
-@contextmanager
-def _utf_8(path: Path) -> Iterator[Path]:
-    """The path, or another of the same file where its folder's is not UTF-8, which torch does not take."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        # Only Linux has such names, and the folder's number among the files that are open leads to it as well.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            yield Path(f"/proc/self/fd/{folder}") / path.name
-        finally:
-            os.close(folder)
-    else:
-        yield path
-
-
-def _trace(content: bytes, folder: Path, name: str) -> tuple[Path | None, list[str]]:
-    """Path of the trace, None when it is not fit to be kept, and what there is to doubt."""
+def _written(content: bytes, folder: Path, name: str) -> tuple[Path | None, str]:
+    """The trace's path, or None and the reason why there is none."""
     if len(content) > _MOST_BYTES:
-        return None, [f"no trace: it has {_mebibytes(content)}, and viewers open {_MOST_BYTES / 2**20:.0f} MiB"]
+        return None, f"no trace: it has {_mebibytes(content)}, and viewers open {_MOST_BYTES / 2**20:.0f} MiB"
     try:
-        trace, mended = read_trace(content)
+        trace: dict[str, Any] = msgspec.json.decode(content, type=dict)
     except ValueError as error:
-        return None, [f"no trace: torch wrote no JSON ({error})"]
-    doubts = ["torch wrote a trace that is no strict JSON; it was mended"] if mended else []
-    return write_trace(trace, folder, name), doubts
+        return None, f"no trace: torch wrote no valid JSON ({error})"
+    path = folder / f"{name}.{time.time_ns()}.pt.trace.json.gz"
+    trace = {"distributedInfo": {"rank": 0, "world_size": 1}, **trace, "traceName": path.name}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")  # so that a viewer never sees half of it
+    try:
+        with gzip.open(part, "wb", compresslevel=6) as file:
+            # HolisticTraceAnalysis finds the rank by a pattern that needs a space after the colon.
+            file.write(msgspec.json.format(msgspec.json.encode(trace), indent=0))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path, ""
 
 
 def _mebibytes(content: bytes) -> str:

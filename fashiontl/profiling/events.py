@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch._C._autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from fashiontl.profiling.modules import PREFIX
 from fashiontl.profiling.operators import Kernel, Operator, idle_share, short
+
+# Of the names of ranges that say which module of a network runs.
+MODULE_PREFIX = "fashiontl.module: "
 
 # at::RecordScope, as FunctionEvent.scope has it.
 _BACKWARD_FUNCTION, _USER_SCOPE = 1, 7
@@ -31,7 +33,7 @@ _NOWHERE = Place("", "other")
 
 
 class Tables(NamedTuple):
-    """What events say, of one step; not folded.
+    """Tables of one step; not folded.
 
     `device_idle` is None when nothing ran on a device.
     """
@@ -64,7 +66,9 @@ def tables(events: Iterable[FunctionEvent], steps: int) -> Tables:
     ]
     places = _places(host)
     shown = [
-        (event, place) for event, place in zip(host, places, strict=True) if not event.name.startswith((PREFIX, _STEP))
+        (event, place)
+        for event, place in zip(host, places, strict=True)
+        if not event.name.startswith((MODULE_PREFIX, _STEP))
     ]
     idle = None
     if device:
@@ -113,9 +117,9 @@ def _places(host: Sequence[FunctionEvent]) -> list[Place]:
     places: dict[int, Place] = {}
     for event, node in zip(host, nodes, strict=True):
         around = _NOWHERE if event.cpu_parent is None else places.get(id(event.cpu_parent), _NOWHERE)
-        if event.name.startswith(PREFIX):
+        if event.name.startswith(MODULE_PREFIX):
             phase: Literal["forward", "backward"] = "backward" if around.phase == "backward" else "forward"
-            places[id(event)] = Place(event.name.removeprefix(PREFIX), phase)
+            places[id(event)] = Place(event.name.removeprefix(MODULE_PREFIX), phase)
         elif node is not None:
             made = makers.get(node)
             places[id(event)] = Place(places[id(made)].module if made is not None else around.module, "backward")

@@ -2,9 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_line, to_terminal
@@ -19,8 +20,7 @@ _NAME_LENGTH = 120
 _NAME_SHOWN = 60
 
 
-@dataclass(frozen=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """An operator in one module and phase; all numbers are of one step.
 
     Attributes:
@@ -33,8 +33,8 @@ class Operator:
         self_device_s: seconds of the kernels that it launched itself; they may run at the same time.
         flops: FLOP as the profiler estimates them from shapes: convolutions, matrix products, sums and products of
             elements, their backward only where it is made of these. None when unknown.
-        bytes: net memory, allocated less freed, as the profiler tells: memory of the device, or of the CPU when that
-            is the device. What an operator allocates through another (`aten::empty`) is in the other's row.
+        bytes: net memory, allocated less freed, of the device, or of the CPU when that is the device. What an operator
+            allocates through another (`aten::empty`) is in the other's row.
     """
 
     name: str
@@ -52,13 +52,12 @@ class Operator:
         return self.self_cpu_s + self.self_device_s
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(msgspec.Struct, frozen=True):
     """A kernel, or a copy, on the device; all numbers are of one step.
 
     Attributes:
         name: of at most 120 characters, the middle cut out.
-        operator: that launched it; empty when the profiler cannot tell.
+        operator: that launched it; empty when the profiler does not say.
         module: of that operator.
         calls: of it.
         self_device_s: seconds.
@@ -70,10 +69,14 @@ class Kernel:
     calls: float
     self_device_s: float
 
+    @property
+    def self_s(self) -> float:
+        """Seconds on the device."""
+        return self.self_device_s
 
-@dataclass(frozen=True)
-class Profile:
-    """What the profiler saw.
+
+class Profile(msgspec.Struct, frozen=True):
+    """The tables of a profiled step.
 
     Attributes:
         operators: by self time, `(others)` last.
@@ -84,7 +87,7 @@ class Profile:
         step_s: seconds a step under the profiler, which is slower than without: never to be used as its time.
         trace: path of the trace; None when there is none.
         trace_bytes: of that file.
-        doubts: what is wrong with any of it.
+        warnings: about the above.
     """
 
     operators: tuple[Operator, ...]
@@ -94,11 +97,10 @@ class Profile:
     step_s: float
     trace: str | None
     trace_bytes: int | None
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """An operator in two profiles.
 
     Attributes:
@@ -136,55 +138,32 @@ def short(name: str, length: int = _NAME_LENGTH) -> str:
     return f"{name[: length - tail - 1]}…{name[-tail:]}"
 
 
-def folded_operators(rows: Iterable[Operator], least: float = _LEAST_SHARE, count: int = _ROWS) -> tuple[Operator, ...]:
+def folded(rows: Iterable[_Row], least: float = _LEAST_SHARE, count: int = _ROWS) -> tuple[_Row, ...]:
     """Sort rows by self time and sum up the small ones in one row, so that totals stay.
 
     Args:
-        rows: with distinct name, module and phase.
+        rows: all operators, or all kernels; no two of the same name and place.
         least: share of the total self time below which a row is small.
         count: most rows of the result.
     """
-    return _folded(rows, lambda row: row.self_s, _sum_of_operators, least, count)
-
-
-def folded_kernels(rows: Iterable[Kernel]) -> tuple[Kernel, ...]:
-    """Sort rows by time and sum up the small ones in one row, so that totals stay."""
-    return _folded(rows, lambda row: row.self_device_s, _sum_of_kernels, _LEAST_SHARE, _ROWS)
-
-
-def _folded(
-    rows: Iterable[_Row],
-    seconds: Callable[[_Row], float],
-    total: Callable[[Sequence[_Row]], _Row],
-    least: float,
-    count: int,
-) -> tuple[_Row, ...]:
-    ordered = sorted(rows, key=lambda row: (row.name == OTHERS, -seconds(row), row.name, row.module))
-    smallest = least * math.fsum(seconds(row) for row in ordered)
-    large = sum(row.name != OTHERS and seconds(row) >= smallest for row in ordered)
+    ordered = sorted(rows, key=lambda row: (row.name == OTHERS, -row.self_s, row.name, row.module))
+    smallest = least * math.fsum(row.self_s for row in ordered)
+    large = sum(row.name != OTHERS and row.self_s >= smallest for row in ordered)
     if large < len(ordered) or large > count:
         large = min(large, count - 1)
     small = ordered[large:]
-    return (*ordered[:large], total(small)) if small else tuple(ordered)
+    return (*ordered[:large], _total(small)) if small else tuple(ordered)
 
 
-def _sum_of_operators(rows: Sequence[Operator]) -> Operator:
-    known = [row.flops for row in rows if row.flops is not None]
-    return Operator(
-        OTHERS,
-        "",
-        "other",
-        math.fsum(row.calls for row in rows),
-        math.fsum(row.self_cpu_s for row in rows),
-        math.fsum(row.self_device_s for row in rows),
-        math.fsum(known) if known else None,
-        math.fsum(row.bytes for row in rows),
-    )
-
-
-def _sum_of_kernels(rows: Sequence[Kernel]) -> Kernel:
-    calls, seconds = math.fsum(row.calls for row in rows), math.fsum(row.self_device_s for row in rows)
-    return Kernel(OTHERS, "", "", calls, seconds)
+def _total(rows: list[_Row]) -> _Row:
+    texts = {"name": OTHERS, "phase": "other"}
+    sums: dict[str, Any] = {}
+    for name in rows[0].__struct_fields__:
+        values = [getattr(row, name) for row in rows]
+        known = [value for value in values if value is not None]
+        is_text = isinstance(values[0], str)
+        sums[name] = texts.get(name, "") if is_text else math.fsum(known) if known else None
+    return type(rows[0])(**sums)
 
 
 def idle_share(windows: Iterable[tuple[float, float]], busy: Iterable[tuple[float, float]]) -> float:
@@ -192,7 +171,7 @@ def idle_share(windows: Iterable[tuple[float, float]], busy: Iterable[tuple[floa
 
     Args:
         windows: starts and ends, disjoint, together longer than 0.
-        busy: starts and ends, which may overlap and reach out of the windows; in the same unit.
+        busy: starts and ends, which may overlap and extend beyond the windows; in the same unit.
     """
     merged: list[tuple[float, float]] = []
     for start, end in sorted(busy):
@@ -249,39 +228,19 @@ def top(profile: Profile, count: int) -> str:
     }
     if not any(row.self_device_s for row in profile.operators):
         del columns["self device ms"]
-    rows = [
-        [value(row) for value in columns.values()]
-        for row in folded_operators(profile.operators, least=0, count=count + 1)
-    ]
+    rows = [[value(row) for value in columns.values()] for row in folded(profile.operators, least=0, count=count + 1)]
     align = ["left"] * 3 + ["right"] * (len(columns) - 3)
     return to_terminal(tabulate(rows, headers=list(columns), disable_numparse=True, missingval="—", colalign=align))
 
 
 def from_dict(values: Mapping[str, Any]) -> Profile:
-    """Read a profile back from what `dataclasses.asdict` made of it, or from JSON of that.
-
-    Keys that are not known are left out: a later version may have written them.
+    """Read a profile back from its JSON; unknown keys are ignored, since a later version may have written them.
 
     Raises:
-        FashiontlError: something that a profile has is absent.
+        FashiontlError: something that a profile has is absent or of the wrong type.
     """
-    profile = _read(Profile, values, "a profile")
-    return replace(
-        profile,
-        operators=tuple(_read(Operator, row, "an operator") for row in profile.operators),
-        kernels=tuple(_read(Kernel, row, "a kernel") for row in profile.kernels),
-        doubts=tuple(profile.doubts),
-    )
-
-
-_Read = TypeVar("_Read", Profile, Operator, Kernel)
-
-
-def _read(kind: type[_Read], values: Any, title: str) -> _Read:
-    names = [field.name for field in fields(kind)]
-    absent = [name for name in names if not isinstance(values, Mapping) or name not in values]
-    if absent:
-        raise FashiontlError(
-            f"expected {title} with {', '.join(absent)}, got {short(repr(values))}; profile the case again"
-        )
-    return kind(**{name: values[name] for name in names})
+    try:
+        # Records from before 1.0 call the warnings doubts.
+        return msgspec.convert({"warnings": values.get("doubts", ()), **values}, Profile)
+    except (msgspec.ValidationError, AttributeError) as error:
+        raise FashiontlError(f"expected a profile, got one that is damaged: {error}; profile the case again") from error

@@ -1,8 +1,7 @@
 """Records: one JSON line a case, written at once and whole, and read back line by line. No torch."""
 
 from fashiontl.records.frame import to_frame
-from fashiontl.records.parsing import from_json
-from fashiontl.records.record import SCHEMA, Record, Status, to_json
+from fashiontl.records.record import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.records.runs import (
     Runs,
     latest,

@@ -10,14 +10,9 @@ from fashiontl.records.record import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = (
-    *(field.name for field in fields(Case)),
-    "machine", "run", "started", "status", "metric", "unit", "trials", "sample", "value",
-)  # fmt: skip
-
 
 def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
-    """The raw values, a line each; pandas is loaded when it is called.
+    """The raw values, one row each.
 
     >>> from pathlib import Path
     >>> from fashiontl.records import latest, read_runs
@@ -25,22 +20,21 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     >>> frame[frame.metric == "latency"].groupby(["architecture", "policy"]).value.median()  # doctest: +SKIP
 
     Args:
-        records: as from `read_runs` or `latest`; a metric without values, which is unknown, has no line.
+        records: as from `read_runs` or `latest`; a metric without values, which is unknown, has no row.
 
     Returns:
         Columns: the fields of `Case`; of the record `machine`, `run`, `started` (UTC) and `status`; of the measurement
         `metric`, its base `unit` and `trials`; `sample` from 0 in the order in which they were taken (int64); `value`
         in the base unit (float64).
     """
-    import pandas as pd
+    import pandas as pd  # slow to import, and only tables need it
 
-    lines = [
-        (
-            *asdict(record.case).values(), record.machine, record.run, record.started, record.status,
-            measurement.metric, measurement.unit, measurement.trials, range(len(measurement.values)),
-            measurement.values,
-        )
-        for record in records for measurement in record.measurements if measurement.values
+    columns = [*(field.name for field in fields(Case)), "machine", "run", "started", "status"]
+    columns += ["metric", "unit", "trials", "sample", "value"]
+    rows = [
+        (*asdict(record.case).values(), record.machine, record.run, record.started, record.status, each.metric,
+         each.unit, each.trials, sample, value)
+        for record in records for each in record.measurements for sample, value in enumerate(each.values)
     ]  # fmt: skip
-    frame = pd.DataFrame(lines, columns=list(_COLUMNS)).explode(["sample", "value"], ignore_index=True)
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.assign(started=pd.to_datetime(frame["started"], utc=True)).astype({"sample": "int64", "value": float})

@@ -1,26 +1,42 @@
-"""A record and its line of JSON."""
+"""A record, its line of JSON, and everything that such a line may hold."""
 
 import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime, timedelta
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fashiontl.core.case import Case, Settings
-from fashiontl.core.metrics import Measurement
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from fashiontl.core.case import OLD_SETTINGS, RANGES, Case, Settings
+from fashiontl.core.errors import FashiontlError, brief
+from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.core.parsing import NEXT_STEP, check_schema, explained
 from fashiontl.machine.environment import Environment
-from fashiontl.records.schema import JSON_TYPES, is_needed, json_name
+from fashiontl.records.facts import Facts, Proof
 
 # Raised when the meaning of a field changes; a line of an older schema is then read by a conversion to this one.
 SCHEMA = 1
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 
+# The name of a file or folder.
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 
-@dataclass(frozen=True, slots=True)
-class Record:
+# No version of this package is older.
+FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
+_MOST_FAULTS = 40
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """What was measured of one case, and everything needed to judge it.
 
     Attributes:
@@ -35,23 +51,23 @@ class Record:
         machine: `machine_key(environment)`.
         status: `ok`, or how the case failed.
         reason: why it is not `ok`; empty when it is.
-        warnings: doubts about the numbers.
+        warnings: reasons to doubt the numbers.
         measurements: raw values; those of the phases before a failure are kept.
         proof: that the policy was kept (`fashiontl.freezing.proof.PolicyProof` as a dictionary); None when the case
             did not get so far.
-        provenance: sources and SHA-256 of data and weights, the recipe, and what else came with the numbers.
+        provenance: sources and SHA-256 of data and weights, the recipe, and what else the phases returned.
         artifacts: kind of file to its path.
     """
 
     schema: int
     id: str
-    run: str
+    run: _Name
     command: str
     started: str
     case: Case
     settings: Settings
     environment: Environment
-    machine: str
+    machine: _Name
     status: Status
     reason: str
     warnings: tuple[str, ...]
@@ -69,32 +85,36 @@ class Record:
         """The measurement of a metric, if there is one."""
         return next((measurement for measurement in self.measurements if measurement.metric == metric), None)
 
+    def facts(self) -> Facts:
+        """What of the provenance is known by type; its other entries are left out."""
+        return msgspec.convert(self.provenance, Facts)
 
-# What identifies a line stands first in it, in this order, so that `read_newest` need not parse the rest.
-_FIRST = ("schema", "started", "machine", "case", "settings")
+    def policy_proof(self) -> Proof | None:
+        """The proof that the policy was kept, by type."""
+        return msgspec.convert(self.proof, Proof | None)
 
 
 def to_json(record: Record) -> str:
     """The record as one line of JSON, without the line's end.
 
-    JSON has no number that is not finite. A measurement with one is written as unknown, and such a number anywhere else
-    as null; a warning says so of each.
+    JSON has no number that is not finite. A measurement with one is written as unknown, such a number anywhere else as
+    null, and a warning says so.
+
+    Raises:
+        TypeError: the provenance holds what JSON cannot.
     """
     broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
     if broken:
         known = tuple(replace(m, values=()) if m.metric in broken else m for m in record.measurements)
         doubts = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
         record = replace(record, measurements=known, warnings=record.warnings + doubts)
-    dictionary = asdict(record)
-    ordered = {name: dictionary.pop(name) for name in _FIRST} | dictionary
+    values = msgspec.to_builtins(record)
     try:
-        return compact(ordered)
+        return compact(values)
     except ValueError:
-        places: list[str] = []
-        finite = _finite(ordered, "", places)
-        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-        doubt = f"expected finite numbers, got {', '.join(places[:_SHOWN])}{more}; written as null"
-        return compact({**finite, "warnings": [*finite["warnings"], doubt]})
+        finite = json.loads(json.dumps(values), parse_constant=lambda constant: None)
+        finite["warnings"].append("numbers of the provenance that were not finite are written as null")
+        return compact(finite)
 
 
 def compact(value: Any) -> str:
@@ -106,20 +126,167 @@ def compact(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-# Numbers that are not finite of which a warning names the places.
-_SHOWN = 3
+def from_json(text: str | bytes, where: str) -> Record:
+    """Parse one line.
+
+    Args:
+        text: the line; bytes are UTF-8.
+        where: `file:line`, for messages.
+
+    Raises:
+        FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
+            the message lists one fault for each field.
+    """
+    raw = with_todays_names(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
+    try:
+        raw.decode()
+        record: Record = _decoder(Record).decode(raw)
+        line = _decoder(_strict_line()).decode(raw)
+    except (ValueError, RecursionError, msgspec.MsgspecError):
+        with suppress(ValueError, RecursionError):
+            if b"\\ud" in raw.lower() and (plain := _without_surrogates(raw)) != raw:
+                return from_json(plain, where)
+        check_schema(raw, (SCHEMA,), where)
+        faults = list(_shape_faults(raw, _strict_line(), "$"))
+    else:
+        if record.schema != SCHEMA or _may_repeat_keys(raw):
+            check_schema(raw, (SCHEMA,), where)
+        faults = list(_sense_faults(record, line.provenance))
+        if not faults:
+            return replace(
+                record,
+                case=_shared(record.case),
+                settings=_shared(record.settings),
+                environment=_shared(record.environment),
+            )
+    more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+    raise FashiontlError(f"{where}: {'; '.join(faults[:_MOST_FAULTS])}{more}; {NEXT_STEP}")
 
 
-def _finite(value: Any, where: str, places: list[str]) -> Any:
-    """The value with null for each number that is not finite; the place and number of each are added to a list."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item, f"{where}.{key}" if where else str(key), places) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item, f"{where}[{index}]", places) for index, item in enumerate(value)]
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    places.append(f"{where} {value}")
-    return None
+def with_todays_names(raw: bytes) -> bytes:
+    """A line in which settings that were renamed have their new names."""
+    for old, name in OLD_SETTINGS.items():
+        raw = re.sub(rb'("settings": ?\{[^{}]*)"%s":' % old.encode(), rb'\1"%s":' % name.encode(), raw, count=1)
+    return raw
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(value: Any) -> Any:
+    """The first of equal values: the lines of a run differ little in them."""
+    return value
+
+
+@functools.cache
+def _decoder(kind: Any) -> Any:
+    return msgspec.json.Decoder(kind)
+
+
+@functools.cache
+def _strict_line() -> Any:
+    """`Record` with the types of all its parts, numbers in ranges, and no unknown fields in cases and settings."""
+    limits: dict[Any, dict[str, tuple[float, float]]] = {
+        Case: {"image_size": (0, RANGES["image_size"][1]), "batch": (0, RANGES["batch"][1])},  # 0: of the settings
+        Settings: RANGES,
+        Environment: {
+            "logical_cores": (1, 10**6),
+            "usable_cores": (0, 10**6),
+            "threads": (1, 10**6),
+            "memory": (0, 10**18),
+            "load": (0, 10**6),
+        },
+    }
+    replaced = {"proof": Proof | None, "provenance": Facts}
+    described = []
+    for field in msgspec.structs.fields(Record):
+        kind = replaced.get(field.name, field.type)
+        described.append((field.name, _closed(kind, limits[kind]) if kind in limits else kind))
+    return msgspec.defstruct("Line", described, forbid_unknown_fields=True)
+
+
+def _closed(kind: Any, limits: dict[str, tuple[float, float]]) -> Any:
+    """A dataclass as JSON holds it. Older lines lack newer fields, whose defaults mean what was the case then."""
+    hints = get_type_hints(kind)
+    described: list[Any] = [
+        (field.name, _limited(hints[field.name], limits.get(field.name)))
+        + (() if field.default is MISSING else (field.default,))
+        for field in fields(kind)
+    ]
+    return msgspec.defstruct(kind.__name__, described, forbid_unknown_fields=True)
+
+
+def _limited(hint: Any, limits: tuple[float, float] | None) -> Any:
+    if limits is None:
+        return hint
+    if get_origin(hint) in {Union, UnionType}:
+        return Union[tuple(_limited(member, limits) for member in get_args(hint))]  # noqa: UP007 computed members
+    return Annotated[hint, Meta(ge=limits[0], le=limits[1])] if hint in {int, float} else hint
+
+
+def _shape_faults(raw: bytes, kind: Any, place: str) -> Iterator[str]:
+    """The faults of JSON that is not of a type, each field's first: msgspec itself stops at the first of all."""
+    try:
+        _decoder(kind).decode(raw)
+    except msgspec.MsgspecError as error:
+        is_struct = isinstance(kind, type) and issubclass(kind, Struct)
+        if not is_struct or not raw.lstrip().startswith(b"{"):
+            yield explained(error, raw, place)
+            return
+        parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        known = {field.name: field for field in msgspec.structs.fields(kind)}
+        for name, field in known.items():
+            if name in parts:
+                yield from _shape_faults(bytes(parts[name]), field.type, f"{place}.{name}")
+            elif field.required:
+                yield f"{place}: expected a field `{name}`, got none"
+        if kind.__struct_config__.forbid_unknown_fields:
+            yield from (f"{place}: expected known fields only, got {brief(name)}" for name in parts.keys() - known)
+
+
+def _may_repeat_keys(raw: bytes) -> bool:
+    """Whether some object may have a key twice, of which msgspec takes the last; False is certain.
+
+    Each key ends with a quote and a colon, as long as no space is between them and no quote is written as an escape.
+    """
+    if any(doubt in raw for doubt in (b"\\u0022", b'" ', b'"\t', b'"\n', b'"\r')):
+        return True
+    return raw.count(b'":') != msgspec.json.encode(msgspec.json.decode(raw)).count(b'":')
+
+
+def _without_surrogates(raw: bytes) -> bytes:
+    """JSON with a question mark for each half of a surrogate pair, as in file names that are not UTF-8."""
+    return json.dumps(json.loads(raw), ensure_ascii=False).encode(errors="replace")
+
+
+def _sense_faults(record: Record, facts: Facts) -> Iterator[str]:
+    """What cannot be though each value is of the right type."""
+    if fault := _time_fault(record.started):
+        yield fault
+    if record.id != record.case.id:
+        yield f"$.id: expected {brief(record.case.id)}, as its case says, got {brief(record.id)}"
+    names = [each.metric for each in record.measurements]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        yield f"$.measurements: expected each metric once, got several of {', '.join(map(brief, twice))}"
+    for each in record.measurements:
+        metric = METRICS.get(each.metric)
+        if metric and each.values and not metric.least <= min(each.values) <= max(each.values) <= metric.most:
+            wrong = next(value for value in each.values if not metric.least <= value <= metric.most)
+            yield f"{each.metric}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}"
+    if accuracy := record.measurement("accuracy"):
+        yield from _accuracy_faults(accuracy, facts)
+
+
+def _time_fault(started: str) -> str:
+    # Of another form, times would not sort as texts do.
+    if not (_TIME.fullmatch(started) and is_utc(started)):
+        return f"$.started: expected an ISO time in UTC such as 2026-01-02T03:04:05+00:00, got {brief(started)}"
+    # Another machine's clock may be ahead by a day.
+    latest = datetime.now(UTC) + timedelta(days=1)
+    if not FIRST_TIME <= datetime.fromisoformat(started) <= latest:
+        return (
+            f"$.started: expected a time from {FIRST_TIME:%Y-%m-%d} to {latest:%Y-%m-%d}, got {started}; "
+            "check the clocks of both machines"
+        )
+    return ""
 
 
 def is_utc(text: str) -> bool:
@@ -130,53 +297,20 @@ def is_utc(text: str) -> bool:
         return False
 
 
-def shape_faults(kind: type, entry: dict[str, Any], prefix: str) -> tuple[str, ...]:
-    """Fields of a dataclass that an object of JSON lacks, has too many, or has of a wrong type; members not looked at.
-
-    Args:
-        kind: the dataclass.
-        entry: the object.
-        prefix: of the fields' names in messages.
-    """
-    return _shape_faults_once(kind, tuple(entry), tuple(map(type, entry.values())), prefix)
-
-
-# A file's lines have few shapes and each line several parts, so that each shape is judged once and not once a line.
-@functools.lru_cache(maxsize=4096)
-def _shape_faults_once(kind: type, names: tuple[str, ...], types: tuple[type, ...], prefix: str) -> tuple[str, ...]:
-    expected = _json_types(kind)
-    given = dict(zip(names, types, strict=True))
-    needed = [field.name for field in fields(kind) if is_needed(kind, field)]
-    faults = [f"field {prefix}{name} is missing" for name in needed if name not in given]
-    for name, got in given.items():
-        if name not in expected:
-            faults.append(f"field {prefix}{name} is unknown")
-        elif got not in expected[name]:
-            allowed = " or ".join(json_name(each) for each in expected[name])
-            faults.append(f"field {prefix}{name}: expected {allowed}, got {json_name(got)}")
-    return tuple(faults)
-
-
-@functools.cache
-def _json_types(kind: type) -> dict[str, tuple[type, ...]]:
-    """What each field of a dataclass may be in JSON."""
-    hints = get_type_hints(kind)
-    return {field.name: tuple(as_json(hints[field.name])) for field in fields(kind)}
-
-
-def as_json(hint: Any) -> Iterator[type]:
-    """The types that a value of a type hint may have in JSON; none where it may be anything."""
-    origin = get_origin(hint) or hint
-    if origin is Literal:
-        yield str
-    elif origin is tuple:
-        yield list
-    elif is_dataclass(origin):
-        yield dict
-    elif isinstance(origin, type) and origin in JSON_TYPES:
-        yield origin
-        if origin is float:
-            yield int
-    else:
-        for member in get_args(hint):
-            yield from as_json(member)
+def _accuracy_faults(accuracy: Measurement, facts: Facts) -> Iterator[str]:
+    trials, seeds = accuracy.trials, facts.evaluation
+    # Fractions may have been rounded to six digits.
+    if accuracy.values and (
+        trials < 1 or any(abs(value * trials - round(value * trials)) > 0.02 for value in accuracy.values)
+    ):
+        yield f"accuracy: expected fractions of 1 or more whole images, got {brief(accuracy.values)} of {trials}"
+    for index, seed in enumerate(seeds):
+        matrix, where = seed.confusion, f"$.provenance.evaluation[{index}].confusion"
+        if matrix is None:
+            continue
+        if not matrix or any(len(row) != len(matrix) for row in matrix):
+            yield f"{where}: expected as many columns as rows, and one or more"
+        elif accuracy.values and (images := sum(map(sum, matrix))) != trials:
+            yield f"{where}: expected the {trials:,} images of the accuracy, got {images:,}"
+    if seeds and accuracy.values and len(seeds) != len(accuracy.values):
+        yield f"$.provenance.evaluation: expected one entry per accuracy ({len(accuracy.values)}), got {len(seeds)}"

@@ -1,18 +1,17 @@
 """The files of runs, read back as far as they can be."""
 
 import functools
-import itertools
-import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
-from fashiontl.core.case import Settings
+import msgspec
+
+from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, no_file
-from fashiontl.records.parsing import case_of_json, from_json, settings_of_json
-from fashiontl.records.record import SCHEMA, Record
+from fashiontl.records.record import Record, from_json, with_todays_names
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -29,14 +28,26 @@ _Kept = TypeVar("_Kept")
 class _Place(NamedTuple):
     """Where a line stands: its number from 1, and bytes from the file's beginning."""
 
-    path: str
+    path: Path
     number: int
     offset: int
 
-    @property
-    def text(self) -> str:
-        """For messages."""
-        return f"{self.path}:{self.number}"
+    def read(self, line: bytes | None = None) -> Record:
+        """Its record, of the line where it is at hand."""
+        if line is None:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                line = file.readline()
+        return from_json(line, f"{self.path}:{self.number}")
+
+
+class _Identity(msgspec.Struct):
+    """What tells which cell a line is of, and when it was measured; msgspec skips the rest."""
+
+    started: str
+    machine: str
+    case: Case
+    settings: Settings
 
 
 class Runs(NamedTuple):
@@ -75,118 +86,61 @@ def _read(paths: Iterable[Path]) -> Runs:
     faults: list[str] = []
     for place, line in _lines(paths, faults):
         try:
-            records.append(from_json(line, place.text))
+            records.append(place.read(line))
         except FashiontlError as error:
             faults.append(str(error))
     return Runs(tuple(records), tuple(faults))
 
 
-def read_newest(
-    results: Path, keep: Callable[[Record], _Kept], provenance: Collection[str] | None = None
-) -> tuple[list[_Kept], list[str]]:
+def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
     """What `latest` chooses of all runs, without holding lines or records in memory or parsing what is out of date.
 
     Args:
         results: folder of the results.
         keep: makes of a record what is wanted of it.
-        provenance: of which entries of it are wanted; all when None.
 
     Returns:
-        What was kept of each record, and faults as in `Runs`. A fault deep in a line that is out of date is reported
-        only when another line has one as well.
+        What was kept of each record, and faults as in `Runs`. Where the newest line of a cell cannot be read, the one
+        before it counts; faults deep in lines that are out of date are not looked for.
     """
-    newest = _Newest[_Place]()
-    faults: list[str] = []
-    try:
-        for place, line in _lines(_run_files(results), faults):
-            key: Hashable
-            found = line.endswith(b"}\n") and _BEGINNING.match(line)
-            if found:
-                started, machine, case, settings = found.groups()
-                key = (machine, case_of_json(case), _meaning_of_json(settings))
-            else:
-                record = from_json(line, place.text)
-                started = record.started.encode()
-                key = (record.machine.encode(errors="surrogatepass"), record.case, meaning(record.settings))
-            newest.offer(key, started, place)
-        places = list(newest.take())
-        del newest
-        kept: list[Any] = [None] * len(places)
-        for index, place, line in _read_again(places):
-            kept[index] = keep(from_json(line, place.text, provenance))
-    except (FashiontlError, ValueError, OSError):
-        # A broken line may hide one that is older and sound: parse them all.
-        return _read_newest_thoroughly(results, keep, provenance)
-    return kept, faults
-
-
-def _read_again(places: Sequence[_Place]) -> Iterator[tuple[int, _Place, bytes]]:
-    """Lines by file, each with its index among the places.
-
-    Raises:
-        OSError: a file is there no more.
-    """
-    order = sorted(range(len(places)), key=lambda index: (places[index].path, places[index].offset))
-    for path, indices in itertools.groupby(order, key=lambda index: places[index].path):
-        with Path(path).open("rb", buffering=_BUFFER) as file:
-            for index in indices:
-                file.seek(places[index].offset)
-                yield index, places[index], file.readline()
-
-
-def _read_newest_thoroughly(
-    results: Path, keep: Callable[[Record], _Kept], provenance: Collection[str] | None
-) -> tuple[list[_Kept], list[str]]:
-    newest = _Newest[_Kept]()
+    decoder = msgspec.json.Decoder(_Identity)
+    lines: dict[Hashable, list[tuple[str, _Place]]] = {}
     faults: list[str] = []
     for place, line in _lines(_run_files(results), faults):
         try:
-            record = from_json(line, place.text, provenance)
-        except FashiontlError as error:
-            faults.append(str(error))
-        else:
-            newest.offer(_identity(record), record.started, keep(record))
-    return list(newest.take()), faults
-
-
-# The beginning of a line as `to_json` writes it, but for texts with a brace or a backslash: without these, the first
-# closing brace is the object's end. What this does not match is parsed.
-_BEGINNING = re.compile(
-    rb'{"schema":%d,"started":"([^"\\]*)","machine":"([^"\\]*)","case":({[^{}\\]*}),"settings":({[^{}\\]*}),' % SCHEMA
-)
-
-
-class _Newest(Generic[_Kept]):
-    """Keeps the newest offer of each key, in the order in which the keys came."""
-
-    def __init__(self) -> None:
-        self._newest: dict[Hashable, tuple[Any, _Kept]] = {}
-
-    def offer(self, key: Hashable, started: Any, kept: _Kept) -> None:
-        # Times in UTC of one form sort as text. The later of two offers of one second is the newer.
-        before = self._newest.get(key)
-        if before is None or started >= before[0]:
-            self._newest[key] = (started, kept)
-
-    def take(self) -> Iterator[_Kept]:
-        return (kept for _, kept in self._newest.values())
+            found = decoder.decode(with_todays_names(line))
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            try:
+                record = place.read(line)
+            except FashiontlError as error:
+                faults.append(str(error))
+                continue
+            found = _Identity(record.started, record.machine, record.case, record.settings)
+        lines.setdefault(_identity(found), []).append((found.started, place))
+    kept = []
+    for places in lines.values():
+        for _, place in sorted(places, key=lambda entry: entry[0])[::-1]:
+            try:
+                kept.append(keep(place.read()))
+                break
+            except (FashiontlError, OSError) as error:
+                faults.append(str(error))
+    return kept, faults
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
     """The newest record of each case, on each machine, with each meaning of the settings."""
-    newest = _Newest[Record]()
+    newest: dict[Hashable, Record] = {}
     for record in records:
-        newest.offer(_identity(record), record.started, record)
-    return list(newest.take())
+        key = _identity(record)
+        # Times in UTC of one form sort as text. The later of two records of one second is the newer.
+        if key not in newest or record.started >= newest[key].started:
+            newest[key] = record
+    return list(newest.values())
 
 
-def _identity(record: Record) -> Hashable:
+def _identity(record: Record | _Identity) -> Hashable:
     return record.machine, record.case, meaning(record.settings)
-
-
-@functools.lru_cache(maxsize=1024)
-def _meaning_of_json(settings: bytes) -> Settings:
-    return meaning(settings_of_json(settings))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -232,7 +186,7 @@ def _lines(paths: Iterable[Path], faults: list[str]) -> Iterator[tuple[_Place, b
                         size += _skip(file)
                         faults.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
                     elif not line.isspace():
-                        yield _Place(str(path), number, offset), line
+                        yield _Place(path, number, offset), line
                     offset += size
         except OSError as error:
             faults.append(f"{path}: expected a run's file, got: {error.strerror}")

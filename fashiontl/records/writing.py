@@ -8,15 +8,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from fashiontl.core.errors import FashiontlError, unwritable
 from fashiontl.core.files import check_folder, write_atomically
 from fashiontl.machine.locks import locked
-from fashiontl.records.record import Record, to_json
-from fashiontl.records.sense import FIRST_TIME
+from fashiontl.records.record import FIRST_TIME, Record, to_json
 
 
 def check_writable(results: Path) -> None:

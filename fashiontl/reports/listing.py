@@ -1,9 +1,7 @@
 """`fashiontl list`: every axis of the matrix, what of it is here, and why the rest is not."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
@@ -19,14 +17,11 @@ from fashiontl.core.case import (
 from fashiontl.core.escape import to_line, to_terminal
 from fashiontl.data import TASKS
 from fashiontl.data.sources import candidates
-from fashiontl.freezing import POLICIES
-from fashiontl.freezing import absence as policy_absence
-from fashiontl.machine.devices import DEVICES, absence
+from fashiontl.freezing import POLICIES, unavailable_reason
+from fashiontl.machine.devices import DEVICES
 from fashiontl.matrix.extensions import added
 from fashiontl.matrix.options import WEIGHTS, published_names
 from fashiontl.models.registry import ARCHITECTURES
-
-_Rows = Iterable[tuple[str, ...]]
 
 _VARIANTS = {
     "precision": {
@@ -47,32 +42,49 @@ _DEFAULT_VARIANTS = (PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
 
 def listing(data_root: str = "") -> str:
     """All axes as tables for a terminal; a star marks what runs when nothing is named."""
+    policies = [
+        (_star(name, DEFAULT_POLICIES), policy.title, unavailable_reason(policy.library) or "yes", policy.source)
+        for name, policy in POLICIES.items()
+    ]
+    tasks = [(name, task.title, ", ".join(task.class_names)) for name, task in TASKS.items()]
+    tasks.append(("NAME@25", "one of these with 25 training images a class, or any other number", ""))
+    presets = [
+        (name, preset.data, str(preset.image_size), str(preset.epochs), str(preset.seeds))
+        for name, preset in PRESETS.items()
+    ]
     sections = [
         _section("architectures (--arch)", ("name", "family", "least pixels", "ImageNet weights"), _architectures()),
-        _section("freezing policies (--policy)", ("name", "what trains", "here", "source"), _policies()),
-        _section("devices (--device)", ("name", "title", "here"), _devices()),
-        _section("tasks (--task)", ("name", "what", "classes"), _tasks()),
+        _section("freezing policies (--policy)", ("name", "what trains", "here", "source"), policies),
+        _section(
+            "devices (--device)",
+            ("name", "title", "here"),
+            [(name, device.title, device().unavailable_reason() or "yes") for name, device in DEVICES.items()],
+        ),
+        _section("tasks (--task)", ("name", "what", "classes"), tasks),
         _section("weights (--weights)", ("name", "what"), _weights()),
-        _section("data (--data-root)", ("source", "folder", "here"), _data(data_root)),
+        _section(
+            "data (--data-root)",
+            ("source", "folder", "here"),
+            [(source.name, str(source.path), source.reason or "yes") for source in candidates(data_root or None)],
+        ),
         *_variants(),
-        _section("presets (--preset)", ("name", "data", "pixels", "epochs", "seeds"), _presets()),
+        _section("presets (--preset)", ("name", "data", "pixels", "epochs", "seeds"), presets),
     ]
-    if added():
-        sections.append(_section("extensions (--fashiontl-plugin)", ("module", "adds"), _extensions()))
+    if extensions := [(module, ", ".join(entries) or "nothing") for module, entries in added().items()]:
+        sections.append(_section("extensions (--fashiontl-plugin)", ("module", "adds"), extensions))
     return to_terminal("\n\n".join([*sections, "* runs when the axis is not named"]))
 
 
-def _section(title: str, header: tuple[str, ...], rows: _Rows) -> str:
-    return f"{title}\n" + tabulate(
-        [[to_line(text) for text in row] for row in rows], headers=header, tablefmt="simple", disable_numparse=True
-    )
+def _section(title: str, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    cells = [[to_line(text) for text in row] for row in rows]
+    return f"{title}\n" + tabulate(cells, headers=header, tablefmt="simple", disable_numparse=True)
 
 
 def _star(name: str, defaults: Iterable[str]) -> str:
     return f"{name} *" if name in defaults else name
 
 
-def _architectures() -> _Rows:
+def _architectures() -> Iterator[tuple[str, ...]]:
     import torch
 
     from fashiontl.data.torchvision_import import models
@@ -87,23 +99,7 @@ def _architectures() -> _Rows:
         yield _star(name, DEFAULT_ARCHITECTURES), entry.family or "own", str(entry.minimum_size), state
 
 
-def _policies() -> _Rows:
-    for name, policy in POLICIES.items():
-        yield _star(name, DEFAULT_POLICIES), policy.title, policy_absence(policy.library) or "yes", policy.source
-
-
-def _devices() -> _Rows:
-    for name, device in DEVICES.items():
-        yield name, device.title, absence(name) or "yes"
-
-
-def _tasks() -> _Rows:
-    for name, task in TASKS.items():
-        yield name, task.title, ", ".join(task.class_names)
-    yield "NAME@25", "one of these with 25 training images a class, or any other number", ""
-
-
-def _weights() -> _Rows:
+def _weights() -> Iterator[tuple[str, ...]]:
     yield from WEIGHTS.items()
     for name in published_names():
         count = sum(name in entry.weights for entry in ARCHITECTURES.values())
@@ -112,35 +108,19 @@ def _weights() -> _Rows:
     yield "FOLDER", "with checkpoints, each named after its architecture"
 
 
-def _extensions() -> _Rows:
-    for module, entries in added().items():
-        yield module, ", ".join(entries) or "nothing"
-
-
-def _data(root: str) -> _Rows:
-    for source in candidates(root or None):
-        yield source.name, str(source.path), source.reason or "yes"
-
-
-def _variants() -> Iterable[str]:
+def _variants() -> Iterator[str]:
     """A table an axis, with a column for each kind of device that is here."""
-    kinds = [name for name in DEVICES if absence(name) is None]
-    for axis, values in _VARIANTS.items():
-        title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
-        yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), _values(axis, values, kinds))
-
-
-def _values(axis: str, values: Mapping[str, str], kinds: Iterable[str]) -> _Rows:
     from fashiontl.timing import variants
 
-    for value, what in values.items():
-        variant: dict[str, Any] = {axis: value}
-        # Neither architecture nor policy matters.
-        cases = [replace(Case("resnet18", "full", kind), **variant) for kind in kinds]
-        here = [variants.absence(case) or "; ".join(["yes", *variants.doubts(case)]) for case in cases]
-        yield _star(value, _DEFAULT_VARIANTS), what, *here
-
-
-def _presets() -> _Rows:
-    for name, preset in PRESETS.items():
-        yield name, preset.data, str(preset.image_size), str(preset.epochs), str(preset.seeds)
+    kinds = [name for name, device in DEVICES.items() if device().unavailable_reason() is None]
+    for axis, values in _VARIANTS.items():
+        rows = []
+        for value, what in values.items():
+            # Neither architecture nor policy matters.
+            cases = [Case("resnet18", "full", kind, **{axis: value}) for kind in kinds]  # type: ignore[arg-type]
+            here = [
+                variants.unavailable_reason(case) or "; ".join(["yes", *variants.warnings_for(case)]) for case in cases
+            ]
+            rows.append((_star(value, _DEFAULT_VARIANTS), what, *here))
+        title = f"{axis.replace('_', ' ')} (--{axis.replace('_', '-')})"
+        yield _section(title, ("name", "what", *(f"here on {kind}" for kind in kinds)), rows)

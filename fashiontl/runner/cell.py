@@ -18,11 +18,14 @@ from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.files import check_folder, check_temporary
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
+from fashiontl.matrix.extensions import EXTRA_PHASES
 from fashiontl.matrix.extensions import facts as facts_of
 from fashiontl.matrix.options import SOURCE_TASKS
 from fashiontl.records import SCHEMA, Record
+from fashiontl.records.facts import Proof
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.estimate import Work
 from fashiontl.runner.messages import (
@@ -32,7 +35,6 @@ from fashiontl.runner.messages import (
     PEAK,
     PRETRAIN,
     PROFILE,
-    SELF_TEST,
     STEP,
     SWEEP,
     TRAIN,
@@ -40,6 +42,7 @@ from fashiontl.runner.messages import (
     CaseJob,
     DeviceFacts,
     DeviceJob,
+    ExtraJob,
     J,
     PeakJob,
     Phase,
@@ -47,14 +50,14 @@ from fashiontl.runner.messages import (
     Pretraining,
     Progress,
     R,
-    TimedJob,
     VariantSupport,
 )
+from fashiontl.timing.clock import clock_error, clock_ratio
 
 _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
 
-# A quick look at the clock and the peak is a small part of even one case.
-_MOST_SELF_TEST_SECONDS = 2.0
+# A quick look at the peak is a small part of even one case.
+_MOST_PEAK_SECONDS = 2.0
 
 
 def cache_folder() -> Path:
@@ -103,8 +106,10 @@ class _Collected(PhaseResult):
         except Exception as error:
             self.warnings.append(f"the machine's conditions could not be read: {type(error).__name__}: {error}")
         else:
-            self.warnings += conditions.pop("doubts")
-            self.provenance["conditions"] = conditions
+            self.warnings += conditions.warnings
+            self.provenance["conditions"] = msgspec.to_builtins(
+                {"before": conditions.before, "after": conditions.after}
+            )
 
 
 class Measurer:
@@ -135,6 +140,7 @@ class Measurer:
         self._cache = cache or cache_folder()
         self._extensions = tuple(extensions)
         self._asked: dict[str, Outcome[Any]] = {}
+        self._clock_error: str | None = None
 
     def device(self, name: str) -> Outcome[DeviceFacts]:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
@@ -167,15 +173,15 @@ class Measurer:
             outcome = self._variant(case, collected)
         if outcome.status == "ok":
             progress(f"waiting for {case.device}")
-            with alone_on(case.device, self._cache):
+            with alone_on(Device.of(case.device), self._cache):
                 self._machine(case, collected, progress)
                 begun = time.perf_counter()
-                observer = Observer(case.device)
+                observer = Observer(Device.of(case.device))
                 observer.begin()
                 outcome = self._phases(case, collected, progress)
                 collected.observed(observer)
         status, reason = outcome.status, outcome.reason
-        violations = [violation for proof in collected.proofs for violation in proof["violations"]]
+        violations = [violation for proof in collected.proofs for violation in proof.violations]
         if violations:
             status, reason = "invalid", "the policy was not kept: " + "; ".join(violations[:3])
         elif status == "ok" and collected.invalid:
@@ -213,11 +219,14 @@ class Measurer:
         if self._extensions:
             collected.provenance["extensions"] = facts_of(self._extensions)
         diverged: Outcome[Any] | None = None
-        for phase in self._case_phases(case):
+        for phase in [*self._case_phases(case), *_extra_phases()]:
             if phase is PROFILE:
                 traces = str(self._results / "traces" / self._run / case.file_name)
                 job = structs.replace(job, traces=traces)
-            outcome = self._worker.run(phase, job, self._settings.timeout, progress)
+            own = job
+            if phase.job is ExtraJob:
+                own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
+            outcome = self._worker.run(phase, own, self._settings.timeout, progress)
             if outcome.status in {"ok", "diverged"} and outcome.result is not None:
                 collected.add(outcome.result)
             if outcome.status == "diverged" and phase is TRAIN:
@@ -246,13 +255,11 @@ class Measurer:
     def _machine(self, case: Case, collected: _Collected, progress: Progress) -> None:
         """What is known of the machine itself: measured once a session, by the first case that asks."""
         device, precision = case.device, case.precision
-        seconds = min(_MOST_SELF_TEST_SECONDS, 2 * self._settings.seconds)
-        progress("testing the clock")
-        clock = self._once(SELF_TEST, TimedJob(device, seconds))
-        if clock.result is None:
-            collected.warnings.append(f"the self-test failed: {clock.reason}")
-        else:
-            collected.warnings += [f"this machine cannot measure: {failure}" for failure in clock.result.failures]
+        if self._clock_error is None:
+            self._clock_error = clock_error(clock_ratio()) or ""
+        if self._clock_error:
+            collected.warnings.append(f"this machine cannot measure: {self._clock_error}")
+        seconds = min(_MOST_PEAK_SECONDS, 2 * self._settings.seconds)
         progress("measuring the peak")
         peak = self._once(PEAK, PeakJob(device, precision, seconds))
         if peak.result:
@@ -269,6 +276,10 @@ class Measurer:
         return self._asked[key]
 
 
+def _extra_phases() -> list[Phase[Any, Any]]:
+    return [Phase(name, ExtraJob, PhaseResult, "extra") for name in EXTRA_PHASES]
+
+
 def _skipped_where_unavailable(outcome: Outcome[_Available]) -> Outcome[_Available]:
     """The outcome of a question whether something is here: `skipped`, with the reason, when it is not."""
     reason = outcome.result.unavailable if outcome.result else ""
@@ -282,15 +293,15 @@ def command() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def _merged(proofs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _merged(proofs: list[Proof]) -> dict[str, Any] | None:
     """The proofs of all seeds as one: it holds when each does."""
     if not proofs:
         return None
-    violations = [violation for proof in proofs for violation in proof["violations"]]
-    unmoved = sorted({name for proof in proofs for name in proof["unmoved"]})
-    return {
-        **proofs[-1],
-        "holds": all(proof["holds"] for proof in proofs),
-        "unmoved": unmoved,
-        "violations": violations,
-    }
+    merged = structs.replace(
+        proofs[-1],
+        holds=all(proof.holds for proof in proofs),
+        unmoved=tuple(sorted({name for proof in proofs for name in proof.unmoved})),
+        violations=tuple(violation for proof in proofs for violation in proof.violations),
+    )
+    found: dict[str, Any] = msgspec.to_builtins(merged)
+    return found

@@ -186,6 +186,7 @@ class Worker:
         log = result.with_suffix(".log")
         request = {
             "phase": phase.name,
+            "function": phase.function or phase.name,
             "job": msgspec.to_builtins(job),
             "result": str(result),
             "log": str(log),

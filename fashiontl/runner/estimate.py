@@ -42,14 +42,10 @@ _TESTING = {"embedded": 200, "original": 1000}
 
 _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
 
-# As natural logarithms of factors: how much machines differ from the constants, networks from what their arithmetic
-# says, and cases of one network from each other.
-_MACHINE, _NETWORK, _CASE = 0.7, 0.4, 0.2
-# As many standard deviations leave out one case in six or so.
-_WIDE = 1.4
+# A remaining case is likely to take between its prediction divided and multiplied by this: where cases of its network
+# have finished, where only others have, and where none has.
+_WIDE = (1.2, 1.5, 3.0)
 _LEAST_FACTOR = 1e-2
-# Nothing is ever less certain than this.
-_WIDEST = math.log(4)
 
 
 @dataclass(frozen=True)
@@ -280,7 +276,8 @@ class Estimate:
     def __init__(self, cases: Sequence[Case], predicted: Mapping[str, Cost]) -> None:
         self._left = list(cases)
         self._predicted = predicted
-        self._taken: list[tuple[Case, float]] = []
+        # Seconds of work that finished cases took and that were predicted for them, by architecture.
+        self._taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
         # Of a device that is not here all cases are skipped, which takes no time.
         self._skipping: dict[str, bool] = {}
 
@@ -296,8 +293,10 @@ class Estimate:
         self._left.remove(case)
         self._skipping[case.device] = status == "skipped" and self._skipping.get(case.device, True)
         if status == "ok":
-            start = 0.0 if self._taken else _START
-            self._taken.append((case, max(seconds - start, 0.0)))
+            cost, start = self._predicted[case_id], 0.0 if self._taken else _START
+            # Whatever a clock says, a prediction is not off by more than this.
+            work = max(seconds - start - cost.fixed, 0.1 * seconds, _LEAST_FACTOR * cost.work)
+            self._taken[case.architecture].append((work, cost.work))
 
     def left(self, running: str = "", elapsed: float = 0.0) -> Range:
         """Seconds from now until the last case has finished.
@@ -306,65 +305,21 @@ class Estimate:
             running: id of the case that is being measured.
             elapsed: seconds since it began.
         """
-        machine, known = self._machine()
-        networks = self._networks(machine)
-        total = 0.0 if self._taken else _START
-        doubts: dict[str, float] = defaultdict(float)
+        machine = _factor([pair for pairs in self._taken.values() for pair in pairs])
+        total, low, high = (0.0 if self._taken else _START,) * 3
         for case in self._left:
             if self._skipping.get(case.device, False):
                 continue
-            factor, spread = networks.get(case.architecture, (machine, _NETWORK))
-            cost = self._predicted[case.id]
-            seconds = cost.fixed + factor * cost.work
+            cost, known = self._predicted[case.id], self._taken.get(case.architecture)
+            seconds = cost.fixed + (_factor(known) if known else machine) * cost.work
             if case.id == running:
-                running, gone = "", min(elapsed, seconds)
-                total -= gone
-            total += seconds
-            doubts[case.architecture] += _CASE * cost.fixed + spread * factor * cost.work
-        if not doubts:
-            return Range(0.0, 0.0, 0.0)
-        total = max(total, 1.0)
-        # Networks err each for itself, the machine for all of those of which nothing is known.
-        own = math.hypot(*doubts.values())
-        common = _MACHINE / math.sqrt(1 + known / _CASE) * sum(doubts.values()) / _NETWORK
-        spread = math.exp(min(_WIDE * math.hypot(own, common) / total, _WIDEST))
-        return Range(total / spread, total, total * spread)
+                seconds -= min(elapsed, seconds)
+            # What is known: the same network on this machine, the machine, or neither.
+            wide = _WIDE[0 if known else 1 if self._taken else 2]
+            total, low, high = total + seconds, low + seconds / wide, high + seconds * wide
+        return Range(low, total, high)
 
-    def _machine(self) -> tuple[float, float]:
-        """By which factor work takes longer here than predicted, and how much is known of that."""
-        known: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for case, logarithm, weight in self._errors():
-            known[case.architecture].append((logarithm, weight))
-        # One of each network: five cases of one say little more of the machine than the first.
-        means = [
-            (sum(error * weight for error, weight in each) / sum(w for _, w in each), max(w for _, w in each))
-            for each in known.values()
-        ]
-        weight = sum(weight for _, weight in means)
-        prior = (_NETWORK / _MACHINE) ** 2
-        return math.exp(sum(mean * weight for mean, weight in means) / (weight + prior)), weight
 
-    def _networks(self, machine: float) -> dict[str, tuple[float, float]]:
-        """The same of each architecture of which cases have finished, and how far its next may be from that."""
-        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for case, logarithm, weight in self._errors():
-            sums[case.architecture][0] += weight * logarithm
-            sums[case.architecture][1] += weight
-        prior = (_CASE / _NETWORK) ** 2
-        return {
-            name: (
-                math.exp((total + prior * math.log(machine)) / (weight + prior)),
-                math.hypot(_CASE, _NETWORK / math.sqrt(1 + weight / prior)),
-            )
-            for name, (total, weight) in sums.items()
-        }
-
-    def _errors(self) -> list[tuple[Case, float, float]]:
-        """Of each finished case, the logarithm of how wrong its predicted work was, and how much that says."""
-        found = []
-        for case, seconds in self._taken:
-            predicted = self._predicted[case.id]
-            # Whatever a clock says, a prediction is not off by more than this.
-            work = max(seconds - predicted.fixed, 0.1 * seconds, _LEAST_FACTOR * predicted.work)
-            found.append((case, math.log(work / predicted.work), predicted.work / (predicted.work + predicted.fixed)))
-        return found
+def _factor(pairs: Sequence[tuple[float, float]]) -> float:
+    """By which factor work takes longer than predicted."""
+    return sum(taken for taken, _ in pairs) / sum(predicted for _, predicted in pairs) if pairs else 1.0

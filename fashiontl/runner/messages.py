@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.records.facts import Proof
 from fashiontl.runner.estimate import Work
 
 # Called with what is being done.
@@ -50,6 +51,12 @@ class SlicesJob(CaseJob, frozen=True, omit_defaults=True):
 
     commands: str = ""
     other: str = ""
+
+
+class ExtraJob(CaseJob, frozen=True, omit_defaults=True):
+    """A case in a phase of the user's own; `function` is `module:function`."""
+
+    function: str = ""
 
 
 class DeviceJob(Struct, frozen=True):
@@ -107,7 +114,7 @@ class PhaseResult(Struct):
     measurements: list[Measurement] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
-    proofs: list[dict[str, Any]] = field(default_factory=list)
+    proofs: list[Proof] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     loops: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
@@ -176,13 +183,6 @@ class VariantSupport(Struct, frozen=True):
     warnings: list[str] = []
 
 
-class ClockCheck(Struct, frozen=True):
-    """Work of a known length, as the timing loops read it; `failures` says what they read wrongly."""
-
-    checks: list[dict[str, Any]] = []
-    failures: list[str] = []
-
-
 class Noise(Struct, frozen=True):
     """A small training step: its median in seconds, the half-width of its 95 % interval over it, and steadiness."""
 
@@ -217,11 +217,19 @@ class Identity(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Phase(Generic[J, R]):
-    """One phase: a function of the phases' module, what it takes, and what it returns."""
+    """One phase.
+
+    Attributes:
+        name: for messages.
+        job: what it takes.
+        result: what it returns.
+        function: of the phases' module; empty where that has the phase's name.
+    """
 
     name: str
     job: type[J]
     result: type[R]
+    function: str = ""
 
 
 PRETRAIN = Phase("pretrain", CaseJob, Pretraining)
@@ -234,7 +242,6 @@ COUNT = Phase("count", CaseJob, Work)
 VARIANT = Phase("variant", CaseJob, VariantSupport)
 SLICES = Phase("slices", SlicesJob, PhaseResult)
 DEVICE = Phase("device", DeviceJob, DeviceFacts)
-SELF_TEST = Phase("self_test", TimedJob, ClockCheck)
 NOISE = Phase("noise", TimedJob, Noise)
 PEAK = Phase("peak", PeakJob, dict[str, float])
 IDENTITY = Phase("identity", IdentityJob, Identity)

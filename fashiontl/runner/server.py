@@ -24,7 +24,7 @@ import msgspec
 import torch
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.machine.devices import is_out_of_memory
+from fashiontl.machine.devices import Device
 
 
 def serve(phases: str, jobs: int, answers: int) -> None:
@@ -65,13 +65,13 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
     status, reason = "ok", ""
     result: Any = None
     try:
-        phase = getattr(phases, request["phase"])
+        phase = getattr(phases, request["function"])
         result = phase(_job(phase, request["job"]), lambda text: _send(channel, {"progress": text[:1000]}))
     except FashiontlError as error:
         status, reason, result = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row
         traceback.print_exc()
-        status = "oom" if is_out_of_memory(error) else "crashed"
+        status = "oom" if Device.is_out_of_memory(error) else "crashed"
         reason = f"{request['phase']}: {type(error).__name__}: {error}"
     finally:
         sys.stdout.flush()

@@ -14,15 +14,16 @@ from fashiontl.core.errors import FashiontlError, SkippedError
 from fashiontl.data import Task, find_task
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_task_images
-from fashiontl.freezing import POLICIES, Plan, absence
+from fashiontl.freezing import POLICIES, Plan, unavailable_reason
 from fashiontl.freezing.apply import apply
 from fashiontl.freezing.lora import prepare
 from fashiontl.freezing.policies import ADAPTERS
+from fashiontl.machine.devices import Device
 from fashiontl.matrix import extensions
 from fashiontl.models.build import outline
 from fashiontl.models.ensembles import MeanOfProbabilities
 from fashiontl.models.network import Network
-from fashiontl.models.registry import fitting_size, trained_apart
+from fashiontl.models.registry import fitting_size, trained_separately
 from fashiontl.models.weights.start import Start, start
 from fashiontl.runner.messages import CaseJob
 from fashiontl.timing.variants import Variant
@@ -63,6 +64,11 @@ class Workload:
         return cls(case, settings, find_task(case.task), checkpoints)
 
     @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return Device.of(self.case.device)
+
+    @property
     def variant(self) -> Variant:
         """How the case's networks are run."""
         return Variant.of(self.case)
@@ -74,7 +80,7 @@ class Workload:
 
     def parts(self) -> list[Case]:
         """The cases whose networks are trained each on its own: this one, or those of a hybrid's members."""
-        return [replace(self.case, architecture=name) for name in trained_apart(self.case.architecture)]
+        return [replace(self.case, architecture=name) for name in trained_separately(self.case.architecture)]
 
     def outlines(self) -> list[Network]:
         """Every part's network without its weights, to be asked what it is made of before anything else is done.
@@ -96,9 +102,9 @@ class Workload:
         Raises:
             SkippedError: as `check`.
         """
-        begun = start(part, self.settings.image_size, self.checkpoints)
-        self.check(begun.network)
-        return replace(begun, network=begun.network.to(self.case.device))
+        initial = start(part, self.settings.image_size, self.checkpoints)
+        self.check(initial.network)
+        return replace(initial, network=initial.network.to(self.case.device))
 
     def starts(self) -> list[Start]:
         """Every part's network before training, on the device."""
@@ -106,7 +112,7 @@ class Workload:
 
     def networks(self) -> list[Network]:
         """The same without what came with them."""
-        return [begun.network for begun in self.starts()]
+        return [initial.network for initial in self.starts()]
 
     def deployed(self, networks: Sequence[Network]) -> nn.Module:
         """What inference runs of the case's networks: the one, or the mean of a hybrid's, as the variant says."""
@@ -149,7 +155,7 @@ class Workload:
             FashiontlError: the policy fails in any other way.
         """
         library = ADAPTERS if self.adapts([network]) else POLICIES[self.case.policy].library
-        if reason := absence(library):
+        if reason := unavailable_reason(library):
             raise SkippedError(f"policy {self.case.policy} {reason}")
 
     def periods(self, networks: Sequence[Network]) -> list[tuple[int, float]]:
@@ -198,30 +204,30 @@ class Workload:
         drawn = select(images, self.task, self.task.per_class or settings.train_per_class, 1, 0)
         return Examples(drawn.train_images, drawn.train_labels).on(self.case.device)
 
-    def step(self, begun: Start, epoch: int = 0, count: int = 0) -> TrainingStep:
+    def step(self, initial: Start, epoch: int = 0, count: int = 0) -> TrainingStep:
         """One training step of a network, as in an epoch, in its parts; the network is prepared for it.
 
         It runs every stage: reuse of a frozen prefix is a saving of the accuracy runs, and is never mixed with what a
         step costs.
 
         Args:
-            begun: the network.
+            initial: the network.
             epoch: whose plan is used.
             count: images a step; 0 takes the settings' own.
         """
-        network = begun.network
+        network = initial.network
         self.prepare(network, epoch)
         recipe = recipe_for(self.case.policy, self.settings, normalised=is_normalised(network))
-        # A rate at which nothing moves far, so that a thousand steps on noise cannot overflow and change the speed.
-        recipe = replace(recipe, rate=1e-6)
+        # At this learning rate nothing moves far: a thousand steps on noise cannot overflow and change the speed.
+        recipe = replace(recipe, lr=1e-6)
         images = self.random_images(count or self.settings.throughput_batch)
         labels = torch.arange(len(images), device=images.device) % len(self.task.class_names)
         optimizer = new_optimizer(network, self.plan(network, epoch), recipe)
-        return TrainingStep(network, optimizer, self.variant, begun.preprocessing, recipe, Examples(images, labels))
+        return TrainingStep(network, optimizer, self.variant, initial.preprocessing, recipe, Examples(images, labels))
 
     def training_step(self, starts: Sequence[Start], epoch: int = 0) -> Callable[[], None]:
         """A function that makes one training step of each network on a batch that is on the device."""
-        return together([self.step(begun, epoch) for begun in starts])
+        return together([self.step(initial, epoch) for initial in starts])
 
 
 def together(calls: Sequence[Callable[[], None]]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""The timing loops: how long a step takes, once it is steady. No torch: what is timed is a function."""
+"""The timing loops: how long a step takes, once it is steady. What is timed is a function."""
 
 import gc
 import itertools
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fashiontl.core.stats import drift_and_noise, median_interval
+from fashiontl.machine.conditions import ThrottleDetector
+from fashiontl.machine.devices import Device
 
 Clock = Callable[[], float]
 
@@ -18,7 +20,7 @@ Clock = Callable[[], float]
 _LEAST = 6
 # Enough for the 99th percentile to have an interval of its own; more would only lengthen the record.
 _MOST = 10_000
-_SLICE_SECONDS = 0.02
+_BLOCK_SECONDS = 0.02
 # Samples are kept or dropped in groups of about this length: as often as one asks whether the machine was throttled.
 _GROUP_SECONDS = 0.05
 _GROUP_SAMPLES = 200
@@ -37,30 +39,36 @@ _WINDOW_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """What a loop reads besides the clock.
+class DeviceTimer:
+    """The clocks of a device and of the host.
 
     Attributes:
         synchronize: waits until the device has finished; called before the clock is read.
-        mark: notes a point in the device's own queue, without waiting; None where the host's clock is all there is.
-        elapsed: seconds between two such marks, once the device has passed them.
-        throttled: whether the machine was slowed down since it was last asked.
+        event: records an event in the device's queue, without waiting; None where there is no queue.
+        elapsed: seconds between two such events, once the device has passed them.
+        throttled: whether the machine was slowed down since the last call.
         clock: seconds, monotonic.
     """
 
     synchronize: Callable[[], None]
-    mark: Callable[[], Any] | None = None
+    event: Callable[[], Any] | None = None
     elapsed: Callable[[Any, Any], float] | None = None
     throttled: Callable[[], bool] = lambda: False
     clock: Clock = time.perf_counter
 
+    @classmethod
+    def of(cls, device: Device) -> "DeviceTimer":
+        """The timer of a device."""
+        event, elapsed = (device.event, device.elapsed) if device.has_queue else (None, None)
+        return cls(device.synchronize, event, elapsed, ThrottleDetector(device))
+
 
 @dataclass(frozen=True)
-class Effort:
-    """How long and how closely a loop looks.
+class SamplingBudget:
+    """When a loop has enough samples.
 
     Attributes:
-        seconds: time budget of the sampling; the warm-up may take as much again.
+        seconds: time limit of the sampling; the warm-up may take as much again.
         samples: the fewest samples after which a precise median ends the sampling.
         half_width: what is precise: half of the median's 95 % interval over the median.
     """
@@ -89,7 +97,7 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a timing loop saw.
+    """The samples of a timing loop.
 
     Attributes:
         values: seconds a call, in the order in which they were taken.
@@ -118,85 +126,83 @@ class Samples:
         return self.throttled / max(1, self.throttled + len(self.values))
 
 
-def time_calls(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
+def time_calls(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Time single calls, each from its start until the device has finished it: what one request waits."""
-    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort, sliced=False)
+    return _run(lambda calls: _timed(call, timer, calls), timer, budget, in_blocks=False)
 
 
-def time_slices(call: Callable[[], object], instrument: Instrument, effort: Effort) -> Samples:
-    """Time runs of calls with one wait at the end of each: the pace at which a queue is worked off.
+def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
+    """Time runs of calls with one wait at the end of each: the throughput of a full queue.
 
-    Waiting after every call would keep a device idle between small steps. A slice is at least 20 ms long, so that
+    Waiting after every call would keep a device idle between small steps. A block is at least 20 ms long, so that
     the clock and the wait do not count.
 
     Returns:
-        Samples whose values are seconds a call, one a slice.
+        Samples whose values are seconds a call, one a block.
     """
-    return _run(lambda calls: _timed(call, instrument, calls), instrument, effort)
+    return _run(lambda calls: _timed(call, timer, calls), timer, budget)
 
 
-def warmed_slices(
-    call: Callable[[], object], instrument: Instrument, seconds: float
-) -> tuple[Callable[[], float], WarmUp]:
-    """Warm a call up until it is steady, for slices that are then taken one by one, as `time_slices` takes them.
+def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
+    """Warm a call up until it is steady, for blocks that are then taken one by one, as `time_blocks` takes them.
 
-    For two processes that take turns. What ran in between has cooled caches: a slice of ResNet-18's single images was
-    19 % slower after a slice of the other process than after one of its own. So half as many calls that do not count
-    come first in each slice of short ones. Meanwhile `no_garbage_collection` is the caller's to enter.
+    For two processes that take turns. What ran in between has cooled caches: a block of ResNet-18's single images was
+    19 % slower after a block of the other process than after one of its own. So half as many calls that do not count
+    come first in each block of short ones. Meanwhile `no_garbage_collection` is the caller's to enter.
 
     Args:
         call: what is timed.
-        instrument: the clock and the wait.
+        timer: the clock and the wait.
         seconds: the longest that the warm-up may take.
 
     Returns:
-        A function that takes one slice and returns its seconds a call, and how the warm-up ended.
+        A function that takes one block and returns its seconds a call, and how the warm-up ended.
     """
-    warm_up, window = _warm_up(lambda calls: _timed(call, instrument, calls), instrument.clock, seconds)
-    calls = _calls_of_slice(_median(window))
+    warm_up, window = _warm_up(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
+    calls = _calls_of_block(_median(window))
     uncounted = calls // 2
 
     def take() -> float:
         for _ in range(uncounted):
             call()
-        return _timed(call, instrument, calls)[0]
+        return _timed(call, timer, calls)[0]
 
     return take, warm_up
 
 
-def time_parts(parts: Mapping[str, Callable[[], object]], instrument: Instrument, effort: Effort) -> Samples:
+def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Time calls that consist of parts, one after the other, and each part.
 
-    The device is waited for only after several calls, as in real use; marks in its queue tell the parts apart. Without
-    marks (on the CPU, where a call has finished when it returns) the clock does.
+    The device is waited for only after several calls, as in real use; events in its queue separate the parts. Without
+    them (on the CPU, where a call has finished when it returns) the clock does.
 
     Returns:
         Samples whose values are seconds a call, the means of runs of at least 20 ms.
     """
-    mark = instrument.mark or instrument.clock
-    elapsed = instrument.elapsed or (lambda before, after: after - before)
+    event = timer.event or timer.clock
+    elapsed = timer.elapsed or (lambda before, after: after - before)
 
     def take(calls: int) -> _Sample:
         rows = []
-        instrument.synchronize()
-        started = instrument.clock()
+        timer.synchronize()
+        started = timer.clock()
         for _ in range(calls):
-            marks = [mark()]
+            events = [event()]
             for part in parts.values():
                 part()
-                marks.append(mark())
-            rows.append(marks)
-        instrument.synchronize()
-        each = (instrument.clock() - started) / calls
+                events.append(event())
+            rows.append(events)
+        timer.synchronize()
+        each = (timer.clock() - started) / calls
         shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
         return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
-    return _run(take, instrument, effort, tuple(parts))
+    return _run(take, timer, budget, tuple(parts))
 
 
-def _calls_of_slice(seconds: float) -> int:
-    """How many calls of that length a slice has."""
-    return max(1, math.ceil(_SLICE_SECONDS / max(seconds, 1e-9)))
+def _calls_of_block(seconds: float) -> int:
+    """How many calls of that length a block has."""
+    return max(1, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9)))
 
 
 # Seconds of the whole call by the host's clock, then by the device's or of each part.
@@ -205,26 +211,26 @@ _Sample = tuple[float, ...]
 _Take = Callable[[int], _Sample]
 
 
-def _timed(call: Callable[[], object], instrument: Instrument, calls: int) -> _Sample:
-    mark, elapsed, clock = instrument.mark, instrument.elapsed, instrument.clock
-    instrument.synchronize()
+def _timed(call: Callable[[], object], timer: DeviceTimer, calls: int) -> _Sample:
+    event, elapsed, clock = timer.event, timer.elapsed, timer.clock
+    timer.synchronize()
     started = clock()
-    before = mark() if mark else None
+    before = event() if event else None
     for _ in range(calls):
         call()
-    after = mark() if mark else None
-    instrument.synchronize()
+    after = event() if event else None
+    timer.synchronize()
     seconds = (clock() - started) / calls
     return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
 
 
 def _run(
     take: _Take,
-    instrument: Instrument,
-    effort: Effort,
+    timer: DeviceTimer,
+    budget: SamplingBudget,
     parts: Sequence[str] = (),
     *,
-    sliced: bool = True,
+    in_blocks: bool = True,
 ) -> Samples:
     """Warm up, then take samples until they are enough.
 
@@ -233,18 +239,18 @@ def _run(
 
     Args:
         take: takes a sample.
-        instrument: the clock and what else is read.
-        effort: when they are enough.
+        timer: the clock and what else is read.
+        budget: when they are enough.
         parts: names of what the samples hold besides the whole; without any it is the device's time.
-        sliced: whether a sample is a slice, of as many warm calls as that takes, and not a single call.
+        in_blocks: whether a sample is a block, of as many warm calls as that takes, and not a single call.
     """
     with no_garbage_collection():
-        started = instrument.clock()
-        warm_up, window = _warm_up(take, instrument.clock, effort.seconds)
-        calls = _calls_of_slice(_median(window)) if sliced else 1
-        is_enough = calls == 1 and instrument.clock() - started >= effort.seconds
+        started = timer.clock()
+        warm_up, window = _warm_up(take, timer.clock, budget.seconds)
+        calls = _calls_of_block(_median(window)) if in_blocks else 1
+        is_enough = calls == 1 and timer.clock() - started >= budget.seconds
         first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
-        kept, ended, throttled = _sample(take, calls, instrument, effort, first)
+        kept, ended, throttled = _sample(take, calls, timer, budget, first)
     columns = list(zip(*kept, strict=True)) or [()]
     return Samples(
         values=columns[0],
@@ -284,24 +290,24 @@ def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_S
 
 
 def _sample(
-    take: _Take, calls: int, instrument: Instrument, effort: Effort, first: Sequence[_Sample]
+    take: _Take, calls: int, timer: DeviceTimer, budget: SamplingBudget, first: Sequence[_Sample]
 ) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
     """Samples that were kept, after the first ones, why there are no more, and how many were dropped."""
-    clock = instrument.clock
+    clock = timer.clock
     group: list[_Sample] = []
     # What happened before is forgotten, but for the first samples.
-    throttled = len(first) if instrument.throttled() else 0
+    throttled = len(first) if timer.throttled() else 0
     kept = [] if throttled else list(first)
-    look: float = effort.samples
+    look: float = budget.samples
     asked = clock()
-    deadline = asked + effort.seconds
+    deadline = asked + budget.seconds
     while True:
         group.append(take(calls))
         now = clock()
         over = now >= deadline and len(kept) + len(group) + throttled >= _LEAST
         if now - asked < _GROUP_SECONDS and len(group) < _GROUP_SAMPLES and not over:
             continue
-        if instrument.throttled():
+        if timer.throttled():
             throttled += len(group)
         else:
             kept += group
@@ -309,7 +315,7 @@ def _sample(
         asked = now
         if len(kept) >= look:
             width = _half_width([sample[0] for sample in kept])
-            if width is not None and width <= effort.half_width:
+            if width is not None and width <= budget.half_width:
                 return kept, "precise", throttled
             look = len(kept) * _LOOK_AGAIN
         if over:

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from fashiontl.machine.devices import Device
 from fashiontl.timing import torch_flags
 from fashiontl.timing.flops import step_flops
 
 # Long enough that the clock and the wait for the device do not count.
-_SLICE_SECONDS = 0.01
-_SLICES = 5
+_BLOCK_SECONDS = 0.01
+_BLOCKS = 5
 _SIDES = (512, 1024, 2048, 4096, 8192)
 _BATCHES = (1, 8, 64, 512)
 # Channels and side of the images in the middle of a ResNet, where 3x3 convolutions do most of its work.
@@ -45,10 +46,9 @@ class Work:
 
 
 def measured_peak(
-    device: str,
+    device: Device,
     precision: str,
     seconds: float,
-    synchronize: Callable[[], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Measure what matrix products and 3x3 convolutions reach, each at the size that suits the device best.
@@ -56,11 +56,10 @@ def measured_peak(
     Run it in a process whose memory is not measured: an allocator may keep what it took.
 
     Args:
-        device: where; `cpu`, `cuda:1`.
+        device: where.
         precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands. Whether float32 may round to TF32 is switched
             accordingly, and cuDNN chooses its algorithms by trying; both are as before afterwards.
         seconds: about how long, half of it for each; the smallest work is measured even when it takes longer.
-        synchronize: waits until the device has finished; called before the clock is read.
         clock: seconds, monotonic.
 
     Returns:
@@ -70,23 +69,21 @@ def measured_peak(
     dtype = _DTYPES[precision]
     found = {}
     with torch.inference_mode(), _switches(precision):
-        for name, works in (("matmul", matrix_products(device, dtype)), ("convolution", convolutions(device, dtype))):
-            rate = fastest(works, seconds / 2, synchronize, clock)
+        for name, works in (("matmul", matrix_products), ("convolution", convolutions)):
+            rate = fastest(works(device.name, dtype), seconds / 2, device, clock)
             if rate is not None:
                 found[name] = rate
     return found
 
 
-def fastest(
-    works: Iterable[Work], seconds: float, synchronize: Callable[[], None], clock: Callable[[], float]
-) -> float | None:
-    """The highest rate among works, each the median of several slices; None when none fitted into memory.
+def fastest(works: Iterable[Work], seconds: float, device: Device, clock: Callable[[], float]) -> float | None:
+    """The highest rate among works, each the median of several blocks; None when none fitted into memory.
 
     Args:
         works: the cheapest first, which is measured whatever it takes. Others are passed over when, at the best rate so
             far, they would not end in time.
         seconds: time budget.
-        synchronize: waits until the device has finished.
+        device: on which they run.
         clock: seconds, monotonic.
 
     Returns:
@@ -95,12 +92,14 @@ def fastest(
     deadline = clock() + seconds
     best = None
     for work in works:
-        # A slice may be a single call; before the slices come two calls.
-        if best and clock() + max(_SLICES * _SLICE_SECONDS, (_SLICES + 2) * work.flops / best) > deadline:
+        # A block may be a single call; before the blocks come two calls.
+        if best and clock() + max(_BLOCKS * _BLOCK_SECONDS, (_BLOCKS + 2) * work.flops / best) > deadline:
             continue
         try:
-            rate = work.flops / _seconds_a_call(work.prepare(), synchronize, clock)
-        except torch.OutOfMemoryError:
+            rate = work.flops / _seconds_a_call(work.prepare(), device.synchronize, clock)
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):
+                raise
             continue
         best = max(rate, best or 0.0)
     return best
@@ -160,8 +159,8 @@ def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None],
 
     # The first call loads kernels, and chooses among them.
     timed(1)
-    calls = max(1, math.ceil(_SLICE_SECONDS / max(timed(1), 1e-9)))
-    return statistics.median(timed(calls) for _ in range(_SLICES))
+    calls = max(1, math.ceil(_BLOCK_SECONDS / max(timed(1), 1e-9)))
+    return statistics.median(timed(calls) for _ in range(_BLOCKS))
 
 
 @contextmanager

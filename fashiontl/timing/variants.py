@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fashiontl.core.case import Case
-from fashiontl.machine.devices import split
+from fashiontl.machine.devices import Device
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Linux's names for instructions that compute in these types (arch/x86 and arch/arm64 in its sources).
@@ -36,8 +35,8 @@ _MOST_COMPILES = 200
 _FIRST_SCALE = 2.0**8
 
 
-# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/fast.md, "Memory
-# formats").
+# Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/evidence/fast.md
+# under "Memory formats").
 _SMALL_CONVOLUTIONS = 0.4
 
 
@@ -63,15 +62,15 @@ class Variant:
         """Type of deployed weights."""
         return _DTYPES.get(self.precision, torch.float32)
 
-    def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """The context of a training step's forward pass and loss; for `fp32` and `tf32` it does nothing."""
+    def autocast(self, kind: str) -> AbstractContextManager[Any]:
+        """The context of a training step's forward pass and loss; does nothing for `fp32` and `tf32`."""
         if self.precision not in _DTYPES:
             return nullcontext()
-        return torch.autocast(split(device)[0], dtype=self.dtype)
+        return torch.autocast(kind, dtype=self.dtype)
 
-    def scaler(self, device: str) -> torch.amp.GradScaler:
-        """Scale losses for `fp16`, whose gradients would underflow; for other precisions it hands on what it gets."""
-        return torch.amp.GradScaler(split(device)[0], init_scale=_FIRST_SCALE, enabled=self.precision == "fp16")
+    def scaler(self, kind: str) -> torch.amp.GradScaler:
+        """Scale losses for `fp16`, whose gradients would underflow; for other precisions it returns what it gets."""
+        return torch.amp.GradScaler(kind, init_scale=_FIRST_SCALE, enabled=self.precision == "fp16")
 
     def place(self, network: nn.Module) -> None:
         """Give a network's weights the memory format, in place; only those with four dimensions have one."""
@@ -127,34 +126,35 @@ def small_convolutions(network: nn.Module) -> float:
     return small / max(1, len(convolutions))
 
 
-def faster_format(network: nn.Module, device: str) -> str:
+def faster_format(network: nn.Module, kind: str) -> str:
     """The memory format in which a network most likely trains faster: a rule, so that every run follows the same one.
 
     A CPU library turns images into a layout of its own at each convolution in the contiguous format. A convolution of
     one pixel, or in groups, has too little to compute to make up for that. On other devices nothing was measured.
     """
-    is_faster = split(device)[0] == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
+    is_faster = kind == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
     return "channels_last" if is_faster else "contiguous"
 
 
-def absence(case: Case) -> str | None:
+def unavailable_reason(case: Case) -> str | None:
     """Why a case's variant cannot run on its device, which is here; None when it can."""
-    kind, index = split(case.device)
+    device = Device.of(case.device)
+    kind, index = device.kind, device.index
     reasons = []
     if case.precision == "tf32":
-        reasons.append(_tf32_absence(kind, index))
+        reasons.append(_tf32_unavailable(kind, index))
     elif case.precision in _DTYPES:
-        reasons.append(_half_absence(case.precision, kind, index))
+        reasons.append(_half_unavailable(case.precision, kind, index))
     if case.execution == "cuda_graphs" and kind != "cuda":
         reasons.append(f"CUDA graphs need an NVIDIA GPU, got {kind}; measure compile there")
     elif case.execution != "eager":
-        reasons.append(_compile_absence(kind, index))
+        reasons.append(_compile_unavailable(kind, index))
     return "; ".join(filter(None, reasons)) or None
 
 
-def doubts(case: Case) -> list[str]:
+def warnings_for(case: Case) -> list[str]:
     """What a reader should know of a variant that runs, but not as its name suggests."""
-    if split(case.device)[0] != "cpu" or case.precision not in _DTYPES:
+    if Device.of(case.device).kind != "cpu" or case.precision not in _DTYPES:
         return []
     try:
         # "flags" on x86, "Features" on Arm.
@@ -170,7 +170,7 @@ def doubts(case: Case) -> list[str]:
     return [f"no {case.precision} hardware on this CPU: emulated"]
 
 
-def _tf32_absence(kind: str, index: int) -> str | None:
+def _tf32_unavailable(kind: str, index: int) -> str | None:
     needed = "tf32 needs an NVIDIA GPU of compute capability 8.0 or later"
     if kind != "cuda" or torch.version.hip is not None:
         return f"{needed}, got {'an AMD GPU' if kind == 'cuda' else kind}; measure fp32 or bf16 there"
@@ -178,7 +178,7 @@ def _tf32_absence(kind: str, index: int) -> str | None:
     return None if (major, minor) >= _TF32_CAPABILITY else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
 
 
-def _half_absence(precision: str, kind: str, index: int) -> str | None:
+def _half_unavailable(precision: str, kind: str, index: int) -> str | None:
     """Of `bf16` and `fp16`."""
     if kind == "cuda" and precision == "bf16":
         with torch.cuda.device(index):
@@ -202,7 +202,7 @@ def _takes(precision: str, kind: str) -> bool:
             return torch.is_autocast_enabled(kind)
 
 
-def _compile_absence(kind: str, index: int) -> str | None:
+def _compile_unavailable(kind: str, index: int) -> str | None:
     if kind == "mps":
         if importlib.util.find_spec("torch._inductor.codegen.mps"):
             return None
@@ -278,11 +278,7 @@ def compile_counts() -> dict[str, int]:
     from torch._dynamo.utils import counters
 
     counts = {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
-    compiles = _counter(frames, "FRAME_COMPILE_COUNTER")
+    compiles: dict[Any, int] | None = getattr(frames, "FRAME_COMPILE_COUNTER", None)
     if compiles is not None:
         counts["recompiles"] = sum(count - 1 for count in compiles.values())
     return counts
-
-
-def _counter(module: ModuleType, name: str) -> dict[Any, int] | None:
-    return getattr(module, name, None)

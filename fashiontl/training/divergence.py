@@ -1,4 +1,4 @@
-"""Whether training still yields numbers from which anything can be learned, and if not, since when."""
+"""Whether losses, logits and weights are still finite, and if not, since which step."""
 
 import math
 from collections.abc import Sequence
@@ -10,41 +10,36 @@ from fashiontl.core.errors import DivergedError
 from fashiontl.freezing.apply import has_statistics
 from fashiontl.training.recipes import Recipe
 
-# From here on float32 has no fraction, so a softmax no longer tells one answer from another.
+# From here on float32 has no fraction, so softmax no longer tells one answer from another.
 _LARGEST_LOGIT = 2.0**24
 
 
 def in_step(loss: float, logit: float) -> str:
-    """What of a training step is not finite; empty where nothing is.
-
-    Args:
-        loss: of the step.
-        logit: the largest of the batch.
-    """
+    """What of a step's loss and its batch's largest logit is not finite; empty if both are."""
     if math.isfinite(loss) and math.isfinite(logit):
         return ""
     return f"a loss of {loss:g}" + ("" if math.isfinite(logit) else f" and a logit of {logit:g}")
 
 
 def in_answers(logits: Tensor, images: str) -> str:
-    """What makes answers unusable: a logit that is not finite, or too large to be told from another; empty if none.
+    """A logit, float32 `[n, classes]`, that is not finite or too large to be told from another; empty if none.
 
     Args:
         logits: float32 `[n, classes]`.
-        images: which were answered, `test` or `validation`.
+        images: which were classified, `test` or `validation`.
     """
     largest = torch.linalg.vector_norm(logits, math.inf).item()
     return "" if largest < _LARGEST_LOGIT else f"a logit of {largest:.3g} on the {images} images"
 
 
 def in_weights(network: nn.Module) -> str:
-    """Parameters and running statistics that are not finite, the first by its name; empty where there are none."""
+    """Parameters and running statistics that are not finite, the first by its name; empty if all are."""
     named: dict[str, Tensor] = dict(network.named_parameters())
     for path, module in network.named_modules():
         if has_statistics(module):
             named |= {f"{path}.{name}": value for name, value in module.named_buffers(recurse=False)}
     named = {name: value.detach() for name, value in named.items() if value.is_floating_point() and value.numel()}
-    # One small kernel for each, which NaN comes through, and one read of all.
+    # One small kernel for each, which propagates NaN, and one read of all.
     largest = [torch.linalg.vector_norm(value, math.inf, dtype=torch.float32) for value in named.values()]
     numbers = torch.stack(largest).tolist()
     broken = [f"{name} of {number:g}" for name, number in zip(named, numbers, strict=True) if not math.isfinite(number)]
@@ -58,21 +53,21 @@ def diverged(
     """An error that says where training diverged.
 
     Args:
-        what: was seen.
+        what: was not finite.
         recipe: of the training.
-        where: epoch and step in it, both from 0, of its first appearance; the last step before it for what was seen
-            between two steps.
+        where: epoch and step in it, both from 0, at which it was first seen; the last step before it for what was
+            seen between two steps.
         steps: of each epoch.
-        losses: mean ones, of the epochs before.
+        losses: mean losses of the epochs before.
 
     Returns:
-        With a value that holds `losses`, and `divergence`: `what`, `rate`, `epoch` and `step` from 1, `epochs` and
+        With a value that holds `losses`, and `divergence`: `what`, `lr`, `epoch` and `step` from 1, `epochs` and
         `steps`.
     """
     epoch, step = where[0] + 1, where[1] + 1
     place = {"epoch": epoch, "step": step, "epochs": recipe.epochs, "steps": steps}
     return DivergedError(
         f"epoch {epoch} of {recipe.epochs}, step {step} of {steps}: got {what}, expected finite numbers and logits "
-        f"below {_LARGEST_LOGIT:,.0f}; the rate was {recipe.rate:g} at its peak",
-        {"divergence": {"what": what, "rate": recipe.rate, **place}, "losses": list(losses)},
+        f"below {_LARGEST_LOGIT:,.0f}; the peak learning rate was {recipe.lr:g}",
+        {"divergence": {"what": what, "lr": recipe.lr, **place}, "losses": list(losses)},
     )

@@ -13,12 +13,12 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.data.preprocessing import Preprocessing, augment
 from fashiontl.freezing.apply import NORMALISATION, apply, frozen_prefix, parameter_groups
 from fashiontl.freezing.policies import Plan, Policy
-from fashiontl.freezing.proof import PolicyProof, Watch
-from fashiontl.machine.devices import DEVICES, split, synchronize
+from fashiontl.freezing.proof import FreezeVerifier, PolicyProof
+from fashiontl.machine.devices import Device
 from fashiontl.models.network import Network
 from fashiontl.timing.variants import Variant
 from fashiontl.training.divergence import diverged, in_answers, in_step, in_weights
-from fashiontl.training.prefix import Features, FeatureStore, Source
+from fashiontl.training.prefix import Features, FeatureStore, key_of
 from fashiontl.training.recipes import Recipe
 
 # Outputs of a frozen prefix are kept for all epochs when they fit in this many bytes.
@@ -47,15 +47,14 @@ class Examples:
 
     def on(self, device: str) -> "Examples":
         """The same on a device; images that would take more than a quarter of its free memory stay where they are."""
-        kind, index = split(device)
-        free = DEVICES[kind].free(index)
+        free = Device.of(device).free_memory()
         fit = free is None or self.images.nbytes <= _IMAGE_SHARE * free
         return Examples(self.images.to(device) if fit else self.images, self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves besides the weights.
+    """The results of a training besides the weights.
 
     Attributes:
         seconds: wall time of the loop, synchronised.
@@ -64,7 +63,7 @@ class Fit:
         reused_stages: the most leading stages whose output was computed once and reused.
         validation: accuracy on the validation images after each epoch; empty without any.
         chosen: number of the epoch whose weights were kept.
-        features: where the store had the output of `reused_stages` from; None without a store or reuse.
+        features: `computed` or held in `memory`, of the output of `reused_stages`; None without reuse.
         steps: of an epoch.
     """
 
@@ -74,11 +73,11 @@ class Fit:
     reused_stages: int
     validation: tuple[float, ...]
     chosen: int
-    features: Source | None = None
+    features: str | None = None
     steps: int = 0
 
 
-def fit(  # noqa: PLR0913 - all that a training depends on, each named where it is passed
+def fit(  # noqa: PLR0913 - all that a training depends on
     network: Network,
     policy: Policy,
     examples: Examples,
@@ -95,12 +94,11 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
     """Train a network in place under a freezing policy.
 
     With validation images it ends with the weights of the epoch that was best on them, the first of equals; otherwise
-    with those of the last. Validating takes no part in the training's seconds.
+    with those of the last. Validation does not count in the training's seconds.
 
     Under `bf16` and `fp16` the forward pass and the loss run under autocast, the loss itself in float32; `fp16` also
-    scales it, and skips steps whose gradients overflow. Nothing is compiled, whatever the variant's execution: a
-    compiled graph differs in how it rounds alone, and it would be compiled again for each size of a batch and each
-    change of plan. Compiling is for what is timed.
+    scales it, and skips steps whose gradients overflow. Nothing is compiled, whatever the variant's execution: that
+    would change only the rounding, and compile again for each batch size and each change of plan.
 
     Args:
         network: on the device where it trains.
@@ -111,65 +109,64 @@ def fit(  # noqa: PLR0913 - all that a training depends on, each named where it 
         seed: of the batches' order and the augmentation.
         validation: images to choose the epoch on, never trained on.
         variant: precision and memory format.
-        store: of the outputs of frozen prefixes, as `Batches` takes it.
+        store: of the outputs of frozen prefixes, as for `Batches`.
         progress: called with the number of each epoch as it starts.
         clock: seconds.
 
     Raises:
-        DivergedError: a loss, a logit or a trained number was not finite; it names the first epoch and step, and the
-            rest of that epoch was the last that was run. Its value holds `divergence`, as `diverged` makes it, and
-            `losses`, those of the epochs before.
+        DivergedError: a loss, a logit or a weight was not finite; it names the first epoch and step. That epoch is the
+            last that runs. Its value is as `diverged` makes it.
     """
     generator = torch.Generator().manual_seed(seed)
     variant.place(network)
-    watch = Watch(network)
+    verifier = FreezeVerifier(network)
     optimizer: torch.optim.Optimizer | None = None
     plan: Plan | None = None
     losses: list[float] = []
     reused = 0
-    source: Source | None = None
+    features: str | None = None
     best = _Best(network, validation, preprocessing, variant)
     seconds = 0.0
-    device = str(_device_of(network))
-    scaler = variant.scaler(device)
+    device = Device.of(str(_device_of(network)))
+    scaler = variant.scaler(device.kind)
     for epoch in range(recipe.epochs):
         progress(epoch)
-        synchronize(device)
+        device.synchronize()
         started = clock()
         wanted = policy.plan(network.stage_names, epoch, recipe.epochs)
         if wanted != plan or optimizer is None:
             if plan is not None:
-                watch.end()
+                verifier.end()
             plan = wanted
             apply(network, plan)
-            watch.begin(plan)
+            verifier.begin(plan)
             optimizer = _optimizer(network, plan, recipe, optimizer)
             batches = Batches(
                 network, plan, examples.images, recipe, preprocessing, generator, variant=variant, store=store
             )
             if batches.first_stage > reused:
-                reused, source = batches.first_stage, batches.source
+                reused, features = batches.first_stage, batches.source
         loss, seen = _epoch(network, optimizer, scaler, batches, examples.labels, recipe, epoch=epoch, variant=variant)
-        synchronize(device)
+        device.synchronize()
         seconds += clock() - started
-        if fault := next(filter(None, seen), ""):
-            raise diverged(fault, recipe, (epoch, seen.index(fault)), len(seen), losses)
+        if what := next(filter(None, seen), ""):
+            raise diverged(what, recipe, (epoch, seen.index(what)), len(seen), losses)
         steps, last = len(seen), (epoch, len(seen) - 1)
         losses.append(loss)
         if validation is not None:
-            if fault := in_answers(best.judge(), "validation"):
-                raise diverged(fault, recipe, last, steps, losses)
+            if what := in_answers(best.judge(), "validation"):
+                raise diverged(what, recipe, last, steps, losses)
             apply(network, plan)
-    if fault := in_weights(network):
-        raise diverged(fault, recipe, last, steps, losses)
-    watch.end()
+    if what := in_weights(network):
+        raise diverged(what, recipe, last, steps, losses)
+    verifier.end()
     best.restore()
-    chosen = best.chosen(recipe.epochs)
-    return Fit(seconds, tuple(losses), watch.result(), reused, tuple(best.accuracies), chosen, source, steps)
+    chosen = best.accuracies.index(max(best.accuracies)) if best.accuracies else recipe.epochs - 1
+    return Fit(seconds, tuple(losses), verifier.result(), reused, tuple(best.accuracies), chosen, features, steps)
 
 
 class _Best:
-    """The weights of the epoch that did best on the validation images, if there are any."""
+    """The weights of the epoch with the best accuracy on the validation images, if there are any."""
 
     def __init__(
         self, network: Network, validation: Examples | None, preprocessing: Preprocessing, variant: Variant
@@ -182,7 +179,7 @@ class _Best:
         self._state: dict[str, Tensor] | None = None
 
     def judge(self) -> Tensor:
-        """Test on the validation images, and keep a copy of the weights when they are the best yet; the logits."""
+        """Classify the validation images, and keep a copy of the weights if they are the best yet; the logits."""
         assert self._validation is not None
         logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
         answers = logits.argmax(1)
@@ -196,10 +193,6 @@ class _Best:
         """Put the kept weights back."""
         if self._state is not None:
             self._network.load_state_dict(self._state)
-
-    def chosen(self, epochs: int) -> int:
-        """Number of the epoch whose weights the network has at the end."""
-        return self.accuracies.index(max(self.accuracies)) if self.accuracies else epochs - 1
 
 
 def _epoch(
@@ -221,16 +214,16 @@ def _epoch(
 
     def run(inputs: Tensor) -> Tensor:
         logits = network.run(inputs, batches.first_stage, len(network.stage_names))
-        # One small kernel, which NaN comes through.
+        # One small kernel, which propagates NaN.
         largest.append(torch.linalg.vector_norm(logits.detach(), math.inf, dtype=torch.float32))
         return logits
 
     for number, (chosen, inputs) in enumerate(batches):
         factor = 1.0
         if recipe.schedule == "cosine":
-            factor = rate_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
+            factor = lr_factor(epoch * steps + number, recipe.epochs * steps, recipe.warm_up)
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_rate"] * factor
+            group["lr"] = group["peak_lr"] * factor
         optimizer.zero_grad()
         loss = loss_of(run, inputs, labels[chosen], recipe, variant)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -248,11 +241,11 @@ def loss_of(
     run: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor, recipe: Recipe, variant: Variant
 ) -> Tensor:
     """The loss of a training step, here and where steps are timed: the forward pass and the cross-entropy."""
-    with variant.autocast(str(labels.device)):
-        return functional.cross_entropy(run(inputs), labels, label_smoothing=recipe.smoothing)
+    with variant.autocast(labels.device.type):
+        return functional.cross_entropy(run(inputs), labels, label_smoothing=recipe.label_smoothing)
 
 
-def rate_factor(step: int, steps: int, warm_up: float) -> float:
+def lr_factor(step: int, steps: int, warm_up: float) -> float:
     """The learning rate at a step over its peak: linear from 0 in the warm-up, then half a cosine down to 0."""
     rising = max(1, round(steps * warm_up))
     if step < rising:
@@ -261,7 +254,7 @@ def rate_factor(step: int, steps: int, warm_up: float) -> float:
 
 
 def predict(network: Network, images: Tensor, preprocessing: Preprocessing, variant: Variant = _PLAIN) -> Tensor:
-    """Logits of all images from what inference would run: in eval mode, with weights of the variant's type.
+    """Logits of all images as inference computes them: in eval mode, with weights of the variant's type.
 
     Args:
         network: left in eval mode.
@@ -288,13 +281,12 @@ def is_normalised(network: Network) -> bool:
 class Batches:
     """Training batches in random order, one pass an iteration.
 
-    The output of a frozen prefix in eval mode is the same at every epoch. With a store it is computed once, or found
-    there if another training has left it, unless that would change a bit of what a step computes, images change at
-    random, or the outputs would not fit in `FEATURE_BUDGET`.
+    The output of a frozen prefix in eval mode is the same at every epoch. With a store it is computed once, unless that
+    would change a bit of what a step computes, images change at random, or the outputs exceed `FEATURE_BUDGET`.
 
     Attributes:
         first_stage: the stage that takes these batches; those before it have been run already.
-        source: where the store had their output from, if it had it.
+        source: of their output, as `Features` has it; None without reuse.
     """
 
     def __init__(
@@ -310,7 +302,7 @@ class Batches:
         store: FeatureStore | None = None,
     ) -> None:
         self.first_stage = 0
-        self.source: Source | None = None
+        self.source: str | None = None
         self._images = images
         self._features: Features | None = None
         self._recipe = recipe
@@ -343,10 +335,10 @@ class Batches:
 
     def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
         parts = self._parts(self._images)
-        key = store.key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
+        key = key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
 
         def run(images: Tensor) -> Tensor:
-            with self._variant.autocast(str(self._device)):
+            with self._variant.autocast(self._device.type):
                 return network.run(self._prepared(copied(images, self._device)), 0, prefix)
 
         self._features = store.features(key, parts, run, FEATURE_BUDGET)
@@ -366,12 +358,12 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
 
 
 def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, at its peak rate, of what trains under a plan.
+    """The recipe's optimiser, at its peak learning rate, of what trains under a plan.
 
     Raises:
         FashiontlError: nothing does.
     """
-    groups = parameter_groups(network, plan, recipe.rate, recipe.decay)
+    groups = parameter_groups(network, plan, recipe.lr, recipe.weight_decay)
     if not groups:
         raise FashiontlError(
             f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
@@ -385,7 +377,7 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     optimizer = new_optimizer(network, plan, recipe)
     for group in optimizer.param_groups:
-        group["peak_rate"] = group["lr"]
+        group["peak_lr"] = group["lr"]
         for parameter in group["params"]:
             # A thawed parameter starts with fresh state; one that goes on training keeps its own.
             if previous is not None and parameter in previous.state:

@@ -18,11 +18,10 @@ from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.data.select import select
 from fashiontl.data.sources import load_images
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import split
+from fashiontl.machine.devices import Device
 from fashiontl.machine.locks import locked
 from fashiontl.models.build import build, outline
-from fashiontl.models.weights.files import Facts, expected_of, facts_file, facts_of
-from fashiontl.models.weights.start import save
+from fashiontl.models.weights.files import Facts, expected_of, facts_file, facts_of, save
 from fashiontl.models.weights.verified import opened
 from fashiontl.timing.variants import Variant, faster_format
 from fashiontl.training.divergence import diverged, in_answers
@@ -54,11 +53,11 @@ def pretrained(
     task = find_task(source)
     shape = outline(lambda: build(architecture, len(task.classes), image_size=settings.image_size))
     recipe = pretraining_recipe(settings, normalised=is_normalised(shape))
-    variant = Variant(memory_format=faster_format(shape, device))
+    variant = Variant(memory_format=faster_format(shape, Device.of(device).kind))
     origin = {
         "source": source,
         "architecture": architecture,
-        "device": split(device)[0],
+        "device": Device.of(device).kind,
         "size": settings.image_size,
         "memory_format": variant.memory_format,
         "per_class": settings.pretrain_per_class,
@@ -89,8 +88,8 @@ def pretrained(
                 progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
             )
             logits = predict(network, chosen.test_images, preprocessing, variant)
-            if fault := in_answers(logits, "test"):
-                raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+            if what := in_answers(logits, "test"):
+                raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
         except DivergedError as error:
             # Its value is of this training, and not of the case's.
             place = {**error.value["divergence"], "architecture": architecture, "task": source}

@@ -9,16 +9,16 @@ from fashiontl.core.case import Settings
 class Recipe:
     """How weights are fitted.
 
-    By default AdamW with decoupled decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and 2019),
-    label smoothing (Szegedy et al., CVPR 2016).
+    By default AdamW with decoupled weight decay, linear warm-up and cosine decay (Loshchilov and Hutter, ICLR 2017 and
+    2019), and label smoothing (Szegedy et al., CVPR 2016).
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images a step.
-        rate: peak learning rate of the head; a plan's own rates multiply it.
-        decay: weight decay, not applied to one-dimensional parameters.
-        smoothing: label smoothing.
-        warm_up: fraction of all steps in which the rate rises.
+        lr: peak learning rate of the head; `lr_scale` of a stage's plan multiplies it.
+        weight_decay: not applied to one-dimensional parameters.
+        label_smoothing: of the cross-entropy.
+        warm_up: fraction of all steps in which the learning rate rises.
         augment: random flips and shifts.
         optimizer: `adamw`, `adam` or `sgd` (without momentum).
         schedule: `cosine`, after the warm-up, or `constant`, without one.
@@ -26,23 +26,23 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    rate: float = 1e-3
-    decay: float = 0.05
-    smoothing: float = 0.1
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
     warm_up: float = 0.1
     augment: bool = False
     optimizer: str = "adamw"
     schedule: str = "cosine"
 
 
-# What tutorials do: a library's optimiser at one rate, and nothing else. Names of `Settings.recipe`.
-_NAIVE_RATES = {"naive_adam": ("adam", 1e-3), "naive_sgd": ("sgd", 0.1)}
+# What tutorials do: a library's optimiser at one learning rate, and nothing else. Names of `Settings.recipe`.
+_NAIVE = {"naive_adam": ("adam", 1e-3), "naive_sgd": ("sgd", 0.1)}
 
 # With the backbone frozen the problem is convex, a step costs next to nothing on features that are computed once, and
 # a probe is judged at convergence (Kumar et al., ICLR 2022), so it takes more and larger steps.
-_PROBE_RATE = 1e-2
+_PROBE_LR = 1e-2
 _PROBE_EPOCHS = 8
-# A plain network (VGG without BatchNorm, AlexNet) loses its units at rates that normalised ones bear.
+# A network without normalisation layers (VGG without BatchNorm, AlexNet) loses units at the usual learning rate.
 _PLAIN = 0.3
 
 
@@ -51,24 +51,20 @@ def recipe_for(policy: str, settings: Settings, *, normalised: bool) -> Recipe:
 
     Args:
         policy: its name.
-        settings: recipe, epochs, batch size, augmentation, and a rate in place of the recipe's own.
+        settings: recipe, epochs, batch size, augmentation, and a learning rate in place of the recipe's own.
         normalised: whether the network has normalisation layers.
     """
-    recipe = _known(policy, settings, normalised)
-    return replace(recipe, rate=settings.rate) if settings.rate else recipe
-
-
-def _known(policy: str, settings: Settings, normalised: bool) -> Recipe:
-    if settings.recipe in _NAIVE_RATES:
-        optimizer, rate = _NAIVE_RATES[settings.recipe]
-        return Recipe(
-            settings.epochs, settings.batch_size, rate, decay=0.0, smoothing=0.0, warm_up=0.0, augment=settings.augment,
-            optimizer=optimizer, schedule="constant",
-        )  # fmt: skip
     recipe = Recipe(settings.epochs, settings.batch_size, augment=settings.augment)
-    if policy == "linear_probe":
-        return replace(recipe, epochs=_PROBE_EPOCHS * recipe.epochs, rate=_PROBE_RATE)
-    return recipe if normalised else replace(recipe, rate=recipe.rate * _PLAIN)
+    if settings.recipe in _NAIVE:
+        optimizer, lr = _NAIVE[settings.recipe]
+        recipe = replace(
+            recipe, lr=lr, weight_decay=0.0, label_smoothing=0.0, warm_up=0.0, optimizer=optimizer, schedule="constant"
+        )
+    elif policy == "linear_probe":
+        recipe = replace(recipe, epochs=_PROBE_EPOCHS * recipe.epochs, lr=_PROBE_LR)
+    elif not normalised:
+        recipe = replace(recipe, lr=recipe.lr * _PLAIN)
+    return replace(recipe, lr=settings.lr) if settings.lr else recipe
 
 
 def pretraining_recipe(settings: Settings, *, normalised: bool) -> Recipe:
@@ -77,5 +73,7 @@ def pretraining_recipe(settings: Settings, *, normalised: bool) -> Recipe:
     Without label smoothing: it pulls the images of a class together, and features then transfer worse (Kornblith et
     al., "Why do better loss functions lead to less transferable features?", NeurIPS 2021).
     """
-    rate = Recipe.rate * (1.0 if normalised else _PLAIN)
-    return Recipe(settings.pretrain_epochs, settings.pretrain_batch_size, rate, smoothing=0.0, augment=settings.augment)
+    lr = Recipe.lr * (1.0 if normalised else _PLAIN)
+    return Recipe(
+        settings.pretrain_epochs, settings.pretrain_batch_size, lr, label_smoothing=0.0, augment=settings.augment
+    )

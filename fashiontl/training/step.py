@@ -52,9 +52,6 @@ class TrainingStep:
         """Make the next batch as training does: gather at random, augment if the recipe says so, preprocess.
 
         Images may be drawn twice, because a batch of the speed measurements may be larger than the training set.
-
-        Args:
-            examples: images on the device or the host, labels on the device.
         """
         labels = examples.labels
         chosen = torch.randint(len(labels), (len(self._labels),), generator=self._generator)
@@ -68,13 +65,13 @@ class TrainingStep:
         self._loss = loss_of(self._run, self._images, self._labels, self._recipe, self._variant)
 
     def backward(self) -> None:
-        """Make the gradients of what trains."""
+        """Compute the gradients of what trains."""
         assert self._loss is not None
         self._scaler.scale(self._loss).backward()  # type: ignore[no-untyped-call]
         self._loss = None
 
     def update(self) -> None:
-        """Move the weights, and forget the gradients."""
+        """Update the weights, and delete the gradients."""
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()

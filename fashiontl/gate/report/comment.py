@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from fashiontl.core.escape import to_code, to_markdown
-from fashiontl.gate.baselines import counted
 from fashiontl.gate.report.shown import (
     UNKNOWN,
     change_text,
+    counted,
     headline,
     label_of,
     next_steps,

@@ -8,7 +8,6 @@ from fashiontl.core.case import Case, default_weights
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import to_line
 from fashiontl.core.metrics import METRICS, Metric
-from fashiontl.gate.baselines import MAKE_ONE, counted
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
 from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word, change_of
@@ -25,6 +24,15 @@ _OPTIONS = {
 }  # fmt: skip
 # Decimals that still tell two numbers apart; 17 digits tell apart any two.
 _MOST_DECIMALS = 17
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "run"), counted(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -132,11 +140,6 @@ def _waive(findings: Sequence[Finding]) -> str:
     return f"fashiontl waive {what} --owner YOU --reason WHY --expires YYYY-MM-DD"
 
 
-def _head_to_head(findings: Sequence[Finding], verdict: Verdict) -> tuple[str, str]:
-    base = _quoted(verdict.raw.base.commit or "REF")
-    return "compare head to head", f"fashiontl gate --base {base} {_axes(findings)}".rstrip()
-
-
 def _alone(findings: Sequence[Finding], verdict: Verdict) -> tuple[str, str]:
     command = f"pytest bench/ {_axes(findings)}".rstrip()
     if {failure.arm for failure in verdict.raw.failures if failure.kind != "missing"} == {"base"}:
@@ -155,8 +158,7 @@ _STEPS: dict[Word, Callable[[Sequence[Finding], Verdict], tuple[str, str]]] = {
     "CRASHED": _alone,
     "MISSING": lambda findings, _: ("bring it back or, if it is meant", _waive(findings)),
     "REGRESSED": lambda findings, _: ("if it is meant", _waive(findings)),
-    "NO_BASELINE": lambda findings, _: ("make a baseline, an hour or more after the last", MAKE_ONE),
-    "SUSPECT": _head_to_head,
+    "NO_BASELINE": lambda *_: ("name a base that has these numbers", "fashiontl gate --base REF"),
     "INCONCLUSIVE": _more_time,
 }
 

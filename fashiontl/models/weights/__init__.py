@@ -1,1 +1,1 @@
-"""Where a network's weights come from: none, published, pretrained here, or a file of the user's."""
+"""Where a network's weights come from: none, published, pretrained here, or a user's file."""

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import torch
@@ -11,18 +12,38 @@ from msgspec import Meta
 from torch import Tensor
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.preprocessing import IMAGENET_DEVIATION, IMAGENET_MEAN, Preprocessing
+from fashiontl.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.build import build, to_be_filled
 from fashiontl.models.network import Network
 from fashiontl.models.registry import find
+from fashiontl.models.timm_models import configuration
 from fashiontl.models.weights.published import first_line
 from fashiontl.models.weights.verified import Expected, opened, published_in_name, removal
 
 _FORMAT = "fashiontl-1"
 _SUFFIXES = (".pt", ".pth", ".safetensors")
-# Names under which trainers keep the state dict beside other things.
+# Keys under which trainers keep the state dict beside other things.
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network before training.
+
+    Attributes:
+        network: on the CPU, with a head for the case's task.
+        preprocessing: that the weights were trained with.
+        provenance: name, file's SHA-256 and recipe of the weights, for the record.
+        warnings: about the weights, for the record.
+        verifying: seconds that verifying files took, which is not part of loading them.
+    """
+
+    network: Network
+    preprocessing: Preprocessing
+    provenance: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    verifying: float = 0.0
 
 
 class Facts(msgspec.Struct):
@@ -42,13 +63,13 @@ class Facts(msgspec.Struct):
 
 
 def save(path: Path, network: Network, architecture: str, preprocessing: Preprocessing) -> str:
-    """Write a checkpoint that `load` reads, whole or not at all; returns its SHA-256."""
+    """Write a checkpoint that `load_file` reads, whole or not at all; returns its SHA-256."""
     contents = {
         "format": _FORMAT,
         "architecture": architecture,
         "classes": network.classes,
         "mean": list(preprocessing.mean),
-        "deviation": list(preprocessing.deviation),
+        "std": list(preprocessing.std),
         "interpolation": preprocessing.interpolation,
         "state": {name: _contiguous(value) for name, value in network.state_dict().items()},
     }
@@ -63,35 +84,6 @@ def save(path: Path, network: Network, architecture: str, preprocessing: Preproc
     return digest
 
 
-def facts_of(checkpoint: Path) -> Facts | None:
-    """What pretraining wrote beside a checkpoint; None where there is no such file.
-
-    Raises:
-        FashiontlError: there is one, and it cannot be read.
-    """
-    file = facts_file(checkpoint)
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Facts)
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeError, msgspec.MsgspecError) as error:
-        raise FashiontlError(
-            f"{file}: expected the SHA-256 and the recipe of {checkpoint.name} in JSON, got: {first_line(error)}; "
-            f"remove both, and it is trained anew: {removal([checkpoint, file])}"
-        ) from error
-
-
-def facts_file(checkpoint: Path) -> Path:
-    """Where the facts of a checkpoint stand."""
-    return checkpoint.with_suffix(".json")
-
-
-def expected_of(checkpoint: Path, facts: Facts) -> Expected:
-    """What a checkpoint's facts say of its contents."""
-    file = facts_file(checkpoint)
-    return Expected(facts.sha256, f"recorded in {file.name}", (checkpoint, file), "it is trained anew")
-
-
 def _contiguous(value: Tensor) -> Tensor:
     """A tensor without the memory format in which one training went: whoever loads it chooses his own.
 
@@ -101,8 +93,37 @@ def _contiguous(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format) if value.ndim == 4 else value
 
 
+def facts_file(checkpoint: Path) -> Path:
+    """Where the facts of a checkpoint are."""
+    return checkpoint.with_suffix(".json")
+
+
+def facts_of(checkpoint: Path) -> Facts | None:
+    """What pretraining wrote beside a checkpoint; None where there is no such file.
+
+    Raises:
+        FashiontlError: the file cannot be read.
+    """
+    file = facts_file(checkpoint)
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Facts)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError, msgspec.MsgspecError) as error:
+        raise FashiontlError(
+            f"{file}: expected the SHA-256 and the recipe of {checkpoint.name} in JSON, got: {first_line(error)}; "
+            f"remove both, and it is trained again: {removal(checkpoint, file)}"
+        ) from error
+
+
+def expected_of(checkpoint: Path, facts: Facts) -> Expected:
+    """The digest that a checkpoint's facts record."""
+    file = facts_file(checkpoint)
+    return Expected(facts.sha256, f"recorded in {file.name}", (checkpoint, file), "it is trained again")
+
+
 def in_folder(folder: Path, architecture: str) -> Path:
-    """The one file of a folder that is an architecture's: `resnet18.pt`, or `resnet18-f37072fd.pth` as published.
+    """The one file of a folder for an architecture: `resnet18.pt`, or `resnet18-f37072fd.pth` as published.
 
     A `/` in the architecture's name is a `_` in the file's.
 
@@ -120,50 +141,46 @@ def in_folder(folder: Path, architecture: str) -> Path:
     )
 
 
-class Loaded(NamedTuple):
-    """A network with weights from a file.
-
-    Attributes:
-        network: on the CPU.
-        preprocessing: that the weights were trained with.
-        origin: name, SHA-256 and recipe, for the record.
-        doubts: about the weights.
-        verifying: seconds that it took to verify the file.
-    """
-
-    network: Network
-    preprocessing: Preprocessing
-    origin: dict[str, Any]
-    doubts: list[str]
-    verifying: float
-
-
-def load(architecture: str, classes: int, size: int, path: Path, name: str, *, pretrained: bool = False) -> Loaded:
+def load_file(architecture: str, classes: int, size: int, path: Path, name: str, *, pretrained: bool = False) -> Start:
     """A network with the weights in a file.
 
     Args:
-        architecture: what the file holds weights of.
+        architecture: whose weights the file holds.
         classes: outputs of the new head.
         size: side of the input in pixels.
         path: of the file.
         name: what the record calls it.
-        pretrained: whether pretraining made it, which leaves its SHA-256 beside it.
+        pretrained: whether pretraining made it, which writes its SHA-256 beside it.
 
     Raises:
-        FashiontlError: the file is not there, cannot be read, is not what was written or published under its name, or
-            belongs to another architecture.
+        FashiontlError: the file does not exist, cannot be read, is not what was written or published under its name,
+            or belongs to another architecture.
     """
     try:
         with opened(path, _expected(path, architecture, pretrained=pretrained)) as verified:
             contents = _read(path, verified.file)
+    except FileNotFoundError as error:
+        raise FashiontlError(
+            f"no file {path}; --weights takes none, imagenet, fashion6, a name such as IMAGENET1K_V1, a checkpoint, "
+            "or a folder of checkpoints"
+        ) from error
     except OSError as error:
-        raise FashiontlError(_unreadable(path, error)) from error
-    recipe = contents.get("recipe")
-    origin = {"name": name, "sha256": verified.sha256, **({} if recipe is None else {"recipe": str(recipe)})}
-    if contents.get("format") != _FORMAT:
-        preprocessing, doubts = _foreign_preprocessing(architecture, contents, size)
+        raise FashiontlError(
+            f"expected a file of weights that can be read, got {path}: {error.strerror}; free it or name another"
+        ) from error
+    own = contents.get("format") == _FORMAT
+    preprocessing, warnings = _preprocessing(architecture, contents, size)
+    if own:
+        network = _own_network(architecture, contents, path, size)
+        network.replace_head(classes)
+    else:
         network = build(architecture, classes, _state(contents, path), image_size=size)
-        return Loaded(network, preprocessing, origin, doubts, verified.seconds)
+    recipe = contents.get("recipe")
+    provenance = {"name": name, "sha256": verified.sha256, **({} if recipe is None else {"recipe": str(recipe)})}
+    return Start(network, preprocessing, provenance, warnings, verified.seconds)
+
+
+def _own_network(architecture: str, contents: Mapping[str, Any], path: Path, size: int) -> Network:
     if contents["architecture"] != architecture:
         raise FashiontlError(
             f"{path} holds weights of {contents['architecture']}, expected {architecture}; "
@@ -178,21 +195,18 @@ def load(architecture: str, classes: int, size: int, path: Path, name: str, *, p
             f"{path}: expected weights of {architecture} for images of {size} pixels, got: {first_line(error)}. "
             "They may be of another size (--set image_size=PIXELS) or of another version of fashiontl"
         ) from error
-    network.replace_head(classes)
-    interpolation = contents.get("interpolation", "bilinear")
-    preprocessing = Preprocessing(size, tuple(contents["mean"]), tuple(contents["deviation"]), interpolation)
-    return Loaded(network, preprocessing, origin, [], verified.seconds)
+    return network
 
 
 def _expected(path: Path, architecture: str, *, pretrained: bool) -> Expected | None:
-    """What is said of a file: by pretraining, or by a name under which torchvision published weights of this kind."""
-    facts = facts_of(path) if pretrained else None
-    if pretrained and facts is None and path.exists():
-        raise FashiontlError(
-            f"{path}: expected its SHA-256 in {facts_file(path).name} beside it, got no such file; remove it, and it "
-            f"is trained anew: {removal([path])}"
-        )
-    if facts is not None:
+    """The digest recorded by pretraining, or in a name under which torchvision published weights of this kind."""
+    if pretrained and path.exists():
+        facts = facts_of(path)
+        if facts is None:
+            raise FashiontlError(
+                f"{path}: expected its SHA-256 in {facts_file(path).name} beside it, got no such file; remove it, and "
+                f"it is trained again: {removal(path)}"
+            )
         return expected_of(path, facts)
     entry = find(architecture)
     published = models.get_model_weights(entry.builder) if entry.weights and entry.family != "timm" else ()
@@ -200,30 +214,27 @@ def _expected(path: Path, architecture: str, *, pretrained: bool) -> Expected | 
     return published_in_name(path) if named else None
 
 
-def _foreign_preprocessing(
-    architecture: str, contents: Mapping[str, Any], size: int
-) -> tuple[Preprocessing, list[str]]:
-    """What a checkpoint says of its images, in keys `mean` and `std` (or `deviation`) beside its weights.
+def _preprocessing(architecture: str, contents: Mapping[str, Any], size: int) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What a checkpoint says of its images, in keys `mean` and `std` beside its weights, and warnings.
 
-    Of a checkpoint that says nothing, timm's configuration of the model does.
+    For a checkpoint that says nothing, timm's configuration of the model does.
     """
-    mean, deviation = contents.get("mean"), contents.get("std", contents.get("deviation"))
-    if mean is None or deviation is None:
-        if find(architecture).family == "timm":
-            from fashiontl.models.timm_models import configuration
-
-            config = configuration(architecture)
-            return Preprocessing(size, tuple(config.mean), tuple(config.std), config.interpolation), []
-        doubt = "the checkpoint does not say with which mean and deviation it was trained; ImageNet's were taken"
-        return Preprocessing(size, IMAGENET_MEAN, IMAGENET_DEVIATION), [doubt]
-    interpolation = str(contents.get("interpolation", "bilinear"))
-    return Preprocessing(size, _channels(mean), _channels(deviation), interpolation), []
+    # fashiontl used to write `deviation`.
+    mean, std = contents.get("mean"), contents.get("std", contents.get("deviation"))
+    if mean is not None and std is not None:
+        interpolation = str(contents.get("interpolation", "bilinear"))
+        return Preprocessing(size, _channels(mean), _channels(std), interpolation), ()
+    if find(architecture).family == "timm":
+        config = configuration(architecture)
+        return Preprocessing(size, tuple(config.mean), tuple(config.std), config.interpolation), ()
+    warning = "the checkpoint does not say with which mean and std it was trained; ImageNet's were taken"
+    return Preprocessing(size, IMAGENET_MEAN, IMAGENET_STD), (warning,)
 
 
 def _channels(value: Any) -> tuple[float, float, float]:
     numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
     if len(numbers) not in {1, 3}:
-        raise FashiontlError(f"expected a mean and a deviation of one or three channels, got {len(numbers)}")
+        raise FashiontlError(f"expected a mean and a std of one or three channels, got {len(numbers)}")
     red, green, blue = numbers.expand(3).tolist()
     return red, green, blue
 
@@ -231,43 +242,25 @@ def _channels(value: Any) -> tuple[float, float, float]:
 def _read(path: Path, file: BinaryIO) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            from safetensors.torch import load_file as load_safetensors
+
+            return dict(load_safetensors(path))
         contents = torch.load(file, map_location="cpu", weights_only=True)
-    except FashiontlError:
-        raise
+    except ImportError as error:
+        raise FashiontlError(f"{path}: safetensors is not installed; pip install safetensors") from error
     except Exception as error:  # any other file makes the unpickler fail in any way
         raise FashiontlError(
             f"{path}: expected a checkpoint that torch.load(weights_only=True) reads, got: {first_line(error)}. "
-            "Save it anew with torch.save(model.state_dict(), path)"
+            "Save it again with torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(contents, dict):
         raise FashiontlError(f"{path}: expected a state dict, got {type(contents).__name__}")
     return contents
 
 
-def _unreadable(path: Path, error: OSError) -> str:
-    if not isinstance(error, FileNotFoundError):
-        return f"expected a file of weights that can be read, got {path}: {error.strerror}; free it or name another"
-    return (
-        f"no file {path}; --weights takes none, imagenet, fashion6, a name such as IMAGENET1K_V1, a checkpoint, "
-        "or a folder of checkpoints"
-    )
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise FashiontlError(f"{path}: safetensors is not installed; pip install safetensors") from error
-    return dict(load_file(path))
-
-
 def _state(contents: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint, which many trainers put under a key of its own and DataParallel prefixes."""
-    for key in _STATE_KEYS:
-        if isinstance(contents.get(key), dict):
-            contents = contents[key]
-            break
+    contents = next((contents[key] for key in _STATE_KEYS if isinstance(contents.get(key), dict)), contents)
     if not contents or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in contents.items()):
         keys = ", ".join(map(str, list(contents)[:5])) or "none"
         raise FashiontlError(f"{path}: expected names and tensors, got keys {keys}")

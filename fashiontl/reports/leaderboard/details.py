@@ -1,11 +1,14 @@
-"""Folded tables under a section's own: latency and loading, the training step, memory, arithmetic and energy."""
+"""Folded tables under a section's own: latency, the training step, memory, arithmetic, batch sizes, classes."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fashiontl.core.escape import to_markdown
-from fashiontl.reports.leaderboard.batches import batches_text
+from fashiontl.core.metrics import METRICS, Metric
+from fashiontl.core.stats import Interval, median_interval
+from fashiontl.records.facts import Graphs, Sweep
 from fashiontl.reports.leaderboard.columns import (
+    ACCURACY,
     ARITHMETIC,
     BASE_MEMORY,
     COLUMNS,
@@ -18,14 +21,28 @@ from fashiontl.reports.leaderboard.columns import (
     columns_of,
 )
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
-from fashiontl.reports.leaderboard.names import Names
-from fashiontl.reports.leaderboard.periods import Period, mean_of
-from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, column_texts, decimals
+from fashiontl.reports.leaderboard.names import Names, class_names
+from fashiontl.reports.leaderboard.rows import (
+    UNKNOWN,
+    Row,
+    best_marks,
+    column_texts,
+    decimals,
+    estimate_text,
+    relative_widths,
+)
 
-# They say nothing that is worth a table of its own: the first two stand in others.
-_NOT_REASON_ENOUGH = {*COLUMNS, *SIZES, BASE_MEMORY}
+# They say nothing that is worth a table of its own: most stand in others.
+_NOT_REASON_ENOUGH = {*COLUMNS, *SIZES, BASE_MEMORY, PEAK}
 
-_PEAKS = {"matmul": "matrix product", "convolution": "convolution"}
+_SWEPT = {"inference": METRICS["inference_throughput"], "training": METRICS["train_throughput"]}
+
+# With more classes only the worst are named.
+_MOST_CLASSES = 12
+_WORST = 3
+_CLASS = Metric("class_accuracy", "1", "higher", "Accuracy of a class (%)", 100.0)
+_LOSS = Metric("loss", "nat", "lower", "Test loss (nats)")
+_CALIBRATION = Metric("calibration_error", "1", "lower", "ECE (%)", 100.0)
 
 
 def details_text(rows: Sequence[Row], names: Names) -> list[str]:
@@ -35,14 +52,12 @@ def details_text(rows: Sequence[Row], names: Names) -> list[str]:
         rows: of one section, in the order to be shown.
         names: of the section.
     """
-    compiled = _graphs(rows)
     found = {
-        "Latency, loading and compiling": _table(rows, names, LATENCIES, compiled),
+        "Latency, loading and compiling": _table(rows, names, LATENCIES, _graphs(rows)),
         "Training step": _table(rows, names, STEP),
-        "Training step by epoch": _periods(rows, names),
         "Memory": _table(rows, names, MEMORY),
-        "Arithmetic and energy": [*_table(rows, names, ARITHMETIC), *_peaks(rows)],
-        "Batch sizes": batches_text(rows, names),
+        "Arithmetic and energy": _table(rows, names, ARITHMETIC),
+        "Batch sizes": _sweeps(rows, names),
     }
     return [folded(title, *parts) for title, parts in found.items() if parts]
 
@@ -52,111 +67,138 @@ def _table(
 ) -> list[str]:
     """Legends and a table of the rows and columns of which anything is known."""
     reasons = [column for column in columns_of(groups) if column not in _NOT_REASON_ENOUGH]
-    shown = [row for row in rows if any(row.knows(column) for column in reasons)]
+    shown = [row for row in rows if any(map(row.interval, reasons))]
     if not shown:
         return []
-    known = [
-        (group, [column for column in group.columns if any(row.knows(column) for row in shown)]) for group in groups
-    ]
-    numbers = [
+    known = {
+        group: [column for column in group.columns if any(row.interval(column) for row in shown)] for group in groups
+    }
+    columns = [
         TextColumn(column.label, column_texts(rows, column, shown), "right")
-        for _, columns in known
-        for column in columns
+        for column in itertools.chain.from_iterable(known.values())
     ]
-    graphs = [
+    columns += [
         TextColumn(title, [texts.get(id(row), UNKNOWN) for row in shown], "right")
         for title, texts in (compiled or {}).items()
     ]
-    legends = [group.legend for group, columns in known if columns]
-    if graphs:
+    legends = [group.legend for group, found in known.items() if found]
+    if compiled:
         legends.append(
             "**Graphs**: how many the compiler made; a break parts one, a recompile makes it anew for other inputs."
         )
-    return ["\n".join(f"- {legend}" for legend in legends), table([*names.columns(shown), *numbers, *graphs])]
-
-
-def _periods(rows: Sequence[Row], names: Names) -> list[str]:
-    """A legend and a line for each plan of the policies that change over the epochs, and for their mean."""
-    lines = [(row, period) for row in rows if row.periods for period in (*row.periods, mean_of(row.periods))]
-    if not lines:
-        return []
-    shares = [period.epochs / sum(each.epochs for each in row.periods) for row, period in lines]
-    columns = [
-        *names.columns([row for row, _ in lines]),
-        TextColumn("Epochs", [_epochs(period) for _, period in lines]),
-        TextColumn("Share (%)", [f"{100 * share:.0f}" for share in shares], "right"),
-        _numbers("Step (ms)", [period.step for _, period in lines], 1e3),
-        _numbers("End to end (ms)", [period.end_to_end for _, period in lines], 1e3),
-        _numbers("Training peak (MiB)", [period.memory for _, period in lines], 1 / 2**20),
-    ]
-    return [
-        "- Medians under each plan of a policy that changes over the epochs. **Mean**: weighted by epochs, as training "
-        "is shown everywhere else; the peak of memory shown there is the largest of them.",
-        table(columns),
-    ]
-
-
-def _epochs(period: Period) -> str:
-    if not period.first:
-        return "**mean**"
-    last = period.first + period.epochs - 1
-    return f"{period.first} to {last}" if period.epochs > 1 else str(period.first)
-
-
-def _numbers(header: str, values: Sequence[float | None], scale: float) -> TextColumn:
-    known = [value * scale for value in values if value is not None]
-    places = decimals(known, 3)
-    texts = [UNKNOWN if value is None else f"{value * scale:.{places}f}" for value in values]
-    return TextColumn(header, texts, "right")
+    return ["\n".join(f"- {legend}" for legend in legends), table([*names.columns(shown), *columns])]
 
 
 def _graphs(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     """What the compiler made, by column and by identity of the row; columns of which nothing is known are left out."""
-    found = {}
-    for name in ("inference", "training"):
-        entries = {id(row): row.provenance("compile", name) for row in rows}
-        texts = {row: _graph_text(entry) for row, entry in entries.items() if isinstance(entry, dict)}
-        if texts:
-            found[f"Graphs, {name}"] = texts
-    return found
+    found = {
+        f"Graphs, {name}": {id(row): _graph_text(row.facts.compile[name]) for row in rows if name in row.facts.compile}
+        for name in _SWEPT
+    }
+    return {title: texts for title, texts in found.items() if texts}
 
 
-def _graph_text(entry: Mapping[str, Any]) -> str:
-    """Counts of one compilation.
+def _graph_text(made: Graphs) -> str:
+    counts = {"break": made.graph_breaks, "recompile": made.recompiles}
+    parts = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+    return ", ".join([UNKNOWN if made.graphs is None else str(made.graphs), *parts])
 
-    >>> _graph_text({"graphs": 3, "graph_breaks": 2, "recompiles": 0})
-    '3, 2 breaks'
-    """
-    graphs, breaks, recompiles = (
-        count if type(count := entry.get(name)) is int else 0 for name in ("graphs", "graph_breaks", "recompiles")
+
+def _sweeps(rows: Sequence[Row], names: Names) -> list[str]:
+    """Grids of cells and batch sizes in Markdown; none when no row has a sweep."""
+    grids: list[str] = []
+    for name, metric in _SWEPT.items():
+        found = {id(row): sweep for row in rows if (sweep := getattr(row.facts.sweep, name)).points}
+        shown = [row for row in rows if id(row) in found]
+        speeds = {row: _throughputs(sweep) for row, sweep in found.items()}
+        batches = sorted({batch for by_batch in speeds.values() for batch in by_batch})
+        texts = [_best_of_line([speeds[id(row)].get(batch) for batch in batches], metric, row.sound) for row in shown]
+        if shown:
+            columns = [
+                *names.columns(shown),
+                *(
+                    TextColumn(str(batch), column, "right")
+                    for batch, column in zip(batches, zip(*texts, strict=True), strict=True)
+                ),
+                TextColumn("Largest", [_largest(sweep) for sweep in found.values()], "right"),
+            ]
+            widths = relative_widths([speed for by_batch in speeds.values() for speed in by_batch.values()])
+            grids += [f"**{metric.label}** by batch size", table(columns), *([widths] if widths else [])]
+    legend = (
+        "Batch sizes double until memory, the setting's largest or the time is reached, which stands after the largest "
+        "that ran. **Bold** is a line's best."
     )
-    parts = [str(graphs) if type(entry.get("graphs")) is int else UNKNOWN]
-    parts += [f"{breaks} break{'s' if breaks > 1 else ''}"] * (breaks > 0)
-    parts += [f"{recompiles} recompile{'s' if recompiles > 1 else ''}"] * (recompiles > 0)
-    return ", ".join(parts)
+    return [legend, *grids] if grids else []
 
 
-def _peaks(rows: Sequence[Row]) -> list[str]:
-    """The peaks with which the arithmetic was compared, by precision, in one sentence."""
-    by_precision: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.knows(PEAK):
-            by_precision.setdefault(row.record.case.precision, []).append(row)
-    texts = [_peak_text(precision, found) for precision, found in by_precision.items()]
-    return [f"Peaks measured on this machine: {'; '.join(texts)}."] if texts else []
+def _throughputs(sweep: Sweep) -> dict[int, Interval]:
+    """Images a second by batch size."""
+    return {
+        point.batch: median_interval([point.batch / seconds for seconds in point.seconds]) for point in sweep.points
+    }
 
 
-def _peak_text(precision: str, rows: Sequence[Row]) -> str:
-    numbers = sorted(peak.estimate * PEAK.metric.scale for row in rows if (peak := row.interval(PEAK)) is not None)
-    places = decimals(numbers, PEAK.metric.digits)
-    values = dict.fromkeys(f"{number:,.{places}f}" for number in (numbers[0], numbers[-1]))
-    kinds = dict.fromkeys(kind for row in rows if (kind := _kind(row)))
-    works = f" ({' or '.join(kinds)})" if kinds else ""
-    return f"{to_markdown(precision)} {' to '.join(values)} GFLOP/s{works}"
+def _best_of_line(intervals: Sequence[Interval | None], metric: Metric, sound: bool) -> list[str]:
+    marks = best_marks(intervals if sound else [None] * len(intervals), metric)
+    return [
+        UNKNOWN if interval is None else mark.format(estimate_text(interval, metric))
+        for interval, mark in zip(intervals, marks, strict=True)
+    ]
 
 
-def _kind(row: Row) -> str:
-    """What reached the peak, which is the larger of those that were measured."""
-    rates = {name: row.provenance("peak", name) for name in _PEAKS}
-    known = {name: rate for name, rate in rates.items() if isinstance(rate, int | float)}
-    return _PEAKS[max(known, key=lambda name: known[name])] if known else ""
+def _largest(sweep: Sweep) -> str:
+    if not sweep.largest:
+        return UNKNOWN
+    return f"{sweep.largest} ({to_markdown(sweep.limit)})" if sweep.limit else str(sweep.largest)
+
+
+def classes_text(rows: Sequence[Row], names: Names) -> str:
+    """A table of accuracy by class, test loss and calibration in Markdown; empty when no row knows any of them."""
+    answered = [(row, row.answers) for row in rows if row.answers is not None]
+    if not answered:
+        return ""
+    shown = [row for row, _ in answered]
+    # A record whose count of classes is another's cannot be right.
+    count = max(len(answers.classes) for _, answers in answered)
+    classes = [answers.classes if len(answers.classes) == count else (None,) * count for _, answers in answered]
+    titles = [to_markdown(title) for title in class_names(shown[0].record.case.task, count)]
+    if count <= _MOST_CLASSES:
+        by_class = [
+            TextColumn(title, _estimates(shown, [found[index] for found in classes], _CLASS), "right")
+            for index, title in enumerate(titles)
+        ]
+    else:
+        by_class = [TextColumn("Worst classes (%)", [_worst(found, titles) for found in classes])]
+    columns = [
+        *names.columns(shown),
+        TextColumn(ACCURACY.label, column_texts(shown, ACCURACY), "right"),
+        *by_class,
+        TextColumn(_LOSS.label, _estimates(shown, [answers.loss for _, answers in answered], _LOSS), "right"),
+        TextColumn(
+            _CALIBRATION.label,
+            _estimates(shown, [answers.calibration_error for _, answers in answered], _CALIBRATION),
+            "right",
+        ),
+    ]
+    return (
+        "Of each class, how many percent of its test images were right; means over seeds. ECE is the expected "
+        "calibration error: by how much confidence and accuracy differ. `~`: by loss and ECE no best is proven, since "
+        f"they have no interval.\n\n{table(columns)}"
+    )
+
+
+def _worst(intervals: Sequence[Interval | None], titles: Sequence[str]) -> str:
+    known = [(found.estimate, title) for found, title in zip(intervals, titles, strict=True) if found is not None]
+    worst = sorted(known, key=lambda entry: entry[0])[:_WORST]
+    return ", ".join(f"{title}\xa0{estimate * 100:.1f}" for estimate, title in worst) or UNKNOWN
+
+
+def _estimates(rows: Sequence[Row], intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
+    """Estimates alone, the best marked as everywhere."""
+    marks = best_marks([i if row.sound else None for row, i in zip(rows, intervals, strict=True)], metric)
+    known = [interval.estimate * metric.scale for interval in intervals if interval is not None]
+    places = 1 if metric.scale == 100 else decimals(known, metric.digits)
+    return [
+        UNKNOWN if interval is None else mark.format(f"{interval.estimate * metric.scale:.{places}f}")
+        for interval, mark in zip(intervals, marks, strict=True)
+    ]

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fashiontl.core.case import Case
 from fashiontl.core.escape import LONGEST_NAME, to_markdown
 from fashiontl.core.stats import Interval
 from fashiontl.freezing import POLICIES
 from fashiontl.reports.leaderboard.columns import ACCURACY, LATENCY, TRAINING, TRAINING_MEMORY, Column
-from fashiontl.reports.leaderboard.footnotes import Footnotes
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.leaderboard.names import Names, variant_name, weights_name
+from fashiontl.reports.leaderboard.notes import Footnotes
 from fashiontl.reports.leaderboard.rows import (
     UNKNOWN,
     Row,
@@ -18,7 +19,7 @@ from fashiontl.reports.leaderboard.rows import (
     best_of,
     by_accuracy,
     column_texts,
-    decimals_of_one,
+    estimate_text,
     half_width,
     relative_widths,
 )
@@ -33,11 +34,14 @@ _MOST_ON_FRONTIER = 10
 class _Line:
     """One line of a grid: a start of one architecture on one device, run in one way, by policy."""
 
-    architecture: str
-    device: str
-    variant: tuple[str, ...]
-    weights: str
-    cells: dict[str, Row]
+    case: Case
+    cells: dict[str, Row] = field(default_factory=dict)
+
+    def rank(self) -> tuple[float, str, str, str, tuple[str, ...]]:
+        """Lines by their best accuracy."""
+        known = [i.estimate for row in self.cells.values() if row.sound and (i := row.interval(ACCURACY))]
+        case = self.case
+        return -max(known, default=-math.inf), case.architecture, case.weights, case.device, case.variant
 
 
 def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
@@ -58,18 +62,17 @@ def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
     lines = _lines(rows)
 
     def grid(column: Column) -> list[str]:
+        known = _known(rows, column)
+        best = best_of(known, column.metric) if len(known) > 1 else None
         title = f"**{column.label}** by architecture and policy"
-        return [title, *_grid(lines, column, names, footnotes), _remarks(rows, column)]
+        remarks = [_widths(known, column), _proof(best, known) if best else ""]
+        return [title, *_grid(lines, column, best, names, footnotes), " ".join(filter(None, remarks))]
 
     costs = [*grid(TRAINING), *grid(TRAINING_MEMORY)]
-    if not _known(rows, ACCURACY):
-        return "\n\n".join(filter(None, costs))
-    parts = [
-        *grid(ACCURACY),
-        _frontier_text(rows, names, footnotes),
-        folded("Training speed and memory by architecture and policy", *costs),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    if _known(rows, ACCURACY):
+        costs = [folded("Training speed and memory by architecture and policy", *filter(None, costs))]
+        costs = [*grid(ACCURACY), _frontier_text(rows, names, footnotes), *costs]
+    return "\n\n".join(filter(None, costs))
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
@@ -89,70 +92,53 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
 
 
 def _lines(rows: Sequence[Row]) -> list[_Line]:
-    """Lines by their best accuracy. A model from scratch has no weights, so it stands beside each start of its own."""
-    lines: dict[tuple[str, str, tuple[str, ...], str], _Line] = {}
-    scratch: list[Row] = []
-    for row in by_accuracy(rows):
+    """Lines in their order. A model from scratch has no weights, so it stands beside each start of its own network."""
+    lines: dict[tuple[str, ...], _Line] = {}
+    # Those from scratch come last, when the lines are known beside which they stand.
+    for row in sorted(by_accuracy(rows), key=lambda row: row.record.case.policy == "scratch"):
         case = row.record.case
-        if case.policy == "scratch":
-            scratch.append(row)
-            continue
-        key = (case.architecture, case.device, case.variant, case.weights)
-        lines.setdefault(key, _Line(*key, {})).cells[case.policy] = row
-    beside: dict[tuple[str, str, tuple[str, ...]], list[_Line]] = {}
-    for key, line in lines.items():
-        beside.setdefault(key[:-1], []).append(line)
-    for row in scratch:
-        case = row.record.case
-        key = (case.architecture, case.device, case.variant, case.weights)
-        for line in beside.get(key[:-1]) or [lines.setdefault(key, _Line(*key, {}))]:
-            line.cells["scratch"] = row
-
-    def order(line: _Line) -> tuple[float, str, str, str, tuple[str, ...]]:
-        known = [i for row in line.cells.values() if row.sound and (i := row.interval(ACCURACY)) is not None]
-        best = max((interval.estimate for interval in known), default=-math.inf)
-        return -best, line.architecture, line.weights, line.device, line.variant
-
-    return sorted(lines.values(), key=order)
+        way = (case.architecture, case.device, *case.variant)
+        beside = [line for key, line in lines.items() if key[1:] == way] if case.policy == "scratch" else []
+        for line in beside or [lines.setdefault((case.weights, *way), _Line(case))]:
+            line.cells[case.policy] = row
+    return sorted(lines.values(), key=_Line.rank)
 
 
-def _grid(lines: Sequence[_Line], column: Column, names: Names, footnotes: Footnotes) -> list[str]:
-    places = list(POLICIES)
+def _grid(
+    lines: Sequence[_Line], column: Column, best: Interval | None, names: Names, footnotes: Footnotes
+) -> list[str]:
+    places = [*POLICIES]
     policies = sorted(
         {policy for line in lines for policy in line.cells},
         key=lambda policy: (places.index(policy) if policy in places else len(places), policy),
     )
-    first = [TextColumn("Architecture", [names.architecture(line.architecture) for line in lines])]
-    if len({(line.architecture, line.device, line.variant) for line in lines}) < len(lines):
-        first.append(TextColumn("Weights", [weights_name(line.weights) for line in lines]))
+    cases = [line.case for line in lines]
+    first = [TextColumn("Architecture", [names.architecture(case.architecture) for case in cases])]
+    if len({(case.architecture, case.device, case.variant) for case in cases}) < len(cases):
+        first.append(TextColumn("Weights", [weights_name(case.weights) for case in cases]))
     if names.variants:
-        first.append(TextColumn("Variant", [variant_name(line.variant) for line in lines]))
+        first.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
     if names.devices:
-        first.append(TextColumn("Device", [to_markdown(line.device, LONGEST_NAME) for line in lines]))
-    best = _best([row for line in lines for row in line.cells.values()], column)
-    texts = [_line_texts(line, policies, column, best, footnotes) for line in lines]
+        first.append(TextColumn("Device", [to_markdown(case.device, LONGEST_NAME) for case in cases]))
+    texts = [_line_texts([line.cells.get(policy) for policy in policies], column, best, footnotes) for line in lines]
     cells = [
-        TextColumn(to_markdown(policy, LONGEST_NAME), [text[index] for text in texts], "right")
-        for index, policy in enumerate(policies)
+        TextColumn(to_markdown(policy, LONGEST_NAME), own, "right")
+        for policy, own in zip(policies, zip(*texts, strict=True), strict=True)
     ]
     width = math.ceil(len(cells) / math.ceil(len(cells) / _MOST_POLICIES))
     return [table([*first, *cells[start : start + width]]) for start in range(0, len(cells), width)]
 
 
-def _line_texts(
-    line: _Line, policies: Sequence[str], column: Column, best: Interval | None, footnotes: Footnotes
-) -> list[str]:
-    rows = [line.cells.get(policy) for policy in policies]
+def _line_texts(rows: Sequence[Row | None], column: Column, best: Interval | None, footnotes: Footnotes) -> list[str]:
     intervals = [row.interval(column) if row and row.sound else None for row in rows]
     texts = []
     for row, interval, mark in zip(rows, intervals, best_marks(intervals, column.metric), strict=True):
         if row is None or interval is None:
             texts.append(UNKNOWN if row is None or row.sound else to_markdown(row.record.status))
             continue
-        shown = interval.estimate * column.metric.scale
-        places = 1 if column is ACCURACY else decimals_of_one(shown, column.metric.digits)
+        text = f"{100 * interval.estimate:.1f}" if column is ACCURACY else estimate_text(interval, column.metric)
         star = " ★" if best and interval.estimate == best.estimate else ""
-        texts.append(mark.format(f"{shown:.{places}f}") + star + footnotes.mark(row))
+        texts.append(mark.format(text) + star + footnotes.mark(row))
     return texts
 
 
@@ -160,31 +146,22 @@ def _known(rows: Sequence[Row], column: Column) -> list[Interval]:
     return [interval for row in rows if row.sound and (interval := row.interval(column)) is not None]
 
 
-def _best(rows: Sequence[Row], column: Column) -> Interval | None:
-    known = _known(rows, column)
-    return best_of(known, column.metric) if len(known) > 1 else None
-
-
-def _remarks(rows: Sequence[Row], column: Column) -> str:
-    """How wide the intervals are that the grid leaves out, and whether its best is proven."""
-    known = _known(rows, column)
-    if column is ACCURACY:
-        widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
-        width = f"Each number is ± {min(widths):.1f} to {max(widths):.1f} points." if widths else ""
-    else:
-        width = relative_widths(known)
-    remarks = [width] if width else []
-    best = _best(rows, column)
-    if best is not None:
-        remarks.append(f"★ is the best of all, {_proof(best, known)}.")
-    return " ".join(remarks)
+def _widths(known: Sequence[Interval], column: Column) -> str:
+    """How wide the intervals are that the grid leaves out."""
+    if column is not ACCURACY:
+        return relative_widths(known)
+    widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
+    return f"Each number is ± {min(widths):.1f} to {max(widths):.1f} points." if widths else ""
 
 
 def _proof(best: Interval, known: Sequence[Interval]) -> str:
-    if not math.isfinite(half_width(best)):
-        return "not proven: a single measurement has no interval"
+    """Whether the best is proven."""
     rivals = sum(best.overlaps(interval) for interval in known) - 1
-    return f"not proven: its interval overlaps {rivals} other{'s' if rivals > 1 else ''}" if rivals else "proven"
+    if not math.isfinite(half_width(best)):
+        proof = "not proven: a single measurement has no interval"
+    else:
+        proof = f"not proven: its interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "proven"
+    return f"★ is the best of all, {proof}."
 
 
 def _frontier_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:

@@ -1,10 +1,8 @@
 """Whether combining networks helps: each hybrid beside the best of its members."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from fashiontl.core.case import Case
 from fashiontl.core.stats import Interval
 from fashiontl.models.registry import members
 from fashiontl.reports.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING, Column
@@ -31,24 +29,21 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
     """The table in Markdown; empty without hybrids that went well and whose accuracy is known.
 
     Args:
-        rows: of one section.
+        rows: of one section, the most accurate first.
         names: of the section.
     """
-    hybrids = [row for row in rows if row.sound and row.knows(ACCURACY) and members(row.record.case.architecture)]
+    known = [row for row in rows if row.sound and row.interval(ACCURACY)]
+    hybrids = [row for row in known if members(row.record.case.architecture)]
     if not hybrids:
         return ""
-    known = _by_all_but_architecture(rows)
     found = [_measured_members(row, known) for row in hybrids]
-    best = [max(those, key=_accuracy, default=None) for those in found]
-    pairs = list(zip(hybrids, best, strict=True))
+    pairs = [(row, those[0] if those else None) for row, those in zip(hybrids, found, strict=True)]
     gains = [_gain(row, member) for row, member in pairs]
     text = table(
         [
             *names.columns(hybrids),
             TextColumn(ACCURACY.label, column_texts(rows, ACCURACY, hybrids), "right"),
-            TextColumn(
-                "Best member", [_member_text(row, those, names) for row, those in zip(hybrids, found, strict=True)]
-            ),
+            TextColumn("Best member", [_member_text(*each, names) for each in zip(hybrids, found, strict=True)]),
             TextColumn("Difference (points)", [_gain_text(gain) for gain in gains], "right"),
             TextColumn("It helps", [_verdict(gain) for gain in gains]),
             *(
@@ -57,38 +52,25 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
             ),
         ]
     )
-    shown = folded("All comparisons", text) if len(hybrids) > _MOST_OPEN else text
-    return f"**Does combining help?** {_answer([gain for gain in gains if gain is not None])}\n\n{shown}"
-
-
-def _answer(gains: Sequence[Interval]) -> str:
-    if not gains:
-        return "No member went well under the same policy."
+    proven = [gain.low > 0 for gain in gains if gain is not None]
+    answer = (
+        f"Proven in {sum(proven)} of {len(proven)} comparisons with the most accurate member under the same policy. "
+        "The difference's ± adds both intervals, since all answer the same images; latency, memory and speed are "
+        "multiples of that member's."
+        if proven
+        else "No member went well under the same policy."
+    )
     return (
-        f"Proven in {sum(gain.low > 0 for gain in gains)} of {len(gains)} comparisons with the most accurate member "
-        "under the same policy. The difference's ± adds both intervals, since all answer the same images; latency, "
-        "memory and speed are multiples of that member's."
+        f"**Does combining help?** {answer}\n\n{folded('All comparisons', text) if len(hybrids) > _MOST_OPEN else text}"
     )
 
 
-def _by_all_but_architecture(rows: Sequence[Row]) -> dict[Case, list[Row]]:
-    """Sound rows of known accuracy by their case without its architecture."""
-    found: dict[Case, list[Row]] = {}
-    for row in rows:
-        if row.sound and row.knows(ACCURACY):
-            found.setdefault(replace(row.record.case, architecture=""), []).append(row)
-    return found
-
-
-def _measured_members(hybrid: Row, known: Mapping[Case, Sequence[Row]]) -> list[Row]:
+def _measured_members(hybrid: Row, known: Sequence[Row]) -> list[Row]:
+    """Rows of its members that are the same case otherwise, the most accurate first."""
     case = hybrid.record.case
-    beside = known.get(replace(case, architecture=""), ())
-    return [row for row in beside if row.record.case.architecture in members(case.architecture)]
-
-
-def _accuracy(row: Row) -> float:
-    accuracy = row.interval(ACCURACY)
-    return accuracy.estimate if accuracy else -math.inf
+    names = members(case.architecture)
+    beside = [row for row in known if row.record.case.architecture in names]
+    return [row for row in beside if replace(row.record.case, architecture=case.architecture) == case]
 
 
 def _member_text(hybrid: Row, measured: Sequence[Row], names: Names) -> str:
@@ -96,12 +78,11 @@ def _member_text(hybrid: Row, measured: Sequence[Row], names: Names) -> str:
         return UNKNOWN
     all_of_them = len(set(members(hybrid.record.case.architecture)))
     missing = f" (of {len(measured)} measured)" if len(measured) < all_of_them else ""
-    return names.architecture(max(measured, key=_accuracy).record.case.architecture) + missing
+    return names.architecture(measured[0].record.case.architecture) + missing
 
 
 def _gain(hybrid: Row, member: Row | None) -> Interval | None:
-    mine = hybrid.interval(ACCURACY)
-    its = member.interval(ACCURACY) if member else None
+    mine, its = hybrid.interval(ACCURACY), member.interval(ACCURACY) if member else None
     return difference(mine, its) if mine is not None and its is not None else None
 
 
@@ -119,8 +100,7 @@ def _verdict(gain: Interval | None) -> str:
 
 
 def _factor(hybrid: Row, member: Row | None, column: Column) -> str:
-    mine = hybrid.interval(column)
-    its = member.interval(column) if member else None
+    mine, its = hybrid.interval(column), member.interval(column) if member else None
     if mine is None or its is None or not its.estimate:
         return UNKNOWN
     ratio = mine.estimate / its.estimate

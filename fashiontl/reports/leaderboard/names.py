@@ -3,7 +3,7 @@
 import functools
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
@@ -28,14 +28,12 @@ class Names:
         hybrids: whether there are any.
         variants: whether any cell has one, as of precision.
         devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
-        rows: by its identity, how each row that was asked for is called: the same ones stand in many tables.
     """
 
     letters: dict[tuple[str, ...], str]
     hybrids: bool
     variants: bool
     devices: bool
-    rows: dict[int, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "Names":
@@ -56,23 +54,17 @@ class Names:
 
     def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
         """The columns that say which cell a line is."""
-        headers = ["Architecture", "Policy", "Weights"]
-        headers += ["Variant"] * self.variants + ["Device"] * self.devices
-        texts = [self.rows.get(id(row)) or self.rows.setdefault(id(row), self._texts(row)) for row in rows]
-        return [TextColumn(header, column) for header, column in zip(headers, zip(*texts, strict=True), strict=True)]
-
-    def _texts(self, row: Row) -> tuple[str, ...]:
-        case = row.record.case
-        texts = [
-            self.architecture(case.architecture),
-            to_markdown(case.policy, LONGEST_NAME),
-            weights_name(case.weights),
+        cases = [row.record.case for row in rows]
+        found = [
+            TextColumn("Architecture", [self.architecture(case.architecture) for case in cases]),
+            TextColumn("Policy", [to_markdown(case.policy, LONGEST_NAME) for case in cases]),
+            TextColumn("Weights", [weights_name(case.weights) for case in cases]),
         ]
         if self.variants:
-            texts.append(variant_name(case.variant))
+            found.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
         if self.devices:
-            texts.append(to_markdown(case.device, LONGEST_NAME))
-        return tuple(texts)
+            found.append(TextColumn("Device", [to_markdown(case.device, LONGEST_NAME) for case in cases]))
+        return found
 
     def legend(self) -> str:
         """What hybrids, their letters and variants are; empty without any."""
@@ -96,6 +88,12 @@ def variant_name(variant: Sequence[str]) -> str:
     return " ".join(map(to_markdown, variant))
 
 
+@functools.lru_cache(maxsize=1024)
+def weights_name(weights: str) -> str:
+    """The weights' name, of a path its last part, in Markdown."""
+    return to_markdown(PurePath(weights).name, LONGEST_NAME)
+
+
 def known_task(name: str) -> Task | None:
     """The task of a name, without its images a class; None when this process does not know it, as one of a user."""
     try:
@@ -104,10 +102,14 @@ def known_task(name: str) -> Task | None:
         return None
 
 
-@functools.lru_cache(maxsize=1024)
-def weights_name(weights: str) -> str:
-    """The weights' name, of a path its last part, in Markdown."""
-    return to_markdown(PurePath(weights).name, LONGEST_NAME)
+def class_names(task: str, count: int) -> Sequence[str]:
+    """Names of a task's classes; their numbers when this process does not know the task, or knows it otherwise.
+
+    >>> class_names("fashion4", 4)[1], class_names("of_a_user", 2)
+    ('Trouser', ('0', '1'))
+    """
+    known = known_task(task)
+    return known.class_names if known and len(known.class_names) == count else tuple(map(str, range(count)))
 
 
 def _letter(index: int) -> str:

@@ -1,4 +1,4 @@
-"""What stands under a table: all that its numbers depend on."""
+"""What stands under a table: all that its numbers depend on, and the reasons to doubt them as footnotes."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,9 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from fashiontl.core.escape import LONGEST_NAME, to_code, to_markdown
 from fashiontl.machine.environment import Environment
 from fashiontl.records import Record
-from fashiontl.reports.leaderboard.loops import Loops
-from fashiontl.reports.leaderboard.markdown import short_digest
+from fashiontl.reports.leaderboard.markdown import folded, short_digest, superscript
 from fashiontl.reports.leaderboard.rows import Row
+
+# A longer reason is cut in the table; the record has it whole.
+_LONGEST_REASON = 100
+_LONGEST_FOOTNOTE = 2000
+# More footnotes than these are folded away.
+_MOST_OPEN = 12
 
 # Under tables of these tasks: the figures of the first networks that many people have met on this data.
 _REFERENCES = {
@@ -16,14 +21,9 @@ _REFERENCES = {
     "network, 89 % with a ResNet-50-like one",
 }
 _VERSIONS = {
-    "Python": "python",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "fashiontl": "fashiontl",
-    "CUDA": "cuda",
-    "cuDNN": "cudnn",
-    "driver": "driver",
-}
+    "Python": "python", "torch": "torch", "torchvision": "torchvision", "fashiontl": "fashiontl", "CUDA": "cuda",
+    "cuDNN": "cudnn", "driver": "driver",
+}  # fmt: skip
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
@@ -62,27 +62,26 @@ def _command(rows: Sequence[Row]) -> str:
 
 
 def _hardware(newest: Environment, environments: Sequence[Environment]) -> str:
+    limit = f" (by {newest.threads_limit})" if newest.threads_limit else ""
     parts = [
-        *([newest.accelerator] if newest.accelerator else []),
+        newest.accelerator,
         newest.cpu,
         f"{newest.usable_cores:g} of {newest.logical_cores} cores",
-        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}"
-        + (f" (by {newest.threads_limit})" if newest.threads_limit else ""),
+        f"{newest.threads} thread{'s' if newest.threads > 1 else ''}{limit}",
+        None if newest.memory is None else f"{newest.memory / 2**30:.1f} GiB",
     ]
-    if newest.memory is not None:
-        parts.append(f"{newest.memory / 2**30:.1f} GiB")
     loads = [environment.load for environment in environments if environment.load is not None]
     if loads:
         parts.append(f"load up to {max(loads):g} when cases started")
-    return f"**Hardware** {', '.join(map(to_markdown, parts))}"
+    return f"**Hardware** {', '.join(to_markdown(part) for part in parts if part)}"
 
 
 def _versions(environments: Sequence[Environment]) -> str:
-    parts = []
-    for title, name in _VERSIONS.items():
-        versions = [version for environment in environments if (version := getattr(environment, name)) is not None]
-        if versions:
-            parts.append(f"{title} {_several(map(to_markdown, versions))}")
+    found = {
+        title: _several(to_markdown(version) for each in environments if (version := getattr(each, name)) is not None)
+        for title, name in _VERSIONS.items()
+    }
+    parts = [f"{title} {versions}" for title, versions in found.items() if versions]
     return f"**Versions** {', '.join(parts)}; {_several(to_markdown(environment.os) for environment in environments)}"
 
 
@@ -101,9 +100,9 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
         images = _several(f"{row.trials:,} test images" for row in tested)
         yield f"**Accuracy** of {seeds} on {images}, tested once, {_end(tested)}"
     data = _several(
-        f"{to_markdown(str(row.provenance('data', 'source')))}, SHA-256 {short_digest(digest)}"
+        f"{to_markdown(source.source)}, SHA-256 {short_digest(source.sha256)}"
         for row in rows
-        if (digest := row.provenance("data", "sha256"))
+        if (source := row.facts.data).sha256
     )
     if data:
         yield f"**Data** {data}"
@@ -111,48 +110,44 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
 
 def _end(tested: Sequence[Row]) -> str:
     """At which epoch the test was."""
-    validated = [chosen for row in tested if (chosen := _chosen_epochs(row))]
-    if not validated:
+    validated = [
+        [seed.chosen + 1 for seed in row.facts.validation if seed and seed.accuracies and seed.chosen is not None]
+        for row in tested
+    ]
+    epochs = [epoch for chosen in validated for epoch in chosen]
+    if not epochs:
         return "at the end of training"
-    images = tested[0].record.settings.validation_per_class
-    cells = f" in {len(validated)} of {len(tested)} cells" if len(validated) < len(tested) else ""
-    epochs = [epoch + 1 for chosen in validated for epoch in chosen]
+    count = sum(map(bool, validated))
+    cells = f" in {count} of {len(tested)} cells" if count < len(tested) else ""
+    settings = tested[0].record.settings
     return (
-        f"at the epoch chosen{cells} on {images:,} validation images a class, carved from training: "
-        f"epochs {min(epochs)} to {max(epochs)} of {tested[0].record.settings.epochs}"
+        f"at the epoch chosen{cells} on {settings.validation_per_class:,} validation images a class, carved from "
+        f"training: epochs {min(epochs)} to {max(epochs)} of {settings.epochs}"
     )
 
 
-def _chosen_epochs(row: Row) -> list[int]:
-    """The number from 0 of the epoch that each seed chose; none when no validation images chose."""
-    seeds = row.record.provenance.get("validation")
-    return [
-        seed["chosen"]
-        for seed in (seeds if isinstance(seeds, list | tuple) else ())
-        if isinstance(seed, dict) and seed.get("accuracies") and type(seed.get("chosen")) is int
-    ]
-
-
 def _timing(rows: Sequence[Row]) -> Iterator[str]:
-    loops = Loops(*map(sum, zip(*(row.loops for row in rows), strict=True)))
-    ended = {
-        "once their median was precise": loops.precise,
-        "as their time was up": loops.time,
-        "with as many samples as a record holds": loops.samples,
+    loops = [loop for row in rows for loop in row.facts.timing.values()]
+    ended = [loop.ended for loop in loops]
+    counts = {
+        "once their median was precise": ended.count("precise"),
+        "as their time was up": ended.count("time"),
+        "with as many samples as a record holds": ended.count("samples"),
     }
-    total = sum(ended.values())
+    total = sum(counts.values())
     if not total:
         return
-    reasons = ", ".join(f"{count} {why}" for why, count in ended.items() if count)
-    steady = f"{loops.unsteady} never became steady" if loops.unsteady else "all became steady"
+    reasons = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+    unsteady = sum(not loop.steady for loop in loops)
+    steady = f"{unsteady} never became steady" if unsteady else "all became steady"
     yield (
-        f"**Timing** {total} loop{'s' if total > 1 else ''} ended: {reasons}; {steady}; {loops.throttled or 'none'} "
-        "dropped samples of a throttled machine"
+        f"**Timing** {total} loop{'s' if total > 1 else ''} ended: {reasons}; {steady}; "
+        f"{sum(loop.throttled > 0 for loop in loops) or 'none'} dropped samples of a throttled machine"
     )
 
 
 def _determinism(rows: Sequence[Row]) -> Iterator[str]:
-    known = [flag for row in rows if isinstance(flag := row.record.provenance.get("deterministic"), bool)]
+    known = [row.facts.deterministic for row in rows if row.facts.deterministic is not None]
     if known:
         yield (
             f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
@@ -162,29 +157,24 @@ def _determinism(rows: Sequence[Row]) -> Iterator[str]:
 
 def _extensions(rows: Sequence[Row]) -> Iterator[str]:
     """Files of the user's own that took part, such as an architecture or a policy."""
-    named = [found for row in rows if isinstance(found := row.record.provenance.get("extensions"), dict)]
-    texts = [
-        f"{to_code(str(name), LONGEST_NAME)}, SHA-256 {short_digest(digest)}"
-        for found in named
-        for name, digest in found.items()
-    ]
-    if texts:
+    found = [entry for row in rows for entry in row.facts.extensions.items()]
+    if found:
+        texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in found]
         yield f"**Extensions** {_several(texts, most=5)}"
 
 
 def _proof(rows: Sequence[Row]) -> Iterator[str]:
-    proofs = [row.record.proof for row in rows if row.record.proof]
+    proofs = [row.proof for row in rows if row.proof]
     if not proofs:
         return
-    holds = sum(proof.get("holds") is True for proof in proofs)
     frozen, buffers, trained = (
-        sum(count for proof in proofs if isinstance(count := proof.get(name), int))
+        sum(getattr(proof, name) for proof in proofs)
         for name in ("frozen_parameters", "frozen_buffers", "trained_parameters")
     )
     yield (
-        f"**Policy kept** in {holds} of {len(proofs)} trained cells: after training, what was frozen was bit-identical "
-        f"({frozen:,} parameter tensors and {buffers:,} buffers compared), and every stage that trains had moved "
-        f"({trained:,} parameter tensors)"
+        f"**Policy kept** in {sum(proof.holds for proof in proofs)} of {len(proofs)} trained cells: after training, "
+        f"what was frozen was bit-identical ({frozen:,} parameter tensors and {buffers:,} buffers compared), and every "
+        f"stage that trains had moved ({trained:,} parameter tensors)"
     )
 
 
@@ -193,3 +183,56 @@ def _several(texts: Iterable[str], most: int = 3) -> str:
     different = list(dict.fromkeys(texts))
     more = f" and {len(different) - most} more" if len(different) > most else ""
     return ", ".join(different[:most]) + more
+
+
+class Footnotes:
+    """The reasons to doubt a section's rows, numbered; rows with the same reasons share a number.
+
+    Args:
+        rows: in the order in which they are shown.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        doubts = [(id(row), text) for row in rows if (text := _doubts(row))]
+        self._texts = list(dict.fromkeys(text for _, text in doubts))
+        marks = {text: f" {superscript(number)}" for number, text in enumerate(self._texts, start=1)}
+        self._marks = {row: marks[text] for row, text in doubts}
+
+    def mark(self, row: Row) -> str:
+        """The row's superscript with the space before it; empty when there is no doubt."""
+        return self._marks.get(id(row), "")
+
+    def status(self, row: Row) -> str:
+        """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""
+        record = row.record
+        reason = to_markdown(record.reason, _LONGEST_REASON)
+        text = "ok" if row.sound else f"**{to_markdown(record.status)}**" + (f": {reason}" if reason else "")
+        return text + self.mark(row)
+
+    @property
+    def text(self) -> str:
+        """The footnotes in Markdown; empty without doubts."""
+        # Two spaces at the end are a line break.
+        lines = [
+            f"{superscript(number)} {to_markdown(text, _LONGEST_FOOTNOTE)}  "
+            for number, text in enumerate(self._texts, start=1)
+        ]
+        text = "\n".join(lines).rstrip()
+        return folded(f"{len(lines)} footnotes", text) if len(lines) > _MOST_OPEN else text
+
+
+def _doubts(row: Row) -> str:
+    """All that a reader must know about a row's numbers; empty when there is nothing."""
+    record, facts = row.record, row.facts
+    doubts = list(record.warnings)
+    if facts.image_size and facts.image_size > (record.case.image_size or record.settings.image_size):
+        doubts.append(f"images of {facts.image_size} pixels, the least that it takes")
+    if len(facts.periods.each) > 1:
+        doubts.append(
+            f"a training step is the mean over {len(facts.periods.each)} plans, weighted by their epochs; the peak of "
+            "memory is the largest of them"
+        )
+    if row.proof and (unmoved := row.proof.unmoved):
+        names = ", ".join(unmoved[:3]) + (", …" if len(unmoved) > 3 else "")
+        doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
+    return "; ".join(doubts)

@@ -6,8 +6,9 @@ A phase takes a job (what `fashiontl.runner.cell` wrote) and a progress callback
 from fashiontl.runner.phases.accuracy import pretrain, train
 from fashiontl.runner.phases.arithmetic import count
 from fashiontl.runner.phases.batch_sweep import sweep
+from fashiontl.runner.phases.extra import extra
 from fashiontl.runner.phases.identity import identity
-from fashiontl.runner.phases.machine import device, noise, peak, self_test, variant
+from fashiontl.runner.phases.machine import device, noise, peak, variant
 from fashiontl.runner.phases.profile_step import profile
 from fashiontl.runner.phases.slices import slices
 from fashiontl.runner.phases.speed import inference, step
@@ -15,13 +16,13 @@ from fashiontl.runner.phases.speed import inference, step
 __all__ = [
     "count",
     "device",
+    "extra",
     "identity",
     "inference",
     "noise",
     "peak",
     "pretrain",
     "profile",
-    "self_test",
     "slices",
     "step",
     "sweep",

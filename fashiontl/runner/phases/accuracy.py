@@ -17,7 +17,8 @@ from fashiontl.freezing import POLICIES
 from fashiontl.models.ensembles import combined
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
-from fashiontl.models.weights.start import digest
+from fashiontl.models.weights.start import weights_digest
+from fashiontl.records.facts import Proof
 from fashiontl.runner.messages import CaseJob, Pretraining, Progress, Training
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
@@ -56,8 +57,7 @@ def train(job: CaseJob, progress: Progress) -> Training:
     torch_flags.deterministic(work.case.precision)
     images = load_task_images(work.task, settings.data, settings.data_root or None, settings.image_size)
     per_class = work.task.per_class or settings.train_per_class
-    # In memory without a folder, so that where results are kept decides nothing about them.
-    store = FeatureStore(Path(job.cache) / "features" if job.cache else None)
+    store = FeatureStore()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         seeds: list[_Seed] = []
@@ -105,7 +105,7 @@ class _Trained:
     logits: torch.Tensor
     accuracy: float
     seconds: float
-    proof: dict[str, Any]
+    proof: Proof
     losses: list[float]
     validation: dict[str, Any] | None
     weights_digest: str
@@ -173,8 +173,8 @@ def _train_network(
     """
     device_name = part.device
     torch.manual_seed(seed)
-    begun = work.start(part)
-    network = begun.network
+    initial = work.start(part)
+    network = initial.network
     work.prepare(network)
     recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
     where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
@@ -185,7 +185,7 @@ def _train_network(
             POLICIES[part.policy],
             Examples(chosen.train_images, chosen.train_labels).on(device_name),
             recipe,
-            begun.preprocessing,
+            initial.preprocessing,
             seed=seed,
             validation=validation if len(validation.labels) else None,
             variant=work.variant,
@@ -193,30 +193,30 @@ def _train_network(
             progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         progress(f"testing, {where}")
-        logits = predict(network, chosen.test_images, begun.preprocessing, work.variant)
-        if fault := in_answers(logits, "test"):
-            raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
+        if what := in_answers(logits, "test"):
+            raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
-        known = {"losses": error.value["losses"], "weights": begun.provenance, "recipe": asdict(recipe)}
+        known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
         if part != work.case:
             known = {name: {part.architecture: found} for name, found in known.items()}
         place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
         raise DivergedError(
-            f"training, {where}, {error}, lower it (--set rate=RATE)", {**known, "divergence": place}
+            f"training, {where}, {error}, lower it (--set lr=LR)", {**known, "divergence": place}
         ) from error
     return _Trained(
         logits=logits,
         accuracy=evaluate(logits, chosen.test_labels).accuracy,
         seconds=result.seconds,
-        proof=asdict(result.proof),
+        proof=Proof(**asdict(result.proof)),
         losses=list(result.losses),
         validation={"accuracies": result.validation, "chosen": result.chosen} if result.validation else None,
-        weights_digest=digest(network),
+        weights_digest=weights_digest(network),
         reused_stages=result.reused_stages,
         features=result.features,
         recipe=asdict(recipe),
-        weights=begun.provenance,
-        warnings=[*_without_effect(work, network), *begun.doubts],
+        weights=initial.provenance,
+        warnings=[*_without_effect(work, network), *initial.warnings],
     )
 
 

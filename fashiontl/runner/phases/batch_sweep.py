@@ -1,22 +1,21 @@
 """The phase that runs a case at one batch size after the other."""
 
-import gc
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fashiontl.machine import devices
 from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import compact, timed_pass
 from fashiontl.runner.workload import Workload, together
-from fashiontl.timing.loops import Effort, Instrument
-from fashiontl.timing.sweep import CallOf, Sweep, available_memory, limit_memory, process_peak, within
+from fashiontl.timing.loops import DeviceTimer, SamplingBudget
+from fashiontl.timing.sweep import CallOf, Sweep
 from fashiontl.timing.sweep import sweep as over_batches
 
 # Of the time budget of other measurements, for each batch size.
 _SHARE = 0.2
+# On the CPU the system may end the process before an allocation fails.
+_CPU_LARGEST = 512
 # BatchNorm cannot train on a single value a channel, which one small image may leave.
 _LEAST_TRAINING = 2
 
@@ -24,11 +23,11 @@ _LEAST_TRAINING = 2
 def sweep(job: CaseJob, progress: Progress) -> PhaseResult:
     """Throughput of inference and of training steps at batch sizes that double, up to what memory holds."""
     work = Workload.of(job)
-    with timed_pass(work) as tool:
-        inference = _inference(work, tool, progress)
-        training, doubts = _training(work, tool, progress)
+    with timed_pass(work) as timer:
+        inference = _inference(work, timer, progress)
+        training, warnings = _training(work, timer, progress)
     found = {"inference": inference, "training": training}
-    result = PhaseResult(warnings=doubts)
+    result = PhaseResult(warnings=warnings)
     result.provenance["sweep"] = {name: _facts(each) for name, each in found.items()}
     for name, each in found.items():
         if each.limit == "memory":
@@ -36,7 +35,7 @@ def sweep(job: CaseJob, progress: Progress) -> PhaseResult:
     return result
 
 
-def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
+def _inference(work: Workload, timer: DeviceTimer, progress: Progress) -> Sweep:
     model = work.deployed(work.networks())
     compiled = work.variant.compiled(model)
 
@@ -45,58 +44,41 @@ def _inference(work: Workload, tool: Instrument, progress: Progress) -> Sweep:
         return lambda: compiled(images)
 
     with torch.inference_mode():
-        return _over_batches(work, call_of, tool, lambda batch: progress(f"inference, batch {batch}"))
+        return _over_batches(work, call_of, timer, lambda batch: progress(f"inference, batch {batch}"))
 
 
-def _training(work: Workload, tool: Instrument, progress: Progress) -> tuple[Sweep, list[str]]:
-    """Steps of the last epoch, which in all policies but those that freeze on the way trains the most; and doubts."""
+def _training(work: Workload, timer: DeviceTimer, progress: Progress) -> tuple[Sweep, list[str]]:
+    """Steps of the last epoch, which in all policies but those that freeze on the way trains the most; and warnings."""
     starts = work.starts()
     epoch = work.settings.epochs - 1
 
     def call_of(batch: int) -> Callable[[], object]:
-        return together([work.step(begun, epoch, batch) for begun in starts])
+        return together([work.step(initial, epoch, batch) for initial in starts])
 
-    doubts = work.of_one_epoch("training at other batch sizes", epoch, [begun.network for begun in starts])
+    warnings = work.of_one_epoch("training at other batch sizes", epoch, [initial.network for initial in starts])
     found = _over_batches(
-        work, call_of, tool, lambda batch: progress(f"training, batch {batch}"), least=_LEAST_TRAINING
+        work, call_of, timer, lambda batch: progress(f"training, batch {batch}"), least=_LEAST_TRAINING
     )
-    return found, doubts
+    return found, warnings
 
 
 def _over_batches(
     work: Workload,
     call_of: CallOf,
-    tool: Instrument,
+    timer: DeviceTimer,
     progress: Callable[[int], None],
     least: int = 1,
 ) -> Sweep:
     settings = work.settings
     return over_batches(
-        _guarded(work, call_of),
-        tool,
-        Effort(settings.seconds * _SHARE, half_width=settings.half_width),
-        most=settings.sweep,
-        is_out_of_memory=devices.is_out_of_memory,
-        release=lambda: _release(work.case.device),
+        call_of,
+        work.device,
+        timer,
+        SamplingBudget(settings.seconds * _SHARE, half_width=settings.half_width),
+        most=settings.sweep if work.device.has_queue else min(settings.sweep, _CPU_LARGEST),
         progress=progress,
         least=least,
     )
-
-
-def _guarded(work: Workload, call_of: CallOf) -> CallOf:
-    """On the CPU the system would end the process, or slow down the machine, before an allocation failed."""
-    if devices.split(work.case.device)[0] != "cpu" or sys.platform != "linux":
-        return call_of
-    more = available_memory()
-    limit_memory()
-    return within(call_of, more, process_peak)
-
-
-def _release(device: str) -> None:
-    gc.collect()
-    kind = devices.split(device)[0]
-    if kind != "cpu":
-        getattr(torch, kind).empty_cache()
 
 
 def _facts(found: Sweep) -> dict[str, Any]:

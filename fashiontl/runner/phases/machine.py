@@ -2,16 +2,14 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fashiontl.machine import devices
+from fashiontl.machine.devices import Device
 from fashiontl.runner.messages import (
     CaseJob,
-    ClockCheck,
     DeviceFacts,
     DeviceJob,
     Noise,
@@ -20,12 +18,9 @@ from fashiontl.runner.messages import (
     TimedJob,
     VariantSupport,
 )
-from fashiontl.runner.phases.timed_pass import instrument
 from fashiontl.timing import torch_flags, variants
-from fashiontl.timing.loops import Effort, time_slices
+from fashiontl.timing.loops import DeviceTimer, SamplingBudget, time_blocks
 from fashiontl.timing.peak import measured_peak
-from fashiontl.timing.selftest import failures
-from fashiontl.timing.selftest import self_test as known_work
 
 # Small enough for any device, and some milliseconds on a core.
 _IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
@@ -34,44 +29,35 @@ _IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
 def device(job: DeviceJob, progress: Progress) -> DeviceFacts:
     """Whether a device can be used, and what it is."""
     del progress
-    name = job.device
-    reason = devices.absence(name)
+    found = Device.of(job.device)
+    reason = found.unavailable_reason()
     if reason is not None:
         return DeviceFacts(unavailable=reason)
     # A device that is listed but broken shows here, before any case is lost to it.
-    torch.ones(8, 8, device=name).matmul(torch.ones(8, 8, device=name))
-    devices.synchronize(name)
-    kind, index = devices.split(name)
-    entry = devices.DEVICES[kind]
-    total = entry.total(index) if entry.total else None
-    return DeviceFacts(facts=entry.facts(index), total_memory=total)
+    torch.ones(8, 8, device=found.name).matmul(torch.ones(8, 8, device=found.name))
+    found.synchronize()
+    return DeviceFacts(facts=found.facts(), total_memory=found.total_memory())
 
 
 def variant(job: CaseJob, progress: Progress) -> VariantSupport:
     """Whether a case's device can run it as its variant says."""
     del progress
-    reason = variants.absence(job.case)
-    return VariantSupport(unavailable=reason) if reason else VariantSupport(warnings=variants.doubts(job.case))
-
-
-def self_test(job: TimedJob, progress: Progress) -> ClockCheck:
-    """Give the timing loops work whose answer is known."""
-    progress("testing the clock")
-    checks = known_work(job.device, instrument(job.device), job.seconds)
-    return ClockCheck([asdict(check) for check in checks], failures(checks))
+    reason = variants.unavailable_reason(job.case)
+    return VariantSupport(unavailable=reason) if reason else VariantSupport(warnings=variants.warnings_for(job.case))
 
 
 def peak(job: PeakJob, progress: Progress) -> dict[str, float]:
     """What matrix products and convolutions reach in a precision, FLOP/s; one that does not fit is left out."""
     progress(f"measuring the peak in {job.precision}")
-    return dict(measured_peak(job.device, job.precision, job.seconds, lambda: devices.synchronize(job.device)))
+    return dict(measured_peak(Device.of(job.device), job.precision, job.seconds))
 
 
 def noise(job: TimedJob, progress: Progress) -> Noise:
     """Time one small training step that is always the same; what differs from process to process is noise."""
     progress("timing a small step")
     torch_flags.fastest()
-    samples = time_slices(_step(job.device), instrument(job.device), Effort(job.seconds, half_width=0.0))
+    found = Device.of(job.device)
+    samples = time_blocks(_step(found.name), DeviceTimer.of(found), SamplingBudget(job.seconds, half_width=0.0))
     if not samples.values:
         return Noise(None, None, steady=False)
     return Noise(statistics.median(samples.values), samples.half_width, samples.warm_up.steady)

@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import nn
 
 from fashiontl.core.case import Case
-from fashiontl.machine import devices
 from fashiontl.models.ensembles import SideBySide
 from fashiontl.models.network import Network
 from fashiontl.models.registry import members
@@ -28,26 +27,28 @@ def profile(job: CaseJob, progress: Progress) -> PhaseResult:
     work = Workload.of(job)
     # The events of a deep network are hundreds of thousands of objects: with the collector on, reading them takes half
     # as long again, and it would run in the recorded steps too.
-    with timed_pass(work) as tool, no_garbage_collection():
+    with timed_pass(work) as timer, no_garbage_collection():
         starts = work.starts()
-        networks = [begun.network for begun in starts]
+        networks = [initial.network for initial in starts]
         step = work.training_step(starts)
         if work.case.execution != "eager":
             # Compiling is no part of what a step is. What else comes with a first one is in the profiler's warm-up.
             progress("first step")
             step()
-            tool.synchronize()
+            timer.synchronize()
         progress("profiling")
         found = profile_steps(
             step,
-            tool.synchronize,
-            devices.profiler_activities(work.case.device),
+            work.device,
             Path(job.traces),
             work.case.file_name,
             modules=_modules(work.parts(), networks),
         )
     result = PhaseResult(provenance={"profile": asdict(found)})
-    result.warnings = [*(f"profile: {doubt}" for doubt in found.doubts), *work.of_one_epoch("profile", 0, networks)]
+    result.warnings = [
+        *(f"profile: {warning}" for warning in found.warnings),
+        *work.of_one_epoch("profile", 0, networks),
+    ]
     if found.trace:
         result.artifacts["trace"] = found.trace
     return result

@@ -1,91 +1,52 @@
 """What the timing phases read besides time: memory and energy."""
 
-import ctypes
-import gc
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from fashiontl.machine import devices
-from fashiontl.machine.energy import Energy, measure_energy, meter
+from fashiontl.machine.devices import Device
+from fashiontl.machine.energy import Energy, measure_energy
 from fashiontl.runner.messages import PhaseResult
 from fashiontl.runner.workload import Workload
-from fashiontl.timing.loops import Instrument
+from fashiontl.timing.loops import DeviceTimer
 
 
-def base_memory(device: str) -> int:
+def base_memory(device: Device) -> int:
     """Bytes that a worker holds on the CPU before it does anything of the case; 0 on devices with memory of their own.
 
     A convolution comes first, so that the code of the libraries that every case needs is counted here, and a device's
     context is made before anything is timed.
     """
-    weight = torch.ones(8, 3, 3, 3, requires_grad=True, device=device)
-    images = torch.ones(2, 3, 8, 8, device=device)
+    weight = torch.ones(8, 3, 3, 3, requires_grad=True, device=device.name)
+    images = torch.ones(2, 3, 8, 8, device=device.name)
     functional.conv2d(images, weight).sum().backward()  # type: ignore[no-untyped-call]
-    devices.synchronize(device)
-    return _memory(device).peak if devices.split(device)[0] == "cpu" else 0
+    device.synchronize()
+    return 0 if device.has_queue else device.memory().peak
 
 
-def reset_peak(device: str) -> None:
-    """Forget the memory's peak, where that can be forgotten."""
-    kind, index = devices.split(device)
-    devices.DEVICES[kind].reset_peak(index)
-
-
-def restart_peak(device: str) -> bool:
-    """Give back what is free and begin the memory's peak anew at what is in use; False where that cannot be done."""
-    gc.collect()
-    kind = devices.split(device)[0]
-    if kind == "cpu":
-        return _restart_process_peak()
-    getattr(torch, kind).empty_cache()
-    reset_peak(device)
-    return True
-
-
-def _restart_process_peak() -> bool:
-    # glibc keeps what was freed, and the next peak would begin there.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return False
-    trim(0)
-    try:
-        # It takes the process's high-water mark down to what is in use, getrusage's too (proc_pid_clear_refs(5)).
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def memory(device: str, phase: str, base: int) -> dict[str, float]:
+def memory(device: Device, phase: str, base: int) -> dict[str, float]:
     """The memory of a phase, each figure under the name of its metric; unknown ones are left out.
 
     Args:
-        device: its name.
+        device: of the phase.
         phase: `inference` or `training`.
         base: that of the empty worker, which the peak leaves out.
     """
-    found = _memory(device)
+    found = device.memory()
     # A peak that was forgotten meanwhile may be less than the empty worker's.
     figures = {"peak": max(0, found.peak - base), "reserved": found.reserved, "process": found.process}
     return {f"{phase}_{name}_memory": figure for name, figure in figures.items() if figure is not None}
 
 
-def _memory(device: str) -> devices.Memory:
-    kind, index = devices.split(device)
-    return devices.DEVICES[kind].memory(index)
-
-
-def read_energy(work: Workload, call: Callable[[], object], tool: Instrument) -> Energy | None:
+def read_energy(work: Workload, call: Callable[[], object], timer: DeviceTimer) -> Energy | None:
     """What calls on a batch take, if the device has a counter."""
-    counter = meter(work.case.device)
+    counter = work.device.energy_counter()
     if counter is None:
         return None
     images, seconds = work.settings.throughput_batch, work.settings.seconds
-    return measure_energy(call, images, counter, tool.synchronize, seconds=seconds, clock=tool.clock)
+    return measure_energy(call, images, counter, timer.synchronize, seconds=seconds, clock=timer.clock)
 
 
 def add_energy(result: PhaseResult, what: str, spent: Sequence[tuple[float, Energy | None]]) -> None:
@@ -105,7 +66,7 @@ def add_energy(result: PhaseResult, what: str, spent: Sequence[tuple[float, Ener
     idle = [energy.idle_watts for _, energy in known if energy.idle_watts is not None]
     result.measure("idle_power", idle[:1])
     result.loops["energy"] = {what: [{"share": share, **_facts(energy)} for share, energy in known]}
-    result.warnings += [doubt for _, energy in known for doubt in energy.doubts]
+    result.warnings += [warning for _, energy in known for warning in energy.warnings]
 
 
 def _facts(energy: Energy) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fashiontl.runner.messages import PhaseResult, Progress, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.phases.timed_pass import timed_pass
 from fashiontl.runner.workload import Workload
-from fashiontl.timing.loops import Instrument, WarmUp, no_garbage_collection, warmed_slices
+from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection, warmed_blocks
 
 _Call = Callable[[], object]
 
@@ -40,7 +40,7 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
     taken: dict[str, Callable[[], float]] = {}
     with (
         Path(job.commands).open(encoding="utf-8") as commands,
-        timed_pass(calls.work) as tool,
+        timed_pass(calls.work) as timer,
         no_garbage_collection(),
     ):
         for line in commands:
@@ -48,12 +48,12 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
             call = calls.of(metric)
             with torch.inference_mode(metric != _TRAINING):
                 if command == "warm":
-                    taken[metric], warm_up = _warmed(call, tool, _WARM_UPS * calls.work.settings.seconds)
+                    taken[metric], warm_up = _warmed(call, timer, _WARM_UPS * calls.work.settings.seconds)
                     _refuse_strangers(Path(job.other))
                     answer: dict[str, Any] = {"steady": warm_up.steady, "drift": warm_up.drift, "noise": warm_up.noise}
                 else:
-                    tool.throttled()  # what happened before is forgotten
-                    answer = {"seconds": taken[metric](), "throttled": tool.throttled()}
+                    timer.throttled()  # what happened before is forgotten
+                    answer = {"seconds": taken[metric](), "throttled": timer.throttled()}
             progress(json.dumps(answer))
     return PhaseResult()
 
@@ -87,11 +87,11 @@ class _Calls:
         return self.work.training_step(self.work.starts(), self.work.settings.epochs - 1)
 
 
-def _warmed(call: _Call, tool: Instrument, seconds: float) -> tuple[Callable[[], float], WarmUp]:
+def _warmed(call: _Call, timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
     # What comes with a first call, compiling above all, does not use up the time in which calls become steady.
     call()
-    tool.synchronize()
-    return warmed_slices(call, tool, seconds)
+    timer.synchronize()
+    return warmed_blocks(call, timer, seconds)
 
 
 def _refuse_strangers(other: Path) -> None:

@@ -13,11 +13,11 @@ from fashiontl.freezing.lora import load_library
 from fashiontl.machine.energy import Energy
 from fashiontl.models.weights.start import Start
 from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
-from fashiontl.runner.phases.readings import add_energy, base_memory, memory, read_energy, reset_peak, restart_peak
-from fashiontl.runner.phases.timed_pass import compact, effort, pace, summarise, timed_pass
+from fashiontl.runner.phases.readings import add_energy, base_memory, memory, read_energy
+from fashiontl.runner.phases.timed_pass import compact, sampling_budget, summarise, throughput, timed_pass
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.flops import forward_flops, step_flops
-from fashiontl.timing.loops import Instrument, Samples, time_calls, time_parts, time_slices
+from fashiontl.timing.loops import DeviceTimer, Samples, time_blocks, time_calls, time_parts
 from fashiontl.timing.variants import compile_counts
 from fashiontl.training.fit import Examples
 
@@ -29,22 +29,22 @@ _PARTS = ("data", "forward", "backward", "optimizer")
 def inference(job: CaseJob, progress: Progress) -> PhaseResult:
     """Time loading and inference of a case and read its memory, then count its parameters and FLOPs."""
     work = Workload.of(job)
-    with timed_pass(work) as tool:
-        base = base_memory(work.case.device)
-        begun = tool.clock()
+    with timed_pass(work) as timer:
+        base = base_memory(work.device)
+        initial = timer.clock()
         starts = work.starts()
         networks = [start.network for start in starts]
         model = work.deployed(networks)
-        tool.synchronize()
+        timer.synchronize()
         # Files of weights are verified each time they are read, but that is no part of loading.
         result = PhaseResult()
-        result.measure("load_time", tool.clock() - begun - sum(start.verifying for start in starts))
+        result.measure("load_time", timer.clock() - initial - sum(start.verifying for start in starts))
         result.measure("base_memory", base)
         if model is not networks[0]:
             # What a copy was made of is no part of the memory of inference.
             networks = []
         del starts
-        _inference(result, work, model, base, tool, progress)
+        _inference(result, work, model, base, timer, progress)
     # Of networks as they train, not as they are deployed: adapters can be merged into the weights, for example.
     networks = networks or work.networks()
     result.measure("parameters", sum(parameter.numel() for network in networks for parameter in network.parameters()))
@@ -53,29 +53,29 @@ def inference(job: CaseJob, progress: Progress) -> PhaseResult:
 
 
 def _inference(
-    result: PhaseResult, work: Workload, model: nn.Module, base: int, tool: Instrument, progress: Progress
+    result: PhaseResult, work: Workload, model: nn.Module, base: int, timer: DeviceTimer, progress: Progress
 ) -> None:
     """Add what is measured of a model that has been loaded."""
     images = work.settings.throughput_batch
     with torch.inference_mode():
         one, many = (work.deployed_images(count) for count in (1, images))
-        reset_peak(work.case.device)
+        work.device.reset_peak()
         compiled = work.variant.compiled(model)
-        first = _once(lambda: compiled(one), tool)
+        first = _once(lambda: compiled(one), timer)
         result.measure("first_call_time", first)
         progress("latency")
-        latency = time_calls(lambda: compiled(one), tool, effort(work.settings, samples=True))
+        latency = time_calls(lambda: compiled(one), timer, sampling_budget(work.settings, samples=True))
         progress("inference throughput")
-        slices = time_slices(lambda: compiled(many), tool, effort(work.settings))
-        result.measure_all(memory(work.case.device, "inference", base))
+        blocks = time_blocks(lambda: compiled(many), timer, sampling_budget(work.settings))
+        result.measure_all(memory(work.device, "inference", base))
         _add_compiling(result, work, "inference", first, latency)
         progress("inference energy")
-        add_energy(result, "inference", [(1.0, read_energy(work, lambda: compiled(many), tool))])
+        add_energy(result, "inference", [(1.0, read_energy(work, lambda: compiled(many), timer))])
         result.measure("flops", forward_flops(model, one))
     result.measure("latency", compact(latency.values))
     result.measure("device_latency", compact(latency.device))
-    result.measure("inference_throughput", pace(images, slices.values))
-    summarise(result, {"latency": latency, "inference_throughput": slices})
+    result.measure("inference_throughput", throughput(images, blocks.values))
+    summarise(result, {"latency": latency, "inference_throughput": blocks})
 
 
 def step(job: CaseJob, progress: Progress) -> PhaseResult:
@@ -86,21 +86,21 @@ def step(job: CaseJob, progress: Progress) -> PhaseResult:
     """
     work = Workload.of(job)
     images = work.settings.throughput_batch
-    with timed_pass(work) as tool:
-        base = base_memory(work.case.device)
+    with timed_pass(work) as timer:
+        base = base_memory(work.device)
         if work.adapts(work.outlines()):
             load_library()
-            base = base_memory(work.case.device)
+            base = base_memory(work.device)
         starts = work.starts()
-        reset_peak(work.case.device)
-        spans = work.periods([begun.network for begun in starts])
-        before = memory(work.case.device, "training", base)
-        periods = [_period(work, starts, span, base, tool, progress) for span in spans]
+        work.device.reset_peak()
+        spans = work.periods([initial.network for initial in starts])
+        before = memory(work.device, "training", base)
+        periods = [_period(work, starts, span, base, timer, progress) for span in spans]
         result = PhaseResult()
         result.measure_all(_most([before, *(period.most for period in periods)]))
         _add_compiling(result, work, "training", periods[0].first, periods[0].synthetic)
         examples = work.examples()
-        whole = [_end_to_end(work, starts, period, examples, tool, progress) for period in periods]
+        whole = [_end_to_end(work, starts, period, examples, timer, progress) for period in periods]
     # In a pass of its own, since what counts stands in the way of what is timed.
     eager = work.eagerly
     flops = [step_flops(together([eager.step(each, p.epoch, _COUNTED_BATCH) for each in starts])) for p in periods]
@@ -109,8 +109,10 @@ def step(job: CaseJob, progress: Progress) -> PhaseResult:
         result.provenance["periods"] = _by_period(work, periods, whole, flops)
     result.measure("base_memory", base)
     result.measure("first_step_time", periods[0].first)
-    result.measure("train_throughput", pace(images, _mean(shares, [period.synthetic.values for period in periods])))
-    result.measure("end_to_end_throughput", pace(images, _mean(shares, [samples.values for samples in whole])))
+    result.measure(
+        "train_throughput", throughput(images, _mean(shares, [period.synthetic.values for period in periods]))
+    )
+    result.measure("end_to_end_throughput", throughput(images, _mean(shares, [samples.values for samples in whole])))
     for part in _PARTS:
         result.measure(f"step_{part}_time", compact(_mean(shares, [samples.parts[part] for samples in whole])))
     result.measure("training_flops", sum(_mean(shares, [[count] for count in flops])) / _COUNTED_BATCH)
@@ -150,19 +152,19 @@ class _Period:
 
 
 def _period(
-    work: Workload, starts: Sequence[Start], span: tuple[int, float], base: int, tool: Instrument, progress: Progress
+    work: Workload, starts: Sequence[Start], span: tuple[int, float], base: int, timer: DeviceTimer, progress: Progress
 ) -> _Period:
     """Time steps on a batch that stays on the device."""
     progress("training throughput")
     epoch, share = span
     # What is the only one's is the phase's, from its beginning.
-    is_own = share == 1 or restart_peak(work.case.device)
+    is_own = share == 1 or work.device.restart_peak()
     call = work.training_step(starts, epoch)
-    first = _once(call, tool)
-    slices = time_slices(call, tool, effort(work.settings))
+    first = _once(call, timer)
+    blocks = time_blocks(call, timer, sampling_budget(work.settings))
     progress("training energy")
-    energy = read_energy(work, call, tool)
-    return _Period(epoch, share, first, slices, energy, memory(work.case.device, "training", base), is_own)
+    energy = read_energy(work, call, timer)
+    return _Period(epoch, share, first, blocks, energy, memory(work.device, "training", base), is_own)
 
 
 def _most(figures: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -203,18 +205,18 @@ def _by_period(
 
 
 def _end_to_end(
-    work: Workload, starts: Sequence[Start], period: _Period, examples: Examples, tool: Instrument, progress: Progress
+    work: Workload, starts: Sequence[Start], period: _Period, examples: Examples, timer: DeviceTimer, progress: Progress
 ) -> Samples:
     """Time steps in their parts, each on a batch made of the case's own images."""
     progress("training end to end")
-    steps = [work.step(begun, period.epoch) for begun in starts]
+    steps = [work.step(initial, period.epoch) for initial in starts]
     parts: dict[str, Callable[[], None]] = {
         "data": together([partial(step.load, examples) for step in steps]),
         "forward": together([step.forward for step in steps]),
         "backward": together([step.backward for step in steps]),
         "optimizer": together([step.update for step in steps]),
     }
-    return time_parts(parts, tool, effort(work.settings))
+    return time_parts(parts, timer, sampling_budget(work.settings))
 
 
 def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[float]:
@@ -222,13 +224,13 @@ def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[fl
     return [sum(share * value for share, value in zip(shares, row, strict=True)) for row in zip(*values, strict=False)]
 
 
-def _once(call: Callable[[], object], tool: Instrument) -> float:
+def _once(call: Callable[[], object], timer: DeviceTimer) -> float:
     """Seconds of a first call: libraries load, algorithms are chosen, graphs are compiled."""
-    tool.synchronize()
-    begun = tool.clock()
+    timer.synchronize()
+    initial = timer.clock()
     call()
-    tool.synchronize()
-    return tool.clock() - begun
+    timer.synchronize()
+    return timer.clock() - initial
 
 
 def _add_compiling(result: PhaseResult, work: Workload, what: str, first: float, steady: Samples) -> None:

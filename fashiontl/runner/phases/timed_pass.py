@@ -1,19 +1,16 @@
-"""What the timing phases share: the instrument of a device, and what a record keeps of a loop."""
+"""What the timing phases share: the timer of a device, and what a record keeps of a loop."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 from fashiontl.core.case import Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.machine import devices
-from fashiontl.machine.conditions import ThrottleWatch
 from fashiontl.profiling.capture import profiler_is_on
 from fashiontl.runner.messages import PhaseResult
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
-from fashiontl.timing.loops import Effort, Instrument, Samples
+from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget
 from fashiontl.timing.variants import cold_compile
 
 # Of the samples of a loop that may be dropped because the machine was slowed down; past it the rest is no fair sample.
@@ -22,27 +19,15 @@ _MOST_THROTTLED = 0.2
 _DIGITS = 7
 
 
-def instrument(device: str) -> Instrument:
-    """Clock, wait, marks and throttle watch of a device."""
-    kind, index = devices.split(device)
-    entry = devices.DEVICES[kind]
-    return Instrument(
-        synchronize=partial(entry.synchronize, index),
-        mark=partial(entry.mark, index) if entry.mark else None,
-        elapsed=entry.elapsed,
-        throttled=ThrottleWatch(device),
-    )
-
-
-def effort(settings: Settings, *, samples: bool = False) -> Effort:
-    """How long and closely a loop looks; with the settings' number of samples where single calls are timed."""
+def sampling_budget(settings: Settings, *, samples: bool = False) -> SamplingBudget:
+    """The settings' budget of a loop; with their number of samples where single calls are timed."""
     if samples:
-        return Effort(settings.seconds, samples=settings.samples, half_width=settings.half_width)
-    return Effort(settings.seconds, half_width=settings.half_width)
+        return SamplingBudget(settings.seconds, samples=settings.samples, half_width=settings.half_width)
+    return SamplingBudget(settings.seconds, half_width=settings.half_width)
 
 
 @contextmanager
-def timed_pass(work: Workload) -> Iterator[Instrument]:
+def timed_pass(work: Workload) -> Iterator[DeviceTimer]:
     """Set torch's switches for timing, with no profiler before or after, and what is compiled compiled anew.
 
     Raises:
@@ -50,9 +35,9 @@ def timed_pass(work: Workload) -> Iterator[Instrument]:
     """
     torch_flags.fastest(work.case.precision)
     refuse_profiler()
-    tool = instrument(work.case.device)
+    timer = DeviceTimer.of(work.device)
     with nullcontext() if work.case.execution == "eager" else cold_compile():
-        yield tool
+        yield timer
     refuse_profiler()
 
 
@@ -74,7 +59,7 @@ def compact(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
-def pace(images: int, seconds: Sequence[float]) -> list[float]:
+def throughput(images: int, seconds: Sequence[float]) -> list[float]:
     """Images a second of each sample."""
     return compact(images / value for value in seconds if value)
 
@@ -88,7 +73,7 @@ def summarise(result: PhaseResult, loops: Mapping[str, Samples]) -> None:
     """
     for name, samples in loops.items():
         result.loops.setdefault("timing", {})[name] = _facts(samples)
-        result.warnings += _doubts(name, samples)
+        result.warnings += _warnings(name, samples)
         if samples.throttled_share > _MOST_THROTTLED:
             result.invalid.append(
                 f"{_words(name)}: {samples.throttled_share:.0%} of the samples were taken while the machine was "
@@ -108,17 +93,17 @@ def _facts(samples: Samples) -> dict[str, Any]:
     }
 
 
-def _doubts(name: str, samples: Samples) -> list[str]:
+def _warnings(name: str, samples: Samples) -> list[str]:
     warm_up = samples.warm_up
-    doubts = []
+    warnings = []
     if not warm_up.steady:
-        doubts.append(
+        warnings.append(
             f"{_words(name)} was not steady after {warm_up.calls} warm-up calls "
             f"(drift {warm_up.drift:.1%}, noise {warm_up.noise:.1%})"
         )
     if samples.throttled:
-        doubts.append(f"{_words(name)}: {samples.throttled} samples dropped, taken while the machine was throttled")
-    return doubts
+        warnings.append(f"{_words(name)}: {samples.throttled} samples dropped, taken while the machine was throttled")
+    return warnings
 
 
 def _words(name: str) -> str:
