@@ -16,6 +16,7 @@ from records import matrix
 from fashiontl import cli, doctor
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.doctor import Line, Report, Section
+from fashiontl.machine.devices import Device
 from fashiontl.records import RunFile
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.messages import DeviceFacts, Phase, PhaseResult, R, VariantSupport
@@ -115,8 +116,9 @@ def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, fl
     """Devices that were examined, and for how long; none but cpu is fit."""
     asked: list[tuple[str, float]] = []
 
-    def examine(worker: Worker, device: str, progress: Callable[[str], None], seconds: float) -> Report:
+    def examine(worker: Worker, box: Device, progress: Callable[[str], None], seconds: float) -> Report:
         assert worker.threads >= 1
+        device = box.name
         progress(f"waiting for {device}")
         asked.append((device, seconds))
         return Report(device, device == "cpu", f"This box on {device}.")
@@ -184,7 +186,7 @@ def row(name: str, module: str, seconds: float, flops: float | None = None) -> d
 PROFILE = {
     "operators": [row("aten::mm", "stage1.0", 0.003, 1e9), row("aten::add", "", 0.0006), row("aten::mul", "", 0.0004)],
     "kernels": [], "device_idle": None, "steps": 2, "step_s": 0.1, "trace": "traces/x.pt.trace.json.gz",
-    "trace_bytes": 99, "doubts": ["it was mended"],
+    "trace_bytes": 99, "warnings": ["it was mended"],
 }  # fmt: skip
 
 
@@ -255,7 +257,7 @@ def test_profile_on_a_gpu_says_how_idle_it_was_and_how_to_look_further(
 
 
 def test_a_profile_without_a_trace_says_why(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    profile = {**PROFILE, "trace": None, "trace_bytes": None, "doubts": ["no trace: too large"]}
+    profile = {**PROFILE, "trace": None, "trace_bytes": None, "warnings": ["no trace: too large"]}
     phases["profile"] = PhaseResult(provenance={"profile": profile})
     assert cli.main(["profile", "--arch=resnet18", "--policy=scratch", "--device=cpu"]) == 0
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.conditions import Observer
 from fashiontl.machine.environment import choose_threads
 from fashiontl.records import SCHEMA, Record, from_json, to_json
+from fashiontl.records.facts import Proof
 from fashiontl.runner import cell as cell_module
 from fashiontl.runner.cell import Measurer
 from fashiontl.runner.client import Outcome
@@ -32,14 +33,7 @@ from fashiontl.runner.messages import (
 
 SETTINGS = Settings(preset="smoke", timeout=7.0)
 CASE = Case("resnet18", "full")
-PROOF = {
-    "holds": True,
-    "frozen_parameters": 0,
-    "frozen_buffers": 0,
-    "trained_parameters": 62,
-    "unmoved": ["b"],
-    "violations": [],
-}
+PROOF = Proof(holds=True, trained_parameters=62, unmoved=("b",))
 PRETRAINING = {"sha256": "aa", "recipe": {}, "accuracy": 0.9, "seconds": 3.0, "cached": True}
 
 
@@ -59,7 +53,7 @@ def answers() -> dict[str, Any]:
         "pretrain": Pretraining(checkpoints={"resnet18": "source.pt"}, provenance={"pretraining": PRETRAINING}),
         "train": measured(
             Training(
-                proofs=[PROOF, {**PROOF, "unmoved": ["a"]}],
+                proofs=[PROOF, structs.replace(PROOF, unmoved=("a",))],
                 provenance={"data": {"source": "here", "sha256": "bb"}, "losses": [[1.0]]},
                 warnings=["twice", "of training"],
             ),
@@ -231,7 +225,7 @@ def test_warnings_are_told_once_each(tmp_path: Path) -> None:
 
 
 def test_proofs_of_all_seeds_are_one(tmp_path: Path) -> None:
-    assert measurer(FakeWorker(), tmp_path).measure(CASE).proof == {**PROOF, "unmoved": ["a", "b"]}
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).policy_proof == structs.replace(PROOF, unmoved=("a", "b"))
 
 
 @pytest.mark.parametrize("weights", ["none", "imagenet", "mine.pt"])
@@ -333,14 +327,13 @@ def test_a_device_that_is_absent_is_skipped_and_asked_once(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("later", [{}, {"step": Outcome("oom", "too large")}])
 def test_a_broken_policy_is_invalid_whatever_comes_later(tmp_path: Path, later: dict[str, Outcome]) -> None:
-    broken = {**PROOF, "holds": False, "violations": ["frozen parameters changed: 1 in stage1", "b", "c", "d"]}
+    violations = ("frozen parameters changed: 1 in stage1", "b", "c", "d")
+    broken = structs.replace(PROOF, holds=False, violations=violations)
     worker = FakeWorker(train=measured(Training(proofs=[broken, PROOF]), 20, **TRAINED), **later)
     record = measurer(worker, tmp_path).measure(CASE)
     assert record.status == "invalid"
     assert record.reason == "the policy was not kept: frozen parameters changed: 1 in stage1; b; c"
-    assert record.proof is not None
-    assert record.proof["holds"] is False
-    assert record.proof["violations"] == broken["violations"]
+    assert record.policy_proof == broken
     assert values(record).items() >= {**TRAINED, **INFERRED}.items()
 
 

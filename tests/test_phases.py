@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.select import TaskData
+from fashiontl.machine.devices import Cpu, Device
 from fashiontl.models.network import Network
 from fashiontl.models.weights.start import Start
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob
-from fashiontl.runner.phases import accuracy, batch_sweep, readings, speed, timed_pass
+from fashiontl.runner.phases import accuracy, readings, speed
 from fashiontl.runner.workload import Workload
+from fashiontl.timing import loops
 from fashiontl.timing.loops import Samples, WarmUp
 from fashiontl.training.fit import Examples
 
@@ -158,8 +160,7 @@ def test_the_case_says_its_size_and_batch() -> None:
     assert work.random_images(work.settings.throughput_batch).shape == (7, 3, 40, 40)
 
 
-def test_a_sweep_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
+def test_a_sweep_over_batches() -> None:
     lines: list[str] = []
     value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=0.5, half_width=10.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
@@ -178,7 +179,7 @@ def test_no_profiler_in_a_timed_pass(phase: Any) -> None:
 
 
 def test_throttled_samples_make_a_case_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed_pass, "ThrottleWatch", lambda device: lambda: True)
+    monkeypatch.setattr(loops, "ThrottleDetector", lambda device: lambda: True)
     value = run(phases.inference, job(PROBE))
     assert "latency" not in value
     assert value["invalid"][0].startswith("latency: 100% of the samples were taken while the machine was throttled")
@@ -247,7 +248,7 @@ def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatc
         return {"training_peak_memory": next(readings), "training_process_memory": 1000}
 
     monkeypatch.setattr(speed, "memory", memory)
-    monkeypatch.setattr(speed, "restart_peak", lambda device: own)
+    monkeypatch.setattr(Cpu, "restart_peak", lambda device: own)
     value = run(phases.step, job(Case(ARCHITECTURE, "lp_ft", weights="none"), replace(SETTINGS, epochs=4)))
     assert (value["training_peak_memory"], value["training_process_memory"]) == (700, 1000)
     each, mean = value["periods"]["each"], value["periods"]["mean"]
@@ -258,24 +259,24 @@ def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatc
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak cannot be forgotten")
 def test_a_processs_peak_begins_anew() -> None:
     large = torch.ones(2**26, dtype=torch.uint8)
-    before = readings.memory("cpu", "training", 0)["training_peak_memory"]
+    before = readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"]
     del large
-    if not readings.restart_peak("cpu"):
+    if not Device.of("cpu").restart_peak():
         pytest.skip("this system's /proc does not let a peak be forgotten")
-    assert readings.memory("cpu", "training", 0)["training_peak_memory"] < before - 2**25
+    assert readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"] < before - 2**25
 
 
 def test_normalisation_that_is_not_there_is_told() -> None:
     plain = Network({"stage1": [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], "head": [nn.Linear(4, 4)]})
     told = ["the network has no normalisation layers, so only the head was trained"]
 
-    def doubts(policy: str, network: Network | None = None) -> list[str]:
+    def warnings_of(policy: str, network: Network | None = None) -> list[str]:
         work = Workload.of(job(Case(ARCHITECTURE, policy, weights="none")))
         return accuracy._without_effect(work, network or work.networks()[0])
 
-    assert doubts("bn_only", plain) == told
-    assert doubts("full", plain) == []
-    assert doubts("bn_only") == []
+    assert warnings_of("bn_only", plain) == told
+    assert warnings_of("full", plain) == []
+    assert warnings_of("bn_only") == []
 
 
 MEMBERS = (ARCHITECTURE, "squeezenet1_1")

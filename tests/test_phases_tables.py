@@ -21,7 +21,7 @@ from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.profiling.operators import Profile
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, SlicesJob
-from fashiontl.runner.phases import batch_sweep, profile_step, speed
+from fashiontl.runner.phases import profile_step, speed
 from fashiontl.timing.loops import Samples, WarmUp
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -102,7 +102,6 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("fashiontl.runner.phases.slices"), "warmed_blocks", warmed)
     monkeypatch.setattr(profile_step, "profile_steps", profiled)
     monkeypatch.setattr("fashiontl.timing.sweep.time_blocks", once)
-    monkeypatch.setattr(batch_sweep, "limit_memory", lambda: None)
 
 
 @pytest.fixture(scope="module")

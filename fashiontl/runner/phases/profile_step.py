@@ -1,9 +1,9 @@
 """The phase that profiles a case."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from fashiontl.core.case import Case
@@ -44,7 +44,7 @@ def profile(job: CaseJob, progress: Progress) -> PhaseResult:
             work.case.file_name,
             modules=_modules(work.parts(), networks),
         )
-    result = PhaseResult(provenance={"profile": asdict(found)})
+    result = PhaseResult(provenance={"profile": msgspec.to_builtins(found)})
     result.warnings = [
         *(f"profile: {warning}" for warning in found.warnings),
         *work.of_one_epoch("profile", 0, networks),
