@@ -31,7 +31,7 @@ from fashiontl.models.build import build
 from fashiontl.runner import phases
 from fashiontl.runner.client import Worker
 from fashiontl.runner.phases import speed
-from fashiontl.timing.loops import Effort, Instrument, time_calls
+from fashiontl.timing.loops import DeviceTimer, SamplingBudget, time_calls
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",
@@ -40,7 +40,7 @@ MODELS = (
 SMALLEST = "squeezenet1_1"
 MEMORY_MODELS = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
 PIXELS = 64
-INSTRUMENT = Instrument(synchronize=lambda: None)
+TIMER = DeviceTimer(synchronize=lambda: None)
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def row(name: str, rounds: int, seconds: float) -> tuple[str, ...]:
     found: dict[str, list[float]] = {"loop": [], "timer": []}
 
     def loop() -> None:
-        samples = time_calls(call, INSTRUMENT, Effort(seconds, half_width=0.0))
+        samples = time_calls(call, TIMER, SamplingBudget(seconds, half_width=0.0))
         found["loop"].append(statistics.median(samples.values))
 
     def other() -> None:
@@ -146,7 +146,7 @@ def whole_seconds(call: Callable[[], object], seconds: float) -> float:
     gc.collect()
     gc.freeze()
     started = time.perf_counter()
-    time_calls(counted, INSTRUMENT, Effort(seconds, half_width=0.0))
+    time_calls(counted, TIMER, SamplingBudget(seconds, half_width=0.0))
     return (time.perf_counter() - started) / calls
 
 

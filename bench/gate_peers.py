@@ -22,10 +22,10 @@ from gate_simulation import SHAPES, SPREADS, table
 from numpy.typing import NDArray
 
 from fashiontl.core.stats import student_quantile
-from fashiontl.gate import rawfile
+from fashiontl.gate import raw as rawfile
 from fashiontl.gate.judge import judge
 from fashiontl.gate.limits import LIMITS
-from fashiontl.gate.raw import Epoch, Stage
+from fashiontl.gate.raw import Stage, Trial
 from fashiontl.gate.sequential import decide, evidence_of, next_action
 
 Times = NDArray[np.float64]
@@ -88,7 +88,7 @@ RULES: dict[str, Callable[[Times, Times, np.random.Generator], bool]] = {
 
 
 def process(speed: float, spread: float, rng: np.random.Generator) -> float:
-    """Logarithm of how long a fresh process takes: two of them differ by the spread between epochs."""
+    """Logarithm of how long a fresh process takes: two of them differ by the spread between trials."""
     return speed + float(spread / math.sqrt(2) * SHAPES["heavy tails"](rng, 1)[0])
 
 
@@ -103,7 +103,7 @@ def run_alone(slowdown: float, spread: float, rng: np.random.Generator) -> Times
     return 0.01 * np.exp(level + drift + noise(rng))
 
 
-def run_epoch(stage: Stage, slowdown: float, spread: float, rng: np.random.Generator) -> Epoch:
+def run_epoch(stage: Stage, slowdown: float, spread: float, rng: np.random.Generator) -> Trial:
     """Two processes that take turns: the machine's wandering meets both, in the order of the turns."""
     drift = WANDER * rng.standard_normal() + DRIFT * rng.standard_normal() * np.linspace(0, 1, 2 * SLICES)
     begins = bool(rng.integers(2))
@@ -115,30 +115,30 @@ def run_epoch(stage: Stage, slowdown: float, spread: float, rng: np.random.Gener
         mine = first if (arm == "base") == begins else ~first
         arms[arm] = 0.01 * np.exp(process(math.log1p(slower), spread, rng) + drift[mine] + noise(rng))
         arms[f"control_{arm}"] = 0.005 * np.exp(drift[mine] + noise(rng))
-    return Epoch(
+    return Trial(
         stage, "base" if begins else "head", **{name: tuple(times.tolist()) for name, times in arms.items()}
     )  # fmt: skip
 
 
 def gate(slowdown: float, spread: float, rng: np.random.Generator) -> tuple[str, int]:
-    """The gate's word on one cell, and how many epochs it took."""
-    epochs: list[Epoch] = []
-    while (action := next_action(epochs, LIMIT)) != "stop":
-        epochs.append(run_epoch(action, slowdown, spread, rng))
-    return decide(evidence_of(epochs), LIMIT).word, len(epochs)
+    """The gate's word on one cell, and how many trials it took."""
+    trials: list[Trial] = []
+    while (action := next_action(trials, LIMIT)) != "stop":
+        trials.append(run_epoch(action, slowdown, spread, rng))
+    return decide(evidence_of(trials), LIMIT).verdict, len(trials)
 
 
 def simulate(spread: float, slowdown: float, repeats: int, seed: Sequence[int]) -> Counter[str]:
-    """How often each rule calls the head slower; the gate's words and epochs besides."""
+    """How often each rule calls the head slower; the gate's words and trials besides."""
     rng = np.random.default_rng(seed)
     found: Counter[str] = Counter()
     for _ in range(repeats):
         base, head = run_alone(0.0, spread, rng), run_alone(slowdown, spread, rng)
         for name, rule in RULES.items():
             found[name] += rule(base, head, rng)
-        word, epochs = gate(slowdown, spread, rng)
-        found[word] += 1
-        found["epochs"] += epochs
+        verdict, trials = gate(slowdown, spread, rng)
+        found[verdict] += 1
+        found["trials"] += trials
     return found
 
 
@@ -159,16 +159,16 @@ def simulated(repeats: int, seed: int, processes: int) -> str:
             f"{100 * spread:.1f} %", "unchanged" if not slowdown else f"{100 * slowdown:g} % slower",
             *(f"{100 * found[name] / repeats:.1f} %" for name in RULES),
             f"{100 * found['REGRESSED'] / repeats:.1f} ({100 * found['INCONCLUSIVE'] / repeats:.1f})",
-            f"{found['epochs'] / repeats:.1f}",
+            f"{found['trials'] / repeats:.1f}",
         )
         for (spread, slowdown), found in zip(lines, counters, strict=True)
     ]  # fmt: skip
-    header = ("spread between processes' ratios", "head", *RULES, "gate: REGRESSED (INCONCLUSIVE)", "its epochs")
+    header = ("spread between processes' ratios", "head", *RULES, "gate: REGRESSED (INCONCLUSIVE)", "its trials")
     return f"{table(rows, header)}\n\n{repeats:,} comparisons a line, seed {seed}."
 
 
 def kept(paths: Sequence[Path], seed: int) -> str:
-    """How often each rule calls a kept gate's head slower, given the base of an epoch and the head of the next.
+    """How often each rule calls a kept gate's head slower, given the base of a trial and the head of the next.
 
     Files that are named alike but for a number at the end, as `bench/gate_real.py` names them, are one line.
     """
@@ -176,15 +176,17 @@ def kept(paths: Sequence[Path], seed: int) -> str:
     rows = []
     for kind, files in itertools.groupby(sorted(paths), lambda path: re.sub(r"-\d+$", "", path.stem)):
         raws = [rawfile.read(path) for path in files]
-        words = Counter(finding.word for raw in raws for finding in judge(raw, today=datetime.now(UTC).date()).findings)
+        verdicts = Counter(
+            finding.verdict for raw in raws for finding in judge(raw, today=datetime.now(UTC).date()).findings
+        )
         pairs = [
             (np.array(before.base), np.array(after.head))
             for raw in raws
             for series in raw.series
-            for before, after in zip(series.epochs, series.epochs[1:], strict=False)
+            for before, after in zip(series.trials, series.trials[1:], strict=False)
         ]
         shares = (sum(rule(*pair, rng) for pair in pairs) / max(1, len(pairs)) for rule in RULES.values())
-        said = ", ".join(f"{count} {word}" for word, count in words.most_common())
+        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
         rows.append((kind, f"{len(raws)}", f"{len(pairs)}", *(f"{100 * share:.1f} %" for share in shares), said))
     return table(rows, ("gate", "n", "pairs of runs", *RULES, "the gate's findings"))
 

@@ -159,15 +159,15 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
 
         def once(count: int) -> float:
             extra.calls = (count, count)
-            begun = time.process_time()
+            started = time.process_time()
             call()
-            return time.process_time() - begun
+            return time.process_time() - started
 
         for count in (0, calls) * 5:
             once(count)
         changes: list[float] = []
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < seconds or len(changes) < _LEAST_ROUNDS:
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds or len(changes) < _LEAST_ROUNDS:
             first, second, third, fourth = (once(count) for count in (0, calls, calls, 0))
             changes.append(math.log((second + third) / (first + fourth)))
         return math.expm1(statistics.median(changes))

@@ -13,26 +13,28 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gate_planted import CHANNELS, MODULE, Amount, Slower, burning, fit, make_repository, measured, nets
+from msgspec import structs
 from tabulate import tabulate
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.gate import rawfile
-from fashiontl.gate.asked import stated
+from fashiontl.gate import raw as rawfile
 from fashiontl.gate.judge import judge
 from fashiontl.gate.raw import Raw
-from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict
+from fashiontl.gate.result import EXIT_CODES, Finding, GateResult
+from fashiontl.gate.runner import stated
 
 METRICS = ("latency", "train_throughput")
 PLANTED = (0.05, 0.07, 0.10)
 WORDS = ("REGRESSED", "INCONCLUSIVE", "PASS", "IMPROVED")
 CALIBRATION = "calibration.json"
-Compare = Callable[..., Verdict]
+Compare = Callable[..., GateResult]
 Calibration = dict[str, dict[str, Amount]]
 
 
@@ -108,20 +110,20 @@ def take(
         order = Order([case], settings, command=f"bench/gate_real.py: {kind.name}", timed=METRICS, unchanged=True)
         disturbed = burning(repository) if kind.burner else contextlib.nullcontext()
         with contextlib.chdir(repository), disturbed:
-            verdict = compare("base", order, repository / "results", [], lambda text: None)
+            result = compare("base", order, repository / "results", [], lambda text: None)
         # A gate that a key ended answers as one that was out of time does; it is no evidence of anything.
-        if any(doubt.startswith("interrupted") for doubt in verdict.raw.doubts):
+        if any(doubt.startswith("interrupted") for doubt in result.raw.warnings):
             raise KeyboardInterrupt
-        rawfile.write(verdict.raw, path)
-        words = ", ".join(f"{f.metric} {f.word}{_change(f)}" for f in verdict.findings if not f.advisory)
-        progress(f"{number} of {len(gates)}: {kind.name} {verdict.word} in {verdict.raw.seconds:.0f} s: {words}")
+        rawfile.write(result.raw, path)
+        verdicts = ", ".join(f"{f.metric} {f.verdict}{_change(f)}" for f in result.findings if not f.advisory)
+        progress(f"{number} of {len(gates)}: {kind.name} {result.verdict} in {result.raw.seconds:.0f} s: {verdicts}")
 
 
 def _change(finding: Finding) -> str:
     return f" {100 * finding.change.estimate:+.1f} %" if finding.change else ""
 
 
-def read(folder: Path) -> dict[str, list[Verdict]]:
+def read(folder: Path) -> dict[str, list[GateResult]]:
     """All gates of a folder, judged anew, by their kinds.
 
     Raises:
@@ -143,30 +145,31 @@ def read(folder: Path) -> dict[str, list[Verdict]]:
 def whole(raw: Raw) -> Raw:
     """A gate with what this script asks of every one: files of schema 1 do not state it."""
     commits = raw.base.commit, raw.head.commit
-    return raw if raw.asked else replace(raw, asked=stated(raw.cells, PRESETS["quick"], commits, timed=METRICS))
+    return raw if raw.asked else structs.replace(raw, asked=stated(raw.cells, PRESETS["quick"], commits, timed=METRICS))
 
 
-def tabulated(found: dict[str, list[Verdict]], amounts: Calibration) -> str:
+def tabulated(found: dict[str, list[GateResult]], amounts: Calibration) -> str:
     """Words by kind, of each metric and of the whole gates, as Markdown."""
     rows = []
-    for name, verdicts in found.items():
+    for name, results in found.items():
         for metric in (*METRICS, "whole gate"):
-            findings = [f for v in verdicts for f in v.findings if f.metric == metric and not f.advisory]
+            findings = [f for each in results for f in each.findings if f.metric == metric and not f.advisory]
             whole = metric == "whole gate"
-            words = Counter(verdict.word for verdict in verdicts) if whole else Counter(f.word for f in findings)
+            verdicts = Counter(each.verdict for each in results) if whole else Counter(f.verdict for f in findings)
             changes = [f.change.estimate for f in findings if f.change]
-            epochs = [sum(f.epochs) for f in findings]
+            trials = [sum(f.trials) for f in findings]
             amount = amounts.get(name, {}).get(metric)
             rows.append((
-                name, metric, _percent(amount.achieved if amount else None), f"{words.total()}",
-                *(f"{words[word]}" for word in WORDS), f"{sum(words[word] for word in words if word not in WORDS)}",
+                name, metric, _percent(amount.achieved if amount else None), f"{verdicts.total()}",
+                *(f"{verdicts[verdict]}" for verdict in WORDS),
+                f"{sum(verdicts[verdict] for verdict in verdicts if verdict not in WORDS)}",
                 _percent(statistics.median(changes) if changes else None),
-                f"{statistics.median(epochs):g}" if epochs else "—",
-                f"{statistics.median(verdict.raw.seconds for verdict in verdicts):.0f}" if whole else "—",
+                f"{statistics.median(trials):g}" if trials else "—",
+                f"{statistics.median(each.raw.seconds for each in results):.0f}" if whole else "—",
             ))  # fmt: skip
     header = (
         "kind", "word on", "head slower, calibrated", "n", "FAIL", *WORDS[1:], "other", "median change",
-        "median epochs", "median seconds",
+        "median trials", "median seconds",
     )  # fmt: skip
     return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", "left"))
 
@@ -188,13 +191,13 @@ def conditions(raws: Sequence[Raw]) -> str:
     return "\n".join([*(f"{line}." for line in lines), told]).rstrip()
 
 
-def faults(found: dict[str, list[Verdict]]) -> list[str]:
+def faults(found: dict[str, list[GateResult]]) -> list[str]:
     """What must not be: unchanged code that fails, and a slowdown of 10 % that passes, even in one metric."""
-    failed = [v for v in found.get("aa", []) if EXIT_CODES[v.word] and v.word != "INCONCLUSIVE"]
+    failed = [v for v in found.get("aa", []) if EXIT_CODES[v.verdict] and v.verdict != "INCONCLUSIVE"]
     passed = [
         finding
-        for verdict in found.get("planted-10", [])
-        for finding in verdict.findings
+        for result in found.get("planted-10", [])
+        for finding in result.findings
         if not finding.advisory and not finding.is_bad
     ]
     said = [f"{len(failed)} gates of unchanged code failed"] if failed else []
@@ -221,7 +224,7 @@ def measure(options: argparse.Namespace, compare: Compare, progress: Callable[[s
     counts = {k.name: options.burner if k.burner else options.planted if k.planted else options.aa for k in KINDS}
     gates = wanted(counts, folder)
     case = Case(f"{options.arch}_extra", "full", weights="none")
-    settings = replace(PRESETS["quick"], threads=1, seconds=options.seconds, throughput_batch=options.batch)
+    settings = changed(PRESETS["quick"], threads=1, seconds=options.seconds, throughput_batch=options.batch)
     with tempfile.TemporaryDirectory(prefix="fashiontl-gates-") as temporary:
         repository = Path(temporary).resolve() / "project"
         make_repository(repository, options.arch)
@@ -244,7 +247,7 @@ def main(arguments: Sequence[str] | None = None, compare: Compare | None = None)
     parser.add_argument("--arch", choices=sorted(CHANNELS), default="resnet18", help="the network (resnet18)")
     parser.add_argument("--batch", type=int, default=4, help="images a training step (4)")
     parser.add_argument(
-        "--seconds", type=float, default=0.25, help="half of an arm's longest warm-up in an epoch (0.25)"
+        "--seconds", type=float, default=0.25, help="half of an arm's longest warm-up in a trial (0.25)"
     )
     parser.add_argument("--calibrate", type=float, default=4.0, help="seconds a measurement of the extra work (4)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep the table there too")
@@ -264,7 +267,7 @@ def main(arguments: Sequence[str] | None = None, compare: Compare | None = None)
     except KeyboardInterrupt:
         print(f"interrupted; go on with --resume --json {options.json}", file=sys.stderr)
         return 130
-    raws = [verdict.raw for verdicts in found.values() for verdict in verdicts]
+    raws = [result.raw for verdicts in found.values() for result in verdicts]
     text = f"{tabulated(found, calibration(options.json))}\n\n{conditions(raws)}\n"
     print(text)
     if options.out:

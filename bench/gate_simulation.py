@@ -1,4 +1,4 @@
-"""How often the gate errs: its own judging code on simulated epochs of unchanged, slowed and less accurate cells.
+"""How often the gate errs: its own judging code on simulated trials of unchanged, slowed and less accurate cells.
 
 `python bench/gate_simulation.py` takes some minutes on two cores and prints Markdown. Nothing is timed, so it does not
 mind a busy machine; the same seed gives the same tables.
@@ -47,16 +47,16 @@ class Setup:
     """One line of a table.
 
     Attributes:
-        spread: standard deviation between an unchanged cell's epochs, of logarithms.
+        spread: standard deviation between an unchanged cell's trials, of logarithms.
         shape: a key of `SHAPES`.
-        control: standard deviation between the control kernel's epochs.
+        control: standard deviation between the reference kernel's trials.
         planted: slowdowns, one a cell; the other cells are unchanged.
         cells: of a gate.
     """
 
     spread: float
     shape: str = "heavy tails"
-    control: float = 0.003
+    reference: float = 0.003
     planted: tuple[float, ...] = ()
     cells: int = CELLS
 
@@ -70,35 +70,35 @@ class Tally:
         failed: in how many an unchanged cell was said to have regressed.
         green: in how many of them all unchanged cells passed.
         words: of unchanged cells under 0, of slowed ones under their slowdown.
-        epochs: taken, of unchanged cells.
+        trials: taken, of unchanged cells.
     """
 
     gates: int
     failed: int
     green: int
-    words: dict[float, Counter[str]]
-    epochs: int
+    verdicts: dict[float, Counter[str]]
+    trials: int
 
     def __add__(self, other: "Tally") -> "Tally":
-        words = {slowdown: self.words[slowdown] + other.words[slowdown] for slowdown in self.words}
+        verdicts = {slowdown: self.verdicts[slowdown] + other.verdicts[slowdown] for slowdown in self.verdicts}
         return Tally(
-            self.gates + other.gates, self.failed + other.failed, self.green + other.green, words,
-            self.epochs + other.epochs,
+            self.gates + other.gates, self.failed + other.failed, self.green + other.green, verdicts,
+            self.trials + other.trials,
         )  # fmt: skip
 
-    def share(self, slowdown: float, word: str) -> float:
+    def share(self, slowdown: float, verdict: str) -> float:
         """Of the cells with a slowdown, how many got a word."""
-        return self.words[slowdown][word] / self.words[slowdown].total()
+        return self.verdicts[slowdown][verdict] / self.verdicts[slowdown].total()
 
 
 def take_epochs(setup: Setup, slowdown: float, rng: np.random.Generator) -> Evidence:
-    """The epochs of a cell, for as long as the gate asks for more."""
+    """The trials of a cell, for as long as the gate asks for more."""
 
     def draw(count: int) -> tuple[float, ...]:
         return tuple((math.log1p(slowdown) + setup.spread * SHAPES[setup.shape](rng, count)).tolist())
 
-    def control(count: int) -> tuple[float, ...]:
-        return tuple((setup.control * rng.standard_normal(count)).tolist())
+    def reference(count: int) -> tuple[float, ...]:
+        return tuple((setup.reference * rng.standard_normal(count)).tolist())
 
     evidence = Evidence()
     while True:
@@ -109,10 +109,10 @@ def take_epochs(setup: Setup, slowdown: float, rng: np.random.Generator) -> Evid
             evidence = replace(
                 evidence,
                 screen=evidence.screen + draw(more),
-                screen_control=evidence.screen_control + control(more),
+                screen_reference=evidence.screen_reference + reference(more),
             )
         elif action == "confirm":
-            evidence = replace(evidence, confirm=draw(CONFIRMATION), confirm_control=control(CONFIRMATION))
+            evidence = replace(evidence, confirm=draw(CONFIRMATION), confirm_reference=reference(CONFIRMATION))
         else:
             return evidence
 
@@ -126,16 +126,16 @@ def simulate(setup: Setup, gates: int, seed: Sequence[int]) -> Tally:
         found = [take_epochs(setup, slowdown, rng) for slowdown in slowdowns]
         decisions = decide_all([(evidence, LIMIT) for evidence in found])
         unchanged = list(zip(slowdowns, found, decisions, strict=True))[len(setup.planted) :]
-        tally.failed += any(decision.word == "REGRESSED" for _, _, decision in unchanged)
-        tally.green += all(decision.word in {"PASS", "IMPROVED"} for _, _, decision in unchanged)
-        tally.epochs += sum(len(evidence.screen) + len(evidence.confirm) for _, evidence, _ in unchanged)
+        tally.failed += any(decision.verdict == "REGRESSED" for _, _, decision in unchanged)
+        tally.green += all(decision.verdict in {"PASS", "IMPROVED"} for _, _, decision in unchanged)
+        tally.trials += sum(len(evidence.screen) + len(evidence.confirm) for _, evidence, _ in unchanged)
         count_words(tally, slowdowns, decisions)
     return tally
 
 
 def count_words(tally: Tally, slowdowns: Sequence[float], decisions: Sequence[Decision]) -> None:
     for slowdown, decision in zip(slowdowns, decisions, strict=True):
-        tally.words[slowdown][decision.word] += 1
+        tally.verdicts[slowdown][decision.verdict] += 1
 
 
 def simulate_all(setups: Sequence[Setup], gates: int, seed: int, processes: int) -> list[Tally]:
@@ -158,7 +158,7 @@ def simulate_all(setups: Sequence[Setup], gates: int, seed: int, processes: int)
 
 
 def main_table(gates: int, seed: int, processes: int) -> str:
-    """False alarms and power by the spread between epochs."""
+    """False alarms and power by the spread between trials."""
     unchanged = simulate_all([Setup(spread) for spread in SPREADS], 2 * gates, seed, processes)
     slowed = simulate_all([Setup(spread, planted=PLANTED) for spread in SPREADS], gates, seed + 1, processes)
     rows = [
@@ -169,48 +169,48 @@ def main_table(gates: int, seed: int, processes: int) -> str:
                 f"{100 * moved.share(slowdown, 'REGRESSED'):.1f} ({100 * moved.share(slowdown, 'INCONCLUSIVE'):.1f})"
                 for slowdown in PLANTED[1:]
             ),
-            f"{100 * moved.share(0.05, 'PASS'):.1f} %", f"{still.epochs / still.gates / CELLS:.1f}",
+            f"{100 * moved.share(0.05, 'PASS'):.1f} %", f"{still.trials / still.gates / CELLS:.1f}",
         )
         for spread, still, moved in zip(SPREADS, unchanged, slowed, strict=True)
     ]  # fmt: skip
     header = (
-        "spread between epochs", "unchanged gates that fail", "that pass whole", "2 % slower: alarms",
-        "5 % slower: found (inconclusive)", "7 %", "10 %", "5 % slower: false PASS", "epochs a cell",
+        "spread between trials", "unchanged gates that fail", "that pass whole", "2 % slower: alarms",
+        "5 % slower: found (inconclusive)", "7 %", "10 %", "5 % slower: false PASS", "trials a cell",
     )  # fmt: skip
     note = f"{2 * gates:,} unchanged gates and {gates:,} with one cell of each slowdown, seed {seed}."
     return f"{table(rows, header)}\n\n{note}"
 
 
 def shape_table(gates: int, seed: int, processes: int) -> str:
-    """The same at one spread by the shape of what epochs are drawn from."""
+    """The same at one spread by the shape of what trials are drawn from."""
     setups = [Setup(0.026, shape, planted=PLANTED) for shape in SHAPES]
     rows = [
         (
             setup.shape, alarms(tally), f"{100 * tally.share(0.02, 'REGRESSED'):.1f} %",
             f"{100 * tally.share(0.05, 'REGRESSED'):.1f} ({100 * tally.share(0.05, 'INCONCLUSIVE'):.1f})",
-            f"{100 * tally.share(0.05, 'PASS'):.1f} %", f"{tally.epochs / tally.gates / (CELLS - len(PLANTED)):.1f}",
+            f"{100 * tally.share(0.05, 'PASS'):.1f} %", f"{tally.trials / tally.gates / (CELLS - len(PLANTED)):.1f}",
         )
         for setup, tally in zip(setups, simulate_all(setups, gates, seed, processes), strict=True)
     ]  # fmt: skip
     header = (
         "shape", "gates whose unchanged cells fail", "2 % slower: alarms", "5 % slower: found (inconclusive)",
-        "5 % slower: false PASS", "epochs a cell",
+        "5 % slower: false PASS", "trials a cell",
     )  # fmt: skip
     return f"{table(rows, header)}\n\n{gates:,} gates a line, seed {seed}."
 
 
 def control_table(gates: int, seed: int, processes: int) -> str:
-    """What a control kernel that does not repeat itself costs."""
-    setups = [Setup(0.015, control=control, planted=(0.05,)) for control in (0.003, 0.006, 0.01, 0.02, 0.04)]
+    """What a reference kernel that does not repeat itself costs."""
+    setups = [Setup(0.015, reference=reference, planted=(0.05,)) for reference in (0.003, 0.006, 0.01, 0.02, 0.04)]
     rows = [
         (
-            f"{100 * setup.control:.1f} %", f"{100 * tally.share(0.0, 'INCONCLUSIVE'):.1f} %",
+            f"{100 * setup.reference:.1f} %", f"{100 * tally.share(0.0, 'INCONCLUSIVE'):.1f} %",
             f"{100 * tally.share(0.05, 'REGRESSED'):.1f} ({100 * tally.share(0.05, 'INCONCLUSIVE'):.1f})",
-            f"{tally.epochs / tally.gates / (CELLS - 1):.1f}",
+            f"{tally.trials / tally.gates / (CELLS - 1):.1f}",
         )
         for setup, tally in zip(setups, simulate_all(setups, gates, seed, processes), strict=True)
     ]  # fmt: skip
-    header = ("control's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)", "epochs a cell")
+    header = ("control's spread", "unchanged cells inconclusive", "5 % slower: found (inconclusive)", "trials a cell")
     return f"{table(rows, header)}\n\n{gates:,} gates a line, seed {seed}."
 
 
@@ -223,19 +223,22 @@ def accuracy_table(repeats: int, seed: int, processes: int) -> str:
     """Losses of accuracy between networks that were trained apart."""
     losses = (0.0, 0.001, 0.003, 0.005, 0.01)
     pieces = [(loss, start) for loss in losses for start in range(0, repeats, 20)]
-    words: dict[float, Counter[str]] = {loss: Counter() for loss in losses}
+    verdicts: dict[float, Counter[str]] = {loss: Counter() for loss in losses}
     with ProcessPoolExecutor(processes) as pool:
         counters = pool.map(
             accuracy_words, *zip(*[(loss, 20, (seed, i)) for i, (loss, _) in enumerate(pieces)], strict=True)
         )
         for (loss, _), counter in zip(pieces, counters, strict=True):
-            words[loss] += counter
+            verdicts[loss] += counter
     rows = [
-        (f"{100 * loss:g} points", *(f"{100 * words[loss][word] / words[loss].total():.1f} %" for word in order))
+        (
+            f"{100 * loss:g} points",
+            *(f"{100 * verdicts[loss][verdict] / verdicts[loss].total():.1f} %" for verdict in order),
+        )
         for order in [("PASS", "INCONCLUSIVE", "REGRESSED", "IMPROVED")]
         for loss in losses
     ]
-    counted = words[0.0].total()
+    counted = verdicts[0.0].total()
     return (
         f"{table(rows, ('loss', 'PASS', 'INCONCLUSIVE', 'REGRESSED', 'IMPROVED'))}\n\n{counted:,} a line, seed {seed}."
     )
@@ -245,7 +248,7 @@ def accuracy_words(loss: float, repeats: int, seed: Sequence[int], images: int =
     """Judge some pairs of five seeds, alone in their gates."""
     rng = np.random.default_rng(seed)
     return Counter(
-        judge_answers([trained(loss, rng, images)], LIMITS["accuracy"])[0].word for _ in range(repeats)
+        judge_answers([trained(loss, rng, images)], LIMITS["accuracy"])[0].verdict for _ in range(repeats)
     )  # fmt: skip
 
 
@@ -277,7 +280,7 @@ def sections(gates: int, seed: int, processes: int) -> Iterator[str]:
     """The page, part by part."""
     yield f"## {CELLS} cells, heavy tails\n\n{main_table(gates, seed, processes)}"
     yield f"## Other shapes, spread 2.6 %\n\n{shape_table(gates // 3, seed + 10, processes)}"
-    yield f"## A restless control kernel, spread 1.5 %\n\n{control_table(gates // 10, seed + 20, processes)}"
+    yield f"## A restless reference kernel, spread 1.5 %\n\n{control_table(gates // 10, seed + 20, processes)}"
     yield f"## Accuracy, 5 seeds, 10,000 test images\n\n{accuracy_table(gates // 4, seed + 30, processes)}"
 
 

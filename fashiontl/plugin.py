@@ -279,7 +279,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if run.option.gate:
         cases = [item.callspec.params[GATED_CELL] for item in _asking(session, GATED_CELL)]
-        run.gate = gating.begin(run.option, cases, run.settings, run.line.say)
+        run.gate = gating.GatedSession(run.option, cases, run.settings, run.line.say)
     calls = _asking(session, CELL)
     if calls and not session.config.option.collectonly:
         ids = [item.callspec.params[CELL].case.id for item in calls]
@@ -350,11 +350,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = config.stash.get(_RUN, None)
     if run is None:
         return
-    if run.gate is not None and run.gate.verdict is not None:
+    if run.gate is not None and run.gate.result is not None:
         from fashiontl.gate import report
 
         terminalreporter.section("fashiontl gate")
-        terminalreporter.write_line(report.terminal(run.gate.verdict))
+        terminalreporter.write_line(report.terminal(run.gate.result))
         if run.gate.fault:
             terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
     if not run.begun or not run.path.exists():

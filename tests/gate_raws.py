@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 from records import LAPTOP
 
 from fashiontl.core.case import PRESETS
-from fashiontl.gate.asked import stated
-from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Epoch, Failure, Raw, SeedPair, Series, Tree
-from fashiontl.gate.verdict import Change, Explained, Finding, Verdict
+from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Failure, Raw, SeedPair, Series, Tree, Trial
+from fashiontl.gate.result import Change, Explained, Finding, GateResult
+from fashiontl.gate.runner import stated
 from fashiontl.machine.environment import PROTOCOL, machine_key
 
 BASE_COMMIT, HEAD_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
@@ -17,14 +18,14 @@ CELL, OTHER = "resnet18-full-cpu", "vgg11-linear_probe-cpu"
 HOSTILE = "own|`a`|<b>\n::error::x%0A\x1b[31m##[add-mask]</details>*_[l](u)"
 
 
-def epoch(seconds: float = 0.01, factor: float = 1.0, slices: int = 4, **fields: Any) -> Epoch:
-    """One in which the head takes `factor` times as long as the base, and the control kernel always the same."""
+def trial(seconds: float = 0.01, factor: float = 1.0, slices: int = 4, **fields: Any) -> Trial:
+    """One in which the head takes `factor` times as long as the base, and the reference kernel always the same."""
     base = tuple(seconds * (1 + index / 1000) for index in range(slices))
     values: dict[str, Any] = {
         "stage": "screen", "first": "base", "base": base, "head": tuple(each * factor for each in base),
-        "control_base": (0.002,) * slices, "control_head": (0.002,) * slices,
+        "reference_base": (0.002,) * slices, "reference_head": (0.002,) * slices,
     }  # fmt: skip
-    return Epoch(**{**values, **fields})
+    return Trial(**{**values, **fields})
 
 
 def pair(seed: int = 0, base: str = "1101", head: str = "1101") -> SeedPair:
@@ -49,11 +50,11 @@ def raw(**fields: Any) -> Raw:
         "new": (),
         "removed": (),
         "budget": 0.0,
-        "series": (Series(CELL, "latency", tuple(epoch(factor=1.06) for _ in range(6))),),
+        "series": (Series(CELL, "latency", tuple(trial(factor=1.06) for _ in range(6))),),
         "counts": (Counts(CELL, "parameters", (11_181_642.0,) * 2, (11_181_642.0,) * 2),),
         "answers": (Answers(CELL, (pair(0), pair(1, "1101", "1001"))),),
         "failures": (Failure(OTHER, "head", "crashed", "SIGSEGV in the forward pass"),),
-        "doubts": (),
+        "warnings": (),
     }
     values |= fields
     if "asked" not in values and values["schema"] == SCHEMA:
@@ -70,9 +71,9 @@ def all_of(values: dict[str, Any]) -> Asked:
         cell: min((len(one.base) for one in values["counts"] if one.cell == cell and one.base), default=0)
         for cell in cells
     }
-    slices = [len(epoch.base) for one in values["series"] for epoch in one.epochs]
+    slices = [len(trial.base) for one in values["series"] for trial in one.trials]
     made = stated(cells, PRESETS["quick"], (values["base"].commit, values["head"].commit))
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         made, metrics=tuple(dict.fromkeys(metrics)) or ("latency",), processes=counts, slices=min(slices, default=0),
     )  # fmt: skip
 
@@ -80,24 +81,24 @@ def all_of(values: dict[str, Any]) -> Asked:
 def finding(**fields: Any) -> Finding:
     """A latency that regressed; fields replace its own."""
     values: dict[str, Any] = {
-        "cell": CELL, "metric": "latency", "word": "REGRESSED",
+        "cell": CELL, "metric": "latency", "verdict": "REGRESSED",
         "reason": "lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees",
-        "base": 0.00921, "head": 0.00977, "change": Change(0.061, 0.049, 0.073), "epochs": (6, 16),
+        "base": 0.00921, "head": 0.00977, "change": Change(0.061, 0.049, 0.073), "trials": (6, 16),
     }  # fmt: skip
     return Finding(**{**values, **fields})
 
 
-PASSED = finding(word="PASS", cell=OTHER, reason="upper bound 1.1 % is below 5 %", base=0.0485, head=0.0486,
-                 change=Change(0.002, -0.007, 0.011), epochs=(6, 0))  # fmt: skip
-EQUAL = finding(metric="parameters", word="PASS", reason="equal", base=11_181_642.0, head=11_181_642.0, change=None,
-                epochs=(0, 0))  # fmt: skip
+PASSED = finding(verdict="PASS", cell=OTHER, reason="upper bound 1.1 % is below 5 %", base=0.0485, head=0.0486,
+                 change=Change(0.002, -0.007, 0.011), trials=(6, 0))  # fmt: skip
+EQUAL = finding(metric="parameters", verdict="PASS", reason="equal", base=11_181_642.0, head=11_181_642.0, change=None,
+                trials=(0, 0))  # fmt: skip
 EXPLAINED = Explained(CELL, "latency", "aten::convolution", "stage2.0.conv1", 0.0012, 0.0017, 0.89)
 
 
-def verdict(*findings: Finding, **fields: Any) -> Verdict:
+def gate_result(*findings: Finding, **fields: Any) -> GateResult:
     """A judged gate; without findings one that regressed in one of three comparisons."""
     values: dict[str, Any] = {
-        "word": "REGRESSED", "exit_code": 1, "findings": findings or (finding(), PASSED, EQUAL),
+        "verdict": "REGRESSED", "exit_code": 1, "findings": findings or (finding(), PASSED, EQUAL),
         "explained": () if findings else (EXPLAINED,), "notes": (), "raw": raw(),
     }  # fmt: skip
-    return Verdict(**{**values, **fields})
+    return GateResult(**{**values, **fields})

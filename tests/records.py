@@ -12,6 +12,7 @@ from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.metrics import Measurement
 from fashiontl.machine.environment import Environment, machine_key
 from fashiontl.records import SCHEMA, Record
+from fashiontl.records.facts import Proof
 
 LAPTOP = Environment(
     python="3.12.4", torch="2.13.0+cpu", torchvision="0.28.0", fashiontl="0.1.0",
@@ -23,10 +24,7 @@ SERVER = dataclasses.replace(
     LAPTOP, torch="2.13.0+cu130", accelerator="NVIDIA H100 80GB HBM3", driver="580.65.06", cuda="13.0", cudnn="91300",
     logical_cores=96, usable_cores=16.0, threads=16, memory=128 * 2**30,
 )  # fmt: skip
-PROOF = {
-    "holds": True, "frozen_parameters": 60, "frozen_buffers": 60, "trained_parameters": 2, "unmoved": [],
-    "violations": [],
-}  # fmt: skip
+PROOF = Proof(holds=True, frozen_parameters=60, frozen_buffers=60, trained_parameters=2)
 
 # Parameters (million), GFLOP of one 32-pixel image, and a speed factor.
 _NETWORKS = {

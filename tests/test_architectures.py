@@ -1,10 +1,6 @@
 """The table itself, and the sizes that it allows."""
 
-import re
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashiontl.models.registry import ARCHITECTURES, Architecture, size_error
 
@@ -43,16 +39,3 @@ def test_every_resnet_and_densenet_has_a_variant_for_small_images() -> None:
 )
 def test_a_size_that_does_not_fit_is_explained(name: str, image_size: int, fault: str | None) -> None:
     assert size_error(name, image_size) == fault
-
-
-@given(st.sampled_from(sorted(ARCHITECTURES)), st.integers(0, 600))
-def test_the_size_that_a_fault_proposes_is_the_next_one_without_a_fault(name: str, image_size: int) -> None:
-    fault = size_error(name, image_size)
-    if fault is None:
-        return
-    found = re.search(r"image_size=(\d+)$", fault)
-    assert found is not None
-    proposed = int(found[1])
-    assert proposed > image_size
-    assert size_error(name, proposed) is None
-    assert all(size_error(name, size) for size in range(image_size, proposed))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.torchvision_import import models
+from fashiontl.models.blocks import TutorialVGG
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.models.registry import ARCHITECTURES, Architecture
@@ -180,3 +181,10 @@ def test_a_plugins_builder_may_return_a_network(monkeypatch: pytest.MonkeyPatch)
     weights = torch.randn(7, 12)
     again = build("mine", 5, {"stages.head.0.weight": weights, "stages.head.0.bias": torch.randn(7)}, image_size=2)
     assert again.classes == 5
+
+
+def test_the_tutorials_vgg_computes_as_a_chain_what_it_computes_as_a_model() -> None:
+    network, model = build("tutorial_vgg", 10, image_size=32).eval(), TutorialVGG(10, 32).eval()
+    for chained, own in zip(network.parameters(), model.parameters(), strict=True):
+        chained.data = own.data
+    assert torch.equal(network(images(32)), model(images(32)))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.models.network import Network, resized
+from fashiontl.models.network import Network
 
 
 def small() -> Network:
@@ -44,15 +44,6 @@ def test_a_convolution_as_head_is_replaced_where_it_stands() -> None:
     network.replace_head(2)
     assert [type(module) for module in network.stages["head"]] == [nn.ReLU, nn.Conv2d, nn.Flatten]
     assert network.classes == 2
-
-
-@pytest.mark.parametrize(
-    "layer", [nn.Linear(3, 4), nn.Linear(3, 4, bias=False), nn.Conv2d(3, 4, (1, 2)), nn.Conv2d(3, 4, 1, bias=False)]
-)
-def test_a_resized_layer_differs_in_its_outputs_only(layer: nn.Linear | nn.Conv2d) -> None:
-    other = resized(layer, 9)
-    assert other.weight.shape == (9, *layer.weight.shape[1:])
-    assert (other.bias is None) == (layer.bias is None)
 
 
 @pytest.mark.parametrize(

@@ -123,23 +123,6 @@ def _without_modules(model: nn.Module, network: Network) -> set[int]:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "stages"),
-    [
-        ("vgg11", {"stage1": 1, "stage2": 1, "stage3": 2, "stage4": 2, "stage5": 2, "neck": 0, "head": 0}),
-        ("resnet18", {"stem": 1, "stage1": 4, "stage2": 5, "stage3": 5, "stage4": 5, "neck": 0, "head": 0}),
-        ("mobilenet_v2", {"stem": 1, "stage1": 2, "stage2": 6, "stage3": 9, "stage4": 21, "stage5": 13, "neck": 0,
-                          "head": 0}),
-        ("densenet121", {"stem": 1, "stage1": 13, "stage2": 25, "stage3": 49, "stage4": 32, "neck": 0, "head": 0}),
-    ],
-)  # fmt: skip
-def test_convolutions_of_each_stage(name: str, stages: dict[str, int]) -> None:
-    with torch.device("meta"):
-        network = build(name, CLASSES, image_size=32)
-    counts = {key: sum(isinstance(m, nn.Conv2d) for m in stage.modules()) for key, stage in network.stages.items()}
-    assert counts == stages
-
-
 def test_the_table_names_every_classifier_of_torchvision_and_its_weights() -> None:
     published = {
         name: tuple(weights.name for weights in models.get_model_weights(name))
@@ -161,17 +144,14 @@ def test_an_unknown_family_is_an_error() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_every_model_of_torchvision(name: str) -> None:
-    """Parameters as published, structure, order and, bit for bit, output."""
+    """Parameters as published, structure and order; without numbers, so on the meta device."""
     weights, family = models.get_model_weights(name).DEFAULT, ARCHITECTURES[name].family
-    inputs = images(size_for(name))
-    model = filled(reference(name, 1000, size_for(name)))
-    # Only ViT has parameters that depend on the size.
-    published = reference(name, 1000, weights.meta["min_size"][0]) if family == "vit" else model
+    size = weights.meta["min_size"][0] if family == "vit" else size_for(name)
+    model = reference(name, 1000, size)
     # Published for Inception with its auxiliary head, which is off here.
     auxiliary = 3_326_696 if name == "inception_v3" else 0
-    assert sum(p.numel() for p in published.parameters()) == weights.meta["num_params"] - auxiliary
-    network = split(model, family).eval()
+    assert sum(p.numel() for p in model.parameters()) == weights.meta["num_params"] - auxiliary
+    network = split(model, family)
     assert_structure(model, network)
-    order = executed_stages(model, network, inputs)
+    order = executed_stages(model, network, images(size, str(next(model.parameters()).device)))
     assert order == sorted(order)
-    assert torch.equal(network(inputs), model(inputs))

@@ -3,7 +3,6 @@
 import copy
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +10,12 @@ from test_freezing_families import train
 from torch import Tensor, nn
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.lora import prepare
 from fashiontl.models import timm_models
 from fashiontl.models.build import build
-from fashiontl.models.registry import Architecture, find, size_error
+from fashiontl.models.registry import Architecture, find
 from fashiontl.models.timm_models import TimmNetwork
-from fashiontl.models.weights.files import load_file, save
 
 timm = pytest.importorskip("timm")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,13 +72,6 @@ def test_find_describes_a_model_of_timm() -> None:
     assert find("timm/resnet50.a2_in1k").weights == ("a2_in1k",)
     assert find("timm/botnet50ts_256").weights == ()
     assert find("timm/resnet50") is find("timm/resnet50"), "asked for often, so it is kept"
-
-
-def test_the_smallest_size_is_timms() -> None:
-    assert size_error("timm/resnet10t", 1) is None
-    assert error("timm/lambda_resnet26t", image_size=100) == (
-        "timm/lambda_resnet26t takes images of at least 128 pixels, got 100; use --set image_size=128"
-    )
 
 
 @pytest.mark.parametrize(
@@ -192,18 +182,6 @@ def test_the_stages_follow_the_model() -> None:
     assert all(value.is_meta for value in [*network.parameters(), *network.buffers()])
 
 
-def test_a_new_head_leaves_all_else() -> None:
-    network, images = member("mobilenetv3_small_050")
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    network.double().replace_head(7)
-    assert (network.classes, network.model.num_classes, network.head_layer.weight.dtype) == (7, 7, torch.float64)
-    changed = {
-        key for key, value in network.state_dict().items() if not torch.equal(value.float(), before[key].float())
-    }
-    assert changed == {"model.classifier.weight", "model.classifier.bias"}
-    assert network.eval()(images.double()).shape == (4, 7)
-
-
 @pytest.fixture
 def state() -> dict[str, Tensor]:
     torch.manual_seed(5)
@@ -229,16 +207,6 @@ def test_weights_without_a_head() -> None:
     assert build("timm/vit_tiny_patch16_224", CLASSES, state, image_size=32).classes == CLASSES
     headless = timm.create_model("vit_small_patch14_dinov2", img_size=28)
     assert build("timm/vit_small_patch14_dinov2", 3, headless.state_dict(), image_size=28).classes == 3
-
-
-def test_positions_of_a_vision_transformer_follow_the_image_size() -> None:
-    state = timm.create_model("vit_tiny_patch16_224").state_dict()
-    assert state["pos_embed"].shape == (1, 197, 192)
-    network = build("timm/vit_tiny_patch16_224", CLASSES, state, image_size=64)
-    assert network.model.pos_embed.shape == (1, 17, 192)
-    expected = timm.layers.resample_abs_pos_embed(state["pos_embed"], new_size=[4, 4], num_prefix_tokens=1)
-    assert torch.equal(network.model.pos_embed, expected)
-    assert network(torch.randn(2, 3, 64, 64)).shape == (2, CLASSES)
 
 
 def test_weights_of_another_architecture(state: dict[str, Tensor]) -> None:
@@ -280,16 +248,6 @@ def test_a_network_for_weights_read_later_costs_no_memory_where_timm_allows_it(n
         network = build(f"timm/{name}", CLASSES, image_size=32)
     assert {value.is_meta for value in [*network.parameters(), *network.buffers()]} == {on_meta}
     assert network.cuts == ((0, 7) if on_meta else (0, 6, 7))
-
-
-@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
-def test_own_format_there_and_back(tmp_path: Path, name: str) -> None:
-    network, images = member(name)
-    network.eval()
-    save(tmp_path / "own.pt", network, f"timm/{name}", Preprocessing(32))
-    again = load_file(f"timm/{name}", CLASSES, 32, tmp_path / "own.pt", "own").network
-    again.head_layer.load_state_dict(network.head_layer.state_dict())
-    assert torch.equal(again.eval()(images), network(images))
 
 
 # Every family and several policies, but not every pair.

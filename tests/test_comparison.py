@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from fashiontl.gate.comparison import (
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40)
 REPEATS = 4000
+FEW = settings(max_examples=50, derandomize=True)
 Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 
 # Beside each, the trimmed mean of the distribution: what the interval is to enclose. They are symmetric but for
@@ -41,13 +42,7 @@ def coverage(rows: NDArray[np.float64], truth: float, confidence: float) -> floa
     return inside / len(rows)
 
 
-def test_the_trimmed_mean_of_the_lognormal_distribution() -> None:
-    ordered = np.sort(np.random.default_rng(0).lognormal(0, 1, 2_000_000))
-    assert ordered[400_000:1_600_000].mean() == pytest.approx(SHAPES["lognormal"][1], abs=0.003)
-
-
-@pytest.mark.parametrize("count", [6, 10, 16, 24])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "count"), [*zip(SHAPES, (6, 24, 10, 24, 10), strict=True), ("normal", 16)])
 def test_the_trimmed_interval_covers(shape: str, count: int) -> None:
     draw, truth = SHAPES[shape]
     found = coverage(draw(np.random.default_rng(count), (REPEATS, count)), truth, 0.95)
@@ -75,12 +70,14 @@ def test_a_drift_common_to_both_arms_adds_nothing() -> None:
     assert 0.93 < coverage(changes, 0.0, 0.95) < 0.97
 
 
+@FEW
 @given(VALUES, st.sampled_from([0.9, 0.95, 0.975]))
 def test_negated_values_negate_the_interval(values: list[float], confidence: float) -> None:
     there, back = trimmed_interval(values, confidence), trimmed_interval([-value for value in values], confidence)
     assert (back.estimate, back.low, back.high) == (-there.estimate, -there.high, -there.low)
 
 
+@FEW
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=7))
 def test_below_eight_values_it_is_students_interval(values: list[float]) -> None:
     mine, plain = trimmed_interval(values), mean_interval(values)
@@ -96,11 +93,7 @@ def test_yuens_interval_by_hand() -> None:
     assert interval.high - 5.5 == pytest.approx(2.570582 * error, rel=1e-6)
 
 
-def test_one_value_has_no_bounds() -> None:
-    assert trimmed_interval([3.0]) == Interval(3.0, -math.inf, math.inf)
-    assert chance_above([3.0], 0.0) == 1.0
-
-
+@FEW
 @given(VALUES, st.floats(-1e3, 1e3), st.sampled_from([0.05, 0.0125, 0.001]))
 def test_the_chance_and_the_bound_agree(values: list[float], threshold: float, level: float) -> None:
     low = trimmed_interval(values, 1 - 2 * level).low
@@ -108,6 +101,7 @@ def test_the_chance_and_the_bound_agree(values: list[float], threshold: float, l
         assert (chance_above(values, threshold) <= level) == (low > threshold)
 
 
+@FEW
 @given(VALUES, st.floats(1e-3, 1e3))
 def test_as_many_as_are_needed_are_enough_and_one_fewer_is_not(values: list[float], distance: float) -> None:
     needed = values_needed(values, distance, 0.95)
@@ -125,6 +119,7 @@ def test_how_many_values_are_needed() -> None:
     assert values_needed([0.0, 1e6], 1e-3, 0.95) is None
 
 
+@FEW
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.001, 0.2))
 def test_holm_rejects_what_adjusted_chances_do(chances: list[float], alpha: float) -> None:
     """Holm's adjusted p-values are running maxima of (m - k) p; the levels must come to the same."""
@@ -152,10 +147,6 @@ def test_mcnemar(first: int, second: int, chance: float) -> None:
     assert mcnemar(first, second) == pytest.approx(chance)
 
 
-def test_mcnemar_of_many_is_the_normal_test() -> None:
-    assert mcnemar(4900, 5100) == pytest.approx(math.erfc(199 / 100 / math.sqrt(2)), rel=0.01)
-
-
 def test_the_clustered_interval_covers_where_pooling_would_not() -> None:
     """Five seeds that answer alike are worth one; taken for five, their interval would be 2.2 times too narrow."""
     rng = np.random.default_rng(7)
@@ -173,6 +164,7 @@ def test_no_difference_at_all_still_has_a_width() -> None:
     assert clustered_interval([[1]]) == Interval(1.0, -1.0, 1.0)
 
 
+@FEW
 @given(st.lists(st.sampled_from([-1, 0, 1]), min_size=2, max_size=50))
 def test_exchanging_the_arms_negates_the_clustered_interval(differences: list[int]) -> None:
     there, back = clustered_interval([differences]), clustered_interval([[-each for each in differences]])

@@ -1,6 +1,7 @@
 """Files from users: one format of errors, whatever is wrong with a file."""
 
-from typing import Annotated
+from datetime import date
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -11,6 +12,8 @@ from fashiontl.core.parsing import check_schema, decode, decode_toml
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=1)]
+    side: Literal["left", "right"] = "left"
+    day: date = date(2026, 1, 1)
 
 
 class Whole(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +36,8 @@ def test_what_is_right_becomes_typed_values():
         ('{"parts": [{"count": 0}]}', "$.parts[0].count", "`int` >= 1", "0"),
         ('{"parts": [{"count": "3"}]}', "$.parts[0].count", "int", "str"),
         ('{"parts": [{"count": 1.5}]}', "$.parts[0].count", "int", "float"),
+        ('{"parts": [{"count": 1, "side": "up"}]}', "$.parts[0].side", "one of the known values", "got 'up'"),
+        ('{"parts": [{"count": 1, "day": "soon"}]}', "$.parts[0].day", "a valid", "got 'soon'"),
         ('{"parts": [{}]}', "$.parts[0]", "field `count`", "none"),
         ('{"parts": [], "sise": 1}', "", "known fields", "'sise'"),
         ('{"sizes": {"a": 0}}', "$.sizes[...]", "`float` > 0.0", ""),

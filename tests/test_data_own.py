@@ -140,6 +140,12 @@ def test_deep_pixels_are_refused(pets: Path) -> None:
     assert "b.png: expected an image, got: pixels of more than 8 bits a channel" in fault(task(pets))
 
 
+def test_names_that_are_not_the_folders(pets: Path) -> None:
+    assert fault(task(pets, ("dog", "cat"))) == (
+        "images of task pets: expected the classes dog, cat, got cat, dog; correct names"
+    )
+
+
 def test_all_faults_of_a_function_of_ones_own() -> None:
     images = Images(torch.zeros(2, 4, 4), torch.tensor([0, 2]), torch.zeros(2, 3, 4, 5).byte(), torch.zeros(3), "mine")
     assert fault(Task("mine", "", names=("a", "b"), images=lambda size: images)).splitlines() == [

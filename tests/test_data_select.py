@@ -146,3 +146,8 @@ def test_classes_of_ones_own():
     assert data.test_labels.tolist() == [1, 0]
     with pytest.raises(FashiontlError, match=r"(?s)5 training images of class 11, got 4.*, or add images$"):
         select(images, task, 5, 1, seed=1)
+
+
+def test_negative_numbers():
+    with pytest.raises(FashiontlError, match="expected 0 or more test images a class, got -1\n"):
+        select(IMAGES, Task("mine", "", (0, 3)), 1, -1, 0)

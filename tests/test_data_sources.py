@@ -138,12 +138,6 @@ def test_root(tmp_path, original, layout, packed):
     assert images.sha256 == hashlib.sha256(b"".join(content(original, file) for file in FILES)).hexdigest()
 
 
-def test_environment_variable(original, monkeypatch):
-    monkeypatch.setenv("FASHIONTL_DATA", str(original))
-    assert load_images("original").source == "FASHIONTL_DATA"
-    assert load_images("original", "").source == "FASHIONTL_DATA"
-
-
 def test_root_comes_before_the_variable_and_the_variable_before_known_places(tmp_path, original, monkeypatch):
     shutil.copytree(original, tmp_path / "debian")
     assert load_images("original").source == "Debian package dataset-fashion-mnist"
@@ -288,19 +282,10 @@ def test_a_broken_download_leaves_nothing_behind_and_the_next_one_succeeds(tmp_p
     assert load_images("original").source == "cache"
 
 
-def test_no_network(tmp_path, monkeypatch):
-    from fashiontl.data.torchvision_import import torchvision
-
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
-    message = fault()
-    assert "Connection refused" in message
-    assert message.splitlines()[-1] == UNAVAILABLE
-    assert not [entry for entry in (tmp_path / "cache" / "fashiontl").iterdir() if entry.is_dir()]
-
-
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert fault().endswith(f"\n{UNAVAILABLE}")
+
+
+def test_unknown_data():
+    assert fault("imagenet") == "unknown data 'imagenet'; expected embedded or original"

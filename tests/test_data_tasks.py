@@ -76,3 +76,9 @@ def test_import_is_light(module, absent):
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_a_few_shot_task():
+    task = find_task("fashion4@25")
+    assert (task.name, task.per_class, task.classes) == ("fashion4@25", 25, (0, 1, 2, 3))
+    assert task.title == f"{TASKS['fashion4'].title}; 25 training images a class"

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine import devices, nvml
 from fashiontl.machine.devices import DEVICES, Device, Memory
+from fashiontl.matrix.options import Axes, case_of_id, matrix
 
 
 @pytest.mark.parametrize(
@@ -213,3 +214,9 @@ def test_a_peak_that_cannot_be_restarted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not Device.of("cpu").restart_peak()
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: SimpleNamespace())
     assert not Device.of("cpu").restart_peak()
+
+
+def test_a_device_named_twice_is_measured_once() -> None:
+    cases, _ = matrix(Axes(arch=["resnet18"], policy=["full"], device=["cuda:00,cuda", "cuda:01"]), "smoke")
+    assert [case.device for case in cases] == ["cuda", "cuda:1"]
+    assert case_of_id("resnet18-full-cuda:00").device == "cuda"

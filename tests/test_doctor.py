@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
@@ -185,14 +183,6 @@ def test_processes_that_were_not_timed(answer: Any, reason: str) -> None:
     one_short = iter([answer, *({"median": 1.0, "half_width": 0.1, "steady": True},) * 7])
     report = examined(noise=lambda job: next(one_short))
     assert (report.fit, report.facts["noise"]["smallest_difference"]) == (False, 0.0)
-
-
-@given(st.lists(st.floats(1e-5, 1e2), min_size=2, max_size=12), st.floats(1e-3, 1e3))
-def test_the_noise_floor_has_no_unit(medians: list[float], scale: float) -> None:
-    floor = noise_floor(medians)
-    scaled = noise_floor([scale * median for median in medians])
-    assert floor["deviation"] == pytest.approx(scaled["deviation"], abs=1e-9)
-    assert floor["smallest_difference"] == pytest.approx(scaled["smallest_difference"], rel=1e-6, abs=1e-6)
 
 
 def test_the_noise_floor_of_one_process_is_unknown() -> None:

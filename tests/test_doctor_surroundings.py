@@ -12,9 +12,10 @@ import pytest
 
 from fashiontl.doctor import Line, equipment, surroundings
 from fashiontl.doctor.surroundings import conditions
-from fashiontl.machine.conditions import Conditions, GpuConditions, Observation
+from fashiontl.machine.conditions import Conditions, Observation
 from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import Threads
+from fashiontl.machine.nvml import GpuConditions
 from fashiontl.runner.client import Outcome, Worker
 
 CPU = Device.of("cpu")
@@ -193,18 +194,6 @@ def test_data_and_weights(home: Path) -> None:
     assert found["original images"] == Line("original images", str(home / "data"), "ok", "--set data=original")
 
 
-def test_torchs_folder_is_where_torch_says(tmp_path: Path) -> None:
-    import torch
-
-    for variables in ({"TORCH_HOME": str(tmp_path)}, {"XDG_CACHE_HOME": str(tmp_path)}, {}):
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
-                patch.delenv(name, raising=False)
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            assert str(surroundings._hub()) == torch.hub.get_dir()
-
-
 def test_extras(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     def version(package: str) -> str:
         if package == "peft":
@@ -244,9 +233,3 @@ def test_room_on_the_disk(free: int, verdict: str, monkeypatch: pytest.MonkeyPat
         verdict,
     )
     assert not (home / "results").exists(), "looking makes no folder"
-
-
-def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert here(home)["results"].verdict == "bad"
-    assert here(home)["results"].advice == "cannot be written; name another with --results"

@@ -103,11 +103,11 @@ def test_every_policy_is_proven(measured: Project) -> None:
     probe, full = (record.proof for record in measured.records)
     assert probe is not None
     assert full is not None
-    assert probe["holds"]
-    assert full["holds"]
+    assert probe.holds
+    assert full.holds
     # MobileNetV2 has 52 convolutions with a BatchNorm each and one linear layer with a bias.
-    assert (probe["frozen_parameters"], probe["trained_parameters"]) == (156, 2)
-    assert (full["frozen_parameters"], full["trained_parameters"]) == (0, 158)
+    assert (probe.frozen_parameters, probe.trained_parameters) == (156, 2)
+    assert (full.frozen_parameters, full.trained_parameters) == (0, 158)
     trainable = [record.values("trainable_parameters")[0] for record in measured.records]
     assert trainable == [4 * 1280 + 4, measured.records[1].values("parameters")[0]]
 

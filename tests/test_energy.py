@@ -78,14 +78,6 @@ def test_a_slow_counter_costs_no_accuracy(period: float) -> None:
     assert found.joules == pytest.approx(340 * 0.013, rel=0.005)
 
 
-def test_nothing_runs_while_idle_is_read() -> None:
-    world = World(idle=50, busy=250, call=0.1)
-    world.measure()
-    begins = world.events.index("call")
-    assert world.events[:begins] == ["wait", "sleep", "sleep", "sleep"]
-    assert world.edges[3][0] == pytest.approx(0.001 + 0.5 + 0.001)
-
-
 @pytest.mark.parametrize(("asked", "least"), [(0.0, 1.0), (0.2, 1.0), (3.0, 3.0)])
 def test_a_window_is_never_short(asked: float, least: float) -> None:
     found = World(idle=50, busy=250, call=0.01).measure(seconds=asked)

@@ -67,10 +67,10 @@ def test_the_three_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert record.values("parameters") == (224 + 16 + 1168 + 32 + 34,)
     assert record.values("trainable_parameters") == (224 + 16 + 34,)
     assert record.proof is not None
-    assert record.proof["holds"]
+    assert record.proof.holds
     # Of stage1: weight and bias of its convolution and of its BatchNorm; the mean, variance and count of the latter.
-    assert (record.proof["frozen_parameters"], record.proof["frozen_buffers"]) == (4, 3)
-    assert record.proof["trained_parameters"] == 6
+    assert (record.proof.frozen_parameters, record.proof.frozen_buffers) == (4, 3)
+    assert record.proof.trained_parameters == 6
     [confusion] = (evaluation["confusion"] for evaluation in record.provenance["evaluation"])
     # Two classes of five test images.
     assert [sum(row) for row in confusion] == [5, 5]

@@ -104,16 +104,6 @@ def test_every_plan_has_a_stage_plan_for_each_stage_and_its_head_trains(
     assert plans(policy, names, epochs) == plans(policy, names, epochs), "not a pure function"
 
 
-@given(st.sampled_from(["gradual_unfreeze", "progressive_freeze", "lp_ft"]), stage_names(), all_epochs)
-def test_what_is_frozen_is_a_prefix_that_only_shrinks_or_only_grows(
-    policy: str, names: tuple[str, ...], epochs: int
-) -> None:
-    prefixes = [frozen(plan) for plan in plans(policy, names, epochs)]
-    assert all(prefix == sorted(prefix, reverse=True) for prefix in prefixes)
-    lengths = [prefix.count(True) for prefix in prefixes]
-    assert lengths == sorted(lengths, reverse=policy != "progressive_freeze")
-
-
 def test_a_network_that_lacks_a_stage_is_skipped_and_none_takes_its_place() -> None:
     names = ("stem", "stage1", "head")
     message = "expected at least 3 stages before the head, got 2 (stem, stage1, head); use full"

@@ -1,9 +1,7 @@
 """A small staged network with everything that freezing has to treat apart, for the tests of `fashiontl.freezing`."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,15 +10,6 @@ from fashiontl.freezing.lora import prepare
 from fashiontl.freezing.policies import Plan
 
 CLASSES = 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Imported by the other test files: on networks this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class StandIn(nn.Module):

@@ -1,14 +1,14 @@
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from gate_raws import pair
+from msgspec.structs import replace
 
 from fashiontl.gate.accuracy import judge_answers
 from fashiontl.gate.limits import LIMITS
 from fashiontl.gate.raw import Answers, SeedPair
-from fashiontl.gate.verdict import Finding
+from fashiontl.gate.result import Finding
 
 IMAGES = 2000
 
@@ -28,33 +28,25 @@ def answers(*, wrong_base: Sequence[int], wrong_head: Sequence[int], seed: int =
 
 def test_identical_weights_and_answers_pass_at_once_however_few() -> None:
     finding = judged([pair(0)])
-    assert (finding.word, finding.change, finding.base, finding.head) == ("PASS", None, 0.75, 0.75)
+    assert (finding.verdict, finding.change, finding.base, finding.head) == ("PASS", None, 0.75, 0.75)
     assert "identical in all of 1 seeds" in finding.reason
 
 
-@pytest.mark.parametrize("field", ["weights_head", "answers_head"])
-def test_one_other_hash_is_not_identical(field: str) -> None:
-    other = replace(pair(1), **{field: "c3" * 32})
-    finding = judged([pair(0), other])
-    assert finding.word == "INCONCLUSIVE"
-    assert "expected 5 seeds" in finding.reason
-
-
 def test_no_hash_proves_nothing() -> None:
-    assert judged([replace(pair(0), weights_base="", weights_head="")]).word == "INCONCLUSIVE"
+    assert judged([replace(pair(0), weights_base="", weights_head="")]).verdict == "INCONCLUSIVE"
 
 
 def test_other_weights_with_the_same_answers_pass_on_many_images_and_not_on_few() -> None:
     many = [replace(answers(wrong_base=[1], wrong_head=[1], seed=seed), weights_head="c3" * 32) for seed in range(5)]
-    assert judged(many).word == "PASS"
+    assert judged(many).verdict == "PASS"
     few = [replace(pair(seed, "1101", "1101"), weights_head="c3" * 32) for seed in range(5)]
-    assert judged(few).word == "INCONCLUSIVE"
+    assert judged(few).verdict == "INCONCLUSIVE"
 
 
 def test_a_loss_in_each_seed_regresses() -> None:
     seeds = [answers(wrong_base=range(100), wrong_head=range(120 + seed), seed=seed) for seed in range(5)]
     finding = judged(seeds)
-    assert finding.word == "REGRESSED"
+    assert finding.verdict == "REGRESSED"
     assert finding.change is not None
     assert finding.change.estimate == pytest.approx(22 / IMAGES)
     assert finding.change.low > 0.001
@@ -65,13 +57,13 @@ def test_a_loss_in_each_seed_regresses() -> None:
 
 def test_the_same_gain_is_an_improvement() -> None:
     seeds = [answers(wrong_base=range(120), wrong_head=range(100), seed=seed) for seed in range(5)]
-    assert judged(seeds).word == "IMPROVED"
+    assert judged(seeds).verdict == "IMPROVED"
 
 
 def test_a_loss_in_four_of_five_seeds_is_no_regression() -> None:
     seeds = [answers(wrong_base=range(100), wrong_head=range(140), seed=seed) for seed in range(4)]
     finding = judged([*seeds, answers(wrong_base=range(101), wrong_head=range(100), seed=4)])
-    assert finding.word == "INCONCLUSIVE"
+    assert finding.verdict == "INCONCLUSIVE"
     assert "disagree in sign" in finding.reason
 
 
@@ -80,12 +72,12 @@ def test_many_cells_share_alpha() -> None:
     limit = LIMITS["accuracy"]
     weak = [answers(wrong_base=range(100), wrong_head=range(109), seed=seed) for seed in range(5)]
     alone = judge_answers([Answers("a", tuple(weak))], limit)[0]
-    assert alone.word == "REGRESSED"
+    assert alone.verdict == "REGRESSED"
     same = [answers(wrong_base=[*range(100)], wrong_head=[*range(1, 101)], seed=seed) for seed in range(5)]
     others = [Answers(f"other {number}", tuple(same)) for number in range(20)]
-    assert judge_answers([Answers("a", tuple(weak)), *others], limit)[0].word == "INCONCLUSIVE"
+    assert judge_answers([Answers("a", tuple(weak)), *others], limit)[0].verdict == "INCONCLUSIVE"
     identical = [Answers(f"identical {number}", (pair(0),)) for number in range(20)]
-    assert judge_answers([Answers("a", tuple(weak)), *identical], limit)[0].word == "REGRESSED"
+    assert judge_answers([Answers("a", tuple(weak)), *identical], limit)[0].verdict == "REGRESSED"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +95,7 @@ def test_many_cells_share_alpha() -> None:
 )
 def test_answers_that_cannot_be_compared_crash(seeds: list[SeedPair], fault: str) -> None:
     finding = judged(seeds) if seeds else judge_answers([Answers("cell", ())], LIMITS["accuracy"])[0]
-    assert finding.word == "CRASHED"
+    assert finding.verdict == "CRASHED"
     assert fault in finding.reason
 
 
@@ -116,7 +108,7 @@ def test_swapping_the_arms_negates_and_exchanges() -> None:
         ]
         there = judged([pair(seed, base, head) for seed, (base, head) in enumerate(texts)])
         back = judged([pair(seed, head, base) for seed, (base, head) in enumerate(texts)])
-        assert (there.word == "REGRESSED") == (back.word == "IMPROVED")
+        assert (there.verdict == "REGRESSED") == (back.verdict == "IMPROVED")
         assert there.change is not None
         assert back.change is not None
         assert back.change.estimate == -there.change.estimate

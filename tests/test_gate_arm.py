@@ -12,7 +12,7 @@ from gate_repository import CASE, PROJECT, nets, repository
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import arm as room
-from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, failure_kind, search_path
+from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, search_path
 from fashiontl.gate.trees import Checkout
 from fashiontl.runner.client import Outcome
 
@@ -93,7 +93,7 @@ def test_an_arm_proves_what_it_imports(trees: tuple[Checkout, Checkout], monkeyp
 
 
 @pytest.mark.parametrize(
-    ("outcome", "word", "message"),
+    ("outcome", "verdict", "message"),
     [
         (
             {"modules": {"nets": "/elsewhere/nets.py"}},
@@ -120,14 +120,14 @@ def test_an_arm_proves_what_it_imports(trees: tuple[Checkout, Checkout], monkeyp
     ],
 )
 def test_what_cannot_be_compared(
-    trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch, outcome: Any, word: str, message: str
+    trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch, outcome: Any, verdict: str, message: str
 ) -> None:
     base, head = trees
     told = Outcome("crashed", outcome, {}) if isinstance(outcome, str) else identity(base.folder, **outcome)
     answering(monkeypatch, told)
     with arm(base, head) as one, pytest.raises(IncomparableError, match=message) as caught:
         one.identify()
-    assert caught.value.word == word
+    assert caught.value.verdict == verdict
 
 
 def test_a_project_file_that_cannot_be_read_is_bad_input_in_the_head_alone(trees: tuple[Checkout, Checkout]) -> None:
@@ -136,7 +136,7 @@ def test_a_project_file_that_cannot_be_read_is_bad_input_in_the_head_alone(trees
         (tree.folder / "pyproject.toml").write_text("[tool.fashiontl")
     with pytest.raises(IncomparableError, match=r"^base \(main\): .*pyproject.toml: expected TOML, got: .*") as caught:
         arm(base, head)
-    assert caught.value.word == "CRASHED"
+    assert caught.value.verdict == "CRASHED"
     with pytest.raises(FashiontlError, match="expected TOML") as caught_in_head:
         arm(base, head, "head")
     assert not isinstance(caught_in_head.value, IncomparableError)
@@ -313,11 +313,6 @@ def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason:
         turns.warm("latency")
     assert (caught.value.arm, caught.value.kind, caught.value.reason) == ("base", kind, reason)
     assert running.kills == 1
-
-
-def test_kinds_of_failure() -> None:
-    told = [failure_kind(Outcome(status, "", {})) for status in ("oom", "timeout", "crashed", "diverged", "skipped")]
-    assert told == ["oom", "timeout", "crashed", "crashed", "missing"]
 
 
 @pytest.mark.slow

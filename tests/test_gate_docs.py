@@ -7,8 +7,8 @@ import pytest
 from records import tables
 
 from fashiontl.gate.limits import LIMITS, TAIL, limit_of
+from fashiontl.gate.result import EXIT_CODES
 from fashiontl.gate.sequential import LOOKS
-from fashiontl.gate.verdict import EXIT_CODES
 from fashiontl.gate.waivers import LONGEST
 
 ROOT = Path(__file__).parent.parent
@@ -17,13 +17,13 @@ COMPARED, VERDICTS = tables(PAGE)
 
 
 def test_every_verdict_stands_beside_its_exit_code() -> None:
-    found = {word: int(row[0]) for row in VERDICTS[1:] for word in re.findall(r"`([A-Z_]+)`", row[1])}
+    found = {verdict: int(row[0]) for row in VERDICTS[1:] for verdict in re.findall(r"`([A-Z_]+)`", row[1])}
     assert found == EXIT_CODES
 
 
 def test_the_verdicts_that_fail_stand_in_the_order_in_which_they_decide() -> None:
     (sentence,) = re.findall(r"Of several, the first of these decides: ([^.]*)\.", PAGE)
-    assert re.findall(r"[A-Z_]+", sentence) == [word for word, code in EXIT_CODES.items() if code]
+    assert re.findall(r"[A-Z_]+", sentence) == [verdict for verdict, code in EXIT_CODES.items() if code]
 
 
 def test_the_limits_are_those_of_the_gate() -> None:
@@ -49,11 +49,6 @@ def test_the_limits_are_those_of_the_gate() -> None:
     assert len(said) == 6
 
 
-def test_the_other_numbers_are_those_of_the_gate() -> None:
-    assert f"{', '.join(map(str, LOOKS[:-1]))} and {LOOKS[-1]} epochs" in PAGE.replace("\n", " ")
-    assert f"ends after {LONGEST.days} days at the latest" in PAGE
-
-
 def test_links_lead_somewhere() -> None:
     if not (ROOT / ".github").exists():
         pytest.skip("a source distribution has no workflows")
@@ -67,3 +62,8 @@ def test_the_example_for_gitlab_is_yaml() -> None:
     gate = yaml.safe_load(example)["gate"]
     assert gate["artifacts"]["reports"] == {"junit": "gate.xml"}
     assert gate["variables"] == {"GIT_DEPTH": 0}
+
+
+def test_the_other_numbers_are_those_of_the_gate() -> None:
+    assert f"{', '.join(map(str, LOOKS[:-1]))} and {LOOKS[-1]} trials" in PAGE.replace("\n", " ")
+    assert f"ends after {LONGEST.days} days at the latest" in PAGE

@@ -10,12 +10,11 @@ from gate_repository import CASE, git, nets, repository
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.gate import runner
 from fashiontl.gate.arm import IncomparableError
-from fashiontl.gate.epoch import LEAST_ROUNDS, MOST_ROUNDS
 from fashiontl.gate.limits import Limit
-from fashiontl.gate.raw import Epoch, Raw
-from fashiontl.gate.rawfile import from_json, to_json
+from fashiontl.gate.raw import Raw, Trial, from_json, to_json
 from fashiontl.gate.runner import Gate, Order, opened_gate
 from fashiontl.gate.sequential import evidence_of
+from fashiontl.gate.trial import LEAST_ROUNDS, MOST_ROUNDS
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +25,12 @@ HEAVY = "product = torch.randn(400, 400)\nfor _ in range(20):\n    product @ pro
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three epochs of the screen and one of the confirmation, and two processes that count."""
+    """Three trials of the screen and one of the confirmation, and two processes that count."""
 
-    def rule(epochs: Sequence[Epoch], limit: Limit, budget: int) -> str:
+    def rule(trials: Sequence[Trial], limit: Limit, budget: int) -> str:
         assert limit.kind == "timed"
         assert budget
-        return ("screen", "screen", "screen", "confirm", "stop")[len(epochs)]
+        return ("screen", "screen", "screen", "confirm", "stop")[len(trials)]
 
     whole = runner.Gate.__init__
     monkeypatch.setattr(runner.Gate, "__init__", lambda *given, **more: whole(*given, **more, rule=rule))
@@ -63,13 +62,13 @@ def test_a_slower_head(tmp_path: Path) -> None:
     assert (raw.cells, raw.new, raw.removed, raw.failures) == ((CASE.id,), (), (), ())
     assert [series.metric for series in raw.series] == ["latency", "inference_throughput", "train_throughput"]
     for series in raw.series:
-        assert [epoch.stage for epoch in series.epochs] == ["screen", "screen", "screen", "confirm"]
-        for epoch in series.epochs:
-            lengths = {len(times) for times in (epoch.base, epoch.head, epoch.control_base, epoch.control_head)}
+        assert [trial.stage for trial in series.trials] == ["screen", "screen", "screen", "confirm"]
+        for trial in series.trials:
+            lengths = {len(times) for times in (trial.base, trial.head, trial.reference_base, trial.reference_head)}
             (taken,) = lengths
             assert 2 * LEAST_ROUNDS <= taken <= 2 * MOST_ROUNDS
-            assert epoch.first in {"base", "head"}
-        slower = [change > 0 for change in evidence_of(series.epochs).screen]
+            assert trial.first in {"base", "head"}
+        slower = [change > 0 for change in evidence_of(series.trials).screen]
         assert sum(slower) > len(slower) / 2
     counts = {found.metric: (found.base, found.head) for found in raw.counts}
     assert {len(arm) for arms in counts.values() for arm in arms} == {2}
@@ -78,8 +77,8 @@ def test_a_slower_head(tmp_path: Path) -> None:
     ((pair,),) = [answers.seeds for answers in raw.answers]
     assert (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head)
     assert len(pair.right_base) == 20
-    ((found, doubts),) = explained
-    assert doubts == ()
+    ((found, warnings),) = explained
+    assert warnings == ()
     assert (found[0].operator, found[0].module, found[0].metric) == ("aten::mm", "stage1.1", "train_throughput")
     assert found[0].head_seconds > found[0].base_seconds == 0
     assert 0.5 < found[0].share <= 1
@@ -122,7 +121,7 @@ def test_a_head_that_fails_in_its_slices(tmp_path: Path, extra: str, kind: str, 
     assert (failure.arm, failure.kind) == ("head", kind)
     assert failure.reason.startswith((reason, reason.replace("slice ", "warm ")))
     assert raw.counts
-    assert all(len(series.epochs) == 1 for series in raw.series)
+    assert all(len(series.trials) == 1 for series in raw.series)
 
 
 def test_cells_of_one_tree(tmp_path: Path) -> None:
@@ -146,5 +145,5 @@ def test_a_tree_that_cannot_be_imported(tmp_path: Path, arm: str) -> None:
     (folder / "nets.py").write_text(texts[1])
     with pytest.raises(IncomparableError, match=rf"^{arm} \(.*\) cannot be imported: .*ZeroDivisionError") as caught:
         gated(folder)
-    assert caught.value.word == "CRASHED"
+    assert caught.value.verdict == "CRASHED"
     assert git(folder, "worktree", "list", "--porcelain").count("worktree ") == 1

@@ -94,29 +94,29 @@ class FakeArm:
 def explained(base: Profile | Outcome, head: Profile | Outcome, metrics: list[str]) -> tuple[Any, list[str], list[str]]:
     log: list[str] = []
     arms: Any = {"base": FakeArm("base", log, base), "head": FakeArm("head", log, head)}
-    found, doubts = explain(arms, Case("resnet18", "full"), metrics, SETTINGS, lambda text: None)
+    found, warnings = explain(arms, Case("resnet18", "full"), metrics, SETTINGS, lambda text: None)
     assert {case.weights for arm in arms.values() for case in arm.asked} == {"none"}, "nothing is trained for it"
-    return found, doubts, log
+    return found, warnings, log
 
 
 def test_inference_is_explained_by_the_forward_pass_alone() -> None:
     before = profile(row("mm", "a", 1.0), row("mm", "a", 1.0, "backward"))
     after = profile(row("mm", "a", 1.5), row("mm", "a", 3.0, "backward"))
-    found, doubts, log = explained(before, after, ["latency", "train_throughput"])
+    found, warnings, log = explained(before, after, ["latency", "train_throughput"])
     assert [(one.metric, one.base_seconds, one.head_seconds) for one in found] == [
         ("latency", 1.0, 1.5),
         ("train_throughput", 2.0, 4.5),
     ]
-    assert doubts == []
+    assert warnings == []
     assert log == ["base", "head", "head", "base", "base", "head"]
 
 
 def test_what_does_not_show_in_a_profile_is_said() -> None:
     same = profile(row("mm", "a", 1.0))
-    found, doubts, _ = explained(same, same, ["latency"])
-    assert (found, doubts) == ([], ["resnet18-full-cpu, latency: slower, but no operator is under the profiler"])
-    found, doubts, log = explained(Outcome("oom", "too large", {}), same, ["latency"])
-    assert (found, doubts) == ([], ["resnet18-full-cpu: the base could not be profiled: too large"])
+    found, warnings, _ = explained(same, same, ["latency"])
+    assert (found, warnings) == ([], ["resnet18-full-cpu, latency: slower, but no operator is under the profiler"])
+    found, warnings, log = explained(Outcome("oom", "too large", {}), same, ["latency"])
+    assert (found, warnings) == ([], ["resnet18-full-cpu: the base could not be profiled: too large"])
     assert log == ["base"]
 
 
@@ -136,7 +136,7 @@ def test_a_real_slowdown_is_named(tmp_path: Path) -> None:
         arms: Any = {"base": one, "head": two}
         for arm in arms.values():
             arm.identify()
-        found, doubts = explain(arms, case, ["latency", "train_throughput"], settings, lambda text: None)
-    assert doubts == []
+        found, warnings = explain(arms, case, ["latency", "train_throughput"], settings, lambda text: None)
+    assert warnings == []
     for metric in ("latency", "train_throughput"):
         assert ("aten::mm", "stage1.1") in {(one.operator, one.module) for one in found if one.metric == metric}

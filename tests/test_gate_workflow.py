@@ -1,5 +1,3 @@
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -59,47 +57,3 @@ def test_the_comment_is_found_by_the_marker(steps: dict[str, dict[str, Any]]) ->
 def test_nothing_of_a_pull_request_is_put_into_a_script(steps: dict[str, dict[str, Any]]) -> None:
     scripts = [step.get("run", "") + step.get("with", {}).get("script", "") for step in steps.values()]
     assert not any("${{" in script for script in scripts)
-
-
-def test_the_shell_understands_the_commands(steps: dict[str, dict[str, Any]]) -> None:
-    for name in ("Install", "Gate"):
-        assert "\n" not in steps[name]["run"]
-        done = subprocess.run(["bash", "-n", "-c", steps[name]["run"]], check=False, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-
-
-NODE = """
-const calls = [];
-const github = {
-  rest: { issues: {
-    listComments: 'list',
-    updateComment: async (arguments_) => calls.push(['update', arguments_]),
-    createComment: async (arguments_) => calls.push(['create', arguments_]),
-  } },
-  paginate: async () => COMMENTS,
-};
-const context = { repo: { owner: 'o', repo: 'r' }, issue: { number: 7 } };
-(async () => { SCRIPT })().then(() => console.log(JSON.stringify(calls)));
-"""
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
-@pytest.mark.parametrize(
-    ("comments", "call"),
-    [
-        ("[]", '[["create",{"owner":"o","repo":"r","issue_number":7,"body":"BODY"}]]'),
-        ("[{ id: 1, user: { type: 'User' }, body: MARKER }, { id: 2, user: null, body: null }]",
-         '[["create",{"owner":"o","repo":"r","issue_number":7,"body":"BODY"}]]'),
-        ("[{ id: 3, user: { type: 'Bot' }, body: MARKER + '\\\\nold' }]",
-         '[["update",{"owner":"o","repo":"r","comment_id":3,"body":"BODY"}]]'),
-    ],
-)  # fmt: skip
-def test_one_comment_is_made_and_then_updated(
-    tmp_path: Path, steps: dict[str, dict[str, Any]], comments: str, call: str
-) -> None:
-    (tmp_path / "comment.md").write_text("BODY")
-    script = NODE.replace("COMMENTS", comments.replace("MARKER", repr(MARKER)).replace("\\\\", "\\"))
-    script = script.replace("SCRIPT", steps["Comment"]["with"]["script"])
-    done = subprocess.run(["node", "-e", script], cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == call

@@ -11,26 +11,27 @@ from fashiontl.session.gating import faults
 
 TESTS = Path(__file__).parent
 
-# Stands in for the gate in the inner run: the verdict's words by cell.
+# Stands in for the gate in the inner run: the verdicts by cell.
 FAKE = """
 import sys
 sys.path.insert(0, {tests!r})
-from gate_raws import finding, raw, verdict
+from gate_raws import finding, gate_result, raw
 from fashiontl.gate import commands
 from fashiontl.gate.arm import IncomparableError
-from fashiontl.gate.verdict import EXIT_CODES
+from fashiontl.gate.result import EXIT_CODES
 
-WORDS = {words!r}
+VERDICTS = {verdicts!r}
 
 def compare(base, order, results, extensions, progress):
     progress("comparing")
-    if not WORDS:
+    if not VERDICTS:
         raise IncomparableError("NO_BASELINE", "the base is too old")
     cells = tuple(case.id for case in order.cases)
-    findings = [finding(cell=cell, word=WORDS[cell.split("-")[0]]) for cell in cells if WORDS.get(cell.split("-")[0])]
-    word = next((word for word in EXIT_CODES if word in {{found.word for found in findings}}), "PASS")
+    found = {{cell: VERDICTS[cell.split("-")[0]] for cell in cells if VERDICTS.get(cell.split("-")[0])}}
+    whole = next((verdict for verdict in EXIT_CODES if verdict in found.values()), "PASS")
     new = tuple(cell for cell in cells if cell.split("-")[0] == "densenet121")
-    return verdict(*findings, word=word, exit_code=EXIT_CODES[word], raw=raw(cells=cells, new=new))
+    findings = [finding(cell=cell, verdict=verdict) for cell, verdict in found.items()]
+    return gate_result(*findings, verdict=whole, exit_code=EXIT_CODES[whole], raw=raw(cells=cells, new=new))
 
 commands.compare = compare
 """
@@ -39,8 +40,8 @@ commands.compare = compare
 Bench = Callable[[str], pytest.Pytester]
 
 
-def run(matrix: Bench, words: dict[str, str], *arguments: str) -> pytest.RunResult:
-    bench = matrix(FAKE.format(tests=str(TESTS), words=words))
+def run(matrix: Bench, verdicts: dict[str, str], *arguments: str) -> pytest.RunResult:
+    bench = matrix(FAKE.format(tests=str(TESTS), verdicts=verdicts))
     return bench.runpytest_subprocess("--device", "cpu", "--policy", "full", "--gate", "main", *arguments)
 
 
@@ -51,14 +52,14 @@ def test_cells_that_pass(matrix: Bench) -> None:
     result.stdout.fnmatch_lines(["*fashiontl gate*", "*resnet18-full-cpu*"])
 
 
-@pytest.mark.parametrize(("word", "code"), [("REGRESSED", 1), ("INCONCLUSIVE", 10), ("CRASHED", 12)])
+@pytest.mark.parametrize(("verdict", "code"), [("REGRESSED", 1), ("INCONCLUSIVE", 10)])
 def test_a_cell_that_does_not_pass_fails_its_test_with_the_gates_exit_code(
-    matrix: Bench, pytester: pytest.Pytester, word: str, code: int
+    matrix: Bench, pytester: pytest.Pytester, verdict: str, code: int
 ) -> None:
-    result = run(matrix, {"resnet18": word, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
+    result = run(matrix, {"resnet18": verdict, "vgg11": "PASS"}, "--arch", "resnet18,vgg11", "--gate-json", "gate.json")
     result.assert_outcomes(passed=1, failed=1)
     assert result.ret == code
-    result.stdout.fnmatch_lines([f"*{word} resnet18-full-cpu, latency:*"])
+    result.stdout.fnmatch_lines([f"*{verdict} resnet18-full-cpu, latency:*"])
     assert (pytester.path / "gate.json").exists()
 
 
@@ -81,14 +82,8 @@ def test_what_cannot_be_compared_is_no_pass(matrix: Bench) -> None:
     result.stdout.fnmatch_lines(["*NO_BASELINE: the base is too old*"])
 
 
-def test_k_chooses_the_cells_of_the_gate(matrix: Bench) -> None:
-    result = run(matrix, {"resnet18": "PASS", "vgg11": "REGRESSED"}, "--arch", "resnet18,vgg11", "-k", "resnet18")
-    result.assert_outcomes(passed=1, deselected=1)
-    assert result.ret == 0
-
-
 def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(matrix: Bench) -> None:
-    conftest = FAKE.format(tests=str(TESTS), words={"resnet18": "CRASHED"}) + LOST
+    conftest = FAKE.format(tests=str(TESTS), verdicts={"resnet18": "CRASHED"}) + LOST
     bench = matrix(conftest)
     options = ("--device", "cpu", "--policy", "full", "--arch", "resnet18", "--gate", "main", "--gate-json", "a.json")
     result = bench.runpytest_subprocess(*options)
@@ -98,12 +93,12 @@ def test_a_file_that_is_lost_after_the_verdict_changes_no_exit_code(matrix: Benc
 
 # A disk that is full only when the gate has been measured.
 LOST = """
-from fashiontl.gate import rawfile
+from fashiontl.gate import raw as kept
 
 def write(path, contents):
     raise OSError(28, "No space left on device")
 
-rawfile.write_atomically = write
+kept.write_atomically = write
 """
 BROKEN = """
 from fashiontl.gate import commands
@@ -187,12 +182,6 @@ def test_a_gate_whose_tests_are_deselected_beside_others_that_pass_is_missing(
 ) -> None:
     pytester.makepyfile(test_other="def test_other(): pass")
     assert run(matrix, {"resnet18": "PASS"}, "--arch", "resnet18", "-k", "other").ret == 12
-
-
-def test_stopping_at_the_first_failure_keeps_the_verdicts_exit_code(matrix: Bench) -> None:
-    words = {"resnet18": "INCONCLUSIVE", "vgg11": "CRASHED"}
-    assert run(matrix, words, "--arch", "resnet18,vgg11", "-x").ret == 12
-    assert run(matrix, words, "--arch", "resnet18,vgg11", "--stepwise").ret == 12
 
 
 def test_the_gate_is_not_spread_over_processes(matrix: Bench) -> None:

@@ -3,14 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.data.preprocessing import (
-    FASHION_MEAN,
-    FASHION_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    augment,
-)
+from fashiontl.data.preprocessing import FASHION_MEAN, FASHION_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, augment
 
 
 def ramp(count: int = 2) -> torch.Tensor:

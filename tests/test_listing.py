@@ -17,7 +17,7 @@ from fashiontl.core.case import (
 )
 from fashiontl.data import TASKS
 from fashiontl.freezing import POLICIES
-from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.devices import DEVICES, Device
 from fashiontl.matrix.options import WEIGHTS, published_names
 from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.reports.listing import listing
@@ -56,9 +56,11 @@ def test_variants_have_a_column_for_each_device_that_is_here(monkeypatch: pytest
     def absence(case: Case) -> str | None:
         return "needs a GPU" if case.precision == "tf32" and case.device == "cpu" else None
 
-    monkeypatch.setattr("fashiontl.reports.listing.absence", lambda name: None if name in {"cpu", "cuda"} else "no")
-    monkeypatch.setattr(variants, "absence", absence)
-    monkeypatch.setattr(variants, "doubts", lambda case: ["emulated"] if case.precision == "fp16" else [])
+    monkeypatch.setattr(Device, "unavailable_reason", lambda device: None if device.kind in {"cpu", "cuda"} else "no")
+    for kind in ("Cpu", "Accelerator", "Cuda"):
+        monkeypatch.delattr(f"fashiontl.machine.devices.{kind}.unavailable_reason")
+    monkeypatch.setattr(variants, "unavailable_reason", absence)
+    monkeypatch.setattr(variants, "warnings_for", lambda case: ["emulated"] if case.precision == "fp16" else [])
     text = listing()
     assert re.search(r"^precision \(--precision\)\nname +what +here on cpu +here on cuda$", text, re.M)
     rows = [re.split("  +", row) for row in tables(text)["--precision"]]

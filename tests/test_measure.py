@@ -225,7 +225,7 @@ def test_warnings_are_told_once_each(tmp_path: Path) -> None:
 
 
 def test_proofs_of_all_seeds_are_one(tmp_path: Path) -> None:
-    assert measurer(FakeWorker(), tmp_path).measure(CASE).policy_proof == structs.replace(PROOF, unmoved=("a", "b"))
+    assert measurer(FakeWorker(), tmp_path).measure(CASE).proof == structs.replace(PROOF, unmoved=("a", "b"))
 
 
 @pytest.mark.parametrize("weights", ["none", "imagenet", "mine.pt"])
@@ -274,10 +274,7 @@ def test_the_machine_is_tested_once_a_session(tmp_path: Path) -> None:
     cases = measurer(worker, tmp_path)
     for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
         assert cases.measure(case).values("peak_flops") == (2e9,)
-    asked = [
-        (phase, getattr(job, "precision", None)) for phase, job, _ in worker.calls if phase in {"self_test", "peak"}
-    ]
-    assert asked == [("self_test", None), ("peak", "fp32"), ("peak", "bf16")]
+    assert [job.precision for phase, job, _ in worker.calls if phase == "peak"] == ["fp32", "bf16"]
 
 
 def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +330,7 @@ def test_a_broken_policy_is_invalid_whatever_comes_later(tmp_path: Path, later: 
     record = measurer(worker, tmp_path).measure(CASE)
     assert record.status == "invalid"
     assert record.reason == "the policy was not kept: frozen parameters changed: 1 in stage1; b; c"
-    assert record.policy_proof == broken
+    assert record.proof == broken
     assert values(record).items() >= {**TRAINED, **INFERRED}.items()
 
 

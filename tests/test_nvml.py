@@ -13,10 +13,6 @@ from fake_nvml import Card, NVMLError, library
 from fashiontl.machine import nvml
 
 FUNCTIONS = {name for name in vars(library()) if name.startswith("nvml")}
-READS = (
-    "sm_hertz", "memory_hertz", "max_sm_hertz", "celsius", "watts", "joules", "throttle_reasons",
-    "thermal_violation_seconds", "processes", "own_bytes",
-)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -30,19 +26,11 @@ def seen(module: Any) -> list[str]:
 
 
 def test_values_in_base_units() -> None:
-    gpu = nvml.find(0, library(Card("GPU-a", violation=2_500_000_000, processes=[(5, None), (os.getpid(), 2**30)])))
+    gpu = nvml.find(0, library(Card("GPU-a", violation=2_500_000_000, processes=[(5, None), (6, 2**30)])))
     assert gpu is not None
-    assert (gpu.sm_hertz(), gpu.memory_hertz(), gpu.max_sm_hertz()) == (1.755e9, 2.619e9, 1.98e9)
-    assert (gpu.celsius(), gpu.watts(), gpu.joules()) == (61.0, 350.5, pytest.approx(1234.567, rel=1e-12))
-    assert gpu.thermal_violation_seconds() == 2.5
-    assert gpu.processes() == ((5, None), (os.getpid(), 2**30))
-    assert gpu.own_bytes() == 2**30
-
-
-def test_own_memory_is_unknown_where_the_driver_does_not_list_us() -> None:
-    gpu = nvml.find(0, library(Card("GPU-a", processes=[(os.getpid() + 1, 7)])))
-    assert gpu is not None
-    assert gpu.own_bytes() is None
+    assert gpu.conditions() == nvml.GpuConditions(1.755e9, 1.98e9, 2.619e9, 61.0, 350.5, (), 2.5)
+    assert gpu.joules() == pytest.approx(1234.567, rel=1e-12)
+    assert gpu.processes() == {5: None, 6: 2**30}
 
 
 @pytest.mark.parametrize(
@@ -66,22 +54,22 @@ def test_reasons_by_name(bits: int, names: tuple[str, ...], throttling: set[str]
     assert nvml.THROTTLING & set(names) == throttling
 
 
-@pytest.mark.parametrize("read", READS)
-def test_what_is_not_supported_is_unknown(read: str) -> None:
-    card = Card("GPU-a", processes=[(os.getpid(), 1)])
+def test_what_is_not_supported_is_unknown() -> None:
+    card = Card("GPU-a", processes=[(5, 1)])
     whole = ("nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDeviceGetName")
     gpu = nvml.find(0, library(card, missing=tuple(FUNCTIONS - set(whole))))
-    assert gpu is not None
-    assert getattr(gpu, read)() is None
-    # An older nvidia-ml-py does not even have the function.
-    assert getattr(nvml.Gpu(SimpleNamespace(NVMLError=NVMLError), card, "GPU-a"), read)() is None
+    # An older nvidia-ml-py does not even have the functions.
+    for each in (gpu, nvml.Gpu(SimpleNamespace(NVMLError=NVMLError), card, "GPU-a")):
+        assert each is not None
+        assert each.conditions() == nvml.GpuConditions()
+        assert (each.joules(), each.processes()) == (None, None)
 
 
 def test_older_drivers_names_of_functions() -> None:
     newer = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetCurrentClocksEventReasons")
     gpu = nvml.find(0, library(Card("GPU-a", reasons=0x4), missing=newer))
     assert gpu is not None
-    assert gpu.celsius() == 60
+    assert gpu.conditions().celsius == 60
     assert gpu.throttle_reasons() == ("software power cap", "hardware power brake")
 
 
@@ -155,8 +143,8 @@ def test_of_a_shared_gpu_only_what_its_slices_share_is_known(
     gpu = nvml.find(0, module)
     assert gpu is not None
     assert gpu.uuid == uuid
-    assert (gpu.joules(), gpu.watts(), gpu.processes(), gpu.own_bytes()) == (None, None, None, None)
-    assert gpu.sm_hertz() == 1.755e9
+    assert (gpu.joules(), gpu.conditions().watts, gpu.processes()) == (None, None, None)
+    assert gpu.conditions().sm_hertz == 1.755e9
 
 
 def test_a_slice_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,25 +65,12 @@ def test_a_median_of_blocks_is_neither_the_luckiest_nor_the_slowest() -> None:
     assert len(bench.calls) == 7
 
 
-def test_short_calls_are_timed_by_the_block() -> None:
-    bench = Bench()
-    # 1.5 ms a call: seven in a block of 10 ms, five blocks, two calls before them. The first loads kernels: 1.5 s.
-    assert bench.fastest(bench.work(1_500_000, 1e6, 1e9)) == pytest.approx(1e9)
-    assert len(bench.calls) == 2 + 5 * 7
-
-
 def test_what_would_not_end_in_time_is_passed_over_and_what_would_is_not() -> None:
     bench = Bench()
     small, large, middle = bench.work(10**6, 1e9), bench.work(10**10, 9e9), bench.work(10**7, 2e9)
     assert bench.fastest(small, large, middle, seconds=1.0) == pytest.approx(2e9)
     assert set(bench.calls) == {10**6, 10**7}
     assert bench.now < 1.0
-
-
-def test_time_that_operands_take_to_make_is_spent_too_but_is_no_part_of_the_rate() -> None:
-    bench = Bench()
-    works = bench.work(10**7, 1e9, prepare=5.0), bench.work(10**8, 2e9)
-    assert bench.fastest(*works, seconds=5.5) == pytest.approx(1e9)
 
 
 def test_what_does_not_fit_into_memory_is_left_out_and_other_errors_are_not() -> None:

@@ -18,7 +18,6 @@ from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob, TimedJob
 from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
-from fashiontl.timing.flops import step_flops
 from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, WarmUp
 
 pytestmark = pytest.mark.usefixtures("as_in_a_worker")
@@ -54,15 +53,6 @@ def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.Monke
     assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
     kept = ()
     assert run(phases.noise, TimedJob("cpu", 0.4)) == {"median": None, "half_width": None, "steady": False}
-
-
-def test_the_noises_step_is_always_the_same_work() -> None:
-    one, two = machine._step("cpu"), machine._step("cpu")
-    flops = [step_flops(step) for step in (one, one, two)]
-    # Forward, then both gradients but that of the first layer's images.
-    images, layers = 16, [(3, 16, 32), (16, 32, 16), (32, 64, 8)]
-    forward = [2 * images * inputs * outputs * side**2 * 9 for inputs, outputs, side in layers] + [2 * images * 64 * 10]
-    assert flops == [3 * sum(forward) - forward[0]] * 3
 
 
 def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from damage import cut, flip
 
 from fashiontl.core.case import Case, Settings
@@ -16,7 +15,6 @@ from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.models.build import build
 from fashiontl.models.weights.start import save, start
 from fashiontl.training import pretraining
-from fashiontl.training.recipes import Recipe
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = Settings(pretrain_per_class=2, test_per_class=3, pretrain_epochs=1, pretrain_batch_size=6)
@@ -62,16 +60,6 @@ def test_the_second_call_finds_it(first: dict[str, Any]) -> None:
     again = pretrained(Path(first["checkpoint"]).parent, lines=lines)
     assert again == {**first, "cached": True}
     assert lines == []
-
-
-def test_made_anew_it_has_the_same_weights(tmp_path: Path, first: dict[str, Any]) -> None:
-    lines: list[str] = []
-    again = pretrained(tmp_path, lines=lines)
-    assert again["cached"] is False
-    assert Path(again["checkpoint"]).name == Path(first["checkpoint"]).name
-    assert again["sha256"] == first["sha256"]
-    assert again["accuracy"] == first["accuracy"]
-    assert lines == ["pretraining on fashion6, epoch 1 of 1"]
 
 
 @pytest.mark.parametrize("lost", [".pt", ".json"])
@@ -182,16 +170,3 @@ def test_what_changes_the_weights_changes_the_file(tmp_path: Path, first: dict[s
     name, _, value = change.partition("=")
     other = pretrained(tmp_path, dataclasses.replace(SETTINGS, **{name: type(getattr(SETTINGS, name))(int(value))}))
     assert Path(other["checkpoint"]).name != Path(first["checkpoint"]).name
-
-
-@pytest.mark.usefixtures("unfitted")
-def test_another_recipe_or_torch_is_another_file(
-    tmp_path: Path, first: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {Path(first["checkpoint"]).name}
-    with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "pretraining_recipe", lambda settings, normalised: Recipe(1, 6, lr=0.5))
-        names.add(Path(pretrained(tmp_path)["checkpoint"]).name)
-    monkeypatch.setattr(torch, "__version__", "0.0.0")
-    names.add(Path(pretrained(tmp_path)["checkpoint"]).name)
-    assert len(names) == 3

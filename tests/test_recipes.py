@@ -1,6 +1,9 @@
 from dataclasses import replace
 
-from fashiontl.core.case import PRESETS, Settings
+from records import record
+
+from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl.records import from_json, to_json
 from fashiontl.training.recipes import Recipe, pretraining_recipe, recipe_for
 
 SETTINGS = Settings(epochs=10, batch_size=20, pretrain_epochs=3, pretrain_batch_size=50)
@@ -42,3 +45,9 @@ def test_naive_recipes_are_the_tutorials() -> None:
         for name, optimizer, rate in (("naive_adam", "adam", 1e-3), ("naive_sgd", "sgd", 0.1)):
             recipe = recipe_for(policy, replace(PRESETS["tutorial"], recipe=name), normalised=False)
             assert recipe == Recipe(20, 32, rate, optimizer=optimizer, **plain)
+
+
+def test_records_from_when_lr_was_called_rate_are_read() -> None:
+    made = record(Case("resnet18", "full"), settings=replace(SETTINGS, lr=4e-3))
+    older = to_json(made).replace('"lr":', '"rate":')
+    assert from_json(older, "here").settings.lr == 4e-3

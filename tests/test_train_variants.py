@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import CLASSES, PREPROCESSING, RECIPE, examples, same, state, tiny, trained
+from test_train import CLASSES, PREPROCESSING, examples, same, state, tiny, trained
 from torch import nn
 
 from fashiontl.freezing import POLICIES
 from fashiontl.freezing.apply import apply
 from fashiontl.timing.variants import Variant
-from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import lr_factor, new_optimizer, predict
-from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,31 +67,6 @@ def test_every_variant_trains_float32_weights_close_to_the_plain_ones(
     weight = network.get_parameter("stages.stage1.0.weight")
     assert weight.dtype == torch.float32
     assert weight.is_contiguous() == (variant.memory_format == "contiguous")
-
-
-@pytest.mark.parametrize("variant", [Variant("bf16"), Variant("fp16", "channels_last")])
-def test_features_are_kept_as_a_step_would_compute_them(variant: Variant) -> None:
-    kept, with_reuse = trained("last_stage", variant=variant, store=FeatureStore())
-    network = tiny()
-    plan = POLICIES["last_stage"].plan(network.stage_names, 0, 1)
-    apply(network, plan)
-    variant.place(network)
-    generator = torch.Generator().manual_seed(0)
-    batches = fit_module.Batches(
-        network, plan, examples().images, RECIPE, PREPROCESSING, generator, variant=variant, store=FeatureStore()
-    )
-    chosen, features = next(iter(batches))
-    inputs = variant.arrange(PREPROCESSING(examples().images[chosen]))
-    with torch.no_grad(), variant.autocast("cpu"):
-        expected = network.run(inputs, 0, 1)
-    assert features.dtype == variant.dtype
-    assert features.stride() == expected.stride()
-    assert torch.equal(features, expected)
-    plain, without = trained("last_stage", variant=variant)
-    assert (with_reuse.reused_stages, without.reused_stages) == (1, 0)
-    assert with_reuse.losses == without.losses
-    for name, value in kept.state_dict().items():
-        assert torch.equal(plain.state_dict()[name], value), name
 
 
 def test_a_step_whose_gradients_overflow_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,7 @@ def test_contiguous_leaves_everything_as_it_is() -> None:
     assert Variant().arrange(batch) is batch
     assert Variant().deployed_images(batch) is batch
     assert Variant().deploy(network) is network
+    assert Variant().compiled(network) is network
     assert Variant("tf32", execution="compile").deploy(network) is network
 
 
@@ -119,9 +120,6 @@ def test_small_convolutions_train_faster_in_channels_last_on_a_cpu(architecture:
         network = build(architecture, 4, image_size=32)
     assert faster_format(network, "cpu") == expected
     assert faster_format(network, "cuda") == "contiguous"
-
-
-def test_a_network_without_convolutions_is_left_contiguous() -> None:
     assert faster_format(nn.Linear(2, 2), "cpu") == "contiguous"
 
 
@@ -156,18 +154,6 @@ def test_a_deployed_network_has_the_variants_weights_and_the_original_keeps_its_
     torch.testing.assert_close(answers.float(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_what_does_not_change_is_not_shared_with_the_copy() -> None:
-    network = Tied()
-    deployed = Variant("bf16").deploy(network)
-    deployed.get_buffer("body.1.num_batches_tracked").add_(1)
-    assert network.get_buffer("body.1.num_batches_tracked").item() == 0
-
-
-def test_eager_calls_the_module_itself() -> None:
-    network = Tied()
-    assert Variant().compiled(network) is network
-
-
 def case(device: str = "cpu", **axes: Any) -> Case:
     return Case("resnet18", "full", device, **axes)
 
@@ -190,7 +176,9 @@ def test_tf32_is_for_recent_nvidia_gpus_only(monkeypatch: pytest.MonkeyPatch) ->
     assert unavailable_reason(case("cuda:1", precision="tf32")) is None
     assert unavailable_reason(case("cuda:2", precision="tf32")) is None
     monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
+    assert (
+        unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
+    )
 
 
 def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +214,13 @@ def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
     monkeypatch.setattr(variants.sysconfig, "get_path", lambda name: str(tmp_path))
     assert unavailable_reason(case(execution="compile")) is None
     (tmp_path / "Python.h").unlink()
-    assert unavailable_reason(case(execution="compile")) == "torch.compile needs Python's header files (install python3-dev)"
+    assert (
+        unavailable_reason(case(execution="compile"))
+        == "torch.compile needs Python's header files (install python3-dev)"
+    )
 
 
+@pytest.mark.slow
 def test_torchs_own_search_for_a_compiler_decides() -> None:
     """In a process of its own, because torch remembers what it found."""
     code = "from fashiontl.timing.variants import unavailable_reason; from fashiontl.core.case import Case; "

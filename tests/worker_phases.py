@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fashiontl.core.errors import DivergedError, FashiontlError, SkippedError
-from fashiontl.machine.devices import DEVICES
+from fashiontl.machine.devices import Device
 
 _LEAKED: list[torch.Tensor] = []
 Progress = Callable[[str], None]
@@ -48,7 +48,7 @@ def imports_of_training(job: Job, progress: Progress) -> Job:
 def hold(job: Job, progress: Progress) -> Job:
     """Take memory that is never given back, as a leak does; and what the process then had at its peak."""
     _LEAKED.append(torch.ones(job["bytes"], dtype=torch.uint8))
-    return {"peak": DEVICES["cpu"].memory(0).peak}
+    return {"peak": Device.of("cpu").memory().peak}
 
 
 def unwell(job: Job, progress: Progress) -> Job:

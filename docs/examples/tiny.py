@@ -23,4 +23,4 @@ def build(classes: int, image_size: int) -> Any:
     )
 
 
-register(Architecture("tiny", family="", minimum_size=1, builder="tiny:build"))
+register(Architecture("tiny", builder="tiny:build"))

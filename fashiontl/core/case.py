@@ -5,7 +5,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from fashiontl.core.errors import FashiontlError, brief, unknown_name
 from fashiontl.core.escape import to_file_name
@@ -42,6 +45,13 @@ def is_published(weights: str) -> bool:
     return weights == "imagenet" or weights.startswith("IMAGENET1K_")
 
 
+# The most that numbers may be is beyond what anyone needs, and within what clocks, memory and arithmetic can do: a
+# timeout must fit into what the system waits for.
+LARGEST_IMAGE, LARGEST_BATCH = 4096, 10**6
+_Count = Annotated[int, Meta(ge=1, le=10**6)]
+_PerClass = Annotated[int, Meta(ge=0, le=10**7)]
+
+
 @dataclass(frozen=True, order=True)
 class Case:
     """What is measured: names and sizes only, so that a case is a pytest id, a record's key and a leaderboard's row.
@@ -70,8 +80,8 @@ class Case:
     precision: str = PRECISIONS[0]
     memory_format: str = MEMORY_FORMATS[0]
     execution: str = EXECUTIONS[0]
-    image_size: int = 0
-    batch: int = 0
+    image_size: Annotated[int, Meta(ge=0, le=LARGEST_IMAGE)] = 0
+    batch: Annotated[int, Meta(ge=0, le=LARGEST_BATCH)] = 0
 
     def __post_init__(self) -> None:
         # A model from scratch has no weights to start from, so the two axes cannot contradict each other.
@@ -157,58 +167,34 @@ class Settings:
     """
 
     preset: str = "quick"
-    data: str = "embedded"
+    data: Literal["embedded", "original"] = "embedded"
     data_root: str = ""
-    image_size: int = 32
-    train_per_class: int = 5
-    test_per_class: int = 200
-    validation_per_class: int = 0
-    recipe: str = "tuned"
-    lr: float = 0.0
-    seeds: int = 1
-    epochs: int = 10
+    image_size: Annotated[int, Meta(ge=1, le=LARGEST_IMAGE)] = 32
+    train_per_class: _PerClass = 5
+    test_per_class: _PerClass = 200
+    validation_per_class: _PerClass = 0
+    recipe: Literal["tuned", "naive_adam", "naive_sgd"] = "tuned"
+    lr: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+    seeds: Annotated[int, Meta(ge=1, le=10**4)] = 1
+    epochs: _Count = 10
     augment: bool = False
-    batch_size: int = 10
-    pretrain_per_class: int = 250
-    pretrain_epochs: int = 3
-    pretrain_batch_size: int = 50
-    throughput_batch: int = 32
+    batch_size: _Count = 10
+    pretrain_per_class: _PerClass = 250
+    pretrain_epochs: _Count = 3
+    pretrain_batch_size: _Count = 50
+    throughput_batch: Annotated[int, Meta(ge=1, le=LARGEST_BATCH)] = 32
     accuracy: bool = True
-    sweep: int = 0
-    samples: int = 200
-    half_width: float = 0.02
-    seconds: float = 0.4
-    timeout: float = 600.0
-    threads: int = 0
+    sweep: Annotated[int, Meta(ge=0, le=LARGEST_BATCH)] = 0
+    samples: Annotated[int, Meta(ge=1, le=10**7)] = 200
+    half_width: Annotated[float, Meta(ge=1e-3, le=1)] = 0.02
+    seconds: Annotated[float, Meta(ge=1e-3, le=86400)] = 0.4
+    timeout: Annotated[float, Meta(ge=1e-3, le=30 * 86400)] = 600.0
+    threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     profile: bool = True
 
 
 # Names of settings in older records, which are read as these.
 OLD_SETTINGS = {"rate": "lr"}
-
-# The least and the most that the numbers of `Settings` and `Case` may be, whoever gives them. The most is beyond what
-# anyone needs and within what clocks, memory and arithmetic can do: a timeout must fit into what the system waits for.
-RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (1, 4096),
-    "train_per_class": (0, 10**7),
-    "test_per_class": (0, 10**7),
-    "validation_per_class": (0, 10**7),
-    "lr": (0, 1e30),
-    "seeds": (1, 10**4),
-    "epochs": (1, 10**6),
-    "batch_size": (1, 10**6),
-    "pretrain_per_class": (0, 10**7),
-    "pretrain_epochs": (1, 10**6),
-    "pretrain_batch_size": (1, 10**6),
-    "throughput_batch": (1, 10**6),
-    "batch": (1, 10**6),
-    "sweep": (0, 10**6),
-    "samples": (1, 10**7),
-    "half_width": (1e-3, 1),
-    "seconds": (1e-3, 86400),
-    "timeout": (1e-3, 30 * 86400),
-    "threads": (0, 4096),
-}
 
 
 PRESETS: dict[str, Settings] = {
@@ -316,51 +302,45 @@ def override(settings: Settings, assignments: list[str]) -> Settings:
     """Apply `name=value` texts to settings.
 
     Raises:
-        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type or is outside of
-            `RANGES`; all faults are listed together.
+        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type or is out of range;
+            all faults are listed together.
     """
-    types = get_type_hints(Settings)
+    kinds = get_type_hints(Settings, include_extras=True)
     values: dict[str, Any] = {}
     faults: list[str] = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             faults.append(f"expected name=value, got {assignment!r}")
-        elif name not in types or name == "preset":
-            faults.append(unknown_name("setting", name, set(types) - {"preset"}))
+        elif name not in kinds or name == "preset":
+            faults.append(unknown_name("setting", name, set(kinds) - {"preset"}))
         else:
             try:
-                values[name] = _parse(types[name], text)
+                values[name] = parse_text(text, kinds[name])
             except ValueError as error:
                 faults.append(f"setting {name}: {error}")
-    changed = dataclasses.replace(settings, **values)
-    faults += _range_faults(changed)
     if faults:
         raise FashiontlError("\n".join(faults))
-    return changed
+    return dataclasses.replace(settings, **values)
 
 
-def _parse(kind: type, text: str) -> Any:
-    if kind is bool:
-        if text.lower() not in {"true", "false"}:
-            raise ValueError(f"expected true or false, got {text!r}")
-        return text.lower() == "true"
+def parse_text(text: str, kind: Any) -> Any:
+    """A text of a command line as a type with its constraints, such as a field of `Settings`.
+
+    Raises:
+        ValueError: it is none; the message says what was expected and got.
+    """
     try:
-        return kind(text)
-    except ValueError:
-        names = {int: "a whole number", float: "a number"}
-        raise ValueError(f"expected {names.get(kind, kind.__name__)}, got {brief(text)}") from None
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(f"expected {_described(kind)}, got {brief(text)}") from None
 
 
-def _range_faults(settings: Settings) -> list[str]:
-    choices = {"data": ("embedded", "original"), "recipe": ("tuned", "naive_adam", "naive_sgd")}
-    faults = [
-        f"setting {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {getattr(settings, name)!r}"
-        for name, known in choices.items()
-        if getattr(settings, name) not in known
-    ]
-    for name, (least, most) in RANGES.items():
-        if hasattr(settings, name) and not least <= (value := getattr(settings, name)) <= most:
-            kind = "a whole number" if isinstance(value, int) else "a number"
-            faults.append(f"setting {name}: expected {kind} from {least:,} to {most:,}, got {brief(value)}")
-    return faults
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        *most, last = get_args(kind)
+        return f"{', '.join(most)} or {last}"
+    if get_origin(kind) is Annotated:
+        number, meta = get_args(kind)
+        return f"{'a whole number' if number is int else 'a number'} from {meta.ge:,} to {meta.le:,}"
+    return "true or false"

@@ -17,6 +17,7 @@ NEXT_STEP = "correct it, or restore it from version control"
 # msgspec's messages: what was expected, and the place of it.
 _MESSAGE = re.compile(r"(?P<fault>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+_NOT_ONE_OF = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
@@ -110,6 +111,10 @@ def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
         fault = f"expected a field `{missing[1]}`, got none"
     elif unknown := _UNKNOWN.fullmatch(fault):
         fault = f"expected known fields only, got {brief(unknown[1])}"
+    elif other := _NOT_ONE_OF.fullmatch(fault):
+        fault = f"expected one of the known values, got {brief(other[1])[1:-1]}"
+    elif fault.startswith("Invalid "):
+        fault = fault.replace("Invalid", "expected a valid", 1) + _got(source, place)
     elif fault.endswith("out of range"):
         fault = "expected a number that a float holds, got a larger one"
     elif ", got " not in fault:

@@ -1,7 +1,7 @@
 """Loaders of images of one's own, for `Task.images`; they hold only names, so tasks can be listed without torch."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -46,7 +46,9 @@ class ImageFolder:
                 f"expected the folders train and test, with a folder of images for each class, "
                 f"got no {' and no '.join(missing)}"
             )
-        classes = {split: _folders(self.path / split) for split in _SPLITS}
+        classes = {
+            split: sorted(entry.name for entry in (self.path / split).iterdir() if entry.is_dir()) for split in _SPLITS
+        }
         if classes["train"] != classes["test"] or len(classes["train"]) < 2:
             found = "; ".join(f"{split}: {', '.join(names) or 'none'}" for split, names in classes.items())
             raise FashiontlError(f"{self.path}: expected the same two or more classes in train and test, got {found}")
@@ -64,7 +66,7 @@ class ImageFolder:
         if empty:
             suffixes = " ".join(splits["train"].extensions)
             raise FashiontlError(f"expected images ({suffixes}) in {', '.join(empty)}, got none")
-        return _images(splits, self.path.name)
+        return _images(splits, size, self.path.name)
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,7 @@ class TorchvisionDataset:
                 )
             by_default = {"train": split == "train"} if "train" in parameters else {"split": split}
             splits[split] = self._split(kind, by_default if arguments is None else arguments)
-        return _images(
-            {split: _Squares(dataset, size) for split, dataset in splits.items()}, f"torchvision {self.name}"
-        )
+        return _images(splits, size, f"torchvision {self.name}")
 
     def _split(self, kind: Any, arguments: Mapping[str, Any]) -> Any:
         try:
@@ -125,26 +125,6 @@ class TorchvisionDataset:
                 ) from error
         except (TypeError, ValueError) as error:
             raise FashiontlError(f"torchvision's {self.name} does not take {dict(arguments)}: {error}") from error
-
-
-class _Squares:
-    """A data set of torchvision whose images are squares."""
-
-    def __init__(self, dataset: Any, size: int) -> None:
-        self.classes = tuple(getattr(dataset, "classes", ()))
-        self._dataset = dataset
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, number: int) -> tuple["Tensor", int]:
-        image, label = self._dataset[number]
-        return _square(image, self._size), int(label)
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
 
 
 def _opened(path: str, size: int) -> "Tensor":
@@ -172,16 +152,21 @@ def _square(image: "Image.Image", size: int) -> "Tensor":
     return transforms.pil_to_tensor(fitting)  # type: ignore[no-any-return]
 
 
-def _images(splits: Mapping[str, Any], source: str) -> Images:
-    """All images and labels of two data sets whose items are squares and labels."""
-    items = {split: [dataset[number] for number in range(len(dataset))] for split, dataset in splits.items()}
-    grey = all(len(image) == 1 for part in items.values() for image, _ in part)
-    train, test = (_stacked(items[split], grey=grey) for split in _SPLITS)
-    return Images(*train, *test, source, class_names=tuple(splits["train"].classes))
-
-
-def _stacked(items: Sequence[tuple["Tensor", int]], *, grey: bool) -> tuple["Tensor", "Tensor"]:
+def _images(splits: Mapping[str, Any], size: int, source: str) -> Images:
+    """All images and labels of two data sets, whose images may be squares already."""
     import torch
 
-    images = [image[0] if grey else image.expand(3, -1, -1) for image, _ in items]
-    return torch.stack(images), torch.tensor([label for _, label in items])
+    items = {
+        split: [(image if torch.is_tensor(image) else _square(image, size), label) for image, label in dataset]
+        for split, dataset in splits.items()
+    }
+    grey = all(len(image) == 1 for part in items.values() for image, _ in part)
+    (train, train_labels), (test, test_labels) = (
+        (
+            torch.stack([image[0] if grey else image.expand(3, -1, -1) for image, _ in items[split]]),
+            torch.tensor([int(label) for _, label in items[split]]),
+        )
+        for split in _SPLITS
+    )
+    class_names = tuple(getattr(splits["train"], "classes", ()))
+    return Images(train, train_labels, test, test_labels, source, class_names=class_names)

@@ -83,14 +83,11 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
 
 
 def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
-    """How much processes differ, and which difference two sets of `PROCESSES` of them can tell.
-
-    Args:
-        medians: seconds, one a process.
+    """How much processes differ, given a median each, and which difference two sets of `PROCESSES` of them can tell.
 
     Returns:
-        `deviation`, the standard deviation of the medians' logarithms, which is relative; and `smallest_difference`,
-        relative too, at 95 % confidence and 80 % power. None where fewer than two are known.
+        `deviation`, the standard deviation of the medians' logarithms; and `smallest_difference`, relative, at 95 %
+        confidence and 80 % power. None where fewer than two are known.
     """
     if len(medians) < 2:
         return {"deviation": None, "smallest_difference": None}

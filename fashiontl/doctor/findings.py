@@ -14,14 +14,7 @@ _WIDTH = 56
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was found.
-
-    Attributes:
-        name: what.
-        value: for people.
-        verdict: `ok`; `note` where something is missing or could be better; `bad` where numbers cannot be trusted.
-        advice: what it means, or what to do.
-    """
+    """One finding: `note` where something is missing or could be better, `bad` where numbers cannot be trusted."""
 
     name: str
     value: str
@@ -42,11 +35,8 @@ class Report:
     """What was found about a device.
 
     Attributes:
-        device: its name.
         fit: whether the device is here, passed every check, and processes on it agree well enough to compare.
-        summary: one sentence.
-        sections: the findings, for people.
-        facts: the same raw and in base units, as JSON holds it: `device`, `checks`, `peak`, `noise`, `conditions`.
+        facts: the findings raw and in base units, for JSON: `device`, `clock`, `peak`, `noise`, `conditions`.
     """
 
     device: str

@@ -10,9 +10,10 @@ from pathlib import Path
 from fashiontl.core.errors import user_path
 from fashiontl.data.sources import candidates
 from fashiontl.doctor.findings import Line, Section
-from fashiontl.machine.conditions import GpuConditions, Observation, ThrottleDetector
+from fashiontl.machine.conditions import Observation, ThrottleDetector
 from fashiontl.machine.devices import DEVICES, Cpu, Device
 from fashiontl.machine.environment import choose_threads, omp_threads, text_of
+from fashiontl.machine.nvml import GpuConditions
 from fashiontl.runner.cell import cache_folder
 from fashiontl.runner.client import Worker
 from fashiontl.runner.messages import DEVICE, DeviceJob

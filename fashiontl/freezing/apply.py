@@ -2,36 +2,20 @@
 
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.freezing.policies import Plan, StagePlan
+from fashiontl.models.network import Network
 
 # `_NormBase` is the base of every BatchNorm and InstanceNorm.
 NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-class Staged(Protocol):
-    """What freezing needs of a network: a module whose stages, in order of execution, hold each parameter once."""
-
-    @property
-    def stages(self) -> nn.ModuleDict:
-        """Stages by name."""
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """As in `nn.Module`."""
-
-    def eval(self) -> Any:
-        """As in `nn.Module`."""
-
-    def __call__(self, inputs: Tensor) -> Any:
-        """As in `nn.Module`."""
-
-
-def apply(network: Staged, plan: Plan) -> None:
+def apply(network: Network, plan: Plan) -> None:
     """Set what trains and the mode of every module.
 
     Call this in place of `network.train()`: at each epoch's start and after each evaluation. `train()` alone would
@@ -61,7 +45,7 @@ def frozen_prefix(plan: Plan) -> int:
     return sum(1 for _ in takewhile(lambda stage: stage.trains == "none" and stage.normalisation == "eval", plan))
 
 
-def parameter_groups(network: Staged, plan: Plan, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: Network, plan: Plan, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of what trains; those with one learning rate and weight decay share a group.
 
     Args:
@@ -90,7 +74,7 @@ def parameter_groups(network: Staged, plan: Plan, lr: float, weight_decay: float
     ]
 
 
-def check(network: Staged, plan: Plan) -> None:
+def check(network: Network, plan: Plan) -> None:
     """See that a plan fits a network.
 
     Raises:
@@ -111,14 +95,14 @@ def check(network: Staged, plan: Plan) -> None:
         raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
 
 
-def planned_modules(network: Staged, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:
+def planned_modules(network: Network, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:
     """Every module of every stage, parents first, with its stage's plan and its name (`stage2.0.conv1`)."""
     for stage, (stage_name, module) in zip(plan, network.stages.items(), strict=True):
         for name, inner in module.named_modules(prefix=stage_name):
             yield stage, name, inner
 
 
-def has_adapters(network: Staged) -> bool:
+def has_adapters(network: Network) -> bool:
     """Whether any stage has low-rank adapters."""
     return any(_is_adapter(name) for name, _ in network.stages.named_parameters())
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from fashiontl.core.errors import SkippedError
-from fashiontl.freezing.apply import Staged, has_adapters
+from fashiontl.freezing.apply import has_adapters
 from fashiontl.freezing.policies import ADAPTERS, Plan, unavailable_reason
+from fashiontl.models.network import Network
 
 # What Hu et al. (ICLR 2022), appendix D, take for RoBERTa large: an update counts alpha / rank = 2 times.
 RANK = 8
 ALPHA = 16
 
 
-def prepare(network: Staged, plan: Plan, inputs: Tensor) -> None:
+def prepare(network: Network, plan: Plan, inputs: Tensor) -> None:
     """Put adapters into the stages whose adapters a plan trains; nothing happens where none do, or a second time.
 
     Beside a frozen weight W of a linear layer or a convolution, `scale * B A` with rank `RANK` trains. B starts at
@@ -81,7 +82,7 @@ def load_library() -> ModuleType:
         raise SkippedError(f"a policy that trains adapters {reason}") from error
 
 
-def _called(network: Staged, inputs: Tensor) -> Iterator[tuple[str, nn.Module]]:
+def _called(network: Network, inputs: Tensor) -> Iterator[tuple[str, nn.Module]]:
     """The modules that a forward pass calls, in the order of their registration."""
     called: set[nn.Module] = set()
     handles = [

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.freezing.apply import Staged, check, in_training_mode, planned_modules, trains
+from fashiontl.freezing.apply import check, in_training_mode, planned_modules, trains
 from fashiontl.freezing.policies import Plan
+from fashiontl.models.network import Network
 
 # Integers of each element size: compared as floats, NaN would differ from itself and -0.0 would equal 0.0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -53,7 +54,7 @@ class FreezeVerifier:
     every parameter is held during a span.
     """
 
-    def __init__(self, network: Staged) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
         self._plan: Plan | None = None
         self._before: dict[str, _Verified] = {}
@@ -134,7 +135,7 @@ class FreezeVerifier:
             self._violations[f"{what}: {len(names)} in {stage}, first {names[0]}"] = None
 
 
-def _verified(network: Staged, plan: Plan) -> Iterator[tuple[str, _Verified]]:
+def _verified(network: Network, plan: Plan) -> Iterator[tuple[str, _Verified]]:
     """Every parameter, and every buffer that a plan freezes, by name."""
     for planned, path, module in planned_modules(network, plan):
         stage = path.split(".")[0]

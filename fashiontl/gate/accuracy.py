@@ -7,8 +7,8 @@ from fashiontl.core.stats import Interval
 from fashiontl.gate.comparison import clustered_interval, holm_levels, mcnemar
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Answers, SeedPair
+from fashiontl.gate.result import Change, Finding, Verdict
 from fashiontl.gate.sequential import ALPHA
-from fashiontl.gate.verdict import Change, Finding, Word
 
 
 def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> list[Finding]:
@@ -115,13 +115,13 @@ def _diagnostic(seeds: Sequence[SeedPair]) -> str:
     return " ".join(chances)
 
 
-def _finding(cell: Answers, word: Word, reason: str, loss: Interval | None) -> Finding:
+def _finding(cell: Answers, verdict: Verdict, reason: str, loss: Interval | None) -> Finding:
     base, head = (
         fmean(right.count("1") / len(right) for right in arm)
         for arm in ([pair.right_base for pair in cell.seeds], [pair.right_head for pair in cell.seeds])
     )
     change = None if loss is None else Change(loss.estimate, loss.low, loss.high)
-    return Finding(cell.cell, "accuracy", word, reason, base, head, change)
+    return Finding(cell.cell, "accuracy", verdict, reason, base, head, change)
 
 
 def _text(loss: Interval) -> str:

@@ -16,12 +16,13 @@ from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, user_path
 from fashiontl.gate.raw import Arm as Name
 from fashiontl.gate.raw import Tree
+from fashiontl.gate.result import Verdict
 from fashiontl.gate.trees import Checkout
-from fashiontl.gate.verdict import Word
 from fashiontl.machine.environment import PROTOCOL
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import anchored
-from fashiontl.runner.client import Outcome, Progress, Running, Worker
+from fashiontl.runner.client import Outcome, PhaseHandle, Worker
+from fashiontl.runner.messages import IDENTITY, SLICES, CaseJob, Identity, IdentityJob, J, Phase, Progress, R, SlicesJob
 
 Kind = Literal["missing", "crashed", "timeout", "oom"]
 
@@ -34,8 +35,8 @@ _IDENTITY_SECONDS = 300.0
 # A slice takes 20 ms, or one call; what takes this much longer hangs.
 _SLICE_SECONDS, _SLICE_FACTOR = 60.0, 20.0
 _END_SECONDS = 10.0
-# How a fashiontl without workers, without phases or without this one answers.
-_TOO_OLD = re.compile(r"No module named '?fashiontl\.(runner|forkserver|phases)\b|has no attribute 'identity'")
+# How a fashiontl without workers, without this phase, or with other jobs and results answers.
+_TOO_OLD = re.compile(r"No module named '?fashiontl\.runner\b|has no attribute 'identity'|another version of fashiontl")
 
 
 class IncomparableError(FashiontlError):
@@ -45,9 +46,9 @@ class IncomparableError(FashiontlError):
         word: what the whole gate says: `NO_BASELINE` or `CRASHED`.
     """
 
-    def __init__(self, word: Word, message: str) -> None:
+    def __init__(self, verdict: Verdict, message: str) -> None:
         super().__init__(message)
-        self.word = word
+        self.verdict = verdict
 
 
 class StoppedError(Exception):
@@ -66,7 +67,7 @@ class StoppedError(Exception):
         self.reason = reason
 
 
-def failure_kind(outcome: Outcome) -> Kind:
+def failure_kind(outcome: Outcome[Any]) -> Kind:
     """What a phase that is not `ok` comes down to."""
     kinds: dict[str, Kind] = {"timeout": "timeout", "oom": "oom", "skipped": "missing"}
     return kinds.get(outcome.status, "crashed")
@@ -143,16 +144,16 @@ class Arm:
             IncomparableError: it imports nothing, or another tree, or measures by another protocol.
         """
         answer = self._identity([], None)
-        if answer["protocol"] != PROTOCOL:
+        if answer.protocol != PROTOCOL:
             raise IncomparableError(
                 "NO_BASELINE",
-                f"{self._title} has protocol {answer['protocol']}, this fashiontl {PROTOCOL}: their numbers do not "
+                f"{self._title} has protocol {answer.protocol}, this fashiontl {PROTOCOL}: their numbers do not "
                 "mean the same; measure from the next commit on, or name a base that has it",
             )
-        self._fields = answer["fields"]
+        self._fields = answer.fields
         paths = []
-        for module, file in answer["modules"].items():
-            path = Path(file).resolve()
+        for module, file in answer.modules.items():
+            path = Path(file or "").resolve()
             if not path.is_relative_to(self._checkout.root):
                 raise IncomparableError(
                     "CRASHED",
@@ -160,10 +161,10 @@ class Arm:
                     "out of PYTHONPATH",
                 )
             paths.append(str(path.relative_to(self._checkout.root)))
-        if answer["strangers"]:
+        if answer.strangers:
             raise IncomparableError(
                 "CRASHED",
-                f"{self._title} imports files of the other tree: {', '.join(answer['strangers'][:3])}; take it out of "
+                f"{self._title} imports files of the other tree: {', '.join(answer.strangers[:3])}; take it out of "
                 "PYTHONPATH, and import nothing by an absolute path",
             )
         if self.name == "head" and not paths:
@@ -172,11 +173,11 @@ class Arm:
                 "that [tool.fashiontl] extensions = [...] in its pyproject.toml names; got neither; name them there"
             )
         checkout = self._checkout
-        return Tree(checkout.ref, checkout.commit, checkout.dirty, ", ".join(paths), answer["protocol"])
+        return Tree(checkout.ref, checkout.commit, checkout.dirty, ", ".join(paths), answer.protocol)
 
     def lacks(self, cases: Sequence[Case]) -> dict[str, str]:
         """Why cases are not in this tree, by their ids; those that are have no entry."""
-        answers = self._identity([asdict(case) for case in cases], None)["lacks"]
+        answers = self._identity([asdict(case) for case in cases], None).lacks
         found = {}
         for case, lack in zip(cases, answers, strict=True):
             unknown = [*self._unknown("case", case), *self._unknown("settings", self._settings)]
@@ -197,14 +198,17 @@ class Arm:
             axes["weights"] = [anchored(name.strip()) for text in axes["weights"] for name in text.split(",")]
         matrix = {**matrix, "axes": axes, "data_root": _absolute(matrix.get("data_root", ""))}
         known = {field.name for field in fields(Case)}
-        found = self._identity([], matrix)["matrix"]
+        found = self._identity([], matrix).matrix
         return [Case(**case) for case in found if case.keys() <= known]
 
-    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
-        """Run a phase of a case in a fresh process."""
-        return self._worker.run(phase, self._job(case, settings, **more), settings.timeout, progress)
+    def run(
+        self, phase: Phase[CaseJob, R], case: Case, settings: Settings, progress: Progress, **more: Any
+    ) -> Outcome[R]:
+        """Run a phase of a case in a fresh process; `more` are fields of its job."""
+        job = CaseJob(**self._fields_of_job(case, settings), **more)
+        return self._worker.run(phase, job, settings.timeout, progress)
 
-    def ask(self, phase: str, job: Mapping[str, Any]) -> Outcome:
+    def ask(self, phase: Phase[J, R], job: J) -> Outcome[R]:
         """Run a phase that is about the machine."""
         return self._worker.run(phase, job, _IDENTITY_SECONDS)
 
@@ -220,8 +224,9 @@ class Arm:
         # For reading too, so that opening waits for nobody, and writing to a process that has ended is no error.
         commands = os.open(pipe, os.O_RDWR)
         try:
-            job = self._job(case, self._settings, commands=str(pipe), other=str(self._other.root))
-            return Turns(self.name, self._worker.begin("slices", job), commands, self._settings.timeout)
+            fields = self._fields_of_job(case, self._settings)
+            job = SlicesJob(**fields, commands=str(pipe), other=str(self._other.root))
+            return Turns(self.name, self._worker.start(SLICES, job), commands, self._settings.timeout)
         except FashiontlError as error:
             os.close(commands)
             raise StoppedError(self.name, "crashed", str(error)) from error
@@ -230,20 +235,20 @@ class Arm:
     def _title(self) -> str:
         return f"{self.name} ({self._checkout.ref})"
 
-    def _identity(self, cases: list[dict[str, Any]], matrix: Mapping[str, Any] | None) -> dict[str, Any]:
-        job = {
-            "extensions": self._extensions,
-            "modules": self._modules,
-            "other": str(self._other.root),
-            "cases": cases,
-            "matrix": matrix,
-        }
+    def _identity(self, cases: list[dict[str, Any]], matrix: Mapping[str, Any] | None) -> Identity:
+        job = IdentityJob(
+            extensions=tuple(self._extensions),
+            modules=tuple(self._modules),
+            other=str(self._other.root),
+            cases=cases,
+            matrix=None if matrix is None else dict(matrix),
+        )
         try:
-            outcome = self._worker.run("identity", job, _IDENTITY_SECONDS)
+            outcome = self._worker.run(IDENTITY, job, _IDENTITY_SECONDS)
         except FashiontlError as error:
-            outcome = Outcome("crashed", str(error), {})
-        if outcome.status == "ok":
-            return outcome.value
+            outcome = Outcome("crashed", str(error))
+        if outcome.result is not None:
+            return outcome.result
         if _TOO_OLD.search(outcome.reason):
             raise IncomparableError(
                 "NO_BASELINE",
@@ -261,16 +266,14 @@ class Arm:
             if field.name not in self._fields[kind] and getattr(values, field.name) != field.default
         ]
 
-    def _job(self, case: Case, settings: Settings, **more: Any) -> dict[str, Any]:
-        """As this tree's phases take it: a field that it does not know is at its default, which is what it does."""
-        known = {
-            kind: {name: value for name, value in asdict(values).items() if name in self._fields[kind]}
-            for kind, values in (
-                ("case", replace(case, weights=anchored(case.weights))),
-                ("settings", replace(settings, data_root=_absolute(settings.data_root))),
-            )
+    def _fields_of_job(self, case: Case, settings: Settings) -> dict[str, Any]:
+        """Fields of this tree's jobs, with all paths absolute."""
+        return {
+            "case": replace(case, weights=anchored(case.weights)),
+            "settings": replace(settings, data_root=_absolute(settings.data_root)),
+            "cache": str(self._cache),
+            "extensions": tuple(self._extensions),
         }
-        return {**known, "cache": str(self._cache), "extensions": self._extensions, **more}
 
 
 class Turns:
@@ -283,7 +286,7 @@ class Turns:
         timeout: seconds that building and warming up may take.
     """
 
-    def __init__(self, arm: Name, running: Running, commands: int, timeout: float) -> None:
+    def __init__(self, arm: Name, running: PhaseHandle[Any], commands: int, timeout: float) -> None:
         self._arm = arm
         self._running = running
         self._commands = commands
@@ -316,12 +319,12 @@ class Turns:
         Raises:
             StoppedError: the process ended, or took too long.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         limit = self._timeout
         if metric in self._usual:
             limit = min(limit, _SLICE_SECONDS + _SLICE_FACTOR * self._usual[metric])
         answer = self._ask(f"slice {metric}", limit)
-        self._usual.setdefault(metric, time.monotonic() - begun)
+        self._usual.setdefault(metric, time.monotonic() - started)
         return float(answer["seconds"]), bool(answer["throttled"])
 
     def _ask(self, command: str, timeout: float) -> dict[str, Any]:
@@ -330,7 +333,7 @@ class Turns:
         return answer
 
     def _wait(self, what: str, timeout: float) -> str:
-        said = self._running.next(time.monotonic() + timeout)
+        said: str | Outcome[Any] | None = self._running.next(time.monotonic() + timeout)
         if said is None:
             raise StoppedError(self._arm, "timeout", f"{what} took longer than {timeout:g} s")
         if isinstance(said, Outcome):

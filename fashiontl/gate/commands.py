@@ -3,15 +3,16 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace
+
 from fashiontl.core.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_line
-from fashiontl.gate.verdict import EXIT_CODES, Explained, Verdict
-from fashiontl.gate.waivers import add_waiver, read_waivers, waiver_faults
+from fashiontl.gate.result import EXIT_CODES, Explained, GateResult
+from fashiontl.gate.waivers import Terms, add_waivers, read_waivers
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes
 from fashiontl.reports.progress import ProgressText
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 # What a command prints, and its exit code.
 Answer: TypeAlias = tuple[str, int]
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-_WAIVER = {
-    "cell": "id of a cell; repeat it for several",
-    "metric": "metric, or '*' for a cell that is gone or crashes",
-    "ceiling": "largest change that passes, in %%, of accuracy in points; 100 for '*'",
-    "owner": "who answers for it",
-    "reason": "why it is meant",
-    "expires": "last day, YYYY-MM-DD, at most 90 days from now",
-}
 
 
 def add_gate(commands: Parsers) -> None:
@@ -59,22 +51,79 @@ def add_gate(commands: Parsers) -> None:
     cells.add_argument("--fashiontl-plugin", action="append", default=[], metavar="MODULE_OR_FILE")
     gate.add_argument("--accuracy", action="store_true", help="train and test in both arms too, with paired seeds")
     gate.add_argument(
-        "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking epochs then (no limit)"
+        "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking trials then (no limit)"
     )
-    _add_replay(gate)
-    add_reports(gate)
+    ways = gate.add_argument_group("without measuring")
+    ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
+    ways.add_argument(
+        "--plan",
+        type=filled_path,
+        metavar="FILE",
+        help="from what --json wrote: which slowdown this box detects in which time",
+    )
+    reports = gate.add_argument_group("reports")
+    reports.add_argument("--json", type=filled_path, metavar="FILE", help="all that was measured, for --replay")
+    reports.add_argument("--markdown", type=filled_path, metavar="FILE", help="a comment for a pull request")
+    reports.add_argument("--junit", type=filled_path, metavar="FILE", help="JUnit XML")
+    reports.add_argument(
+        "--inconclusive", choices=("fail", "warn"), default="fail", help="whether INCONCLUSIVE exits 10 or 0 (fail)"
+    )
     add_results(gate)
     gate.set_defaults(run=_gate)
 
 
+def add_waive(commands: Parsers) -> None:
+    """Declare `fashiontl waive`."""
+    waive = commands.add_parser("waive", help="accept an intended regression, for a reason and a time")
+    waive.add_argument("--cell", required=True, action="append", help="id of a cell; repeat it for several")
+    waive.add_argument("--metric", required=True, help="metric, or '*' for a cell that is gone or crashes")
+    waive.add_argument(
+        "--ceiling", required=True, type=_ceiling, help="largest change that passes, in %%, of accuracy in points"
+    )
+    waive.add_argument("--owner", required=True, help="who answers for it")
+    waive.add_argument("--reason", required=True, help="why it is meant")
+    waive.add_argument("--expires", required=True, type=_day, help="last day, YYYY-MM-DD, at most 90 days from now")
+    add_results(waive)
+    waive.set_defaults(run=_waive)
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Declare the folder of the results."""
+    parser.add_argument(
+        "--results", default="results", type=filled_path, metavar="DIR", help="folder of the results (results)"
+    )
+
+
+def _ceiling(text: str) -> float:
+    try:
+        return float(text.removesuffix("%").removesuffix("points"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, in % or of accuracy in points, got {text!r}") from None
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a date such as 2027-01-31, got {text!r}") from None
+
+
+def _waive(options: argparse.Namespace) -> Answer:
+    terms = [
+        Terms(cell, options.metric, options.ceiling, options.owner, options.reason, _today(), options.expires)
+        for cell in dict.fromkeys(options.cell)
+    ]
+    made = add_waivers(options.results, _today(), terms)
+    return "\n".join(to_terminal_line(f"{waiver.path}: commit it with the change that it covers") for waiver in made), 0
+
+
 def _gate(options: argparse.Namespace) -> Answer:
-    ways = {"--base": _head_to_head, "--replay": replayed, "--plan": _planned}
-    # An empty text is no way that was left out.
-    given = [way for way in ways if getattr(options, way.removeprefix("--")) not in {None, False}]
+    ways = {"--base": _head_to_head, "--replay": _replay, "--plan": _plan}
+    given = [way for way in ways if getattr(options, way.removeprefix("--")) is not None]
     if len(given) != 1:
         raise FashiontlError(
-            "expected one of --base REF, --replay FILE and --plan FILE, got "
-            f"{' and '.join(given) or 'none'}; --base origin/main compares the working tree with that commit"
+            f"expected one of --base REF, --replay FILE and --plan FILE, got {' and '.join(given) or 'none'}; "
+            "--base origin/main compares the working tree with that commit"
         )
     if options.base is None and (idle := _idle(options)):
         raise FashiontlError(
@@ -93,32 +142,66 @@ def _idle(options: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(options, name) != value]
 
 
+def check_reports(files: Mapping[str, Path | None]) -> None:
+    """Find out before anything is measured that reports can be written.
+
+    Args:
+        files: by the options that name them.
+
+    Raises:
+        FashiontlError: lists those that cannot.
+    """
+    from fashiontl.core.files import check_folder
+
+    errors = []
+    options: dict[Path, list[str]] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        options.setdefault(path.absolute(), []).append(option)
+        kind = no_file(path)
+        # What is renamed to a device's name takes its place.
+        if kind or path.absolute().parent == Path("/dev"):
+            errors.append(
+                f"expected a file for a report, got the {(kind or 'a device')[2:]} {path}; name another with {option}"
+            )
+        try:
+            check_folder(path.parent, "a report", option)
+        except FashiontlError as error:
+            errors.append(str(error))
+    errors += [
+        f"expected a file for each report, got {path} for {' and '.join(several)}; name another"
+        for path, several in options.items()
+        if len(several) > 1
+    ]
+    if errors:
+        raise FashiontlError("\n".join(errors))
+
+
 def _head_to_head(options: argparse.Namespace) -> Answer:
     from fashiontl.gate.arm import IncomparableError
     from fashiontl.gate.runner import Order
     from fashiontl.runner.cell import command
 
     axes = {name: getattr(options, name) for name in AXES}
+    data_root = options.data_root or ""
     cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, options.data_root or "", chosen(options.fashiontl_plugin, Path.cwd())
+        Axes(**axes), options.preset, options.set, data_root, chosen(options.fashiontl_plugin, Path.cwd())
     )
-    asked = {
-        "axes": axes, "preset": options.preset, "assignments": options.set, "data_root": options.data_root or "",
-    }  # fmt: skip
-    order = Order(
-        cases, settings, options.accuracy, 60 * options.budget, asked, command(), unchanged=options.unchanged
-    )  # fmt: skip
+    asked = {"axes": axes, "preset": options.preset, "assignments": options.set, "data_root": data_root}
+    budget = 60 * options.budget
+    order = Order(cases, settings, options.accuracy, budget, asked, command(), unchanged=options.unchanged)
     try:
         with ProgressText() as progress:
-            verdict = compare(options.base, order, options.results, options.fashiontl_plugin, progress)
+            result = compare(options.base, order, options.results, options.fashiontl_plugin, progress)
     except IncomparableError as error:
-        return to_terminal(f"{error.word}: {error}"), EXIT_CODES[error.word]
-    return answer(verdict, options)
+        return to_terminal(f"{error.verdict}: {error}"), EXIT_CODES[error.verdict]
+    return _answer(result, options)
 
 
 def compare(
     base: str, order: "Order", results: Path, extensions: Sequence[str], progress: Callable[[str], None]
-) -> Verdict:
+) -> GateResult:
     """Measure the working tree beside a base, judge, and explain what got slower.
 
     Args:
@@ -139,16 +222,16 @@ def compare(
     check_cache()
     if not order.unchanged:
         check_apart(Path.cwd(), base)
-    waivers, told = read_waivers(results, _today())
+    waivers, errors = read_waivers(results, _today())
     with opened_gate(
         base, order, folder=Path.cwd(), cache=cache_folder(), extensions=extensions, progress=progress
     ) as gate:
         raw = gate.measure()
-        verdict = judge(raw, waivers, today=_today())
-        regressed = [(found.cell, found.metric) for found in verdict.findings if found.word == "REGRESSED"]
-        explained, doubts = _explained(gate, regressed)
-    verdict = judge(raw, waivers, explained, today=_today())
-    return replace(verdict, notes=(*verdict.notes, *doubts, *told))
+        result = judge(raw, waivers, today=_today())
+        regressed = [(finding.cell, finding.metric) for finding in result.findings if finding.verdict == "REGRESSED"]
+        explained, warnings = _explained(gate, regressed)
+    largest = tuple(sorted(explained, key=lambda one: one.base_seconds - one.head_seconds))
+    return replace(result, explained=largest, notes=(*result.notes, *warnings, *errors))
 
 
 def _explained(gate: "Gate", regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
@@ -161,138 +244,59 @@ def _explained(gate: "Gate", regressed: Sequence[tuple[str, str]]) -> tuple[tupl
         return (), (internal_error("explaining", error),)
 
 
-def check_reports(files: Mapping[str, Path | None]) -> None:
-    """Find out before anything is measured that reports can be written.
-
-    Args:
-        files: by the options that name them.
-
-    Raises:
-        FashiontlError: lists those that cannot.
-    """
-    from fashiontl.core.files import check_folder
-
-    faults = []
-    given = {option: path for option, path in files.items() if path is not None}
-    for option, path in given.items():
-        kind = no_file(path)
-        # What is renamed to a device's name takes its place.
-        if kind or path.absolute().parent == Path("/dev"):
-            faults.append(
-                f"expected a file for a report, got the {(kind or 'a device')[2:]} {path}; name another with {option}"
-            )
-        try:
-            check_folder(path.parent, "a report", option)
-        except FashiontlError as error:
-            faults.append(str(error))
-    options: dict[Path, list[str]] = {}
-    for option, path in given.items():
-        options.setdefault(path.absolute(), []).append(option)
-    faults += [
-        f"expected a file for each report, got {path} for {' and '.join(several)}; name another"
-        for path, several in options.items()
-        if len(several) > 1
-    ]
-    if faults:
-        raise FashiontlError("\n".join(faults))
-
-
-def _add_replay(gate: argparse.ArgumentParser) -> None:
-    """Declare the ways to a verdict that measure nothing."""
-    ways = gate.add_argument_group("without measuring")
-    ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
-    ways.add_argument(
-        "--plan",
-        type=filled_path,
-        metavar="FILE",
-        help="from what --json wrote: which slowdown this box finds in which time",
-    )
-
-
-def add_reports(gate: argparse.ArgumentParser) -> None:
-    """Declare where a verdict goes besides the terminal."""
-    reports = gate.add_argument_group("reports")
-    reports.add_argument("--json", type=filled_path, metavar="FILE", help="all that was measured, for --replay")
-    reports.add_argument("--markdown", type=filled_path, metavar="FILE", help="a comment for a pull request")
-    reports.add_argument("--junit", type=filled_path, metavar="FILE", help="JUnit XML")
-    reports.add_argument(
-        "--inconclusive",
-        choices=("fail", "warn"),
-        default="fail",
-        help="whether INCONCLUSIVE exits 10 or 0 (fail)",
-    )
-
-
-def add_waive(commands: Parsers) -> None:
-    """Declare `fashiontl waive`."""
-    waive = commands.add_parser("waive", help="let a change for the worse pass the gate, for a reason and a time")
-    for name, text in _WAIVER.items():
-        waive.add_argument(f"--{name}", required=True, action="append" if name == "cell" else "store", help=text)
-    add_results(waive)
-    waive.set_defaults(run=_waive)
-
-
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """Declare the folder of the results."""
-    parser.add_argument(
-        "--results", default="results", type=filled_path, metavar="DIR", help="folder of the results (results)"
-    )
-
-
-def replayed(options: argparse.Namespace) -> Answer:
-    """Judge again what a gate measured."""
-    from fashiontl.gate import rawfile
+def _replay(options: argparse.Namespace) -> Answer:
+    from fashiontl.gate import raw
     from fashiontl.gate.judge import judge
 
-    waivers, told = read_waivers(options.results, _today())
-    verdict = judge(rawfile.read(options.replay), waivers, today=_today())
-    return answer(replace(verdict, notes=(*verdict.notes, *told)), options)
+    waivers, errors = read_waivers(options.results, _today())
+    result = judge(raw.read(options.replay), waivers, today=_today())
+    return _answer(replace(result, notes=(*result.notes, *errors)), options)
 
 
-def _planned(options: argparse.Namespace) -> Answer:
-    from fashiontl.gate import rawfile
-    from fashiontl.gate.plan import plan, plan_text, spreads_of
+def _plan(options: argparse.Namespace) -> Answer:
+    from fashiontl.gate import raw
+    from fashiontl.gate.plan import plan, plan_text
 
-    spreads = spreads_of(rawfile.read(options.plan))
-    if not spreads:
+    rows = plan(raw.read(options.plan))
+    if not rows:
         raise FashiontlError(
-            f"expected a gate with epochs of a timed metric, got none in {options.plan}; take them with fashiontl gate "
+            f"expected a gate with trials of a timed metric, got none in {options.plan}; take them with fashiontl gate "
             "--base HEAD --unchanged --json FILE"
         )
-    return to_terminal(plan_text(plan(spreads))), 0
+    return to_terminal(plan_text(rows)), 0
 
 
-def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
+def _answer(result: GateResult, options: argparse.Namespace) -> Answer:
     """Write the reports that were asked for; what the terminal shows, and the exit code.
 
-    What goes wrong with a report is told on the standard error and changes no verdict; a defect of fashiontl changes
+    What goes wrong with a report is printed on the standard error and changes no verdict; a defect of fashiontl changes
     only an exit code of 0, to 70.
     """
     from fashiontl.core.files import write_atomically
-    from fashiontl.gate import rawfile, report
+    from fashiontl.gate import report
+    from fashiontl.gate.raw import to_json
 
-    if verdict.word == "INCONCLUSIVE" and options.inconclusive == "warn":
-        verdict = replace(
-            verdict, exit_code=0, notes=(*verdict.notes, "INCONCLUSIVE is let pass (--inconclusive=warn)")
-        )
+    if result.verdict == "INCONCLUSIVE" and options.inconclusive == "warn":
+        notes = (*result.notes, "INCONCLUSIVE is let pass (--inconclusive=warn)")
+        result = replace(result, exit_code=0, notes=notes)
     shown: list[str] = []
 
-    def write(path: Path | None, text: Callable[[], str]) -> None:
+    def write(path: Path | None, contents: Callable[[], bytes]) -> None:
         try:
             if path is not None:
-                write_atomically(path, text().encode(errors="replace"))
+                write_atomically(path, contents())
         except OSError as error:
             tell(f"fashiontl gate: {unwritable(path or Path(), error)}")
 
     # What was measured comes first: all others can be made of it again.
     works: list[Callable[[], None]] = [
-        lambda: write(options.json, lambda: rawfile.to_json(verdict.raw) + "\n"),
-        lambda: shown.append(report.terminal(verdict)),
-        lambda: write(options.markdown, lambda: report.markdown(verdict)),
-        lambda: write(options.junit, lambda: report.junit(verdict)),
-        lambda: shown.append(report.write_github(verdict, os.environ)),
+        lambda: write(options.json, lambda: to_json(result.raw)),
+        lambda: shown.append(report.terminal(result)),
+        lambda: write(options.markdown, lambda: report.markdown(result).encode(errors="replace")),
+        lambda: write(options.junit, lambda: report.junit(result).encode(errors="replace")),
+        lambda: shown.append(report.write_github(result, os.environ)),
     ]
-    code = verdict.exit_code
+    code = result.exit_code
     for work in works:
         try:
             work()
@@ -301,17 +305,7 @@ def answer(verdict: Verdict, options: argparse.Namespace) -> Answer:
         except Exception as error:  # a report that cannot be made must not hide the verdict
             tell(internal_error("fashiontl gate", error))
             code = code or INTERNAL
-    return "\n".join(filter(None, shown)) or f"{verdict.word}, exit code {verdict.exit_code}", code
-
-
-def _waive(options: argparse.Namespace) -> Answer:
-    fields = {name: getattr(options, name) for name in _WAIVER}
-    # All are looked at before any is written.
-    faults = [fault for cell in options.cell for fault in waiver_faults(_today(), **fields | {"cell": cell})]
-    if faults:
-        raise FashiontlError("\n".join(dict.fromkeys(faults)))
-    made = [add_waiver(options.results, _today(), **fields | {"cell": cell}) for cell in dict.fromkeys(options.cell)]
-    return "\n".join(to_terminal_line(f"{waiver.path}: commit it with the change that it covers") for waiver in made), 0
+    return "\n".join(filter(None, shown)) or f"{result.verdict}, exit code {result.exit_code}", code
 
 
 def _today() -> date:

@@ -6,7 +6,7 @@ from statistics import median
 from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import Limit, on_cuda
 from fashiontl.gate.raw import Counts
-from fashiontl.gate.verdict import Change, Finding, Word
+from fashiontl.gate.result import Change, Finding, Verdict
 
 
 def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
@@ -20,15 +20,15 @@ def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
     faults = _faults(counts, limit)
     if faults:
         # What only the head tells has nothing to be compared with.
-        word: Word = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
-        return Finding(counts.cell, counts.metric, word, faults)
+        verdict: Verdict = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
+        return Finding(counts.cell, counts.metric, verdict, faults)
     few, most = sorted((len(counts.base), len(counts.head)))
     if few < most:
         reason = f"expected as many processes of both arms, got {len(counts.base)} and {len(counts.head)}"
         return Finding(counts.cell, counts.metric, "MISSING", reason)
     if few < (wanted := max(limit.repeats, processes)):
         # A number that may not change and did needs no more processes.
-        if limit.kind == "exact" and (found := _exact(counts)).word == "REGRESSED":
+        if limit.kind == "exact" and (found := _exact(counts)).verdict == "REGRESSED":
             return found
         return _finding(counts, "INCONCLUSIVE", f"expected {wanted} processes of each arm or more, got {few}")
     if limit.kind == "exact":
@@ -84,10 +84,10 @@ def _allowed(limit: Limit, share: float, size: float) -> float:
     return max(share * size, limit.floor * share / limit.tolerated)
 
 
-def _finding(counts: Counts, word: Word, reason: str, *, change: bool = True) -> Finding:
+def _finding(counts: Counts, verdict: Verdict, reason: str, *, change: bool = True) -> Finding:
     base, head = median(counts.base), median(counts.head)
     return Finding(
-        counts.cell, counts.metric, word, reason, base, head, _change(counts, base, head) if change else None
+        counts.cell, counts.metric, verdict, reason, base, head, _change(counts, base, head) if change else None
     )
 
 

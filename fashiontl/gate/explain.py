@@ -7,12 +7,13 @@ from dataclasses import replace
 from statistics import median
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.gate.raw import Arm
-from fashiontl.gate.untimed import Runs, in_turn
-from fashiontl.gate.verdict import Explained
+from fashiontl.gate.arm import Arm
+from fashiontl.gate.raw import Arm as Name
+from fashiontl.gate.result import Explained
+from fashiontl.gate.untimed import in_turn
 from fashiontl.matrix.options import as_timed
 from fashiontl.profiling.operators import OTHERS, Operator, Profile, difference, from_dict
-from fashiontl.runner.client import Progress
+from fashiontl.runner.messages import PROFILE, Progress
 
 # A single profile is of two steps, and any of its rows may have met a pause of the machine.
 _PROFILES = 3
@@ -22,7 +23,7 @@ _LEAST_SHARE = 0.05
 
 
 def explain(
-    arms: Mapping[Arm, Runs], case: Case, metrics: Sequence[str], settings: Settings, progress: Progress
+    arms: Mapping[Name, Arm], case: Case, metrics: Sequence[str], settings: Settings, progress: Progress
 ) -> tuple[list[Explained], list[str]]:
     """Profile training steps of a case in both arms, and name what grew.
 
@@ -38,23 +39,23 @@ def explain(
     Returns:
         For each metric at most three operators, the largest growth first; and why nothing can be said.
     """
-    profiles: dict[Arm, list[Profile]] = {"base": [], "head": []}
+    profiles: dict[Name, list[Profile]] = {"base": [], "head": []}
     with tempfile.TemporaryDirectory(prefix="fashiontl-") as traces:
         for turn in range(_PROFILES):
             for arm in in_turn(turn):
                 progress(f"{case.id}: profiling {arm}, {turn + 1} of {_PROFILES}")
-                outcome = arms[arm].run("profile", as_timed(case), settings, progress, traces=traces)
-                if outcome.status != "ok":
+                outcome = arms[arm].run(PROFILE, as_timed(case), settings, progress, traces=traces)
+                if outcome.status != "ok" or outcome.result is None:
                     return [], [f"{case.id}: the {arm} could not be profiled: {outcome.reason}"]
-                profiles[arm].append(from_dict(outcome.value["profile"]))
+                profiles[arm].append(from_dict(outcome.result.provenance["profile"]))
     before, after = typical(profiles["base"]), typical(profiles["head"])
     found = [growth(case.id, metric, _seen_by(metric, before), _seen_by(metric, after)) for metric in metrics]
-    doubts = [
+    warnings = [
         f"{case.id}, {metric}: slower, but no operator is under the profiler"
         for metric, explained in zip(metrics, found, strict=True)
         if not explained
     ]
-    return [one for explained in found for one in explained], doubts
+    return [one for explained in found for one in explained], warnings
 
 
 def typical(profiles: Sequence[Profile]) -> Profile:

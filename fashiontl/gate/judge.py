@@ -4,35 +4,34 @@ What cannot be judged never passes: each cell that was asked for has a finding, 
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import date
 from statistics import median
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.metrics import METRICS
 from fashiontl.core.stats import percentile
 from fashiontl.gate.accuracy import judge_answers
-from fashiontl.gate.asked import TIMED
 from fashiontl.gate.comparison import trimmed_interval
 from fashiontl.gate.counts import judge_counts
-from fashiontl.gate.limits import LIMITS, TAIL, Limit, limit_of
-from fashiontl.gate.raw import SCHEMA, Arm, Epoch, Failure, Raw, Series
-from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, epoch_faults, evidence_of, thresholds
-from fashiontl.gate.verdict import EXIT_CODES, Change, Explained, Finding, Verdict, Word, change_of
+from fashiontl.gate.limits import COUNTED, LIMITS, TAIL, TIMED, Limit, limit_of
+from fashiontl.gate.raw import SCHEMA, Answers, Counts, Raw, Series, Trial
+from fashiontl.gate.result import EXIT_CODES, Change, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, evidence_of, thresholds, trial_errors
 from fashiontl.gate.waivers import WHOLE, Waiver
 
-_TWICE = "is there twice, and which is meant is unknown"
+_Measured = TypeVar("_Measured", Series, Counts)
 
 
-def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explained] = (), *, today: date) -> Verdict:
+def judge(raw: Raw, waivers: Sequence[Waiver] = (), *, today: date) -> GateResult:
     """Judge a gate.
 
     Args:
         raw: what it measured.
         waivers: all that were found, expired ones too.
-        explained: why cells got slower, where that was looked into.
         today: decides which waivers count.
 
     Raises:
@@ -47,28 +46,22 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), explained: Sequence[Explaine
     order = {cell: index for index, cell in enumerate((*raw.cells, *raw.removed))}
     metrics = {metric: index for index, metric in enumerate((WHOLE, *METRICS))}
     findings.sort(key=lambda f: (order.get(f.cell, len(order)), metrics.get(f.metric, len(metrics)), f.advisory))
-    findings = [waived(finding, waivers, today) for finding in findings]
-    compared = any(not finding.advisory and finding.word not in {"MISSING", "CRASHED"} for finding in findings)
-    word = worst(findings)
+    findings = [_waived(finding, waivers, today) for finding in findings]
+    compared = any(not finding.advisory and finding.verdict not in {"MISSING", "CRASHED"} for finding in findings)
+    deciding = {finding.verdict for finding in findings if finding.decides}
+    verdict: Verdict = next((verdict for verdict in EXIT_CODES if verdict in deciding), "PASS")
     # A crash is the reason why nothing was compared; whatever else is left, waived or not, is no comparison.
-    if not compared and word != "CRASHED":
-        word = "MISSING"
+    if not compared and verdict != "CRASHED":
+        verdict = "MISSING"
     less = list(_less(raw))
     # `--inconclusive=warn` lets pass what is not known, and not what is not there.
-    if less and word in {"PASS", "IMPROVED", "INCONCLUSIVE"}:
-        word = "MISSING"
-    notes = [*less, *_notes(raw), *unused(findings, waivers, today)]
+    if less and verdict in {"PASS", "IMPROVED", "INCONCLUSIVE"}:
+        verdict = "MISSING"
+    notes = [*less, *_notes(raw), *_unused(findings, waivers, today)]
     if not compared:
         step = "; name a base that has these cells" if raw.new and not raw.failures else ""
         notes.insert(0, f"no cell was measured in both arms: nothing was compared, so nothing passed{step}")
-    largest = tuple(sorted(explained, key=lambda one: one.base_seconds - one.head_seconds))
-    return Verdict(word, EXIT_CODES[word], tuple(findings), largest, tuple(notes), raw)
-
-
-def worst(findings: Sequence[Finding]) -> Word:
-    """The first word in the order of exit codes that any finding has that counts."""
-    words = {finding.word for finding in findings if finding.decides}
-    return next((word for word in EXIT_CODES if word in words), "PASS")
+    return GateResult(verdict, EXIT_CODES[verdict], tuple(findings), (), tuple(notes), raw)
 
 
 def _failures(raw: Raw) -> list[Finding]:
@@ -78,15 +71,12 @@ def _failures(raw: Raw) -> list[Finding]:
         for cell in raw.removed
     ]
     for failure in raw.failures:
-        if _is_new(failure, raw) or (failure.kind == "missing" and failure.cell in raw.removed):
-            continue
-        word: Word = "MISSING" if failure.kind == "missing" else "CRASHED"
-        found.append(Finding(failure.cell, WHOLE, word, f"{failure.kind} in the {failure.arm}: {failure.reason}"))
+        missing = failure.kind == "missing"
+        is_new = failure.cell in raw.new and failure.arm == "base"
+        if not (missing and (is_new or failure.cell in raw.removed)):
+            reason = f"{failure.kind} in the {failure.arm}: {failure.reason}"
+            found.append(Finding(failure.cell, WHOLE, "MISSING" if missing else "CRASHED", reason))
     return found
-
-
-def _is_new(failure: Failure, raw: Raw) -> bool:
-    return failure.cell in raw.new and failure.arm == "base" and failure.kind == "missing"
 
 
 def _less(raw: Raw) -> Iterator[str]:
@@ -100,8 +90,8 @@ def _less(raw: Raw) -> Iterator[str]:
             "cells, metrics or trials are missing cannot be told, so nothing passed; run the gate again"
         )
         return
-    if not asked.cells or not asked.metrics:
-        yield "it was asked for no cell, or for no metric: nothing can pass"
+    if not asked.cells or not asked.metrics or not asked.processes.keys() >= {*asked.cells}:
+        yield "it was asked for no cell, for no metric, or for no processes of a cell: nothing can pass"
     if asked.thresholds != thresholds():
         yield "it was taken to find other changes than this version does; judge it with the version that took it"
     for arm, commit, tree in (("base", asked.base, raw.base), ("head", asked.head, raw.head)):
@@ -123,15 +113,15 @@ def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
     Where it is not known what was asked for, that is what the other cells have.
     """
     failed = {finding.cell for finding in findings if finding.metric == WHOLE}
-    told = {(found.cell, found.metric) for found in findings if not found.advisory}
-    told |= {(untold.cell, untold.metric) for untold in raw.untold}
+    reported = {(found.cell, found.metric) for found in findings if not found.advisory}
+    reported |= {(unavailable.cell, unavailable.metric) for unavailable in raw.unavailable}
     timed = {series.metric for series in raw.series}
     metrics = raw.asked.metrics if raw.asked else [metric for metric in LIMITS if metric in timed]
     found = []
     for cell in dict.fromkeys((*raw.cells, *(raw.asked.cells if raw.asked else ()))):
         if cell in failed or cell in raw.new:
             continue
-        lacking = [metric for metric in metrics if (cell, metric) not in told]
+        lacking = [metric for metric in metrics if (cell, metric) not in reported]
         # Counts do not stand in for times.
         times = [metric for metric in metrics if metric in TIMED]
         if not any(each.cell == cell for each in findings) or (times and set(times) <= set(lacking)):
@@ -144,35 +134,30 @@ def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
 
 def _timed(raw: Raw) -> list[Finding]:
     """Series by the sequential rule, and their tails beside them."""
-    found, sound = [], []
+    found = []
+    sound: list[tuple[Series, Limit]] = []
     slices = raw.asked.slices if raw.asked else 0
-    seen: set[tuple[str, str]] = set()
-    for series in raw.series:
-        if series.cell in raw.new:
-            continue
+    for series, error in _each_once(raw, raw.series, TIMED):
         limit = limit_of(series.cell, series.metric)
-        faults = epoch_faults(series.epochs)
-        if limit is None or limit.kind != "timed":
-            faults.append("is no timed metric that the gate judges")
-        if (series.cell, series.metric) in seen:
-            faults.append(_TWICE)
-        if (fewest := min((len(epoch.base) for epoch in series.epochs), default=slices)) < slices:
-            faults.append(f"expected {slices} slices of each arm in an epoch or more, got {fewest}")
-        seen.add((series.cell, series.metric))
-        if faults or limit is None:
-            found.append(Finding(series.cell, series.metric, "CRASHED", "; ".join(faults)))
+        errors = [*trial_errors(series.trials), *([error] if error else [])]
+        if (fewest := min((len(trial.base) for trial in series.trials), default=slices)) < slices:
+            errors.append(f"expected {slices} slices of each arm in a trial or more, got {fewest}")
+        if errors or limit is None:
+            found.append(Finding(series.cell, series.metric, "CRASHED", "; ".join(errors)))
         else:
             sound.append((series, limit))
-    decisions = decide_all([(evidence_of(series.epochs), limit) for series, limit in sound])
+    decisions = decide_all([(evidence_of(series.trials), limit) for series, limit in sound])
     for (series, limit), decision in zip(sound, decisions, strict=True):
-        base, head = _in_unit(series, "base"), _in_unit(series, "head")
-        # What looked faster and was not confirmed: the epochs that would tell were asked for, and are not here.
-        unconfirmed = decision.word == "PASS" and decision.action != "stop"
-        word: Word = "INCONCLUSIVE" if unconfirmed else decision.word
+        base, head = (median(map(median, arm)) for arm in zip(*((t.base, t.head) for t in series.trials), strict=True))
+        if METRICS[series.metric].unit != "s":
+            base, head = series.images / base, series.images / head
+        # What looked faster and was not confirmed: the trials that would tell were asked for, and are not here.
+        unconfirmed = decision.verdict == "PASS" and decision.action != "stop"
+        verdict: Verdict = "INCONCLUSIVE" if unconfirmed else decision.verdict
         found.append(
             Finding(
-                series.cell, series.metric, word, decision.reason, base, head, decision.change,
-                decision.epochs, decision.needed,
+                series.cell, series.metric, verdict, decision.reason, base, head, decision.change,
+                decision.trials, decision.needed,
             )
         )  # fmt: skip
         if limit.metric == TAIL.metric:
@@ -180,71 +165,71 @@ def _timed(raw: Raw) -> list[Finding]:
     return found
 
 
-def _in_unit(series: Series, arm: Arm) -> float:
-    """Median of the epochs' medians, in the metric's unit."""
-    slices = ((epoch.base if arm == "base" else epoch.head) for epoch in series.epochs)
-    seconds = median(map(median, slices))
-    return seconds if METRICS[series.metric].unit == "s" else series.images / seconds
+def _each_once(raw: Raw, measured: Sequence[_Measured], metrics: Sequence[str]) -> Iterator[tuple[_Measured, str]]:
+    """What was measured of cells that are not new, and why it cannot be judged; empty where it can."""
+    seen = set()
+    for each in measured:
+        if each.cell in raw.new:
+            continue
+        error = "" if each.metric in metrics else "is no metric that the gate judges so"
+        if (each.cell, each.metric) in seen:
+            error = "is there twice, and which is meant is unknown"
+        seen.add((each.cell, each.metric))
+        yield each, error
 
 
 def _tail(series: Series, limit: Limit) -> list[Finding]:
-    """A high percentile of the slices, compared epoch by epoch; it is shown and decides nothing."""
+    """A high percentile of the slices, compared trial by trial; it is shown and decides nothing."""
     assert limit.percentile is not None
-    epochs = [epoch for epoch in series.epochs if epoch.stage == "screen"]
-    if len(epochs) < LOOKS[0]:
+    trials = [trial for trial in series.trials if trial.stage == "screen"]
+    if len(trials) < LOOKS[0]:
         return []
-    changes = [_tail_change(epoch, limit.percentile) for epoch in epochs]
+    changes = [_tail_change(trial, limit.percentile) for trial in trials]
     bounds = trimmed_interval(changes, 1 - 2 * ALPHA)
-    word: Word = "INCONCLUSIVE"
+    verdict: Verdict = "INCONCLUSIVE"
     if bounds.low > math.log1p(limit.tolerated):
-        word = "SUSPECT"
+        verdict = "SUSPECT"
     elif bounds.high < math.log1p(limit.detect):
-        word = "PASS"
-    base = median(percentile(epoch.base, limit.percentile) for epoch in epochs)
-    head = median(percentile(epoch.head, limit.percentile) for epoch in epochs)
+        verdict = "PASS"
+    base = median(percentile(trial.base, limit.percentile) for trial in trials)
+    head = median(percentile(trial.head, limit.percentile) for trial in trials)
     change = Change(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
     reason = f"{limit.percentile:g}th percentile of the slices, for information"
     return [
-        Finding(series.cell, limit.metric, word, reason, base, head, change, (len(epochs), 0), advisory=True)
+        Finding(series.cell, limit.metric, verdict, reason, base, head, change, (len(trials), 0), advisory=True)
     ]  # fmt: skip
 
 
-def _tail_change(epoch: Epoch, q: float) -> float:
-    return math.log(percentile(epoch.head, q)) - math.log(percentile(epoch.base, q))
+def _tail_change(trial: Trial, q: float) -> float:
+    return math.log(percentile(trial.head, q)) - math.log(percentile(trial.base, q))
 
 
 def _counts(raw: Raw) -> list[Finding]:
     found = []
-    seen: set[tuple[str, str]] = set()
     crashed = {failure.cell for failure in raw.failures if failure.kind != "missing"}
-    for counts in raw.counts:
-        # What an arm that crashed did not count is no finding beside the crash.
-        if counts.cell in raw.new or (counts.cell in crashed and not (counts.base and counts.head)):
-            continue
+    # What an arm that crashed did not count is no finding beside the crash.
+    counted = [each for each in raw.counts if each.cell not in crashed or (each.base and each.head)]
+    for counts, error in _each_once(raw, counted, COUNTED):
         limit = limit_of(counts.cell, counts.metric)
-        if (counts.cell, counts.metric) in seen:
-            found.append(Finding(counts.cell, counts.metric, "CRASHED", _TWICE))
-        elif limit is None or limit.kind not in {"exact", "size"}:
-            found.append(Finding(counts.cell, counts.metric, "CRASHED", "is no number that the gate judges"))
+        if error or limit is None:
+            found.append(Finding(counts.cell, counts.metric, "CRASHED", error))
         else:
             found.append(judge_counts(counts, limit, raw.asked.processes.get(counts.cell, 0) if raw.asked else 0))
-        seen.add((counts.cell, counts.metric))
     return found
 
 
 def _accuracy(raw: Raw) -> list[Finding]:
-    old = [answers for answers in raw.answers if answers.cell not in raw.new]
-    often = Counter(answers.cell for answers in old)
-    found = judge_answers(
-        [answers for answers in old if often[answers.cell] == 1],
-        LIMITS["accuracy"],
-        raw.asked.seeds if raw.asked else 0,
-    )
-    twice = [Finding(cell, "accuracy", "CRASHED", _TWICE) for cell, count in often.items() if count > 1]
-    return found + twice
+    by_cell: dict[str, list[Answers]] = {}
+    for answers in raw.answers:
+        if answers.cell not in raw.new:
+            by_cell.setdefault(answers.cell, []).append(answers)
+    once = [answers[0] for answers in by_cell.values() if len(answers) == 1]
+    found = judge_answers(once, LIMITS["accuracy"], raw.asked.seeds if raw.asked else 0)
+    reason = "is there twice, and which is meant is unknown"
+    return found + [Finding(c, "accuracy", "CRASHED", reason) for c, answers in by_cell.items() if len(answers) > 1]
 
 
-def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
+def _waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
     """The finding with the waiver that covers it; what is harmless needs none."""
     if not finding.is_bad or finding.advisory:
         return finding
@@ -253,13 +238,13 @@ def waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
     return finding if covering is None else replace(finding, waiver=str(covering))
 
 
-def unused(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
+def _unused(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:
     """Waivers of findings that they do not cover: they have expired, or more has changed than they allow."""
     open_ones = [finding for finding in findings if finding.is_bad and finding.decides]
     notes = []
     for waiver in waivers:
         about = [found for found in open_ones if waiver.matches(found.cell, found.metric)]
-        if about and waiver.expires < today:
+        if about and today > waiver.expires:
             notes.append(
                 f"waiver {waiver.id} of {waiver.owner} expired on {waiver.expires} and no longer counts: "
                 f"{waiver.reason}"
@@ -286,4 +271,4 @@ def _notes(raw: Raw) -> list[str]:
         f"the {arm}, {tree.ref}, differs from its commit" for arm, tree in (("base", raw.base), ("head", raw.head))
         if tree.dirty
     ]  # fmt: skip
-    return [*notes, *raw.doubts]
+    return [*notes, *raw.warnings]

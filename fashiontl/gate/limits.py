@@ -1,4 +1,4 @@
-"""What the gate tolerates and what it must find, metric by metric. No torch."""
+"""What the gate tolerates and what it must detect, metric by metric. No torch."""
 
 import re
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ Kind = Literal["timed", "size", "exact", "accuracy"]
 
 @dataclass(frozen=True)
 class Limit:
-    """Two limits: a change up to the first fails nothing, and one of the second is found. Between them is leeway.
+    """Two limits: a change up to the first fails nothing, and one of the second is detected. Between them is leeway.
 
     Attributes:
         metric: a key of `fashiontl.core.metrics.METRICS`.
-        kind: how it is judged: `timed` by epochs, `size` by repeated processes, `exact` by equality, `accuracy` by
+        kind: how it is judged: `timed` by trials, `size` by repeated processes, `exact` by equality, `accuracy` by
             paired answers.
         tolerated: a change for the worse that fails nothing: relative (0.02 is 2 %), for accuracy a fraction.
         detect: a change for the worse that must not pass, likewise.
         floor: of a size, in bytes, what is tolerated in any case.
         repeats: of a size, processes an arm that a verdict takes; of accuracy, seeds; of the exact ones, processes.
-        percentile: of a timed metric, of an epoch's slices; None is the median of paired slices. It is advisory.
+        percentile: of a timed metric, of a trial's slices; None is the median of paired slices. It is advisory.
     """
 
     metric: str
@@ -31,22 +31,20 @@ class Limit:
     percentile: float | None = None
 
 
-_TIMED = ("latency", "inference_throughput", "train_throughput")
+# Seconds a call, also where the metric is throughput: one limit for the same work under two names.
+TIMED = ("latency", "inference_throughput", "train_throughput")
 _SIZES = ("training_peak_memory", "inference_peak_memory")
 _EXACT = ("parameters", "trainable_parameters", "flops", "training_flops")
+COUNTED = (*_SIZES, *_EXACT)
 
-# Seconds a call, also where the metric is throughput: one limit for the same work under two names.
-_ALL = (
-    *(Limit(name, "timed", 0.02, 0.05) for name in _TIMED),
+LIMITS: dict[str, Limit] = {
+    **{name: Limit(name, "timed", 0.02, 0.05) for name in TIMED},
     # Resident sets of the same code in fresh processes ranged over 6 %, in two clusters. If each process falls into
     # either by a toss, six of one arm all fall into the upper and six of the other into the lower once in 4,096 times.
-    *(Limit(name, "size", 0.05, 0.10, repeats=6) for name in _SIZES),
-    *(Limit(name, "exact") for name in _EXACT),
-    Limit("accuracy", "accuracy", 0.001, 0.005, repeats=5),
-)
-
-LIMITS: dict[str, Limit] = {limit.metric: limit for limit in _ALL}
-
+    **{name: Limit(name, "size", 0.05, 0.10, repeats=6) for name in _SIZES},
+    **{name: Limit(name, "exact") for name in _EXACT},
+    "accuracy": Limit("accuracy", "accuracy", 0.001, 0.005, repeats=5),
+}
 # Shown beside the median, and never decides: a rare pause of the machine is enough to move it.
 TAIL = Limit("latency", "timed", 0.05, 0.10, percentile=95.0)
 
@@ -56,16 +54,12 @@ _ON_CUDA = re.compile(r"-cuda(:\d+)?(-|$)")
 
 
 def limit_of(cell: str, metric: str) -> Limit | None:
-    """The limits of a cell and metric; None for a metric that the gate does not judge.
+    """The limits of a cell (the id of a case) and metric; None for a metric that the gate does not judge.
 
     >>> limit_of("resnet18-full-cpu", "inference_peak_memory").tolerated
     0.05
     >>> limit_of("resnet18-full-cuda:1-bf16", "inference_peak_memory").tolerated
     0.01
-
-    Args:
-        cell: id of a case.
-        metric: a key of `fashiontl.core.metrics.METRICS`.
     """
     return _CUDA_SIZES.get(metric, LIMITS.get(metric)) if on_cuda(cell) else LIMITS.get(metric)
 
@@ -77,5 +71,4 @@ def on_cuda(cell: str) -> bool:
 
 def processes_of(cell: str) -> int:
     """Processes of each arm that count a cell: as many as the most demanding of its limits asks for."""
-    counted = [limit for metric in LIMITS if (limit := limit_of(cell, metric)) and limit.kind in {"exact", "size"}]
-    return max(limit.repeats for limit in counted)
+    return max(limit.repeats for metric in COUNTED if (limit := limit_of(cell, metric)))

@@ -1,63 +1,78 @@
-"""What a gate measured: all that a verdict is computed from, and nothing computed. No torch."""
+"""What a gate measured, and its file: all that a verdict is computed from, and nothing computed. No torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-# Raised when a field changes its meaning, or slices are taken in another way.
-SCHEMA = 2
+import msgspec
+from msgspec import Meta, Struct
+
+from fashiontl.core.errors import FashiontlError, no_file, unwritable
+from fashiontl.core.files import write_atomically
+from fashiontl.core.parsing import check_schema, decode
+
+# Raised when a field changes its name or meaning, or slices are taken in another way.
+SCHEMA = 3
 
 Arm = Literal["base", "head"]
 Stage = Literal["screen", "confirm"]
+FailureKind = Literal["missing", "crashed", "timeout", "oom"]
+_Count = Annotated[int, Meta(ge=0)]
+_Seconds = Annotated[float, Meta(ge=0)]
+
+# Names of schemas 1 and 2. Schema 1 did not state what was asked for either.
+_FORMER_NAMES = {
+    "epochs": "trials",
+    "control_base": "reference_base",
+    "control_head": "reference_head",
+    "control": "reference",
+    "doubts": "warnings",
+    "untold": "unavailable",
+}
+_OF_OTHERS = {"settings", "environment"}
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """A fresh pair of processes, one an arm, that took turns: the unit of replication.
+class _Part(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Trial(_Part, frozen=True):
+    """A fresh process of each arm, taking turns: the unit of replication.
 
     Attributes:
         stage: whether it was taken to find suspects, or to confirm one.
         first: the arm that began, drawn at random; turns go ABBA.
         base: seconds a call of each slice of the base arm, in the order of time.
         head: the same of the head arm, as many.
-        control_base: seconds of the control kernel after each of the base arm's slices.
-        control_head: the same after the head arm's.
+        reference_base: seconds of the reference kernel after each of the base arm's slices.
+        reference_head: the same after the head arm's.
     """
 
     stage: Stage
     first: Arm
     base: tuple[float, ...]
     head: tuple[float, ...]
-    control_base: tuple[float, ...]
-    control_head: tuple[float, ...]
+    reference_base: tuple[float, ...]
+    reference_head: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Series:
-    """The epochs of one cell and one timed metric, in the order of time.
+class Series(_Part, frozen=True):
+    """The trials of one cell and one timed metric, in the order of time.
 
     Attributes:
         cell: id of the case.
-        metric: `latency`, `inference_throughput` or `train_throughput`; epochs hold seconds whichever it is.
-        epochs: at least one.
+        metric: `latency`, `inference_throughput` or `train_throughput`; trials hold seconds whichever it is.
+        trials: one or more.
         images: of a call, by which seconds become images per second.
     """
 
     cell: str
     metric: str
-    epochs: tuple[Epoch, ...]
-    images: int = 1
+    trials: tuple[Trial, ...]
+    images: Annotated[int, Meta(ge=1)] = 1
 
 
-@dataclass(frozen=True)
-class Counts:
-    """A number that is not timed, as repeated fresh processes of each arm gave it.
-
-    Attributes:
-        cell: id of the case.
-        metric: a key of `fashiontl.core.metrics.METRICS`: parameters, FLOPs, memory.
-        base: one value a process.
-        head: the same of the head arm.
-    """
+class Counts(_Part, frozen=True):
+    """A number that is not timed (parameters, FLOPs, memory), one value from each fresh process of each arm."""
 
     cell: str
     metric: str
@@ -65,8 +80,7 @@ class Counts:
     head: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class SeedPair:
+class SeedPair(_Part, frozen=True):
     """One seed trained in both arms, on the same images in the same order, and tested on the same images.
 
     Attributes:
@@ -88,48 +102,31 @@ class SeedPair:
     answers_head: str
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The paired seeds of one cell.
-
-    Attributes:
-        cell: id of the case.
-        seeds: one or more.
-        images: on which each was tested; 0 where that was not kept.
-    """
+class Answers(_Part, frozen=True):
+    """The paired seeds of one cell, and the number of images on which each was tested (0: not kept)."""
 
     cell: str
     seeds: tuple[SeedPair, ...]
-    images: int = 0
+    images: _Count = 0
 
 
-@dataclass(frozen=True)
-class Untold:
-    """A metric that neither arm tells of a cell, such as FLOPs of an operator that nobody counts: it is not judged."""
+class Unavailable(_Part, frozen=True):
+    """A metric that neither arm reports for a cell, such as FLOPs of an unknown operator: it is not judged."""
 
     cell: str
     metric: str
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A cell that could not be measured in an arm.
-
-    Attributes:
-        cell: id of the case.
-        arm: in which it failed.
-        kind: `missing` when the arm does not have the cell, `crashed`, `timeout`, `oom`.
-        reason: in a sentence.
-    """
+class Failure(_Part, frozen=True):
+    """A cell that could not be measured in an arm; `missing` when the arm does not have it."""
 
     cell: str
     arm: Arm
-    kind: Literal["missing", "crashed", "timeout", "oom"]
+    kind: FailureKind
     reason: str
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(_Part, frozen=True):
     """What an arm ran.
 
     Attributes:
@@ -147,15 +144,14 @@ class Tree:
     protocol: int
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(_Part, frozen=True):
     """What a gate was asked to measure: less than this is no comparison.
 
     Attributes:
         cells: ids, of the head and of the base.
         metrics: by which each of them is judged.
         processes: of each arm that count a cell, by its id.
-        slices: of each arm in an epoch, at least.
+        slices: of each arm in a trial, at least.
         seeds: that are trained where the first one's answers differ; 0 where none are.
         settings: `fashiontl.core.case.Settings` as a dictionary.
         base: full SHA-1 of the base, None outside of git.
@@ -165,17 +161,16 @@ class Asked:
 
     cells: tuple[str, ...]
     metrics: tuple[str, ...]
-    processes: dict[str, int]
-    slices: int
-    seeds: int
-    settings: dict[str, object]
+    processes: dict[str, _Count]
+    slices: _Count
+    seeds: _Count
+    settings: dict[str, Any]
     base: str | None
     head: str | None
-    thresholds: dict[str, object]
+    thresholds: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Raw:
+class Raw(_Part, frozen=True):
     """A whole gate.
 
     Attributes:
@@ -195,29 +190,95 @@ class Raw:
         counts: of the others.
         answers: paired seeds.
         failures: what could not be measured.
-        doubts: about the machine, for the report.
-        asked: what was to be measured; None where that is not known, as of files of schema 1.
-        untold: what none of the arms could tell.
+        warnings: about the machine, for the report.
+        asked: what was to be measured; None where that is not known, as in files of schema 1.
+        unavailable: what neither arm could report.
         interrupted: whether a key ended it before it had all that it wanted.
     """
 
     schema: int
     started: str
-    seconds: float
+    seconds: _Seconds
     command: str
     machine: str
-    environment: dict[str, object]
+    environment: dict[str, Any]
     base: Tree
     head: Tree
     cells: tuple[str, ...]
     new: tuple[str, ...]
     removed: tuple[str, ...]
-    budget: float
+    budget: _Seconds
     series: tuple[Series, ...]
     counts: tuple[Counts, ...]
     answers: tuple[Answers, ...]
     failures: tuple[Failure, ...]
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
     asked: Asked | None = None
-    untold: tuple[Untold, ...] = ()
+    unavailable: tuple[Unavailable, ...] = ()
     interrupted: bool = False
+
+
+def to_json(raw: Raw) -> bytes:
+    """All of a gate as one line of JSON.
+
+    Raises:
+        FashiontlError: a number in it is not finite, which JSON cannot hold.
+    """
+    text = msgspec.json.encode(raw) + b"\n"
+    from_json(text, "what the gate measured, a defect of fashiontl")
+    return text
+
+
+def from_json(data: bytes, where: str) -> Raw:
+    """Parse what this version or an earlier one wrote.
+
+    Args:
+        data: JSON in UTF-8.
+        where: the file, for messages.
+
+    Raises:
+        FashiontlError: as `fashiontl.core.parsing.decode`, or the schema is a later one.
+    """
+    if check_schema(data, range(1, SCHEMA + 1), where) < SCHEMA:
+        try:
+            data = msgspec.json.encode(_renamed(msgspec.json.decode(data)) | {"schema": SCHEMA})
+        except RecursionError as error:
+            raise FashiontlError(f"{where}: expected a gate's JSON, got too many levels of nesting") from error
+    return decode(data, Raw, where)
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            _FORMER_NAMES.get(name, name): item if name in _OF_OTHERS else _renamed(item)
+            for name, item in value.items()
+        }
+    return [_renamed(item) for item in value] if isinstance(value, list) else value
+
+
+def write(raw: Raw, path: Path) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        FashiontlError: it cannot be written, or a number is not finite.
+    """
+    contents = to_json(raw)
+    try:
+        write_atomically(path, contents)
+    except OSError as error:
+        raise FashiontlError(unwritable(path, error)) from error
+
+
+def read(path: Path) -> Raw:
+    """Read a file.
+
+    Raises:
+        FashiontlError: it cannot be read, or as `from_json`.
+    """
+    if kind := no_file(path):
+        raise FashiontlError(f"expected a gate's JSON, got {kind}: {path}; name another file")
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise FashiontlError(f"expected a gate's JSON, got {path}: {error.strerror}; name another file") from error
+    return from_json(contents, str(path))

@@ -5,30 +5,29 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.gate.arm import failure_kind
-from fashiontl.gate.asked import COUNTED, seeds_of
-from fashiontl.gate.limits import processes_of
-from fashiontl.gate.raw import Answers, Arm, Counts, Failure, SeedPair
+from fashiontl.gate.arm import Arm, failure_kind
+from fashiontl.gate.limits import COUNTED, LIMITS, processes_of
+from fashiontl.gate.raw import Answers, Counts, Failure, SeedPair
+from fashiontl.gate.raw import Arm as Name
 from fashiontl.matrix.options import SOURCE_TASKS, as_timed
-from fashiontl.runner.client import Outcome, Progress
+from fashiontl.runner.client import Outcome
+from fashiontl.runner.messages import INFERENCE, PRETRAIN, STEP, TRAIN, Progress, Training
 
-_PHASES = ("inference", "step")
+_PHASES = (INFERENCE, STEP)
 # Only what is counted is kept, so the timing loops of these phases end as soon as they may.
 _SECONDS, _SAMPLES, _HALF_WIDTH = 0.02, 6, 1.0
 
 
-class Runs(Protocol):
-    """An arm that runs phases, as `fashiontl.gate.arm.Arm` does."""
-
-    def run(self, phase: str, case: Case, settings: Settings, progress: Progress, **more: Any) -> Outcome:
-        """Run a phase of a case in a fresh process."""
+def seeds_of(settings: Settings) -> int:
+    """Seeds that are trained where the first one's answers differ."""
+    return max(settings.seeds, LIMITS["accuracy"].repeats)
 
 
 def count(
-    arms: Mapping[Arm, Runs],
+    arms: Mapping[Name, Arm],
     case: Case,
     settings: Settings,
     progress: Progress,
@@ -49,19 +48,19 @@ def count(
     """
     brief = replace(settings, seconds=_SECONDS, samples=_SAMPLES, half_width=_HALF_WIDTH)
     repeats = processes_of(case.id)
-    values: dict[str, dict[Arm, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
+    values: dict[str, dict[Name, list[float]]] = defaultdict(lambda: {"base": [], "head": []})
     failures: list[Failure] = []
     for repeat in range(repeats):
         for arm in in_turn(repeat):
             for phase in _PHASES:
-                progress(f"{case.id}: {phase} of {arm}, {repeat + 1} of {repeats}")
+                progress(f"{case.id}: {phase.name} of {arm}, {repeat + 1} of {repeats}")
                 outcome = arms[arm].run(phase, as_timed(case), brief, progress)
-                if outcome.status != "ok":
+                if outcome.status != "ok" or outcome.result is None:
                     failures.append(_failure(case, arm, outcome))
                     break
-                for metric in COUNTED:
-                    if outcome.value.get(metric) is not None:
-                        values[metric][arm].append(float(outcome.value[metric]))
+                for measured in outcome.result.measurements:
+                    if measured.metric in COUNTED:
+                        values[measured.metric][arm].append(measured.values[0])
         if failures or is_over():
             break
     return [
@@ -69,8 +68,8 @@ def count(
     ], failures
 
 
-def answer(
-    arms: Mapping[Arm, Runs], case: Case, settings: Settings, progress: Progress
+def train(
+    arms: Mapping[Name, Arm], case: Case, settings: Settings, progress: Progress
 ) -> tuple[Answers | None, list[Failure]]:
     """Train and test a case in both arms with the same seeds: the first, and if anything differs, as many as judge it.
 
@@ -81,44 +80,46 @@ def answer(
     """
     more: dict[str, Any] = {}
     if case.weights in SOURCE_TASKS:
-        outcome = arms["base"].run("pretrain", case, settings, progress)
-        if outcome.status != "ok":
+        outcome = arms["base"].run(PRETRAIN, case, settings, progress)
+        if outcome.status != "ok" or outcome.result is None:
             return None, [_failure(case, "base", outcome)]
-        more["checkpoints"] = outcome.value["checkpoints"]
+        more["checkpoints"] = outcome.result.checkpoints
     seeds = seeds_of(settings)
     pairs: tuple[SeedPair, ...] = ()
+    tested = 0
     for number in (1, seeds):
-        found: dict[Arm, Outcome] = {}
+        found: dict[Name, Outcome[Training]] = {}
         for arm in in_turn(0):
             progress(f"{case.id}: training {arm} with {number} of {seeds} seeds")
-            found[arm] = arms[arm].run("train", case, replace(settings, seeds=number), progress, **more)
+            found[arm] = arms[arm].run(TRAIN, case, replace(settings, seeds=number), progress, **more)
         failures = [_failure(case, arm, outcome) for arm, outcome in found.items() if outcome.status != "ok"]
-        base, head = found["base"].value, found["head"].value
-        if not failures and base["data"]["sha256"] != head["data"]["sha256"]:
-            reason = (
-                f"expected the images of the base, SHA-256 {base['data']['sha256'][:12]}, got "
-                f"{head['data']['sha256'][:12]}: answers to other images cannot be paired"
-            )
-            failures = [Failure(case.id, "head", "crashed", reason)]
-        if failures:
+        base, head = found["base"].result, found["head"].result
+        if failures or base is None or head is None:
             return None, failures
-        pairs = tuple(_pair(seed, base, head) for seed in range(number))
+        images, others = (result.provenance["data"]["sha256"] for result in (base, head))
+        if images != others:
+            reason = (
+                f"expected the images of the base, SHA-256 {images[:12]}, got {others[:12]}: answers to other images "
+                "cannot be paired"
+            )
+            return None, [Failure(case.id, "head", "crashed", reason)]
+        pairs, tested = tuple(_pair(seed, base, head) for seed in range(number)), len(base.right[0])
         if all(
             (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head) for pair in pairs
         ):  # fmt: skip
             break
-    return Answers(case.id, pairs, len(base["right"][0])), []
+    return Answers(case.id, pairs, tested), []
 
 
-def _pair(seed: int, base: Mapping[str, Any], head: Mapping[str, Any]) -> SeedPair:
+def _pair(seed: int, base: Training, head: Training) -> SeedPair:
     return SeedPair(
         seed=seed,
-        weights_base=_digest(base["trained"][seed]),
-        weights_head=_digest(head["trained"][seed]),
-        right_base=base["right"][seed],
-        right_head=head["right"][seed],
-        answers_base=base["answers"][seed],
-        answers_head=head["answers"][seed],
+        weights_base=_digest(base.provenance["trained"][seed]),
+        weights_head=_digest(head.provenance["trained"][seed]),
+        right_base=base.right[seed],
+        right_head=head.right[seed],
+        answers_base=base.answers[seed],
+        answers_head=head.answers[seed],
     )
 
 
@@ -131,10 +132,10 @@ def _digest(trained: str | Mapping[str, str]) -> str:
     )
 
 
-def in_turn(repeat: int) -> tuple[Arm, Arm]:
-    """The arms in the order of a repeat: turns go ABBA, as in an epoch."""
+def in_turn(repeat: int) -> tuple[Name, Name]:
+    """The arms in the order of a repeat: turns go ABBA, as in a trial."""
     return ("head", "base") if repeat % 2 else ("base", "head")
 
 
-def _failure(case: Case, arm: Arm, outcome: Outcome) -> Failure:
+def _failure(case: Case, arm: Name, outcome: Outcome[Any]) -> Failure:
     return Failure(case.id, arm, failure_kind(outcome), outcome.reason)

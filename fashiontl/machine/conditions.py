@@ -39,26 +39,6 @@ _HOST_PID_NAMESPACE = "pid:[4026531836]"
 _KERNEL_THREADS = 2  # the parent of the kernel's own threads on Linux, unless a container numbers processes itself
 
 
-class GpuConditions(msgspec.Struct, frozen=True):
-    """State of the GPU; None is unknown.
-
-    Attributes:
-        throttle_reasons: why the clocks are below their maximum, in `nvml`'s names.
-        thermal_violation_seconds: how long heat has held the clocks down, since the driver was loaded.
-        foreign_processes: who computes on it besides this process, its ancestors and descendants: `name (pid 12)`.
-            Unknown in a container with process ids of its own, since some drivers report the host's.
-    """
-
-    sm_hertz: float | None = None
-    max_sm_hertz: float | None = None
-    memory_hertz: float | None = None
-    celsius: float | None = None
-    watts: float | None = None
-    throttle_reasons: tuple[str, ...] | None = None
-    thermal_violation_seconds: float | None = None
-    foreign_processes: tuple[str, ...] | None = None
-
-
 class Conditions(msgspec.Struct, frozen=True):
     """State of the machine at one moment; None is unknown.
 
@@ -84,7 +64,7 @@ class Conditions(msgspec.Struct, frozen=True):
     busy_seconds: float | None = None
     steal_seconds: float | None = None
     available_bytes: int | None = None
-    gpu: GpuConditions | None = None
+    gpu: nvml.GpuConditions | None = None
 
 
 class Observation(NamedTuple):
@@ -111,7 +91,7 @@ def read_conditions(device: Device) -> Conditions:
         busy_seconds=times and sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")),
         steal_seconds=getattr(times, "steal", None),
         available_bytes=_known(lambda: psutil.virtual_memory().available),
-        gpu=_read_gpu(gpu) if gpu else None,
+        gpu=msgspec.structs.replace(gpu.conditions(), foreign_processes=_foreign(gpu.processes())) if gpu else None,
     )
 
 
@@ -221,7 +201,7 @@ def _heat_counter() -> _Counter:
 
 
 def _known(read: Callable[[], Value]) -> Value | None:
-    """What psutil says; None where this platform, machine or container does not tell it."""
+    """The result of a function of psutil; None where this platform, machine or container has none."""
     try:
         return read()
     except (psutil.Error, OSError, AttributeError, NotImplementedError, RuntimeError, ValueError):
@@ -233,20 +213,7 @@ def _rise(before: float | None, after: float | None) -> float:
     return 0.0 if before is None or after is None else after - before
 
 
-def _read_gpu(gpu: nvml.Gpu) -> GpuConditions:
-    return GpuConditions(
-        sm_hertz=gpu.sm_hertz(),
-        max_sm_hertz=gpu.max_sm_hertz(),
-        memory_hertz=gpu.memory_hertz(),
-        celsius=gpu.celsius(),
-        watts=gpu.watts(),
-        throttle_reasons=gpu.throttle_reasons(),
-        thermal_violation_seconds=gpu.thermal_violation_seconds(),
-        foreign_processes=_foreign(gpu.processes()),
-    )
-
-
-def _foreign(on_gpu: tuple[nvml.GpuProcess, ...] | None) -> tuple[str, ...] | None:
+def _foreign(on_gpu: Iterable[int] | None) -> tuple[str, ...] | None:
     if not on_gpu:
         return None if on_gpu is None else ()
     if psutil.LINUX and _known(lambda: str(Path("/proc/self/ns/pid").readlink())) != _HOST_PID_NAMESPACE:
@@ -254,7 +221,7 @@ def _foreign(on_gpu: tuple[nvml.GpuProcess, ...] | None) -> tuple[str, ...] | No
     processes, own = list_processes(), os.getpid()
     related = _ancestors(processes, own) | _descendants(processes, own)
     # The driver lists a process for a moment after its end.
-    return tuple(describe(each.pid) for each in on_gpu if each.pid not in related and psutil.pid_exists(each.pid))
+    return tuple(describe(pid) for pid in on_gpu if pid not in related and psutil.pid_exists(pid))
 
 
 def _cpu_warnings(before: Conditions, after: Conditions, seconds: float, others: Mapping[int, float]) -> list[str]:
@@ -282,7 +249,7 @@ def _cpu_warnings(before: Conditions, after: Conditions, seconds: float, others:
     return warnings
 
 
-def _gpu_warnings(before: GpuConditions | None, after: GpuConditions | None) -> list[str]:
+def _gpu_warnings(before: nvml.GpuConditions | None, after: nvml.GpuConditions | None) -> list[str]:
     if before is None or after is None:
         return []
     warnings = []

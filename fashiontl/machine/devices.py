@@ -223,20 +223,17 @@ class Accelerator(Device):
             return None
         return f"{self.name} requested, but this machine has {count} (counted from 0)"
 
-    @property
-    def _place(self) -> str:
-        return f"{self.kind}:{self.index}"
-
     def synchronize(self) -> None:
         import torch
 
-        torch.accelerator.synchronize(self._place)
+        torch.accelerator.synchronize(f"{self.kind}:{self.index}")
 
     def event(self) -> Any:
         import torch
 
-        event = torch.Event(self._place, enable_timing=True)
-        event.record(torch.accelerator.current_stream(self._place))
+        place = f"{self.kind}:{self.index}"
+        event = torch.Event(place, enable_timing=True)
+        event.record(torch.accelerator.current_stream(place))
         return event
 
     def memory(self) -> Memory:
@@ -294,7 +291,8 @@ class Cuda(Accelerator):
 
     def memory(self) -> Memory:
         found, gpu = super().memory(), self.gpu()
-        return Memory(found.peak, found.reserved, gpu.own_bytes() if gpu else None)
+        own = (gpu.processes() or {}).get(os.getpid()) if gpu else None
+        return Memory(found.peak, found.reserved, own)
 
     def free_memory(self) -> int | None:
         free, _ = self.module.mem_get_info(self.index)

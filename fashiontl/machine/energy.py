@@ -21,12 +21,7 @@ _RUN_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class EnergyCounter:
-    """A counter of energy that only rises.
-
-    Attributes:
-        source: its name, for the record.
-        read: joules since some fixed moment; None when it cannot be read.
-    """
+    """A counter of energy that only rises: its name for the record, and joules since some moment (None is unknown)."""
 
     source: str
     read: Callable[[], float | None]
@@ -37,7 +32,7 @@ class Energy:
     """Energy of a workload, and how it was measured.
 
     Attributes:
-        joules: an image, above what the device takes when it is idle; None when that could not be told.
+        joules: an image, above what the device takes when it is idle; None when unknown.
         idle_watts: before the workload, with the process and its memory on the device and nothing running.
         gross_watts: mean over the window, idle power included.
         seconds: length of the window.
@@ -112,7 +107,7 @@ def measure_energy(
 
     Args:
         call: the workload, warm.
-        images_a_call: images that one call works on.
+        images_a_call: images that one call processes.
         counter: of the device that works.
         synchronize: waits for the device.
         seconds: least length of the window; at least 1 s is taken.

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
+from msgspec import Meta
 
 from fashiontl import __version__
 
@@ -28,27 +29,21 @@ _HARD = (
 )  # fmt: skip
 
 
+_Cores = Annotated[int, Meta(ge=1, le=10**6)]
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Where and with what a case was measured; None is unknown or absent.
 
     Attributes:
-        python: version of the interpreter.
-        torch: version of torch.
-        torchvision: version of torchvision.
-        fashiontl: version of this package.
         git_sha: commit of the current directory.
         git_dirty: whether its tracked files differ from that commit, those below `results` aside.
-        os: operating system, release and architecture.
-        cpu: model of the CPU.
-        logical_cores: of the machine.
         usable_cores: of this process: its CPU affinity and its control group's quota, which may be a fraction.
         threads: CPU threads of the measured process.
         memory: bytes that this process may use: the machine's, or its control group's limit.
         accelerator: name of the accelerator; with MIG it names the slice.
-        driver: version of the accelerator's driver.
         cuda: version of CUDA (or ROCm) that torch was built with.
-        cudnn: version of cuDNN.
         load: load average of the last minute, in runnable processes, when the case started.
         threads_limit: what decided how many threads there are, as in `Threads.limit`; None in records from before it.
     """
@@ -61,15 +56,15 @@ class Environment:
     git_dirty: bool | None
     os: str
     cpu: str
-    logical_cores: int
-    usable_cores: float
-    threads: int
-    memory: int | None
+    logical_cores: _Cores
+    usable_cores: Annotated[float, Meta(ge=0, le=10**6)]
+    threads: _Cores
+    memory: Annotated[int, Meta(ge=0, le=10**18)] | None
     accelerator: str | None
     driver: str | None
     cuda: str | None
     cudnn: str | None
-    load: float | None
+    load: Annotated[float, Meta(ge=0, le=10**6)] | None
     threads_limit: str | None = None
 
 
@@ -79,7 +74,7 @@ def read_environment(
     """Read the fingerprint of this machine and process.
 
     Args:
-        accelerator: `accelerator`, `driver`, `cuda` and `cudnn`, as far as known; only a process with torch knows.
+        accelerator: as `Device.facts` gives it, which needs torch.
         threads: CPU threads of the measured process.
         limit: what decided that number, as in `Threads.limit`; None when unknown.
     """
@@ -98,10 +93,7 @@ def read_environment(
         usable_cores=usable_cores(),
         threads=threads,
         memory=_memory(),
-        accelerator=facts.get("accelerator"),
-        driver=facts.get("driver"),
-        cuda=facts.get("cuda"),
-        cudnn=facts.get("cudnn"),
+        **{name: facts.get(name) for name in ("accelerator", "driver", "cuda", "cudnn")},
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         threads_limit=limit,
     )
@@ -110,8 +102,7 @@ def read_environment(
 def machine_key(environment: Environment) -> str:
     """Name of the machine as far as its numbers depend on it; safe in paths and URLs.
 
-    Two environments have one key exactly when their hard facts are equal: accelerator, driver, CUDA, cuDNN, torch,
-    torchvision, Python, CPU model, usable cores, threads, and the version of the measuring protocol.
+    Two environments have one key exactly when their hard facts (`_HARD`) and the protocol's version are equal.
 
     Returns:
         The accelerator's or CPU's name, the cores, the threads, and a hash of all hard facts, such as
@@ -225,12 +216,7 @@ def _affinity() -> Collection[int]:
 
 
 def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/system/cpu")) -> int:
-    """How many physical cores some CPUs belong to: hyper-threads of one core count once.
-
-    Args:
-        allowed: numbers of the CPUs, one or more.
-        cpus: the kernel's folder of them; a CPU whose core it does not tell counts as one.
-    """
+    """How many physical cores some CPUs belong to; a CPU whose core is not in the kernel's folder counts as one."""
     siblings = []
     for cpu in allowed:
         topology = cpus / f"cpu{cpu}" / "topology"
@@ -243,11 +229,7 @@ def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/sys
 
 
 def omp_threads() -> int | None:
-    """Threads of the outermost level that the variable OMP_NUM_THREADS allows: 4 of `4,2`.
-
-    Returns:
-        None when it is not set, or is no list of positive whole numbers, which OpenMP ignores.
-    """
+    """Threads of the outermost level in OMP_NUM_THREADS: 4 of `4,2`; None for what OpenMP ignores."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     # More than eighteen digits are an overflow to OpenMP, which then ignores the variable.
     if not re.fullmatch(r"\s*\+?0*[1-9][0-9]{0,17}\s*(,\s*\+?0*[1-9][0-9]{0,17}\s*)*", value, re.ASCII):
@@ -269,23 +251,17 @@ def _quota() -> float:
     return min(quotas)
 
 
-def _memory() -> int | None:
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
+def _memory() -> int:
     limits = [
         text_of(folder / name) or "" for folder in control_groups() for name in ("memory.max", "memory.limit_in_bytes")
     ]
-    return min([total, *(int(limit) for limit in limits if limit.isdecimal())])
+    return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Path]:
-    """Folders whose limits bind this process: of its control groups and of all groups above them (cgroups(7)).
+    """Folders whose limits apply to this process: of its control groups and of all groups above them (cgroups(7)).
 
-    Args:
-        mount: where control groups are mounted; version 1 has a folder for each controller there.
-        membership: the kernel's list of this process's groups, lines of `number:controllers:/path`.
+    `membership` has lines of `number:controllers:/path`; version 1 has a folder for each controller in `mount`.
     """
     folders = []
     # Names of control groups are bytes of any kind.
@@ -301,12 +277,7 @@ def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path
 
 
 def text_of(path: Path, errors: str = "replace") -> str | None:
-    """Contents of a small file of the kernel's, without space around them; None when it cannot be read.
-
-    Args:
-        path: of the file.
-        errors: how bytes that are not UTF-8 are read, as `bytes.decode` takes it.
-    """
+    """Contents of a small file, stripped; None when it cannot be read. `errors` is as in `bytes.decode`."""
     try:
         return path.read_text(encoding="utf-8", errors=errors).strip()
     except OSError:

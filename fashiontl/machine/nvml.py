@@ -7,7 +7,9 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons: why the clocks are not at their maximum.
 _REASONS = {
@@ -32,16 +34,25 @@ IDLE = "idle"
 _CLOCK_SM, _CLOCK_MEMORY, _TEMPERATURE_GPU, _POLICY_THERMAL = 1, 2, 0, 1
 
 
-class GpuProcess(NamedTuple):
-    """A process with a compute context; its id is the driver's, which in a container may be the host's.
+class GpuConditions(msgspec.Struct, frozen=True):
+    """State of a GPU; None is unknown.
 
     Attributes:
-        pid: process id.
-        used_bytes: of the device's memory.
+        watts: power of the board: on most GPUs a mean over the last second.
+        throttle_reasons: why the clocks are below their maximum, in `_REASONS`' names.
+        thermal_violation_seconds: how long heat has held the clocks down, since the driver was loaded.
+        foreign_processes: who computes on it besides this process, its ancestors and descendants: `name (pid 12)`.
+            Unknown in a container with process ids of its own, since some drivers report the host's.
     """
 
-    pid: int
-    used_bytes: int | None
+    sm_hertz: float | None = None
+    max_sm_hertz: float | None = None
+    memory_hertz: float | None = None
+    celsius: float | None = None
+    watts: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    thermal_violation_seconds: float | None = None
+    foreign_processes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,30 +71,22 @@ class Gpu:
     uuid: str
     is_shared: bool = False
 
-    def sm_hertz(self) -> float | None:
-        """Current clock of the streaming multiprocessors."""
-        return _scaled(self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_SM,)), 1e6)
-
-    def memory_hertz(self) -> float | None:
-        """Current clock of the memory."""
-        return _scaled(self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_MEMORY,)), 1e6)
-
-    def max_sm_hertz(self) -> float | None:
-        """Highest clock of the streaming multiprocessors that the GPU allows."""
-        return _scaled(self._read("nvmlDeviceGetMaxClockInfo", arguments=(_CLOCK_SM,)), 1e6)
-
-    def celsius(self) -> float | None:
-        """Temperature of the die, whole degrees."""
-        names = "nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"
-        return _scaled(self._read(*names, arguments=(_TEMPERATURE_GPU,)), 1.0)
-
-    def watts(self) -> float | None:
-        """Power of the board: on most GPUs a mean over the last second."""
-        return None if self.is_shared else _scaled(self._read("nvmlDeviceGetPowerUsage"), 1e-3)
+    def conditions(self) -> GpuConditions:
+        """Everything but `foreign_processes`."""
+        celsius = self._read("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_TEMPERATURE_GPU,))
+        return GpuConditions(
+            sm_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
+            max_sm_hertz=self._read("nvmlDeviceGetMaxClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
+            memory_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_MEMORY,), unit=1e6),
+            celsius=celsius,
+            watts=None if self.is_shared else self._read("nvmlDeviceGetPowerUsage", unit=1e-3),
+            throttle_reasons=self.throttle_reasons(),
+            thermal_violation_seconds=self.thermal_violation_seconds(),
+        )
 
     def joules(self) -> float | None:
         """Energy since the driver was loaded; Volta and newer."""
-        return None if self.is_shared else _scaled(self._read("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
+        return None if self.is_shared else self._read("nvmlDeviceGetTotalEnergyConsumption", unit=1e-3)
 
     def throttle_reasons(self) -> tuple[str, ...] | None:
         """Why the clocks are not at their maximum now."""
@@ -98,22 +101,19 @@ class Gpu:
         status = self._read("nvmlDeviceGetViolationStatus", arguments=(_POLICY_THERMAL,))
         return None if status is None else status.violationTime * 1e-9
 
-    def processes(self) -> tuple[GpuProcess, ...] | None:
-        """Processes with a compute context on this GPU."""
+    def processes(self) -> dict[int, int | None] | None:
+        """Bytes of processes with a compute context on this GPU, by the driver's process id."""
         found = None if self.is_shared else self._read("nvmlDeviceGetComputeRunningProcesses")
-        return None if found is None else tuple(GpuProcess(each.pid, each.usedGpuMemory) for each in found)
+        return None if found is None else {each.pid: each.usedGpuMemory for each in found}
 
-    def own_bytes(self) -> int | None:
-        """Device memory of this process, its context included; None also when the driver does not list it."""
-        return next((each.used_bytes for each in self.processes() or () if each.pid == os.getpid()), None)
-
-    def _read(self, *names: str, arguments: tuple[int, ...] = ()) -> Any:
-        """The result of the first of the functions that works here."""
+    def _read(self, *names: str, arguments: tuple[int, ...] = (), unit: float | None = None) -> Any:
+        """The result of the first of the functions that works here, in a unit."""
         for name in names:
             function = getattr(self.library, name, None)  # versions of nvidia-ml-py differ
             with suppress(*_errors(self.library)):
                 if function is not None:
-                    return function(self.handle, *arguments)
+                    value = function(self.handle, *arguments)
+                    return value if unit is None else value * unit
         return None
 
 
@@ -148,10 +148,6 @@ def _installed() -> Any:
 def _errors(library: Any) -> tuple[type[Exception], ...]:
     # The second is raised for a driver older than the module, and is not derived from the first.
     return library.NVMLError, getattr(library, "NVMLLibraryMismatchError", library.NVMLError)
-
-
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value * unit
 
 
 def _at(index: int, library: Any) -> Gpu | None:

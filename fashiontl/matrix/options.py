@@ -2,32 +2,35 @@
 
 import argparse
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from fashiontl.core.case import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_POLICIES,
     DEFAULT_TASK,
     EXECUTIONS,
+    LARGEST_BATCH,
+    LARGEST_IMAGE,
     MEMORY_FORMATS,
     PRECISIONS,
     PRESET_ARCHITECTURES,
     PRESET_POLICIES,
     PRESET_TASKS,
     PRESETS,
-    RANGES,
     Case,
     Settings,
     expand,
     is_published,
     override,
+    parse_text,
 )
-from fashiontl.core.errors import FashiontlError, brief, is_there, unknown_name
+from fashiontl.core.errors import FashiontlError, is_there, unknown_name
 from fashiontl.data import TASKS, find_task
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
@@ -39,7 +42,6 @@ WEIGHTS = {
     "imagenet": "the best published ImageNet weights",
     "fashion6": "trained here on the six classes that fashion4 lacks",
 }
-_PATH_NEEDED = "if it is the name of a file or folder of weights, add --weights PATH"
 _VARIANTS = {"precision": PRECISIONS, "memory_format": MEMORY_FORMATS, "execution": EXECUTIONS}
 # The task whose training made a backbone, for weights that are made here.
 SOURCE_TASKS = {"fashion6": "fashion6"}
@@ -133,111 +135,6 @@ def matrix(
     return cases, settings
 
 
-def case_of_id(text: str, weights: str = "") -> Case:
-    """The case of an id as tests and tables show it: the inverse of `Case.id`; task, weights and variants in any order.
-
-    >>> case_of_id("vgg11-full-cpu-fashion10-bf16-64px") == Case(
-    ...     "vgg11", "full", task="fashion10", precision="bf16", image_size=64
-    ... )
-    True
-
-    Args:
-        text: the id.
-        weights: needed where they are a path, of which the id has only the last part.
-
-    Raises:
-        FashiontlError: lists every part that is no known name, or that says something twice.
-    """
-    faults: list[str] = []
-    head, rest = _divided(text)
-    architecture, policy, device = head
-    known_weights = (*WEIGHTS, *published_names([architecture]))
-    for check, name in (
-        (check_name, architecture),
-        (_known("policy", POLICIES), policy),
-        (_known("device", DEVICES, is_device), device),
-        (_known("weights", known_weights, is_there), weights or "none"),
-    ):
-        try:
-            check(name)
-        except FashiontlError as error:
-            faults += str(error).splitlines()
-    found = _meanings(_without(rest, PurePath(weights).name) if weights else rest, faults)
-    if weights and found.setdefault("weights", weights) != weights:
-        faults.append(f"{text}: expected weights {found['weights']} as the id says, got --weights {weights}")
-    if policy == "scratch" and found.get("weights", "none") != "none":
-        faults.append(f"{text}: scratch starts from no weights, got {found['weights']}; use the policy full")
-    if not faults:
-        case = Case(architecture, policy, Device.of(device).name, **found)
-        faults += filter(None, [_leak(case)])
-    if faults:
-        # What several parts have in common is said once, at the end.
-        raise FashiontlError("\n".join(sorted(dict.fromkeys(faults), key=_PATH_NEEDED.__eq__)))
-    return case
-
-
-def _divided(text: str) -> tuple[Sequence[str], list[str]]:
-    """Architecture, policy and device of an id, and its other parts; names of timm's models may contain hyphens."""
-    parts = text.split("-")
-    last = len(parts) - 1
-    policies = [place for place in range(1, last) if parts[place] in POLICIES]
-    devices = [place - 1 for place in range(2, last + 1) if is_device(parts[place])]
-    # Where only one of the two is known, the other is what is wrong.
-    both = [place for place in policies if place in devices]
-    for place in [*both, *policies, *devices]:
-        return ("-".join(parts[:place]), *parts[place : place + 2]), parts[place + 2 :]
-    raise FashiontlError(
-        "expected ARCHITECTURE-POLICY-DEVICE and what is not at its default of task, weights and variants, such as "
-        f"resnet18-linear_probe-cpu or vgg11-full-cuda-fashion10-bf16-64px, got {text!r}; "
-        "pytest bench/ --collect-only -q lists ids"
-    )
-
-
-def _without(parts: list[str], name: str) -> list[str]:
-    """Parts of an id without those that a file's name makes, which may contain hyphens."""
-    named = name.split("-")
-    for place in range(len(parts)):
-        if parts[place : place + len(named)] == named:
-            return [*parts[:place], *parts[place + len(named) :]]
-    return parts
-
-
-def _meanings(parts: Iterable[str], faults: list[str]) -> dict[str, Any]:
-    """The fields of a case that parts of its id set, and to what."""
-    found: dict[str, Any] = {}
-    # `fashion6` is a task, and the weights of its training: it is the one that no other part says.
-    for part in sorted(parts, key=lambda part: part in TASKS and part in WEIGHTS):
-        try:
-            name, value = _meaning(part, found)
-        except FashiontlError as error:
-            faults += str(error).splitlines()
-            continue
-        if name in found:
-            faults.append(f"expected one {name.replace('_', ' ')} in an id, got {found[name]} and {value}")
-        found[name] = value
-    return found
-
-
-def _meaning(part: str, found: Mapping[str, Any]) -> tuple[str, Any]:
-    """One of them, when others have been found."""
-    for name, known in _VARIANTS.items():
-        if part in known:
-            return name, part
-    for name, pattern in (("image_size", "([1-9][0-9]*)px"), ("batch", "batch([1-9][0-9]*)")):
-        if size := re.fullmatch(pattern, part):
-            wrong: list[str] = []
-            sizes = _sizes(name.replace("_", " "), [size[1]], wrong)
-            if wrong:
-                raise FashiontlError(wrong[0])
-            return name, sizes[0]
-    if part.partition("@")[0] in TASKS and not ("task" in found and part in WEIGHTS):
-        return "task", find_task(part).name
-    if part in WEIGHTS or is_published(part):
-        return "weights", part
-    known_parts = {*TASKS, *WEIGHTS, *(value for known in _VARIANTS.values() for value in known), "64px", "batch32"}
-    raise FashiontlError(f"{unknown_name('part of an id', part, known_parts)}\n{_PATH_NEEDED}")
-
-
 def published_names(architectures: Iterable[str] = ()) -> list[str]:
     """Names under which weights of any architecture in the table are published, and of those named here."""
     entries = list(ARCHITECTURES.values())
@@ -289,12 +186,14 @@ def _names(
 
 def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
     """Whole numbers in their range; 0, which is the settings' own, when none is named."""
-    names = _parted(kind, texts, faults)
-    least, most = RANGES[kind.replace(" ", "_")]
-    # No number of more digits than these is in the range, and Python refuses very long ones.
-    wrong = [name for name in names if not (re.fullmatch("[0-9]{1,9}", name) and least <= int(name) <= most)]
-    faults += [f"{kind}: expected a whole number from {least:,} to {most:,}, got {brief(name)}" for name in wrong]
-    return [] if wrong else list(dict.fromkeys(map(int, names))) or [0]
+    largest = {"image size": LARGEST_IMAGE, "batch": LARGEST_BATCH}[kind]
+    sizes = []
+    for name in _parted(kind, texts, faults):
+        try:
+            sizes.append(parse_text(name, Annotated[int, Meta(ge=1, le=largest)]))
+        except ValueError as error:
+            faults.append(f"{kind}: {error}")
+    return list(dict.fromkeys(sizes)) or [0]
 
 
 def _parted(kind: str, texts: Sequence[str], faults: list[str]) -> list[str]:

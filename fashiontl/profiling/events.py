@@ -166,7 +166,7 @@ def _innermost_convolution(event: FunctionEvent) -> FunctionEvent:
 
 def _kernels(shown: Sequence[tuple[FunctionEvent, Place]], device: Sequence[FunctionEvent], steps: int) -> list[Kernel]:
     totals: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    # Without events on the device, what an operator launched is a time between two marks and no kernel.
+    # Without events on the device, what an operator launched is a time between two events and no kernel.
     for event, place in shown if device else ():
         for name, duration in _launched(event):
             for key, sign in (((name, short(event.name), place.module), 1), ((name, "", ""), -1)):

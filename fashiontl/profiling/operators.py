@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -20,7 +21,8 @@ _NAME_LENGTH = 120
 _NAME_SHOWN = 60
 
 
-class Operator(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Operator:
     """An operator in one module and phase; all numbers are of one step.
 
     Attributes:
@@ -52,7 +54,8 @@ class Operator(msgspec.Struct, frozen=True):
         return self.self_cpu_s + self.self_device_s
 
 
-class Kernel(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Kernel:
     """A kernel, or a copy, on the device; all numbers are of one step.
 
     Attributes:
@@ -75,7 +78,8 @@ class Kernel(msgspec.Struct, frozen=True):
         return self.self_device_s
 
 
-class Profile(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Profile:
     """The tables of a profiled step.
 
     Attributes:
@@ -100,7 +104,8 @@ class Profile(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
 
 
-class Change(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Change:
     """An operator in two profiles.
 
     Attributes:
@@ -158,7 +163,7 @@ def folded(rows: Iterable[_Row], least: float = _LEAST_SHARE, count: int = _ROWS
 def _total(rows: list[_Row]) -> _Row:
     texts = {"name": OTHERS, "phase": "other"}
     sums: dict[str, Any] = {}
-    for name in rows[0].__struct_fields__:
+    for name in (field.name for field in fields(rows[0])):
         values = [getattr(row, name) for row in rows]
         known = [value for value in values if value is not None]
         is_text = isinstance(values[0], str)
@@ -240,7 +245,7 @@ def from_dict(values: Mapping[str, Any]) -> Profile:
         FashiontlError: something that a profile has is absent or of the wrong type.
     """
     try:
-        # Records from before 1.0 call the warnings doubts.
+        # Older records call the warnings doubts.
         return msgspec.convert({"warnings": values.get("doubts", ()), **values}, Profile)
     except (msgspec.ValidationError, AttributeError) as error:
         raise FashiontlError(f"expected a profile, got one that is damaged: {error}; profile the case again") from error

@@ -79,13 +79,6 @@ class Sweep(Struct, frozen=True):
     limit: str = ""
 
 
-class Sweeps(Struct, frozen=True):
-    """A sweep over batch sizes of each kind of work."""
-
-    inference: Sweep = Sweep()
-    training: Sweep = Sweep()
-
-
 class Periods(Struct, frozen=True):
     """The training step of a policy that changes over the epochs, for each of its plans."""
 
@@ -106,7 +99,7 @@ class Facts(Struct, frozen=True):
         peak: measured peak in FLOP/s of each kind of operator.
         compile: what the compiler made, by the phase.
         evaluation: of each seed.
-        sweep: over batch sizes.
+        sweep: over batch sizes, of `inference` and `training`.
         timing: of each timing loop, by its metric.
         periods: of the training step.
     """
@@ -121,6 +114,6 @@ class Facts(Struct, frozen=True):
     peak: dict[str, Annotated[float, Meta(ge=0, le=1e18)]] = {}
     compile: dict[str, Graphs] = {}
     evaluation: tuple[Evaluation, ...] = ()
-    sweep: Sweeps = Sweeps()
+    sweep: dict[str, Sweep] = {}
     timing: dict[str, Loop] = {}
     periods: Periods = Periods()

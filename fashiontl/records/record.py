@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from fashiontl.core.case import OLD_SETTINGS, RANGES, Case, Settings
+from fashiontl.core.case import OLD_SETTINGS, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
 from fashiontl.core.metrics import METRICS, Measurement
 from fashiontl.core.parsing import NEXT_STEP, check_schema, explained
@@ -53,8 +52,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         reason: why it is not `ok`; empty when it is.
         warnings: reasons to doubt the numbers.
         measurements: raw values; those of the phases before a failure are kept.
-        proof: that the policy was kept (`fashiontl.freezing.proof.PolicyProof` as a dictionary); None when the case
-            did not get so far.
+        proof: that the policy was kept; None when the case did not get so far.
         provenance: sources and SHA-256 of data and weights, the recipe, and what else the phases returned.
         artifacts: kind of file to its path.
     """
@@ -72,7 +70,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     warnings: tuple[str, ...]
     measurements: tuple[Measurement, ...]
-    proof: dict[str, Any] | None
+    proof: Proof | None
     provenance: dict[str, Any]
     artifacts: dict[str, str]
 
@@ -88,10 +86,6 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     def facts(self) -> Facts:
         """What of the provenance is known by type; its other entries are left out."""
         return msgspec.convert(self.provenance, Facts)
-
-    def policy_proof(self) -> Proof | None:
-        """The proof that the policy was kept, by type."""
-        return msgspec.convert(self.proof, Proof | None)
 
 
 def to_json(record: Record) -> str:
@@ -184,42 +178,21 @@ def _decoder(kind: Any) -> Any:
 @functools.cache
 def _strict_line() -> Any:
     """`Record` with the types of all its parts, numbers in ranges, and no unknown fields in cases and settings."""
-    limits: dict[Any, dict[str, tuple[float, float]]] = {
-        Case: {"image_size": (0, RANGES["image_size"][1]), "batch": (0, RANGES["batch"][1])},  # 0: of the settings
-        Settings: RANGES,
-        Environment: {
-            "logical_cores": (1, 10**6),
-            "usable_cores": (0, 10**6),
-            "threads": (1, 10**6),
-            "memory": (0, 10**18),
-            "load": (0, 10**6),
-        },
-    }
-    replaced = {"proof": Proof | None, "provenance": Facts}
     described = []
     for field in msgspec.structs.fields(Record):
-        kind = replaced.get(field.name, field.type)
-        described.append((field.name, _closed(kind, limits[kind]) if kind in limits else kind))
+        kind = Facts if field.name == "provenance" else field.type
+        described.append((field.name, _closed(kind) if is_dataclass(kind) else kind))
     return msgspec.defstruct("Line", described, forbid_unknown_fields=True)
 
 
-def _closed(kind: Any, limits: dict[str, tuple[float, float]]) -> Any:
+def _closed(kind: Any) -> Any:
     """A dataclass as JSON holds it. Older lines lack newer fields, whose defaults mean what was the case then."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     described: list[Any] = [
-        (field.name, _limited(hints[field.name], limits.get(field.name)))
-        + (() if field.default is MISSING else (field.default,))
+        (field.name, hints[field.name]) + (() if field.default is MISSING else (field.default,))
         for field in fields(kind)
     ]
     return msgspec.defstruct(kind.__name__, described, forbid_unknown_fields=True)
-
-
-def _limited(hint: Any, limits: tuple[float, float] | None) -> Any:
-    if limits is None:
-        return hint
-    if get_origin(hint) in {Union, UnionType}:
-        return Union[tuple(_limited(member, limits) for member in get_args(hint))]  # noqa: UP007 computed members
-    return Annotated[hint, Meta(ge=limits[0], le=limits[1])] if hint in {int, float} else hint
 
 
 def _shape_faults(raw: bytes, kind: Any, place: str) -> Iterator[str]:

@@ -92,7 +92,8 @@ class RunFile:
         if not before or before.endswith(b"\n"):
             return before, []
         last = before.rpartition(b"\n")[2]
-        if _is_json(last):
+        with suppress(ValueError, RecursionError):
+            json.loads(last)
             return before + b"\n", []
         aside = self.path.with_name(f"{self.path.name}.broken-{hashlib.sha256(last).hexdigest()[:8]}")
         write_atomically(aside, last)
@@ -100,14 +101,6 @@ class RunFile:
             f"{self.path}: its last line was cut off after {len(last):,} bytes; they are kept in {aside.name} and the "
             "case counts as not measured"
         ]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 @contextmanager
@@ -127,7 +120,7 @@ def _one_writer(path: Path) -> Iterator[None]:
 def _line_of(record: Record) -> bytes:
     try:
         return to_json(record).encode() + b"\n"
-    except (ValueError, TypeError, RecursionError, FashiontlError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         # Whatever a phase left in its facts, what was measured is kept.
         fault = f"its provenance could not be written: {error}"
         kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, fault))

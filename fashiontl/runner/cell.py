@@ -293,15 +293,13 @@ def command() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
-def _merged(proofs: list[Proof]) -> dict[str, Any] | None:
+def _merged(proofs: list[Proof]) -> Proof | None:
     """The proofs of all seeds as one: it holds when each does."""
     if not proofs:
         return None
-    merged = structs.replace(
+    return structs.replace(
         proofs[-1],
         holds=all(proof.holds for proof in proofs),
         unmoved=tuple(sorted({name for proof in proofs for name in proof.unmoved})),
         violations=tuple(violation for proof in proofs for violation in proof.violations),
     )
-    found: dict[str, Any] = msgspec.to_builtins(merged)
-    return found

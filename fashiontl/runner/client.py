@@ -385,6 +385,8 @@ def _outcome(phase: Phase[Any, R], message: Mapping[str, Any], result: Path, log
     if result.exists():
         answer = json.loads(result.read_bytes())
         result.unlink()
+        if "result" not in answer:
+            return Outcome("crashed", f"{phase.name}: the tree has another version of fashiontl, with other results")
         try:
             found = None if answer["result"] is None else msgspec.convert(answer["result"], phase.result)
         except msgspec.ValidationError as error:

@@ -17,6 +17,7 @@ from fashiontl.data import find_task
 from fashiontl.freezing import POLICIES
 from fashiontl.matrix.options import SOURCE_TASKS
 from fashiontl.models.registry import members
+from fashiontl.timing.sweep import CPU_LARGEST
 
 # FLOP/s of a case's arithmetic and bytes/s of its weights, by whether it runs on the CPU.
 _FLOPS = {True: 1.4e11, False: 1e13}
@@ -149,7 +150,8 @@ def cost(case: Case, settings: Settings, work: Work, *, pretrained: bool) -> Cos
     seconds += sum(max(0.0, _CALLS * call - budgeted) for call in loops)
     if settings.sweep:
         phases += 1
-        sizes = [2**power for power in range(int(math.log2(settings.sweep)) + 1)]
+        largest = min(settings.sweep, CPU_LARGEST) if is_cpu else settings.sweep
+        sizes = [2**power for power in range(int(math.log2(largest)) + 1)]
         fixed += 2 * len(sizes) * _BUDGETS * 0.2 * settings.seconds
         seconds += _CALLS * sum(pace.forward(size) + pace.step(size, periods[-1]) for size in sizes)
     if settings.profile:

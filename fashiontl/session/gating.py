@@ -12,7 +12,7 @@ import pytest
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import INTERNAL, FashiontlError, told
 from fashiontl.core.escape import to_terminal, to_terminal_line
-from fashiontl.gate.verdict import EXIT_CODES, Finding, Verdict, Word
+from fashiontl.gate.result import EXIT_CODES, GateResult, Verdict
 from fashiontl.matrix.options import filled, minutes
 
 # Options of pytest with which no test is run, and that end with 0.
@@ -90,58 +90,57 @@ class GatedSession:
     """One session's gate; it is run once, for all cells that were collected, when the first is asked for.
 
     Attributes:
-        base: a commit.
+        option: as `fashiontl.session.declaring.read` gives them.
         cases: the cells of the collected tests.
         settings: how they are run.
-        results: folder with the waivers.
-        extensions: besides those that the trees name themselves.
-        budget: seconds; 0 is no limit.
-        accuracy: whether they are trained and tested too.
-        json: file for all that was measured; None for none.
-        unchanged: whether the base may be what is in the working tree.
         progress: called with what is being done.
+        result: None before it was run, and where the base cannot be compared.
+        verdict: of the whole gate; None before it was run.
+        reason: why the base cannot be compared.
+        fault: why its file could not be written.
     """
 
-    base: str
+    option: Namespace
     cases: Sequence[Case]
     settings: Settings
-    results: Path
-    extensions: Sequence[str]
-    budget: float = 0.0
-    accuracy: bool = False
-    json: Path | None = None
-    unchanged: bool = False
-    progress: Callable[[str], None] = lambda text: None
+    progress: Callable[[str], None]
+    result: GateResult | None = None
     verdict: Verdict | None = None
-    word: Word | None = None
     reason: str = ""
     fault: str = ""
     _asked: bool = field(default=False, repr=False)
 
     def measure(self) -> None:
-        """Run the gate, unless that was done; what cannot be compared becomes a word and a reason."""
+        """Run the gate, unless that was done; what cannot be compared becomes a verdict and a reason."""
         if self._asked:
             return
         self._asked = True
-        from fashiontl.gate import rawfile
+        from fashiontl.gate import raw
         from fashiontl.gate.arm import IncomparableError
         from fashiontl.gate.commands import check_reports, compare
         from fashiontl.gate.runner import Order
         from fashiontl.runner.cell import command
 
+        option = self.option
         order = Order(
-            self.cases, self.settings, self.accuracy, self.budget, command=command(), unchanged=self.unchanged
+            self.cases,
+            self.settings,
+            option.gate_accuracy,
+            60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
+            command=command(),
+            unchanged=option.gate_unchanged,
         )
-        check_reports({"--gate-json": self.json})
+        file = Path(option.gate_json) if option.gate_json else None
+        check_reports({"--gate-json": file})
         try:
-            self.verdict = compare(self.base, order, self.results, self.extensions, self.progress)
+            self.result = compare(option.gate, order, Path(option.results), option.fashiontl_plugin, self.progress)
         except IncomparableError as error:
-            self.word, self.reason = error.word, str(error)
+            self.verdict, self.reason = error.verdict, str(error)
             return
-        self.word = self.verdict.word
+        self.verdict = self.result.verdict
         try:
-            if self.json is not None:
-                rawfile.write(self.verdict.raw, self.json)
+            if file is not None:
+                raw.write(self.result.raw, file)
         except FashiontlError as error:  # the verdict stands without its file
             self.fault = str(error)
 
@@ -153,34 +152,9 @@ def exit_status(gate: GatedSession | None, status: int) -> int:
         gate: None where no tests were collected.
         status: what pytest would end with; where nothing was compared, success is none.
     """
-    if gate is not None and gate.word is not None and status in _DECIDED:
-        return EXIT_CODES[gate.word] or status
+    if gate is not None and gate.verdict is not None and status in _DECIDED:
+        return EXIT_CODES[gate.verdict] or status
     return EXIT_CODES["MISSING"] if status in _PASSED else status
-
-
-def begin(
-    option: Namespace, cases: Sequence[Case], settings: Settings, progress: Callable[[str], None]
-) -> "GatedSession":
-    """The gate of the tests that were collected.
-
-    Args:
-        option: as `fashiontl.session.declaring.read` gives them.
-        cases: of the tests.
-        settings: of all cases.
-        progress: called with what is being done.
-    """
-    return GatedSession(
-        option.gate,
-        cases,
-        settings,
-        Path(option.results),
-        option.fashiontl_plugin,
-        60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
-        option.gate_accuracy,
-        Path(option.gate_json) if option.gate_json else None,
-        option.gate_unchanged,
-        progress,
-    )
 
 
 @dataclass(frozen=True)
@@ -200,15 +174,15 @@ class GatedCell:
         except Exception as error:
             message, code = told("pytest --gate", error)
             pytest.exit(to_terminal(f"\n{message}"), returncode=code)
-        if self.session.verdict is None:
-            pytest.fail(to_terminal(f"{self.session.word}: {self.session.reason}"), pytrace=False)
-        if self.case.id in self.session.verdict.raw.new:
-            pytest.skip(to_terminal_line(f"new: {self.session.base} has nothing to compare with"))
-        findings = [found for found in self.session.verdict.findings if found.cell == self.case.id]
-        bad = [_text(found) for found in findings if found.is_bad and found.decides]
+        if self.session.result is None:
+            pytest.fail(to_terminal(f"{self.session.verdict}: {self.session.reason}"), pytrace=False)
+        if self.case.id in self.session.result.raw.new:
+            pytest.skip(to_terminal_line(f"new: {self.session.option.gate} has nothing to compare with"))
+        findings = [finding for finding in self.session.result.findings if finding.cell == self.case.id]
+        bad = [
+            to_terminal_line(f"{finding.verdict} {finding.cell}, {finding.metric}: {finding.reason}")
+            for finding in findings
+            if finding.is_bad and finding.decides
+        ]
         if bad or not findings:
             pytest.fail("\n".join(bad) or "MISSING: the gate has no finding of this cell", pytrace=False)
-
-
-def _text(finding: Finding) -> str:
-    return to_terminal_line(f"{finding.word} {finding.cell}, {finding.metric}: {finding.reason}")

@@ -144,19 +144,14 @@ def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: Sampling
 
 
 def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
-    """Warm a call up until it is steady, for blocks that are then taken one by one, as `time_blocks` takes them.
+    """Warm a call up until it is steady, for blocks that are then taken one by one, by two processes in turns.
 
-    For two processes that take turns. What ran in between has cooled caches: a block of ResNet-18's single images was
-    19 % slower after a block of the other process than after one of its own. So half as many calls that do not count
-    come first in each block of short ones. Meanwhile `no_garbage_collection` is the caller's to enter.
-
-    Args:
-        call: what is timed.
-        timer: the clock and the wait.
-        seconds: the longest that the warm-up may take.
+    What ran in between has cooled caches: a block of ResNet-18's single images was 19 % slower after a block of the
+    other process than after one of its own. So half as many calls that do not count come first in each block of short
+    ones. The caller enters `no_garbage_collection`.
 
     Returns:
-        A function that takes one block and returns its seconds a call, and how the warm-up ended.
+        A function that takes one block and returns its seconds a call, and how the warm-up of at most `seconds` ended.
     """
     warm_up, window = _warm_up(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
     calls = _calls_of_block(_median(window))
@@ -237,12 +232,8 @@ def _run(
     Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
     which may have set something up: six more steps of VGG-11 would only be the same again.
 
-    Args:
-        take: takes a sample.
-        timer: the clock and what else is read.
-        budget: when they are enough.
-        parts: names of what the samples hold besides the whole; without any it is the device's time.
-        in_blocks: whether a sample is a block, of as many warm calls as that takes, and not a single call.
+    A sample is a block of calls or a single one; it holds the seconds of the whole call, and of the parts or, without
+    any, of the device.
     """
     with no_garbage_collection():
         started = timer.clock()

@@ -1,11 +1,8 @@
 """The arithmetic peak of this machine, measured: what a network's FLOP/s are compared with.
 
-A share of a datasheet's peak says as much about the datasheet as about the network, so the yardstick is what a matrix
-product and a convolution reach here, in the same precision. Nothing is clipped: a network above the peak means that the
-peak was measured wrongly, and that should be seen. Then the machine was busy or slowed down when the peak was measured,
-or none of the sizes tried suits the device as well as the network does, or a library computes convolutions with fewer
-multiplications than are counted. Winograd's algorithm takes 2.25 to 4 times fewer for 3x3 (Lavin and Gray, CVPR 2016),
-and where a library uses it, the measured peak of convolutions itself may exceed what the hardware can multiply.
+It is what a matrix product and a convolution reach here, in the same precision, not a datasheet's figure. A network
+above it is shown as such: then the machine was busy while the peak was measured, or a library computes convolutions
+with fewer multiplications than are counted (Winograd's algorithm: 2.25 to 4 times fewer; Lavin and Gray, CVPR 2016).
 """
 
 import math
@@ -13,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -32,14 +29,8 @@ _IMAGES = ((128, 28), (256, 14))
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Work:
-    """Something to compute at full speed.
-
-    Attributes:
-        flops: of one call.
-        prepare: makes its operands and returns the call.
-    """
+class Work(NamedTuple):
+    """Something to compute at full speed: the FLOP of a call, and what makes its operands and returns the call."""
 
     flops: int
     prepare: Callable[[], Callable[[], object]]
@@ -57,8 +48,7 @@ def measured_peak(
 
     Args:
         device: where.
-        precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands. Whether float32 may round to TF32 is switched
-            accordingly, and cuDNN chooses its algorithms by trying; both are as before afterwards.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands.
         seconds: about how long, half of it for each; the smallest work is measured even when it takes longer.
         clock: seconds, monotonic.
 
@@ -77,17 +67,9 @@ def measured_peak(
 
 
 def fastest(works: Iterable[Work], seconds: float, device: Device, clock: Callable[[], float]) -> float | None:
-    """The highest rate among works, each the median of several blocks; None when none fitted into memory.
+    """The highest FLOP/s among works, each the median of several blocks; None when none fitted into memory.
 
-    Args:
-        works: the cheapest first, which is measured whatever it takes. Others are passed over when, at the best rate so
-            far, they would not end in time.
-        seconds: time budget.
-        device: on which they run.
-        clock: seconds, monotonic.
-
-    Returns:
-        FLOP/s.
+    The first is measured in any case; others are skipped when, at the best rate so far, they would not end in time.
     """
     deadline = clock() + seconds
     best = None

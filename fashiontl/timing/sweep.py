@@ -12,6 +12,8 @@ CallOf = Callable[[int], Callable[[], object]]
 
 # A batch size that was found by halving is this share of itself, or one image, from the smallest known not to fit.
 _GRANULARITY = 8
+# The largest batch on a CPU, where the system may end the process before an allocation fails.
+CPU_LARGEST = 512
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ _TRITON_CAPABILITY = (7, 0)
 _TF32_CAPABILITY = (8, 0)
 # A sweep meets one shape after the other. Past its limit, 8 by default, torch would go on uncompiled without a word.
 _MOST_COMPILES = 200
-# torch starts at 65,536 and skips steps until gradients no longer overflow, for up to seven steps with MobileNetV2 on
-# small images. A training of few images may not have many more; from here on none was skipped.
+# torch starts at 65,536 and skips steps until gradients no longer overflow; from here on none was skipped.
 _FIRST_SCALE = 2.0**8
 
 
@@ -108,11 +107,7 @@ class Variant:
         return copy.deepcopy(network, deployed) if deployed else network
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
-        """What to call in place of a module: itself, or what torch.compile makes of it at a first call.
-
-        Each shape is compiled anew, as a benchmark's fixed shapes deserve. It works in training, under autocast and in
-        `torch.inference_mode`.
-        """
+        """A module, or what torch.compile makes of it at the first call with each shape."""
         if self.execution == "eager":
             return module
         mode = "reduce-overhead" if self.execution == "cuda_graphs" else None
@@ -226,19 +221,16 @@ def _compile_unavailable(kind: str, index: int) -> str | None:
 
 
 def _has_cpp_compiler() -> bool:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor import cpp_builder, exc
 
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
+    with suppress(exc.InvalidCxxCompiler):
+        return bool(cpp_builder.get_cpp_compiler())
+    return False
 
 
 @contextmanager
 def cold_compile(folder: Path | None = None) -> Iterator[None]:
-    """Let torch.compile begin without any cache, keep its files to itself, and compile in this process alone.
+    """Let torch.compile start without any cache, keep its files to itself, and compile in this process alone.
 
     For a process that ends with its phase: the code that was compiled is in memory until then. The compiler itself is
     imported before anything is timed.
@@ -248,22 +240,20 @@ def cold_compile(folder: Path | None = None) -> Iterator[None]:
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
-
-    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
-    # More than one would be a pool of processes, which starts as the compiler is imported and outlives a worker.
-    with inductor.patch(compile_threads=1), dynamo.patch({limit: _MOST_COMPILES}), _no_cache(folder):
-        yield
-
-
-@contextmanager
-def _no_cache(folder: Path | None) -> Iterator[None]:
-    import torch._inductor.utils as inductor
+    from torch._inductor import utils
 
     importlib.import_module("torch._inductor.compile_fx")
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     # Renamed in torch 2.8.
-    fresh = inductor.fresh_cache if hasattr(inductor, "fresh_cache") else inductor.fresh_inductor_cache
-    # It leaves its folder behind when the phase fails, so it gets one inside another.
-    with tempfile.TemporaryDirectory(prefix="fashiontl-", dir=folder) as inside, fresh(dir=inside):
+    fresh = utils.fresh_cache if hasattr(utils, "fresh_cache") else utils.fresh_inductor_cache
+    with (
+        # More than one would be a pool of processes, which starts as the compiler is imported and outlives a worker.
+        inductor.patch(compile_threads=1),
+        dynamo.patch({limit: _MOST_COMPILES}),
+        # The cache leaves its folder behind when the phase fails, so it gets one inside another.
+        tempfile.TemporaryDirectory(prefix="fashiontl-", dir=folder) as inside,
+        fresh(dir=inside),
+    ):
         yield
 
 
@@ -272,7 +262,7 @@ def compile_counts() -> dict[str, int]:
 
     Returns:
         `graphs` it made, `graph_breaks` at what it could not follow, and `recompiles`: code that was compiled again,
-        for another shape, mode or set of trained weights. What this torch does not tell is left out.
+        for another shape, mode or set of trained weights. What this version of torch does not report is left out.
     """
     import torch._dynamo.convert_frame as frames
     from torch._dynamo.utils import counters

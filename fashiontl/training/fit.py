@@ -77,7 +77,7 @@ class Fit:
     steps: int = 0
 
 
-def fit(  # noqa: PLR0913 - all that a training depends on
+def fit(  # noqa: C901, PLR0913 - the loop in its order, and all that a training depends on
     network: Network,
     policy: Policy,
     examples: Examples,
@@ -125,7 +125,8 @@ def fit(  # noqa: PLR0913 - all that a training depends on
     losses: list[float] = []
     reused = 0
     features: str | None = None
-    best = _Best(network, validation, preprocessing, variant)
+    accuracies: list[float] = []
+    best: dict[str, Tensor] = {}
     seconds = 0.0
     device = Device.of(str(_device_of(network)))
     scaler = variant.scaler(device.kind)
@@ -140,7 +141,7 @@ def fit(  # noqa: PLR0913 - all that a training depends on
             plan = wanted
             apply(network, plan)
             verifier.begin(plan)
-            optimizer = _optimizer(network, plan, recipe, optimizer)
+            optimizer = new_optimizer(network, plan, recipe, optimizer)
             batches = Batches(
                 network, plan, examples.images, recipe, preprocessing, generator, variant=variant, store=store
             )
@@ -154,45 +155,20 @@ def fit(  # noqa: PLR0913 - all that a training depends on
         steps, last = len(seen), (epoch, len(seen) - 1)
         losses.append(loss)
         if validation is not None:
-            if what := in_answers(best.judge(), "validation"):
+            logits = predict(network, validation.images, preprocessing, variant)
+            if what := in_answers(logits, "validation"):
                 raise diverged(what, recipe, last, steps, losses)
+            accuracies.append((logits.argmax(1) == validation.labels.cpu()).double().mean().item())
+            if accuracies[-1] > max(accuracies[:-1], default=-1.0):
+                best = {name: value.clone() for name, value in network.state_dict().items()}
             apply(network, plan)
     if what := in_weights(network):
         raise diverged(what, recipe, last, steps, losses)
     verifier.end()
-    best.restore()
-    chosen = best.accuracies.index(max(best.accuracies)) if best.accuracies else recipe.epochs - 1
-    return Fit(seconds, tuple(losses), verifier.result(), reused, tuple(best.accuracies), chosen, features, steps)
-
-
-class _Best:
-    """The weights of the epoch with the best accuracy on the validation images, if there are any."""
-
-    def __init__(
-        self, network: Network, validation: Examples | None, preprocessing: Preprocessing, variant: Variant
-    ) -> None:
-        self.accuracies: list[float] = []
-        self._network = network
-        self._validation = validation
-        self._preprocessing = preprocessing
-        self._variant = variant
-        self._state: dict[str, Tensor] | None = None
-
-    def judge(self) -> Tensor:
-        """Classify the validation images, and keep a copy of the weights if they are the best yet; the logits."""
-        assert self._validation is not None
-        logits = predict(self._network, self._validation.images, self._preprocessing, self._variant)
-        answers = logits.argmax(1)
-        accuracy = (answers == self._validation.labels.cpu()).double().mean().item()
-        if not self.accuracies or accuracy > max(self.accuracies):
-            self._state = {name: value.clone() for name, value in self._network.state_dict().items()}
-        self.accuracies.append(accuracy)
-        return logits
-
-    def restore(self) -> None:
-        """Put the kept weights back."""
-        if self._state is not None:
-            self._network.load_state_dict(self._state)
+    if best:
+        network.load_state_dict(best)
+    chosen = accuracies.index(max(accuracies)) if accuracies else recipe.epochs - 1
+    return Fit(seconds, tuple(losses), verifier.result(), reused, tuple(accuracies), chosen, features, steps)
 
 
 def _epoch(
@@ -357,11 +333,19 @@ def copied(images: Tensor, device: torch.device) -> Tensor:
     return (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
 
 
-def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.Optimizer:
+def new_optimizer(
+    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
     """The recipe's optimiser, at its peak learning rate, of what trains under a plan.
 
+    Args:
+        network: prepared for the plan.
+        plan: one entry a stage.
+        recipe: optimiser, learning rate and weight decay.
+        previous: whose state is kept for what goes on training; an unfrozen parameter starts with fresh state.
+
     Raises:
-        FashiontlError: nothing does.
+        FashiontlError: nothing trains.
     """
     groups = parameter_groups(network, plan, recipe.lr, recipe.weight_decay)
     if not groups:
@@ -369,17 +353,10 @@ def new_optimizer(network: Network, plan: Plan, recipe: Recipe) -> torch.optim.O
             f"expected a plan under which something trains, got none in the stages {', '.join(network.stage_names)}; "
             "correct the policy"
         )
-    return OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
-
-
-def _optimizer(
-    network: Network, plan: Plan, recipe: Recipe, previous: torch.optim.Optimizer | None
-) -> torch.optim.Optimizer:
-    optimizer = new_optimizer(network, plan, recipe)
+    optimizer = OPTIMIZERS[recipe.optimizer](groups, fused=_device_of(network).type in {"cpu", "cuda"})
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
         for parameter in group["params"]:
-            # A thawed parameter starts with fresh state; one that goes on training keeps its own.
             if previous is not None and parameter in previous.state:
                 optimizer.state[parameter] = previous.state[parameter]
     return optimizer

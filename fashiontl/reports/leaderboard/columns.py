@@ -1,9 +1,10 @@
 """Columns of numbers: what each shows of a record's raw values, and in which tables they stand together."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 from fashiontl.core.metrics import METRICS, Better, Measurement, Metric
 from fashiontl.core.stats import Interval, accuracy_interval, median_interval, percentile_interval
@@ -34,14 +35,8 @@ class Column:
     statistic: _Statistic
 
 
-@dataclass(frozen=True)
-class Group:
-    """Columns that stand side by side and are explained together.
-
-    Attributes:
-        columns: from the left.
-        legend: what they are, in one line of Markdown.
-    """
+class Group(NamedTuple):
+    """Columns that stand side by side, and what they are in one line of Markdown."""
 
     columns: tuple[Column, ...]
     legend: str
@@ -202,9 +197,5 @@ ARITHMETIC = (
 )
 
 
-def columns_of(groups: Sequence[Group]) -> tuple[Column, ...]:
-    """The columns of groups, from the left."""
-    return tuple(column for group in groups for column in group.columns)
-
-
-ALL = tuple(dict.fromkeys((*COLUMNS, *SIZES, *columns_of((*LATENCIES, *STEP, *MEMORY, *ARITHMETIC)))))
+_GROUPED = [column for group in (*LATENCIES, *STEP, *MEMORY, *ARITHMETIC) for column in group.columns]
+ALL = tuple(dict.fromkeys((*COLUMNS, *SIZES, *_GROUPED)))

@@ -18,7 +18,6 @@ from fashiontl.reports.leaderboard.columns import (
     SIZES,
     STEP,
     Group,
-    columns_of,
 )
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.leaderboard.names import Names, class_names
@@ -46,12 +45,7 @@ _CALIBRATION = Metric("calibration_error", "1", "lower", "ECE (%)", 100.0)
 
 
 def details_text(rows: Sequence[Row], names: Names) -> list[str]:
-    """The tables that say anything, each in Markdown and folded away.
-
-    Args:
-        rows: of one section, in the order to be shown.
-        names: of the section.
-    """
+    """The tables of a section that say anything, each in Markdown and folded away."""
     found = {
         "Latency, loading and compiling": _table(rows, names, LATENCIES, _graphs(rows)),
         "Training step": _table(rows, names, STEP),
@@ -66,7 +60,7 @@ def _table(
     rows: Sequence[Row], names: Names, groups: Sequence[Group], compiled: Mapping[str, Mapping[int, str]] | None = None
 ) -> list[str]:
     """Legends and a table of the rows and columns of which anything is known."""
-    reasons = [column for column in columns_of(groups) if column not in _NOT_REASON_ENOUGH]
+    reasons = [column for group in groups for column in group.columns if column not in _NOT_REASON_ENOUGH]
     shown = [row for row in rows if any(map(row.interval, reasons))]
     if not shown:
         return []
@@ -108,7 +102,7 @@ def _sweeps(rows: Sequence[Row], names: Names) -> list[str]:
     """Grids of cells and batch sizes in Markdown; none when no row has a sweep."""
     grids: list[str] = []
     for name, metric in _SWEPT.items():
-        found = {id(row): sweep for row in rows if (sweep := getattr(row.facts.sweep, name)).points}
+        found = {id(row): sweep for row in rows if (sweep := row.facts.sweep.get(name)) and sweep.points}
         shown = [row for row in rows if id(row) in found]
         speeds = {row: _throughputs(sweep) for row, sweep in found.items()}
         batches = sorted({batch for by_batch in speeds.values() for batch in by_batch})

@@ -45,13 +45,7 @@ class _Line:
 
 
 def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
-    """Grids and frontier of a section in Markdown; empty when its table can be read without.
-
-    Args:
-        rows: of the section.
-        names: of the section.
-        footnotes: of the section.
-    """
+    """Grids and frontier of a section in Markdown; empty when its table can be read without."""
     cases = [row.record.case for row in rows]
     if (
         len(rows) <= _MOST_ROWS_WITHOUT

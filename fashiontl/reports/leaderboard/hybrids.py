@@ -8,7 +8,7 @@ from fashiontl.models.registry import members
 from fashiontl.reports.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING, Column
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.leaderboard.names import Names
-from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, column_texts, decimals, half_width
+from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts, decimals, half_width
 
 _FACTORS = {"Latency (times)": LATENCY, "Inference peak (times)": INFERENCE_MEMORY, "Training speed (times)": TRAINING}
 
@@ -26,14 +26,10 @@ def difference(one: Interval, other: Interval) -> Interval:
 
 
 def hybrids_text(rows: Sequence[Row], names: Names) -> str:
-    """The table in Markdown; empty without hybrids that went well and whose accuracy is known.
-
-    Args:
-        rows: of one section, the most accurate first.
-        names: of the section.
-    """
+    """A section's table in Markdown; empty without hybrids that went well and whose accuracy is known."""
     known = [row for row in rows if row.sound and row.interval(ACCURACY)]
     hybrids = [row for row in known if members(row.record.case.architecture)]
+    known = by_accuracy(known)
     if not hybrids:
         return ""
     found = [_measured_members(row, known) for row in hybrids]

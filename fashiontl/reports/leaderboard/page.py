@@ -51,37 +51,11 @@ _LONGEST_FAULT = 2000
 _MOST_ROWS_OPEN = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """Rows whose numbers may be compared.
-
-    Attributes:
-        rows: sorted by accuracy; at least one.
-    """
-
-    rows: tuple[Row, ...]
-
-    @property
-    def newest(self) -> Row:
-        """The row that was measured last."""
-        return max(self.rows, key=lambda row: row.record.started)
-
-    @property
-    def title(self) -> str:
-        """Task, settings and machine."""
-        record = self.newest.record
-        environment = record.environment
-        threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
-        cores = f"{environment.usable_cores:g} cores, {threads}"
-        machine = environment.accelerator or f"{environment.cpu} ({cores})"
-        return f"{_task_title(record.case.task)}, {settings_name(record.settings)}, on {machine}"
-
-
 def render(records: Iterable[Record], faults: Sequence[str] = ()) -> str:
-    """The page in Markdown.
+    """The page in Markdown of the newest record of each case, machine and meaning of the settings.
 
     Args:
-        records: in any order; only the newest of each case, machine and meaning of the settings is shown.
+        records: in any order.
         faults: what could not be read, `file:line: what`.
     """
     return "".join(parts(sections(map(row_of, latest(records))), faults))
@@ -151,13 +125,8 @@ def _broken(name: str) -> str:
     return "\n  ".join(lines)
 
 
-def parts(found: Sequence[Section], faults: Sequence[str]) -> Iterator[str]:
-    """The page in Markdown, a section at a time, so that a page of very many need not be held at once.
-
-    Args:
-        found: the sections, in the order to be shown.
-        faults: what could not be read, `file:line: what`.
-    """
+def parts(found: Sequence[Sequence[Row]], faults: Sequence[str]) -> Iterator[str]:
+    """The page in Markdown, a section at a time, so that a page of very many need not be held at once."""
     yield _INTRODUCTION
     if len(found) > 1:
         yield "\n\n" + overview(found)
@@ -170,14 +139,30 @@ def parts(found: Sequence[Section], faults: Sequence[str]) -> Iterator[str]:
     yield "\n"
 
 
-def sections(rows: Iterable[Row]) -> list[Section]:
-    """Group rows; the section with the newest record comes first."""
+def sections(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows whose numbers may be compared, by accuracy; the section with the newest record comes first."""
     groups: dict[tuple[str, str, Settings], list[Row]] = {}
     for row in rows:
         key = (row.record.case.task, row.record.machine, meaning(row.record.settings))
         groups.setdefault(key, []).append(row)
-    found = [Section(tuple(by_accuracy(group))) for group in groups.values()]
-    return sorted(found, key=lambda section: (section.newest.record.started, section.title), reverse=True)
+    found = [by_accuracy(group) for group in groups.values()]
+    return sorted(found, key=lambda section: (newest(section).started, section_title(section)), reverse=True)
+
+
+def newest(rows: Iterable[Row]) -> Record:
+    """The record that was measured last."""
+    return max((row.record for row in rows), key=lambda record: record.started)
+
+
+def section_title(rows: Sequence[Row]) -> str:
+    """Task, settings and machine."""
+    record = newest(rows)
+    environment = record.environment
+    threads = f"{environment.threads} thread{'s' if environment.threads > 1 else ''}"
+    machine = environment.accelerator or f"{environment.cpu} ({environment.usable_cores:g} cores, {threads})"
+    task, _, images = record.case.task.partition("@")
+    titled = f"{task}, {images} training images a class" if images.isdecimal() else record.case.task
+    return f"{titled}, {settings_name(record.settings)}, on {machine}"
 
 
 def settings_name(settings: Settings) -> str:
@@ -195,20 +180,23 @@ def settings_name(settings: Settings) -> str:
     return settings.preset + (f" with {', '.join(changes)}" if changes else "")
 
 
-def section_text(section: Section) -> str:
-    """The section in Markdown."""
-    names = Names.of(section.rows)
-    many = len(section.rows) > _MOST_ROWS_OPEN
-    rows = _by_architecture(section.rows) if many else section.rows
+def section_text(rows: Sequence[Row]) -> str:
+    """A section in Markdown."""
+    names, title = Names.of(rows), section_title(rows)
+    task = known_task(newest(rows).case.task)
+    many = len(rows) > _MOST_ROWS_OPEN
+    if many:
+        # By architecture, those first whose best is best.
+        architectures = list(dict.fromkeys(row.record.case.architecture for row in rows))
+        rows = sorted(rows, key=lambda row: architectures.index(row.record.case.architecture))
     footnotes = Footnotes(rows)
     # From fewer samples than it takes, a 99th percentile would only widen the table.
     columns = [column for column in COLUMNS if column is not P99 or any(row.interval(P99) for row in rows)]
     cells = _table(rows, columns, names, TextColumn("Status", [footnotes.status(row) for row in rows]))
-    task = known_task(section.newest.record.case.task)
     sizes = _table(rows, SIZES, names, TextColumn("Weights' SHA-256", [_weights(row) for row in rows]))
     classes = classes_text(rows, names)
     parts = [
-        f"## {to_markdown(section.title)}",
+        f"## {to_markdown(title)}",
         f"{to_markdown(task.title[:1].upper() + task.title[1:])}." if task else "",
         names.legend(),
         grids_text(rows, names, footnotes),
@@ -228,24 +216,6 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: T
     return table([*names.columns(rows), *numbers, last])
 
 
-def _by_architecture(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Each architecture's rows together, in their order; architectures by their first, which is their best."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.record.case.architecture, []).append(row)
-    return tuple(row for group in groups.values() for row in group)
-
-
-def _task_title(name: str) -> str:
-    """A task with its training images in words.
-
-    >>> _task_title("fashion10@100"), _task_title("fashion10")
-    ('fashion10, 100 training images a class', 'fashion10')
-    """
-    task, _, images = name.partition("@")
-    return f"{task}, {images} training images a class" if images.isdecimal() else name
-
-
 def _weights(row: Row) -> str:
     digest, accuracy = row.facts.weights.sha256, row.facts.pretraining.accuracy
     if not digest:
@@ -253,22 +223,14 @@ def _weights(row: Row) -> str:
     return short_digest(digest) + ("" if accuracy is None else f", {accuracy * 100:.1f} % on their own task")
 
 
-def overview(found: Sequence[Section]) -> str:
+def overview(found: Sequence[Sequence[Row]]) -> str:
     """One line a section: how many cells went well, and the most accurate."""
-    lines = []
-    for section in found:
-        best = section.rows[0]
-        known = best.sound and best.interval(ACCURACY) is not None
-        name = to_markdown(best.record.id, LONGEST_NAME) if known else UNKNOWN
-        accuracy = column_texts([best], ACCURACY)[0] if known else UNKNOWN
-        sound = sum(row.sound for row in section.rows)
-        lines.append((to_markdown(section.title), f"{sound} of {len(section.rows)}", name, accuracy))
-    titles, sound_ones, names, accuracies = zip(*lines, strict=True)
+    best = [rows[0] if rows[0].sound and rows[0].interval(ACCURACY) else None for rows in found]
     return table(
         [
-            TextColumn("Section", titles),
-            TextColumn("Cells ok", sound_ones, "right"),
-            TextColumn("Most accurate", names),
-            TextColumn(ACCURACY.label, accuracies, "right"),
+            TextColumn("Section", [to_markdown(section_title(rows)) for rows in found]),
+            TextColumn("Cells ok", [f"{sum(row.sound for row in rows)} of {len(rows)}" for rows in found], "right"),
+            TextColumn("Most accurate", [to_markdown(row.record.id, LONGEST_NAME) if row else UNKNOWN for row in best]),
+            TextColumn(ACCURACY.label, [column_texts([row], ACCURACY)[0] if row else UNKNOWN for row in best], "right"),
         ]
     )

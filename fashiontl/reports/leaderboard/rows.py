@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from fashiontl.core.metrics import Metric
 from fashiontl.core.stats import Interval
 from fashiontl.records import Record
-from fashiontl.records.facts import Evaluation, Facts, Proof
+from fashiontl.records.facts import Evaluation, Facts
 from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, Column, accuracy_of
 
 UNKNOWN = "—"
@@ -39,7 +39,6 @@ class Row:
     Attributes:
         record: without raw values, artifacts and provenance, so that very many fit in memory.
         facts: of its provenance, without the answers.
-        proof: that the policy was kept; None when unknown.
         numbers: by the label of each column of which it is known.
         trials: test images of each accuracy; 0 when unknown.
         seeds: how many accuracies there are.
@@ -48,7 +47,6 @@ class Row:
 
     record: Record
     facts: Facts
-    proof: Proof | None
     numbers: dict[str, Interval]
     trials: int
     seeds: int
@@ -74,9 +72,8 @@ def row_of(record: Record) -> Row:
     numbers = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
     accuracy = measured.get("accuracy")
     return Row(
-        replace(record, measurements=(), proof=None, provenance={}, artifacts={}),
+        replace(record, measurements=(), provenance={}, artifacts={}),
         replace(facts, evaluation=()),
-        record.policy_proof(),
         numbers,
         accuracy.trials if accuracy else 0,
         len(accuracy.values) if accuracy else 0,

@@ -194,8 +194,8 @@ def _train_network(
         )
         progress(f"testing, {where}")
         logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
-        if what := in_answers(logits, "test"):
-            raise diverged(what, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
+        if fault := in_answers(logits, "test"):
+            raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
         known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
         if part != work.case:

@@ -9,13 +9,11 @@ from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import compact, timed_pass
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.loops import DeviceTimer, SamplingBudget
-from fashiontl.timing.sweep import CallOf, Sweep
+from fashiontl.timing.sweep import CPU_LARGEST, CallOf, Sweep
 from fashiontl.timing.sweep import sweep as over_batches
 
 # Of the time budget of other measurements, for each batch size.
 _SHARE = 0.2
-# On the CPU the system may end the process before an allocation fails.
-_CPU_LARGEST = 512
 # BatchNorm cannot train on a single value a channel, which one small image may leave.
 _LEAST_TRAINING = 2
 
@@ -75,7 +73,7 @@ def _over_batches(
         work.device,
         timer,
         SamplingBudget(settings.seconds * _SHARE, half_width=settings.half_width),
-        most=settings.sweep if work.device.has_queue else min(settings.sweep, _CPU_LARGEST),
+        most=settings.sweep if work.device.has_queue else min(settings.sweep, CPU_LARGEST),
         progress=progress,
         least=least,
     )

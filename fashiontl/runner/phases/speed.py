@@ -13,8 +13,17 @@ from fashiontl.freezing.lora import load_library
 from fashiontl.machine.energy import Energy
 from fashiontl.models.weights.start import Start
 from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
-from fashiontl.runner.phases.readings import add_energy, base_memory, memory, read_energy
-from fashiontl.runner.phases.timed_pass import compact, sampling_budget, summarise, throughput, timed_pass
+from fashiontl.runner.phases.timed_pass import (
+    add_energy,
+    base_memory,
+    compact,
+    memory,
+    read_energy,
+    sampling_budget,
+    summarise,
+    throughput,
+    timed_pass,
+)
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.flops import forward_flops, step_flops
 from fashiontl.timing.loops import DeviceTimer, Samples, time_blocks, time_calls, time_parts
@@ -31,14 +40,14 @@ def inference(job: CaseJob, progress: Progress) -> PhaseResult:
     work = Workload.of(job)
     with timed_pass(work) as timer:
         base = base_memory(work.device)
-        initial = timer.clock()
+        started = timer.clock()
         starts = work.starts()
         networks = [start.network for start in starts]
         model = work.deployed(networks)
         timer.synchronize()
         # Files of weights are verified each time they are read, but that is no part of loading.
         result = PhaseResult()
-        result.measure("load_time", timer.clock() - initial - sum(start.verifying for start in starts))
+        result.measure("load_time", timer.clock() - started - sum(start.verifying for start in starts))
         result.measure("base_memory", base)
         if model is not networks[0]:
             # What a copy was made of is no part of the memory of inference.
@@ -133,7 +142,7 @@ class _Period:
         first: seconds of the first step.
         synthetic: steps on a batch that stays on the device.
         energy: None where there is no counter.
-        most: memory since the period began or, where that cannot be told, since the phase did.
+        most: memory since the period began or, where that is unknown, since the phase did.
         is_own: whether it is the period's alone.
     """
 
@@ -147,7 +156,7 @@ class _Period:
 
     @property
     def label(self) -> str:
-        """What tells its loops from those of other periods."""
+        """Suffix of the names of its loops."""
         return f" in epoch {self.epoch + 1}" if self.share < 1 else ""
 
 
@@ -227,10 +236,10 @@ def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[fl
 def _once(call: Callable[[], object], timer: DeviceTimer) -> float:
     """Seconds of a first call: libraries load, algorithms are chosen, graphs are compiled."""
     timer.synchronize()
-    initial = timer.clock()
+    started = timer.clock()
     call()
     timer.synchronize()
-    return timer.clock() - initial
+    return timer.clock() - started
 
 
 def _add_compiling(result: PhaseResult, work: Workload, what: str, first: float, steady: Samples) -> None:

@@ -1,18 +1,19 @@
 """What a gate says: a verdict for each cell and metric, one for all, and an exit code. No torch."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from fashiontl.core.metrics import METRICS
 from fashiontl.gate.raw import Raw
 from fashiontl.gate.waivers import ALL, WHOLE
 
-Word = Literal[
+Verdict = Literal[
     "PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED",
 ]  # fmt: skip
 
-# 2 is bad input, as of every command. The first of these words that any cell has decides the exit code.
-EXIT_CODES: dict[Word, int] = {
+# 2 is bad input, as of every command. The first of these verdicts that any cell has decides the exit code.
+EXIT_CODES: dict[Verdict, int] = {
     "CRASHED": 12,
     "MISSING": 12,
     "REGRESSED": 1,
@@ -24,8 +25,7 @@ EXIT_CODES: dict[Word, int] = {
 }
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """How the head differs from the base: relative (0.05 is 5 % worse), or absolute for accuracy (a fraction).
 
     Attributes:
@@ -39,32 +39,31 @@ class Change:
     high: float
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """The verdict of one cell and metric.
 
     Attributes:
         cell: id of the case.
         metric: a key of `fashiontl.core.metrics.METRICS`; `*` where the whole cell is missing or crashed.
-        word: the verdict.
+        verdict: of these.
         reason: one sentence with the numbers that decided.
-        base: the base arm's number in the metric's base unit (median of the epochs' medians); None when unknown.
+        base: the base arm's number in the metric's base unit (median of the trials' medians); None when unknown.
         head: the same of the head arm.
         change: None where the comparison is exact and equal, or nothing was measured.
-        epochs: how many it rests on: of the screen, and of the confirmation.
-        needed: for INCONCLUSIVE, epochs that would probably decide it; None when unknown.
+        trials: how many it rests on: of the screen, and of the confirmation.
+        needed: for INCONCLUSIVE, trials that would probably decide it; None when unknown.
         advisory: whether it is shown but never decides.
         waiver: owner, reason and expiry of the waiver that covers it; empty without one.
     """
 
     cell: str
     metric: str
-    word: Word
+    verdict: Verdict
     reason: str
     base: float | None = None
     head: float | None = None
     change: Change | None = None
-    epochs: tuple[int, int] = (0, 0)
+    trials: tuple[int, int] = (0, 0)
     needed: int | None = None
     advisory: bool = False
     waiver: str = ""
@@ -76,12 +75,11 @@ class Finding:
 
     @property
     def is_bad(self) -> bool:
-        """Whether its word is one that fails a gate."""
-        return EXIT_CODES[self.word] != 0
+        """Whether its verdict is one that fails a gate."""
+        return EXIT_CODES[self.verdict] != 0
 
 
-@dataclass(frozen=True)
-class Explained:
+class Explained(Struct, frozen=True):
     """Why a cell got slower: an operator or kernel whose self time grew.
 
     Attributes:
@@ -103,20 +101,19 @@ class Explained:
     share: float
 
 
-@dataclass(frozen=True)
-class Verdict:
+class GateResult(Struct, frozen=True):
     """A judged gate.
 
     Attributes:
-        word: of the whole: the first in `EXIT_CODES` that any finding has that is neither advisory nor waived.
+        verdict: of the whole: the first in `EXIT_CODES` that any finding has that is neither advisory nor waived.
         exit_code: what the command ends with.
         findings: cell by cell, in the order in which they were asked for.
         explained: for what regressed, the largest growth first.
-        notes: what else a reader must know: expired waivers, new cells, a dirty tree, doubts about the machine.
+        notes: what else a reader must know: expired waivers, new cells, a dirty tree, warnings about the machine.
         raw: what it was computed from.
     """
 
-    word: Word
+    verdict: Verdict
     exit_code: int
     findings: tuple[Finding, ...]
     explained: tuple[Explained, ...]

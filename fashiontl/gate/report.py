@@ -1,0 +1,416 @@
+"""A gate's result as people and machines read it: terminal, pull request, GitHub's commands, JUnit. No torch."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from fashiontl.core.errors import no_file
+from fashiontl.core.escape import LONGEST_NAME, to_code, to_line, to_markdown, to_terminal, to_xml, workflow_command
+from fashiontl.core.metrics import METRICS, Metric
+from fashiontl.gate.limits import TAIL
+from fashiontl.gate.raw import Tree
+from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.waivers import LARGEST
+from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
+from fashiontl.reports.progress import duration
+
+# By its first line the comment is found again, to be updated in place.
+MARKER = "<!-- fashiontl gate -->"
+UNKNOWN = "—"
+# Letters in a line on a terminal.
+WIDTH = 110
+
+_ORDER: dict[Verdict, int] = {verdict: place for place, verdict in enumerate(EXIT_CODES)}
+# Decimals that still tell two numbers apart; 17 digits tell apart any two.
+_MOST_DECIMALS = 17
+# Of the columns on a terminal, so that with two spaces between them a line fits; longer texts take further lines.
+_WIDTHS = {"verdict": 12, "cell": 25, "metric": 20, "base": 10, "head": 10, "change (+ is worse)": 23}
+# More rows than these are read by nobody; what passed is then counted.
+_MOST_PASSED = 24
+# GitHub refuses comments of more than 65,536 letters. Rows of what did not pass, and of what did: the first that fits.
+_MOST_LETTERS = 65_000
+_MOST_ROWS = ((60, 200), (30, 30), (15, 0), (5, 0))
+_LONGEST_TEXT = 240
+# GitHub's runner shows ten annotations of each kind a step, and drops the rest without a word.
+_MOST_ANNOTATIONS = 10
+# What a verdict is in JUnit's terms where it fails the gate.
+_JUNIT_KINDS: dict[Verdict, str] = {
+    "REGRESSED": "failure", "SUSPECT": "failure", "INCONCLUSIVE": "failure", "CRASHED": "error", "MISSING": "error",
+    "NO_BASELINE": "error",
+}  # fmt: skip
+
+
+# --- what all reports say in the same words ---
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings that decide before those that do not, then in the order of their verdicts; ties as they are."""
+    return sorted(findings, key=lambda finding: (not finding.decides, _ORDER[finding.verdict]))
+
+
+def numbers(finding: Finding) -> tuple[str, str]:
+    """Base and head in the unit that is shown, with as many decimals as it takes to tell them apart."""
+    metric = METRICS.get(finding.metric)
+    known = [value for value in (finding.base, finding.head) if value is not None]
+    if metric is None or not known:
+        return UNKNOWN, UNKNOWN
+    places = _places([value * metric.scale for value in known], metric)
+    base, head = (
+        UNKNOWN if value is None else f"{value * metric.scale:.{places}f}" for value in (finding.base, finding.head)
+    )
+    return base, head
+
+
+def _places(values: Sequence[float], metric: Metric) -> int:
+    sizes = [abs(value) for value in values if value]
+    places = max(0, metric.digits - 1 - math.floor(math.log10(min(sizes)))) if sizes else 0
+    while len({f"{value:.{places}f}" for value in values}) < len(set(values)) and places < _MOST_DECIMALS:
+        places += 1
+    return min(places, _MOST_DECIMALS)
+
+
+def change_text(finding: Finding) -> str:
+    """The change with its interval; positive is worse."""
+    change = finding.change
+    if change is None:
+        return "equal" if finding.base is not None and finding.base == finding.head else UNKNOWN
+    unit, places = ("points", 2) if finding.metric == "accuracy" else ("%", 1)
+    estimate, low, high = (_signed(value, places) for value in (change.estimate, change.low, change.high))
+    return f"{estimate} {unit}" if change.low == change.high else f"{estimate} {unit} ({low} to {high})"
+
+
+def _signed(fraction: float, places: int) -> str:
+    if not math.isfinite(fraction):
+        return UNKNOWN
+    text = f"{100 * fraction:+.{places}f}"
+    # A change too small for the decimals is still a change.
+    return text if fraction == 0 or float(text) else f"{100 * fraction:+.1g}"
+
+
+def _verdict(finding: Finding) -> str:
+    """The verdict, and why it does not decide where it does not."""
+    return finding.verdict + ", waived" * bool(finding.waiver) + ", advisory" * finding.advisory
+
+
+def _label(finding: Finding) -> str:
+    """A metric as people call it, with the unit in which it is shown."""
+    metric = METRICS.get(finding.metric)
+    if metric is None:
+        return "whole cell" if finding.metric == "*" else to_line(finding.metric)
+    if finding.advisory and finding.metric == TAIL.metric:
+        return metric.label.replace(" (", f" p{TAIL.percentile:g} (")
+    return metric.label
+
+
+def _row(finding: Finding) -> tuple[str, str, str, str, str, str]:
+    return (_verdict(finding), finding.cell, _label(finding), *numbers(finding), change_text(finding))
+
+
+def _headline(result: GateResult) -> str:
+    """How it ended, in one sentence."""
+    deciding = [finding.verdict for finding in result.findings if finding.decides]
+    counts = {verdict: deciding.count(verdict) for verdict in EXIT_CODES} | {
+        "waived": sum(bool(finding.waiver) for finding in result.findings),
+        "advisory": sum(finding.advisory for finding in result.findings),
+    }
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing was compared"
+    return f"{result.verdict}, exit code {result.exit_code}: {said}"
+
+
+def _tree(tree: Tree) -> str:
+    commit = tree.commit[:12] if tree.commit else "no commit"
+    return f"{to_line(tree.ref)} ({to_line(commit)}{', with changes' if tree.dirty else ''})"
+
+
+def _next_steps(result: GateResult) -> list[tuple[str, str]]:
+    """What to do about each verdict that decides, the worst first: a sentence and a command."""
+    steps = []
+    for verdict in EXIT_CODES:
+        findings = [finding for finding in result.findings if finding.decides and finding.verdict == verdict]
+        if not findings:
+            continue
+        first = findings[0]
+        # Rounded up, so that it covers the change.
+        ceiling = math.ceil(10 * min(change_of(first), LARGEST)) / 10
+        waive = (
+            f"fashiontl waive --cell {_quoted(first.cell)} --metric {_quoted(first.metric)} --ceiling {ceiling:g} "
+            "--owner YOU --reason WHY --expires YYYY-MM-DD"
+        )
+        if verdict == "CRASHED":
+            alone = f"pytest bench/ -k {_quoted(first.cell)}"
+            arms = {failure.arm for failure in result.raw.failures if failure.kind != "missing"}
+            if arms == {"base"}:
+                alone = f"git switch --detach {_quoted(result.raw.base.commit or 'REF')} && {alone}"
+                steps.append(("name a base that runs, or see this one alone, with the gate's own axes", alone))
+            else:
+                steps.append(("see it alone, with the gate's own axes", alone))
+        elif verdict == "MISSING":
+            steps.append(("bring it back or, if it is meant", waive))
+        elif verdict == "REGRESSED":
+            steps.append(("if it is meant", waive))
+        elif verdict == "NO_BASELINE":
+            steps.append(("name a base that has these numbers", "fashiontl gate --base REF"))
+        elif verdict == "INCONCLUSIVE":
+            needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
+            trials = f"about {needed} trials would decide it; " if needed is not None else ""
+            steps.append((
+                f"{trials}give the gate more time or a quieter machine, or let it pass visibly",
+                "--inconclusive=warn",
+            ))  # fmt: skip
+    return steps
+
+
+def _quoted(text: str) -> str:
+    """Text as one word of a shell, on one line."""
+    text = to_line(text)
+    return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+# --- terminal ---
+
+
+def terminal(result: GateResult) -> str:
+    """The result in lines of at most `WIDTH` letters, the worst first."""
+    raw = result.raw
+    about = {
+        "base": _tree(raw.base),
+        "head": _tree(raw.head),
+        "machine": to_line(raw.machine),
+        "took": f"{duration(raw.seconds)}, from {to_line(raw.started)}",
+    }
+    shown = worst_first(result.findings)
+    hidden = sum(finding.verdict == "PASS" for finding in shown)
+    if hidden > _MOST_PASSED:
+        shown = [finding for finding in shown if finding.verdict != "PASS"]
+    parts = [
+        _wrapped(_headline(result)),
+        "\n".join(_wrapped(f"{name:<8} {text}", " " * 9).rstrip() for name, text in about.items()),
+    ]
+    if shown:
+        parts.append(_terminal_table(shown) + (f"\n{hidden} more passed" if hidden > _MOST_PASSED else ""))
+    operators = [
+        f"{to_line(each.cell)}: {to_line(each.operator)} in {to_line(each.module) or 'no module'}: "
+        f"{1e3 * each.base_seconds:.3g} to {1e3 * each.head_seconds:.3g} ms, {100 * each.share:.0f} % of the growth"
+        for each in result.explained
+    ]
+    for title, lines in (
+        ("why", [_reason(finding) for finding in shown if finding.verdict != "PASS"]),
+        ("slower operators", operators),
+        ("notes", [to_line(note) for note in result.notes]),
+        ("next", [f"{what}: {command}" for what, command in _next_steps(result)]),
+    ):
+        if lines:
+            parts.append("\n".join([f"{title}:", *(_wrapped(f"- {line}", "  ") for line in lines)]))
+    return to_terminal("\n\n".join(parts))
+
+
+def _terminal_table(findings: Iterable[Finding]) -> str:
+    from tabulate import tabulate
+
+    def filled(texts: Iterable[str]) -> list[str]:
+        """Texts on lines of their columns' widths, broken after hyphens too, and anywhere where a word is longer."""
+        wrapped = (textwrap.wrap(text, width) for text, width in zip(texts, _WIDTHS.values(), strict=True))
+        return ["\n".join(lines) or " " for lines in wrapped]
+
+    rows = []
+    for finding in findings:
+        verdict, cell, *others = _row(finding)
+        rows.append(filled([verdict, to_line(cell, LONGEST_NAME), *others]))
+    align = ("left", "left", "left", "right", "right", "left")
+    return tabulate(rows, filled(_WIDTHS), tablefmt="simple", disable_numparse=True, colalign=align)
+
+
+def _reason(finding: Finding) -> str:
+    counts = f" [{' + '.join(str(count) for count in finding.trials if count)} trials]" if any(finding.trials) else ""
+    waived = f" ({to_line(finding.waiver)})" if finding.waiver else ""
+    return f"{_verdict(finding)} {to_line(finding.cell)}, {_label(finding)}: {to_line(finding.reason)}{counts}{waived}"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    # Commands are copied by whole words.
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+# --- a comment on a pull request ---
+
+
+def markdown(result: GateResult) -> str:
+    """The result in GitHub's Markdown, short enough for a comment; `MARKER` is its first line."""
+    pages = (_page(result, bad, good) for bad, good in _MOST_ROWS)
+    return next((page for page in pages if len(page) <= _MOST_LETTERS), _page(result, 1, 0))
+
+
+def _page(result: GateResult, most_bad: int, most_good: int) -> str:
+    raw = result.raw
+    ordered = worst_first(result.findings)
+    bad = [finding for finding in ordered if finding.is_bad or finding.verdict == "IMPROVED"]
+    good = [finding for finding in ordered if finding.verdict == "PASS"]
+    parts = [f"{MARKER}\n### fashiontl gate: {result.verdict}", to_markdown(_headline(result))]
+    if bad:
+        parts += [_findings(bad[:most_bad], why=True), *_more(len(bad) - most_bad)]
+    if result.explained:
+        parts += ["**Why it got slower**", _explained(result.explained[:20]), *_more(len(result.explained) - 20)]
+    steps = [f"{what}: {to_code(command, 2 * _LONGEST_TEXT)}" for what, command in _next_steps(result)]
+    for title, lines in (("Notes", [_text(note) for note in result.notes]), ("Next", steps)):
+        if lines:
+            more = [f"{len(lines) - most_bad} more"] * (len(lines) > most_bad)
+            parts.append("\n".join([f"**{title}**", "", *(f"- {line}" for line in [*lines[:most_bad], *more])]))
+    if good:
+        title = f"{len(good)} passed"
+        shown = [_findings(good[:most_good]), *_more(len(good) - most_good)] if most_good else []
+        parts.append(folded(title, *shown) if shown else title)
+    about = [
+        f"- base: {_text(_tree(raw.base))}",
+        f"- head: {_text(_tree(raw.head))}",
+        f"- machine: {_text(raw.machine)}",
+        f"- took: {duration(raw.seconds)}, from {_text(raw.started)}",
+        f"- command: {to_code(raw.command, 2 * _LONGEST_TEXT)}",
+        "- positive changes are worse, whichever way is better; in brackets the interval on which the verdict rests",
+    ]
+    return "\n\n".join([*parts, folded("What was compared", "\n".join(about))]) + "\n"
+
+
+def _findings(findings: Sequence[Finding], *, why: bool = False) -> str:
+    verdicts, cells, labels, bases, heads, changes = zip(*map(_row, findings), strict=True)
+    made = [
+        TextColumn("verdict", [_text(text) for text in verdicts]),
+        TextColumn("cell", [_text(text) for text in cells]),
+        TextColumn("metric", [_text(text) for text in labels]),
+        TextColumn("base", bases, "right"),
+        TextColumn("head", heads, "right"),
+        TextColumn("change (+ is worse)", changes, "right"),
+    ]
+    if why:
+        made.append(TextColumn("why", [_text(_why(finding)) for finding in findings]))
+    return table(made)
+
+
+def _why(finding: Finding) -> str:
+    return "; ".join(filter(None, [finding.reason, finding.waiver]))
+
+
+def _explained(operators: Sequence[Explained]) -> str:
+    return table([
+        TextColumn("cell", [_text(each.cell) for each in operators]),
+        TextColumn("operator", [_text(each.operator) for each in operators]),
+        TextColumn("module", [_text(each.module) or UNKNOWN for each in operators]),
+        TextColumn("base (ms)", [f"{1e3 * each.base_seconds:.3g}" for each in operators], "right"),
+        TextColumn("head (ms)", [f"{1e3 * each.head_seconds:.3g}" for each in operators], "right"),
+        TextColumn("of the growth", [f"{100 * each.share:.0f} %" for each in operators], "right"),
+    ])  # fmt: skip
+
+
+def _more(left: int) -> list[str]:
+    return [f"and {left} more: see the gate's JSON or JUnit file"] if left > 0 else []
+
+
+def _text(text: str) -> str:
+    return to_markdown(text, _LONGEST_TEXT)
+
+
+# --- GitHub's runner ---
+
+
+def annotations(result: GateResult) -> list[str]:
+    """Workflow commands, one for each finding that did not pass and for each note, the worst first.
+
+    Errors are what makes the exit code; what is waived, advisory or let pass is a warning.
+    """
+    said: dict[str, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
+    for finding in worst_first(result.findings):
+        if finding.is_bad:
+            waived = f" ({finding.waiver})" if finding.waiver else ""
+            message = f"{finding.cell}, {_label(finding)}: {finding.reason}{waived}"
+            said["error" if finding.decides and result.exit_code else "warning"].append((_verdict(finding), message))
+    if result.exit_code and not said["error"]:
+        said["error"].append((result.verdict, _headline(result)))
+    said["notice"] = [("note", note) for note in result.notes]
+    for messages in said.values():
+        if (left := len(messages) - _MOST_ANNOTATIONS + 1) > 1:
+            messages[_MOST_ANNOTATIONS - 1 :] = [("more", f"{left} more like these: see the summary of the step")]
+    return [_command(level, title, message) for level, messages in said.items() for title, message in messages]
+
+
+def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
+    """Report to GitHub's runner, where this is one: it appends to the files that the runner named.
+
+    Args:
+        result: what to report.
+        environment: `os.environ`; `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY` and `GITHUB_OUTPUT` are read.
+
+    Returns:
+        What is to be printed; empty elsewhere.
+    """
+    lines = annotations(result) if environment.get("GITHUB_ACTIONS") == "true" else []
+    outputs = f"verdict={result.verdict}\nexit-code={result.exit_code}\n"
+    for variable, text in (("GITHUB_STEP_SUMMARY", markdown(result)), ("GITHUB_OUTPUT", outputs)):
+        path = environment.get(variable)
+        if not path:
+            continue
+        try:
+            # Who opens a pipe that nobody reads waits for ever.
+            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
+            if not reason:
+                with Path(path).open("ab") as file:
+                    file.write(text.encode(errors="replace"))
+        except OSError as error:
+            reason = str(error.strerror)
+        if reason:
+            # A verdict must not turn into another because a summary could not be shown.
+            lines.append(_command("warning", "summary", f"{variable} cannot be written: {reason}"))
+    return "\n".join(lines)
+
+
+def _command(level: str, title: str, message: str) -> str:
+    return workflow_command(level, f"fashiontl gate: {title}", message)
+
+
+# --- JUnit XML, which GitLab, Jenkins and most other CI systems show ---
+
+
+def junit(result: GateResult) -> str:
+    """One test suite with a test case for each finding.
+
+    What fails the gate is a failure, or an error where nothing was compared; what is waived, advisory or let pass
+    is skipped with the reason.
+    """
+    raw = result.raw
+    name = "fashiontl gate"
+    suites = Element("testsuites")
+    suite = SubElement(suites, "testsuite", name=name, time=f"{raw.seconds:.3f}", timestamp=to_xml(raw.started))
+    properties = SubElement(suite, "properties")
+    facts = {"base": _tree(raw.base), "head": _tree(raw.head), "machine": raw.machine, "command": raw.command}
+    for key, value in facts.items():
+        SubElement(properties, "property", name=key, value=to_xml(value))
+    kinds = [_add_case(suite, finding, result) for finding in result.findings]
+    if result.exit_code and not {"failure", "error"} & set(kinds):
+        # Nothing was compared, or all that was is waived: no viewer may show that as green.
+        case = SubElement(suite, "testcase", classname=name, name="verdict")
+        SubElement(case, "error", message=to_xml(_headline(result)), type=result.verdict)
+        kinds.append("error")
+    suite.set("tests", str(len(kinds)))
+    for attribute, kind in {"failures": "failure", "errors": "error", "skipped": "skipped"}.items():
+        suite.set(attribute, str(kinds.count(kind)))
+    SubElement(suite, "system-out").text = to_xml("\n".join([_headline(result), *result.notes]))
+    indent(suites)
+    return f'<?xml version="1.0"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _add_case(suite: Element, finding: Finding, result: GateResult) -> str:
+    """Add a finding's test case, and return what it is: a failure, an error, skipped, or nothing of these."""
+    name = finding.metric + " (advisory)" * finding.advisory
+    case = SubElement(suite, "testcase", classname=to_xml(finding.cell), name=to_xml(name))
+    base, head = numbers(finding)
+    text = f"{_label(finding)}: base {base}, head {head}, change {change_text(finding)}\n{finding.reason}"
+    if not finding.is_bad:
+        SubElement(case, "system-out").text = to_xml(f"{_verdict(finding)}\n{text}")
+        return ""
+    kind = _JUNIT_KINDS[finding.verdict] if finding.decides and result.exit_code else "skipped"
+    attributes = {"message": to_xml(f"{_verdict(finding)}: {_why(finding)}")}
+    if kind != "skipped":
+        attributes["type"] = finding.verdict
+    SubElement(case, kind, attributes).text = to_xml(text)
+    return kind
