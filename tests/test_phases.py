@@ -152,7 +152,7 @@ def test_the_case_says_its_size_and_batch() -> None:
 
 def test_a_sweep_over_batches() -> None:
     lines: list[str] = []
-    value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=0.5, half_width=10.0)), lines)
+    value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=0.5, half_width=1.0)), lines)
     assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
     assert [point["batch"] for point in value["sweep"]["training"]["points"]] == [2, 4]
     assert {each["limit"] for each in value["sweep"].values()} == {"setting"}
@@ -283,6 +283,7 @@ def test_a_mean_of_probabilities_trains_each_member_as_it_would_be_alone() -> No
     assert value["weights"] == {name: {"name": "none"} for name in MEMBERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mean", "joined"])
 def test_a_hybrid_costs_what_its_members_do(kind: str) -> None:
     names = {kind: f"{kind}:" + "+".join(MEMBERS)}

@@ -87,16 +87,6 @@ def test_another_projects_suite_is_unchanged(project: pytest.Pytester, options: 
     assert not (project.path / "results").exists()
 
 
-def test_another_projects_suite_is_unchanged_beside_playwright(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        test_theirs="""
-        def test_device(pytestconfig, device):
-            assert pytestconfig.getoption("--device") == device == "iPhone 13"
-        """
-    )
-    pytester.runpytest_subprocess("--device", "iPhone 13").assert_outcomes(passed=1)
-
-
 def test_another_projects_help_is_unchanged(project: pytest.Pytester) -> None:
     # The help of pytest-benchmark shows the time of day.
     without_others = ["--help", "-p", "no:playwright", "-p", "no:benchmark"]
@@ -213,7 +203,3 @@ def test_a_bench_that_is_met_during_collection(bench: pytest.Pytester) -> None:
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
-def test_cells_that_are_shuffled_are_all_measured(bench: pytest.Pytester) -> None:
-    result = bench.runpytest_subprocess("bench", "-p", "randomly", "--device=cpu", "--arch=resnet18")
-    result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["[[]5/5[]] resnet18-*-cpu: ok in *"])
