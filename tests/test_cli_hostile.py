@@ -215,6 +215,7 @@ def test_an_extension_may_raise_anything(text: str, here: Path, capsys: pytest.C
     assert "mine.py" in said
 
 
+@pytest.mark.slow
 def test_a_base_that_is_what_is_checked_out_is_bad_input_unless_it_is_meant(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

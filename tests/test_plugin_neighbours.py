@@ -113,6 +113,7 @@ ONE = ["--arch=resnet18", "--policy=full"]
 ID = "test_matrix.py::test_cell[resnet18-full-cpu]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["-n2"], ["--cov=fashiontl", "--cov-report="], ["-p", "randomly"], ["--timeout=60"], ["-W", "error"]],
@@ -158,6 +159,7 @@ def collected(bench: pytest.Pytester, *arguments: str, folder: str = ".") -> lis
     return [line for line in done.stdout.splitlines() if "::test_cell[" in line]
 
 
+@pytest.mark.slow
 def test_a_bench_is_found_however_it_is_named(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = [*ONE, "--device=cpu"]
     inner = f"bench/{ID}"
@@ -172,6 +174,7 @@ def test_a_bench_is_found_however_it_is_named(bench: pytest.Pytester, monkeypatc
     assert collected(bench, "bench") == [inner]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", [["-p", "fashiontl.plugin"], []], ids=["named", "conftest"])
 def test_it_may_be_loaded_by_name_or_without_what_pytest_finds_itself(
     bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plugin: list[str]
