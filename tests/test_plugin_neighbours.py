@@ -204,5 +204,3 @@ def test_a_bench_that_is_met_during_collection(bench: pytest.Pytester) -> None:
     assert result.ret != 0
     assert "name its folder: pytest bench/ -n 2" in result.stdout.str() + result.stderr.str()
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
-
-
