@@ -264,7 +264,6 @@ def test_xdist_processes_share_one_file(bench: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="cells of one device still land in several processes with --dist loadgroup", strict=False)
 def test_each_device_has_its_own_process_of_xdist(bench: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     result = run(
@@ -273,7 +272,6 @@ def test_each_device_has_its_own_process_of_xdist(bench: pytest.Pytester) -> Non
         "--policy=full,scratch",
         "--device=cpu,mps,xpu",
         "-n3",
-        "--dist=loadgroup",
         "-v",
     )
     processes = {}
