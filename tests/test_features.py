@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import torch
 from test_freezing_families import FAMILIES, member, plan_of, size_of
-from test_phases import PROBE, SETTINGS, as_in_a_worker, job, run  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
+from fashiontl.core.case import PRESETS, Case
 from fashiontl.data.preprocessing import Preprocessing
 from fashiontl.freezing import POLICIES
 from fashiontl.models.network import Network
 from fashiontl.models.weights.start import weights_digest
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob, Training
+from fashiontl.timing import torch_flags
 from fashiontl.timing.variants import Variant
 from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import Examples, Fit, fit, predict
@@ -177,12 +179,16 @@ def test_the_head_and_how_a_network_is_timed_are_not() -> None:
 
 
 def test_accuracy_runs_reuse_features_and_their_results_do_not_depend_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def values() -> dict[str, Any]:
-        return run(phases.train, job(PROBE, replace(SETTINGS, seeds=2)))
+    # It would stay for the tests after this one.
+    monkeypatch.setattr(torch_flags, "deterministic", lambda *_: None)
 
-    reused = values()
-    assert reused["features"] == ["computed", "computed"], "each seed draws its own images"
+    def train() -> Training:
+        settings = replace(PRESETS["smoke"], test_per_class=3, seeds=2)
+        return phases.train(CaseJob(Case("shufflenet_v2_x0_5", "linear_probe", weights="none"), settings), print)
+
+    reused = train()
+    assert reused.provenance["features"] == ["computed", "computed"], "each seed draws its own images"
     monkeypatch.setattr(fit_module, "FEATURE_BUDGET", 0)
-    plain = values()
-    assert (plain["features"], plain["reused_stages"]) == ([None, None], 0)
-    assert (plain["trained"], plain["answers"]) == (reused["trained"], reused["answers"])
+    plain = train()
+    assert ("features" in plain.provenance, plain.provenance["reused_stages"]) == (False, 0)
+    assert (plain.provenance["trained"], plain.answers) == (reused.provenance["trained"], reused.answers)

@@ -195,7 +195,7 @@ def test_out_of_order_calls_say_what_to_call() -> None:
     network = stand_in()
     plan = POLICIES["full"].plan(network.stage_names, 0, 1)
     verifier = FreezeVerifier(network)
-    unproven = "expected begin(plan) and end() before result(), got none or a span that has not ended"
+    unproven = "expected begin(plan) and end() before result(), got none or no end()"
     with pytest.raises(FashiontlError, match=re.escape(unproven)):
         verifier.result()
     with pytest.raises(FashiontlError, match=re.escape("expected begin(plan) before end(), got end() alone")):

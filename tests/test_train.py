@@ -69,7 +69,7 @@ def test_seconds_are_read_off_the_clock_after_the_device_has_ended(monkeypatch: 
         events.append("clock")
         return next(times)
 
-    monkeypatch.setattr(fit_module, "synchronize", lambda device: events.append(f"wait for {device}"))
+    monkeypatch.setattr(Cpu, "synchronize", lambda device: events.append(f"wait for {device.name}"))
     _, result = trained(recipe=Recipe(2, 8), clock=clock, progress=lambda epoch: events.append(str(epoch)))
     assert result.seconds == 43.5
     assert events == [

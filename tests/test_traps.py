@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.models.weights.files import load_file, save
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob
 from fashiontl.timing import torch_flags
 from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import Examples, Fit, fit
@@ -196,13 +197,13 @@ def states_after_thawing(previous_counts: bool) -> dict[str, float]:
     recipe = Recipe(4, 8)
     plan = plan_of(network, "gradual_unfreeze", 0)
     apply(network, plan)
-    first = fit_module._optimizer(network, plan, recipe, None)
+    first = fit_module.new_optimizer(network, plan, recipe, None)
     for _ in range(3):
         functional.cross_entropy(network(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
         first.step()
     plan = plan_of(network, "gradual_unfreeze", 1)
     apply(network, plan)
-    second = fit_module._optimizer(network, plan, recipe, first if previous_counts else None)
+    second = fit_module.new_optimizer(network, plan, recipe, first if previous_counts else None)
     held = [id(parameter) for group in second.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held)) == len([p for p in network.parameters() if p.requires_grad])
     names = {parameter: name for name, parameter in network.stages.named_parameters()}
@@ -378,13 +379,13 @@ def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch_flags, "fastest", lambda precision: None)
     case = Case("mobilenet_v2", "scratch")
     settings = replace(PRESETS["smoke"], seconds=0.01)
-    result = phases.inference({"case": asdict(case), "settings": asdict(settings)}, lambda text: None)
+    flops = phases.inference(CaseJob(case, settings), lambda text: None).values("flops")[0]
     network = build("mobilenet_v2", CLASSES, image_size=settings.image_size).eval()
     images = torch.zeros(1, 3, settings.image_size, settings.image_size)
-    assert result["flops"] == by_hand(network, images)
+    assert flops == by_hand(network, images)
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
-    step = 3 * result["flops"]
+    step = 3 * flops
     if torch.__version__.startswith("2.13."):
         assert counter.get_total_flops() > 3 * step, "counting a training step would have been off by this much"
 

@@ -72,11 +72,10 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
 
 
 def to_be_filled(name: str) -> AbstractContextManager[Any]:
-    """Where to build a network whose weights are then replaced by others.
+    """Where to build a network whose weights are then replaced by others: on the meta device, without random numbers.
 
-    On the meta device no time goes into random numbers that would be overwritten at once. A user's network may compute
-    with values as it is built, or hold some that no weights bring: it is built on the CPU, without changing what is
-    drawn at random later.
+    A user's network may compute with values as it is built, or hold some that no weights bring: it is built on the CPU,
+    without changing what is drawn at random later.
     """
     return torch.random.fork_rng(devices=()) if ":" in find(name).builder else torch.device("meta")
 
@@ -84,9 +83,7 @@ def to_be_filled(name: str) -> AbstractContextManager[Any]:
 def outline(make: Callable[[], Network]) -> Network:
     """A network of which only the structure is needed: on the meta device if it can be built there.
 
-    Args:
-        make: builds it. A user's network may compute with tensors as it is built, whose values the meta device does
-            not have; it is then built as usual.
+    A user's network may compute with tensors as it is built, whose values the meta device does not have.
     """
     try:
         with torch.device("meta"):
@@ -145,4 +142,6 @@ def _load(model: Any, state: Mapping[str, Tensor], entry: Architecture) -> None:
     try:
         model.load_state_dict(copies, assign=True)
     except RuntimeError as error:
-        raise FashiontlError(f"these are not weights of {entry.name}: {state_errors(model, state)}") from error
+        raise FashiontlError(
+            f"these are not weights of {entry.name}: {state_errors(model.state_dict(), state)}"
+        ) from error

@@ -41,10 +41,9 @@ def library() -> Any:
 
 @cache
 def describe(name: str) -> Architecture:
-    """One of timm's models as the table of architectures would hold it.
+    """One of timm's models, `timm/NAME`, as the table of architectures would hold it.
 
-    Args:
-        name: `timm/NAME`, or `timm/NAME.TAG` for weights that are not the model's default ones.
+    `timm/NAME.TAG` stands for weights that are not the model's default ones.
 
     Raises:
         FashiontlError: timm is not installed or has no such model.
@@ -65,7 +64,7 @@ def describe(name: str) -> Architecture:
 
 
 def configuration(name: str) -> Any:
-    """Timm's `PretrainedCfg` of a model: that of its default weights, or of those that the name's tag says."""
+    """Timm's `PretrainedCfg` of a model and its weights."""
     return library().get_pretrained_cfg(name.removeprefix(PREFIX))
 
 
@@ -76,12 +75,10 @@ def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, im
         FashiontlError: weights of another architecture, or a model that timm cannot make for this size, that has no
             groups, or that has more than one classifier.
     """
-    if state is None:
-        model = _create(name, classes, image_size)
-        return TimmNetwork(name, model, _groups(name, model), image_size)
-    model = _with_weights(name, classes, state, image_size)
+    model = _create(name, classes, image_size) if state is None else _with_weights(name, classes, state, image_size)
     network = TimmNetwork(name, model, _groups(name, model), image_size)
-    network.replace_head(classes)
+    if state is not None:
+        network.replace_head(classes)
     return network
 
 
@@ -126,7 +123,9 @@ def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_si
     except Exception as error:  # converting weights that are not the model's fails in any way
         with torch.device("meta"):
             expected = _create(name, count, image_size)
-        raise FashiontlError(f"these are not weights of {name}: {state_errors(expected, state)}") from error
+        raise FashiontlError(
+            f"these are not weights of {name}: {state_errors(expected.state_dict(), state)}"
+        ) from error
     # timm keeps a copy of the weights here.
     del model.pretrained_cfg["state_dict"]
     if not count:
@@ -135,11 +134,7 @@ def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_si
 
 
 def _groups(name: str, model: Any) -> dict[str, list[str]]:
-    """Names of parameters by stage, from timm's coarse groups; what is grouped with the classifier is the neck.
-
-    Raises:
-        FashiontlError: timm does not group this model.
-    """
+    """Names of parameters by stage, from timm's coarse groups; what is grouped with the classifier is the neck."""
     try:
         matcher = model.group_matcher(coarse=True)
     except (AttributeError, AssertionError) as error:

