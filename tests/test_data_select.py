@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.core.errors import FashiontlError
@@ -25,6 +25,7 @@ def indices(images):
     return images[:, 0, 0].tolist()
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     train_per_class=st.integers(0, 12),
@@ -90,6 +91,7 @@ def drawn_before_there_was_validation(labels, classes, per_class, seed):
     return torch.cat(chosen).sort().values.tolist()
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     per_class=st.integers(0, 12),
@@ -102,6 +104,7 @@ def test_without_validation_the_draw_is_that_of_older_records(classes, per_class
     assert data.validation_labels.tolist() == []
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     train_per_class=st.integers(0, 7),

@@ -73,20 +73,15 @@ def assert_reuse_changes_no_bit(architecture: str, policy: str, variant: Variant
         assert (result.losses, result.proof) == (plain.losses, plain.proof)
 
 
-@pytest.mark.parametrize("policy", ["linear_probe", "last_stage", "lp_ft", "progressive_freeze", "surgical_2", "full"])
-def test_policies_train_the_weights_of_the_plain_loop(policy: str) -> None:
-    assert_reuse_changes_no_bit("resnet9", policy)
-
-
-@pytest.mark.parametrize("variant", [Variant("bf16"), Variant(memory_format="channels_last")])
-def test_so_does_every_variant(variant: Variant) -> None:
+@pytest.mark.parametrize("variant", [Variant(), Variant("bf16"), Variant(memory_format="channels_last")])
+def test_reuse_trains_the_weights_of_the_plain_loop_in_every_variant(variant: Variant) -> None:
     assert_reuse_changes_no_bit("resnet9", "last_stage", variant)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", FAMILIES.values())
-def test_so_does_every_family(architecture: str) -> None:
-    assert_reuse_changes_no_bit(architecture, "last_stage")
+@pytest.mark.parametrize("family", ["densenet", "googlenet", "mobilenet", "swin", "vit"])
+def test_so_do_families_of_other_operators(family: str) -> None:
+    assert_reuse_changes_no_bit(FAMILIES[family], "last_stage")
 
 
 def test_what_is_found_is_what_was_computed() -> None:

@@ -57,11 +57,8 @@ _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; without a limit a silent fir
 class Source:
     """A place that may hold Fashion-MNIST.
 
-    Attributes:
-        name: in records, which are published; so no path.
-        path: the folder of the files, or where they were looked for.
-        available: whether all four files are there (their contents are checked when they are loaded).
-        reason: what is there, or why it cannot be used.
+    The name goes into records, which are published, so it is no path. `available` says whether all four files are there
+    (their contents are checked when they are loaded), `reason` what is there, or why it cannot be used.
     """
 
     name: str
@@ -74,15 +71,13 @@ class Source:
 class Images:
     """All images of a source.
 
+    Images are uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`; labels int64 `[n]`, from 0 to the number of
+    classes less one. Fashion-MNIST is grey, of 28 pixels, and 0 is background.
+
     Attributes:
-        train_images: uint8, grey [n, side, side] or colour [n, 3, side, side]; Fashion-MNIST is grey, side 28, and 0 is
-            background.
-        train_labels: int64 [n], from 0 to the number of classes less one.
-        test_images: uint8, of the same shape but for their number m.
-        test_labels: int64 [m].
         source: its name, as in `Source`.
-        sha256: of Fashion-MNIST's four uncompressed files, or of the bytes of the four tensors above, one after
-            another. Empty is filled in by `load_task_images`.
+        sha256: of Fashion-MNIST's four uncompressed files, or of the bytes of the four tensors, one after another.
+            Empty is filled in by `load_task_images`.
         class_names: of the labels, if the source knows them.
     """
 
@@ -127,8 +122,7 @@ def load_images(data: str, root: str | None = None) -> Images:
             A folder named either way is used or is an error: no other place is searched.
 
     Raises:
-        FashiontlError: no such set; no original files where they should be and no download; a file is damaged or is
-            not the one that its checksum tells.
+        FashiontlError: no such set; no original files where they should be and no download; or another checksum.
     """
     if data == "embedded":
         return load_folder(data, EMBEDDED_FOLDER, EMBEDDED_MD5, "the installation is damaged: reinstall fashiontl")

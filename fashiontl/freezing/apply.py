@@ -24,7 +24,19 @@ def apply(network: Network, plan: Plan) -> None:
         FashiontlError: the plan has another number of stages than the network, a parameter is in no stage or in two,
             or the plan trains adapters and the network has none.
     """
-    check(network, plan)
+    errors = []
+    if len(plan) != len(network.stages):
+        errors.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
+    staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
+    missing = {id(parameter) for parameter in network.parameters()} - set(staged)
+    if missing:
+        errors.append(f"expected every parameter in a stage, got {len(missing)} in none")
+    if len(staged) != len(set(staged)):
+        errors.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
+    if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
+        errors.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
+    if errors:
+        raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
     network.eval()
     for stage, path, module in planned_modules(network, plan):
         module.train(in_training_mode(stage, module))
@@ -45,11 +57,7 @@ def parameter_groups(network: Network, plan: Plan, lr: float, weight_decay: floa
 
     Weight decay is for parameters with more than one dimension; biases and the scales of normalisation layers get none
     (He et al., "Bag of tricks", CVPR 2019).
-
-    Raises:
-        FashiontlError: as `apply`.
     """
-    check(network, plan)
     # The inner dictionaries are ordered sets: a module may hold one parameter under two names.
     groups: dict[tuple[float, float], dict[nn.Parameter, None]] = {}
     for stage, path, module in planned_modules(network, plan):
@@ -58,23 +66,6 @@ def parameter_groups(network: Network, plan: Plan, lr: float, weight_decay: floa
                 key = (lr * stage.lr_scale, weight_decay if parameter.ndim > 1 else 0.0)
                 groups.setdefault(key, {})[parameter] = None
     return [{"params": list(group), "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
-
-
-def check(network: Network, plan: Plan) -> None:
-    """Raise the FashiontlError of `apply` if a plan does not fit a network."""
-    errors = []
-    if len(plan) != len(network.stages):
-        errors.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
-    staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
-    missing = {id(parameter) for parameter in network.parameters()} - set(staged)
-    if missing:
-        errors.append(f"expected every parameter in a stage, got {len(missing)} in none")
-    if len(staged) != len(set(staged)):
-        errors.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
-    if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
-        errors.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
-    if errors:
-        raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
 
 
 def planned_modules(network: Network, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:

@@ -73,7 +73,6 @@ class Policy:
     """One row of the table of freezing policies.
 
     Attributes:
-        name: key in `POLICIES`.
         title: what trains.
         source: where the term comes from.
         plan: from the stage names in order of execution (the last is `head`, before it perhaps `neck`), the epoch
@@ -92,15 +91,12 @@ class Policy:
 
 
 _FROZEN = StagePlan("none", "eval", 0.0)
-_HEAD = StagePlan("all", "batch", 1.0)
-
-
-def _trains_all(lr_scale: float) -> StagePlan:
-    return StagePlan("all", "batch", lr_scale)
+_FULL = StagePlan("all", "batch", 1.0)
+_SLOWER = StagePlan("all", "batch", BACKBONE_LR_SCALE)
 
 
 def _decayed(depth: int) -> StagePlan:
-    return _trains_all(DEPTH_DECAY**depth)
+    return StagePlan("all", "batch", DEPTH_DECAY**depth)
 
 
 def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -111,7 +107,7 @@ def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
 
 def _by_depth(names: tuple[str, ...], stage: Callable[[int], StagePlan]) -> Plan:
     """A plan whose head trains at the full learning rate, and whose other stages do what their depth says."""
-    return tuple(stage(depth) if depth else _HEAD for depth in _depths(names))
+    return tuple(stage(depth) if depth else _FULL for depth in _depths(names))
 
 
 def _always(stage: StagePlan) -> Planner:
@@ -126,7 +122,7 @@ def _last(count: int) -> Planner:
             raise SkippedError(
                 f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
             )
-        return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
+        return _by_depth(names, lambda depth: _FULL if depth <= count else _FROZEN)
 
     return plan
 
@@ -138,7 +134,7 @@ def _surgical(chosen: str) -> Planner:
                 f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
             )
         chosen_depth = _depths(names)[names.index(chosen)]
-        return _by_depth(names, lambda depth: _trains_all(1.0) if depth == chosen_depth else _FROZEN)
+        return _by_depth(names, lambda depth: _FULL if depth == chosen_depth else _FROZEN)
 
     return plan
 
@@ -150,42 +146,33 @@ def _probe_then_full(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
     """
     if epoch < max(1, epochs // 2):
         return _by_depth(names, lambda depth: _FROZEN)
-    return (_trains_all(BACKBONE_LR_SCALE),) * len(names)
+    return (_SLOWER,) * len(names)
 
 
 def _progressive_freeze(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
     """Everything at first, then evenly fewer stages from the bottom; the last epoch still trains one with the head."""
     deepest = max(_depths(names))
     training = deepest - deepest * epoch // epochs
-    return _by_depth(names, lambda depth: _trains_all(BACKBONE_LR_SCALE) if depth <= training else _FROZEN)
+    return _by_depth(names, lambda depth: _SLOWER if depth <= training else _FROZEN)
 
 
 _LAST = "fastai freeze_to(-k); timm freeze"
 _SURGICAL = "Lee et al. (surgical fine-tuning), ICLR 2023"
+_KERAS = "Keras guide to transfer learning"
 _ULMFIT = "Howard and Ruder (ULMFiT), ACL 2018"
 
 # name, what trains, source, plan
 _ALL = (
-    Policy("scratch", "all, from a random start", "the control", _always(_trains_all(1.0)), needs_weights=False),
-    Policy(
-        "linear_probe",
-        "the head",
-        "Keras guide to transfer learning; Oquab et al. (DINOv2), TMLR 2024",
-        _always(_FROZEN),
-    ),
+    Policy("scratch", "all, from a random start", "the control", _always(_FULL), needs_weights=False),
+    Policy("linear_probe", "the head", f"{_KERAS}; Oquab et al. (DINOv2), TMLR 2024", _always(_FROZEN)),
     Policy("last_stage", "the last stage and the head", _LAST, _last(1)),
     Policy("last_2", "the last two stages and the head", _LAST, _last(2)),
     Policy("last_3", "the last three stages and the head", _LAST, _last(3)),
-    Policy(
-        "full",
-        "all, the backbone at a lower learning rate",
-        "PyTorch tutorial on fine-tuning",
-        _always(_trains_all(BACKBONE_LR_SCALE)),
-    ),
+    Policy("full", "all, the backbone at a lower learning rate", "PyTorch tutorial on fine-tuning", _always(_SLOWER)),
     Policy(
         "full_frozen_bn",
         "all but BatchNorm, which stays as it was pretrained",
-        "Keras guide to transfer learning; torchvision FrozenBatchNorm2d",
+        f"{_KERAS}; torchvision FrozenBatchNorm2d",
         _always(StagePlan("all", "eval", BACKBONE_LR_SCALE)),
     ),
     Policy(

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fashiontl.core.errors import FashiontlError
-from fashiontl.freezing.apply import check, in_training_mode, planned_modules, trains
+from fashiontl.freezing.apply import in_training_mode, planned_modules, trains
 from fashiontl.freezing.policies import Plan
 from fashiontl.models.network import Network
 
@@ -62,20 +61,15 @@ class FreezeVerifier:
         self._should_train: dict[str, None] = {}
         self._violations: dict[str, None] = {}
         self._moved: set[str] = set()
-        self._spans = 0
 
     def begin(self, plan: Plan) -> None:
-        """Copy every parameter, and every buffer that the plan freezes; a FashiontlError if the plan does not fit."""
-        if self._plan is not None:
-            raise FashiontlError("expected end() before the next begin(plan), got begin(plan) twice")
-        check(self._network, plan)
+        """Copy every parameter, and every buffer that the plan freezes."""
         self._plan = plan
         self._before = {name: held._replace(value=held.value.clone()) for name, held in _verified(self._network, plan)}
 
     def end(self) -> None:
         """Compare with the copies."""
-        if self._plan is None:
-            raise FashiontlError("expected begin(plan) before end(), got end() alone")
+        assert self._plan is not None, "end() without begin()"
         now = {name: held.value for name, held in _verified(self._network, self._plan)}
         moved = {name for name, old in self._before.items() if not _same_bits(old.value, now.get(name))}
         awake = [
@@ -101,12 +95,9 @@ class FreezeVerifier:
                 if faulty:
                     self._violations[f"{what}: {len(faulty)} in {stage}, first {faulty[0]}"] = None
         self._plan, self._before = None, {}
-        self._spans += 1
 
     def result(self) -> PolicyProof:
-        """The proof over all spans."""
-        if self._plan is not None or not self._spans:
-            raise FashiontlError("expected begin(plan) and end() before result(), got none or no end()")
+        """The proof over all spans, each of which has ended."""
         return PolicyProof(
             holds=not self._violations,
             frozen_parameters=len(self._frozen["parameter"]),

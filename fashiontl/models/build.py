@@ -15,7 +15,7 @@ from fashiontl.data.torchvision_import import models
 from fashiontl.models.blocks import shrink_stem
 from fashiontl.models.families import split
 from fashiontl.models.network import Layer, Network, outputs, resized, state_errors
-from fashiontl.models.registry import Architecture, find, size_error
+from fashiontl.models.registry import Architecture, find
 from fashiontl.models.timm_models import timm_network
 
 # Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
@@ -40,25 +40,20 @@ _OLD_DENSE_LAYER = re.compile(r"(?<=\.)(norm|relu|conv)\.([12])(?=\.(?:weight|bi
 
 
 def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *, image_size: int) -> Network:
-    """Build a network.
+    """Build a network in training mode, on torch's default device (with a state: where that is).
 
     Args:
         name: that `find` knows.
         classes: outputs of the head.
         state: weights under torchvision's or timm's names, for any number of classes; the head is always new. None
             starts at random, from torch's generator, as torchvision or timm does.
-        image_size: side of the images in pixels. Most architectures take others as well; ViT, MaxViT and tutorial_vgg
-            only this one, and so do many of timm's models.
-
-    Returns:
-        The network in training mode, on torch's default device (with a state: where that is).
+        image_size: side of the images in pixels, one that `fitting_size` allows. Most architectures then take others as
+            well; ViT, MaxViT, tutorial_vgg and many of timm's models do not.
 
     Raises:
-        FashiontlError: unknown name, too small a size, or weights of another architecture.
+        FashiontlError: unknown name, or weights of another architecture.
     """
     entry = find(name)
-    if error := size_error(name, image_size):
-        raise FashiontlError(error)
     if entry.family == "timm":
         return timm_network(name, classes, state, image_size)
     if state is None:

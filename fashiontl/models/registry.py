@@ -164,20 +164,3 @@ def find(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
     return ARCHITECTURES[name]
-
-
-def size_error(name: str, image_size: int) -> str | None:
-    """Say why an architecture does not take images of a size, or nothing if it does.
-
-    >>> size_error("vgg11", 28)
-    'vgg11 takes images of at least 32 pixels, got 28; use --set image_size=32'
-    >>> size_error("vit_b_16", 40)
-    'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
-    """
-    entry = find(name)
-    next_size = fitting_size(name, image_size)
-    if next_size == image_size:
-        return None
-    too_small = image_size < entry.minimum_size
-    wanted = f"of at least {entry.minimum_size}" if too_small else f"whose side is a multiple of {entry.size_multiple}"
-    return f"{name} takes images {wanted} pixels, got {image_size}; use --set image_size={next_size}"

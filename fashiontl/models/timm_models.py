@@ -25,11 +25,7 @@ _Names: TypeAlias = tuple[list[str], list[str]]
 
 
 def library() -> Any:
-    """The module `timm`.
-
-    Raises:
-        FashiontlError: it is not installed.
-    """
+    """The module `timm`; a FashiontlError where it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -159,12 +155,8 @@ class TimmNetwork(Network):
     as a class token. A module without parameters belongs to the stage of what was registered before it; behind the last
     numbered stage, to the neck. Modules that span several stages are in none, and so stay in eval mode.
 
-    Args:
-        name: of the architecture, for errors.
-        model: with `get_classifier`, `forward_features` and `forward_head(features, pre_logits=True)`.
-        groups: names of the model's parameters by stage, in order of execution: `stem`, `stage1` ..., `neck`. Wherever
-            those of the classifier are, they become the stage `head`.
-        image_size: side of the images in pixels.
+    `groups` are names of the model's parameters by stage, in order of execution: `stem`, `stage1` ..., `neck`. Wherever
+    those of the classifier are, they become the stage `head`.
 
     Raises:
         FashiontlError: the model's classifier is not one layer, Linear or Conv2d.
@@ -188,9 +180,9 @@ class TimmNetwork(Network):
 
     @property
     def stages(self) -> nn.ModuleDict:  # type: ignore[override] # a chain's are an attribute
-        """The stages, each with the modules and parameters that the model has at this moment.
+        """The stages, each with the modules and parameters that the model has now, under names with `/` for `.`.
 
-        Their names have `/` for `.`. A module that is assigned to such a name takes its place in the model.
+        A module that is assigned to such a name takes its place in the model.
         """
         for view in self._views.values():
             view.fill()
@@ -209,11 +201,7 @@ class TimmNetwork(Network):
         return self
 
     def run(self, inputs: Tensor, start: int, stop: int) -> Tensor:
-        """Run the stages from number `start` up to, not including, `stop`; both must be in `cuts`.
-
-        Raises:
-            FashiontlError: the model cannot be entered or left there.
-        """
+        """Run the stages from number `start` up to, not including, `stop`; a FashiontlError if not both in `cuts`."""
         last = len(self._views)
         if (start, stop) == (0, last):
             return self.model(inputs)  # type: ignore[no-any-return]
@@ -231,15 +219,14 @@ class TimmNetwork(Network):
         if next(self.parameters()).is_meta:
             return 0, len(self._views)
         if self._cuts is None:
-            before_head = (len(self._views) - 1,) if self._same_with_a_cut() else ()
-            self._cuts = (0, *before_head, len(self._views))
+            last = len(self._views)
+            self._cuts = (0, last - 1, last) if self._same_with_a_cut() else (0, last)
         return self._cuts
 
     @property
     def head_layer(self) -> Layer:
         """The classifier's last layer."""
-        layer: Layer = self.model.get_submodule(self._head)
-        return layer
+        return self.model.get_submodule(self._head)  # type: ignore[no-any-return]
 
     def replace_head(self, classes: int) -> None:
         """Put a new last layer, at random from torch's generator and on the old one's device, in the model.

@@ -58,7 +58,6 @@ class Fit:
     Attributes:
         seconds: wall time of the loop, synchronised, without validation.
         losses: mean training loss of each epoch.
-        proof: that the policy was kept.
         reused_stages: the most leading stages whose output was computed once and reused.
         validation: accuracy on the validation images after each epoch; empty without any.
         chosen: the epoch, from 0, whose weights were kept.

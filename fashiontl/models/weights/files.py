@@ -29,13 +29,11 @@ _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
 @dataclass(frozen=True)
 class Start:
-    """A network before training.
+    """A network before training, on the CPU, with a head for the case's task.
 
     Attributes:
-        network: on the CPU, with a head for the case's task.
         preprocessing: that the weights were trained with.
-        provenance: name, file's SHA-256 and recipe of the weights, for the record.
-        warnings: about the weights, for the record.
+        provenance: name, file's SHA-256 and recipe of the weights.
         verifying: seconds that verifying files took, which is not part of loading them.
     """
 
@@ -138,13 +136,7 @@ def in_folder(folder: Path, architecture: str) -> Path:
 def load_file(architecture: str, classes: int, size: int, path: Path, name: str, *, pretrained: bool = False) -> Start:
     """A network with the weights in a file, and a new head.
 
-    Args:
-        architecture: whose weights the file holds.
-        classes: outputs of the head.
-        size: side of the input in pixels.
-        path: of the file.
-        name: what the record calls it.
-        pretrained: whether pretraining made it, which writes its SHA-256 beside it.
+    `name` is what the record calls the file. Beside one that pretraining made is its SHA-256.
 
     Raises:
         FashiontlError: the file does not exist, cannot be read, is not what was written or published under its name,

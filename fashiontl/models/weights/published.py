@@ -12,7 +12,6 @@ from torch import Tensor
 from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.data.sources import download_timeout
 from fashiontl.data.torchvision_import import models
-from fashiontl.models.network import state_errors
 from fashiontl.models.registry import find
 from fashiontl.models.timm_models import PREFIX, configuration, library
 from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name
@@ -75,23 +74,17 @@ def _from_torchvision(architecture: str, tag: str) -> Published:
     known = models.get_model_weights(entry.builder)
     weights = known.DEFAULT if tag == DEFAULT else known[tag]
     file = _hub_folder() / Path(weights.url).name
-    what = f"expected the ImageNet weights of {architecture} ({weights.name})"
     try:
         if not file.exists():
             _download(weights.url, file)
-        with opened(file, published_in_name(file)) as verified:
-            state = torch.load(verified.file, map_location="cpu", weights_only=True)
-    except FashiontlError:
-        raise
-    except Exception as error:  # a file of another kind makes the unpickler fail in any way
-        if file.exists():
-            raise FashiontlError(
-                f"{file}: {what}, got: {first_line(error)}. Delete it, and it is downloaded again from {weights.url}"
-            ) from error
+    except Exception as error:  # whatever the network and torch raise
         raise FashiontlError(
-            f"{what} at {file}, and cannot download them: {error}. Put the file {weights.url} there, or set TORCH_HOME "
-            "to the folder whose hub/checkpoints has it"
+            f"expected the ImageNet weights of {architecture} ({weights.name}) at {file}, and cannot download them: "
+            f"{error}. Put the file {weights.url} there, or set TORCH_HOME to the folder whose hub/checkpoints has it"
         ) from error
+    # Every one of torchvision's names has a digest, so a file that passes is a checkpoint.
+    with opened(file, published_in_name(file)) as verified:
+        state = torch.load(verified.file, map_location="cpu", weights_only=True)
     # The published preprocessing is a partial of a class whose attributes it fills.
     transforms = weights.transforms()
     recipe = weights.meta.get("recipe")
@@ -128,27 +121,12 @@ def _from_timm(architecture: str, tag: str) -> Published:
     tag, recipe = config.tag, config.hf_hub_id or config.url
     if packaged:
         tag, recipe = DEFAULT, f"{LITE0_PACKAGE} {metadata.version(LITE0_PACKAGE)}"
-        state = by_position(architecture, state)
+        # Its names are others; the order and the shapes, which `build` checks, are the same.
+        with torch.device("meta"):
+            names = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
+        state = dict(zip(names, state.values(), strict=True))
     origin = {"name": f"{architecture} {tag}", "sha256": verified.sha256, "recipe": recipe}
     return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, origin, verified.seconds)
-
-
-def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights, as many as the model has and of the same shapes, under the model's own names, taken in order.
-
-    Raises:
-        FashiontlError: another count, or a shape that does not fit.
-    """
-    with torch.device("meta"):
-        model = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
-    if len(state) != len(model):
-        raise FashiontlError(f"expected {len(model)} tensors for {architecture}, got {len(state)}; use another file")
-    result = dict(zip(model, state.values(), strict=True))
-    if any(result[name].shape != model[name].shape for name in model):
-        raise FashiontlError(
-            f"expected the shapes of {architecture}, got others: {state_errors(model, result)}; use another file"
-        )
-    return result
 
 
 def _lite0_file() -> Path | None:
