@@ -38,33 +38,19 @@ class ImageFolder:
         """
         from fashiontl.data.torchvision_import import torchvision
 
-        folders = {split: self.path / split for split in _SPLITS}
-        missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
-        if missing:
-            raise FashiontlError(
-                f"expected the folders train and test, with a folder of images for each class, "
-                f"got no {' and no '.join(missing)}"
-            )
-        classes = {
-            split: sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-            for split, folder in folders.items()
-        }
+        splits, errors = {}, []
+        for split in _SPLITS:
+            folder = self.path / split
+            try:
+                splits[split] = torchvision.datasets.ImageFolder(folder, loader=partial(_read, size=size))
+            except OSError as error:
+                errors.append(f"{folder}: expected a folder of images for each class, got: {error}; add the images")
+        if errors:
+            raise FashiontlError("\n".join(errors))
+        classes = {split: dataset.classes for split, dataset in splits.items()}
         if classes["train"] != classes["test"] or len(classes["train"]) < 2:
-            found = "; ".join(f"{split}: {', '.join(names) or 'none'}" for split, names in classes.items())
+            found = "; ".join(f"{split}: {', '.join(names)}" for split, names in classes.items())
             raise FashiontlError(f"{self.path}: expected the same two or more classes in train and test, got {found}")
-        splits = {
-            split: torchvision.datasets.ImageFolder(folder, loader=partial(_read, size=size), allow_empty=True)
-            for split, folder in folders.items()
-        }
-        empty = [
-            str(folders[split] / name)
-            for split, dataset in splits.items()
-            for number, name in enumerate(dataset.classes)
-            if number not in dataset.targets
-        ]
-        if empty:
-            suffixes = " ".join(splits["train"].extensions)
-            raise FashiontlError(f"expected images ({suffixes}) in {', '.join(empty)}, got none")
         return _images(splits, size, self.path.name)
 
 

@@ -72,7 +72,7 @@ class FreezeVerifier:
         assert self._plan is not None, "end() without begin()"
         now = {name: held.value for name, held in _verified(self._network, self._plan)}
         moved = {name for name, old in self._before.items() if not _same_bits(old.value, now.get(name))}
-        awake = [
+        training_modules = [
             name
             for planned, name, module in planned_modules(self._network, self._plan)
             if module.training and not in_training_mode(planned, module)
@@ -89,7 +89,7 @@ class FreezeVerifier:
             self._moved.update(moved.intersection(training))
             found["parameters should train and none moved"] = [] if moved.intersection(training) else training
             found["modules should be in eval mode and are not"] = [
-                name for name in awake if name.split(".")[0] == stage
+                name for name in training_modules if name.split(".")[0] == stage
             ]
             for what, faulty in found.items():
                 if faulty:

@@ -35,9 +35,6 @@ class Published:
 
     Attributes:
         state: parameters and buffers under the authors' names.
-        mean: of each channel, with which the weights were trained.
-        std: standard deviation of each channel.
-        interpolation: with which images were resized: `bilinear` or `bicubic`.
         origin: `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
         verifying: seconds that verifying the file took.
     """
@@ -167,14 +164,14 @@ def _from_hub(config: Any) -> Path:
         cached = try_to_load_from_cache(config.hf_hub_id, file)
         if isinstance(cached, str):
             return Path(cached)
-    for file in files[:-1]:
+    for file in files:
         try:
             return Path(hf_hub_download(config.hf_hub_id, file, etag_timeout=_HUB_TIMEOUT))
         except LocalEntryNotFoundError:  # no network
             raise
-        except EntryNotFoundError:
-            continue
-    return Path(hf_hub_download(config.hf_hub_id, files[-1], etag_timeout=_HUB_TIMEOUT))
+        except EntryNotFoundError as error:
+            missing = error
+    raise missing
 
 
 def _hub_folder() -> Path:
