@@ -1,8 +1,5 @@
 import gzip
 import json
-import os
-import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -270,43 +267,17 @@ def test_tensorboards_profiler_opens_the_trace(profiled: Profile, tmp_path: Path
     assert calls["AddmmBackward0"] == 6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_folders_whose_names_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    work = Workload()
-    profile = profile_steps(work.step, work.device, folder / "traces", "x", modules={"": work.network})
-    (path,) = (folder / "traces").iterdir()
-    assert profile.trace == str(path)
-    assert json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-
-
-def profile_with(contents: list[bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, Profile]:
-    """Profile while torch seems to write these contents."""
-    monkeypatch.setattr(capture, "_exported", lambda profiler: contents.pop(0))
-    monkeypatch.setattr(capture, "_MOST_BYTES", 100)
-    work = Workload()
-    return work, profile_steps(work.step, work.device, folder, "x", modules={"": work.network})
-
-
-def test_a_trace_that_is_too_large_is_made_again_of_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work, profile = profile_with([b" " * 101, b'{"traceEvents": [{}]}'], tmp_path, monkeypatch)
-    assert work.steps == 3 + 2
-    assert profile.trace is not None
-    assert profile.warnings == ("the trace is of one step, without shapes: it had 0 MiB with them",)
-    assert profile.steps == 2
-    assert any(row.flops for row in profile.operators), "the tables are of the first"
-
-
 @pytest.mark.parametrize(
-    ("contents", "warning"),
-    [([b" " * 101, b" " * 101], "no trace: it has"), ([b'{"traceEvents": ['], "no trace: torch wrote no valid JSON")],
+    ("content", "warning"),
+    [(b" " * 101, "no trace: it has"), (b'{"traceEvents": [', "no trace: torch wrote no valid JSON")],
 )
 def test_an_unfit_trace_is_not_kept(
-    contents: list[bytes], warning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, warning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, profile = profile_with(contents, tmp_path, monkeypatch)
+    monkeypatch.setattr(capture, "_exported", lambda profiler: content)
+    monkeypatch.setattr(capture, "_MOST_BYTES", 100)
+    work = Workload()
+    profile = profile_steps(work.step, work.device, tmp_path, "x", modules={"": work.network})
     assert (profile.trace, profile.trace_bytes, list(tmp_path.iterdir())) == (None, None, [])
     assert warning in profile.warnings[-1]
     assert profile.operators

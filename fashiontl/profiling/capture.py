@@ -1,7 +1,6 @@
 """A few steps under torch's profiler, as tables and as a trace that viewers open."""
 
 import gzip
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,18 +47,25 @@ def profile_steps(
         Tables of one step. The profiler slows the host down: shares tell where time goes, no figure is a time of the
         step as it runs without.
     """
-    warnings = []
+    activities = device.profiler_activities()
     with module_ranges(modules):
-        profiler = _recorded(step, device, _STEPS, details=True)
-        read = tables(profiler.events() or (), _STEPS)  # type: ignore[no-untyped-call]
+        with profile(
+            activities=activities,
+            schedule=schedule(wait=0, warmup=_WARM_UP, active=_STEPS, repeat=1),
+            record_shapes=True,
+            with_flops=True,
+            profile_memory=True,
+        ) as profiler:
+            for _ in range(_WARM_UP + _STEPS):
+                step()
+                device.synchronize()
+                profiler.step()
+        read = tables(profiler.events() or (), _STEPS)
         content = _exported(profiler)
-        if len(content) > _MOST_BYTES:
-            profiler = _recorded(step, device, 1, details=False)
-            warnings.append(f"the trace is of one step, without shapes: it had {_mebibytes(content)} with them")
-            content = _exported(profiler)
-    if read.device_idle is None and len(device.profiler_activities()) > 1:
-        warnings.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
     path, error = _written(content, folder, name)
+    warnings = [error] if error else []
+    if read.device_idle is None and len(activities) > 1:
+        warnings.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
     return Profile(
         operators=folded(read.operators),
         kernels=folded(read.kernels),
@@ -68,7 +74,7 @@ def profile_steps(
         step_s=read.step_s,
         trace=None if path is None else str(path),
         trace_bytes=None if path is None else path.stat().st_size,
-        warnings=(*warnings, *([error] if error else [])),
+        warnings=tuple(warnings),
     )
 
 
@@ -89,8 +95,7 @@ def module_ranges(modules: Mapping[str, nn.Module]) -> Iterator[None]:
     `nn.MultiheadAttention` shows the ordinary path. What torch.compile has compiled has no modules inside.
 
     Args:
-        modules: networks, each under the prefix of its modules' dotted paths: nothing for `""`. A module that occurs
-            twice has its first path.
+        modules: networks, each under the prefix of its modules' dotted paths. A module that occurs twice has its first.
     """
     opened: list[record_function] = []
     handles = []
@@ -124,42 +129,17 @@ def module_ranges(modules: Mapping[str, nn.Module]) -> Iterator[None]:
             opened.pop().__exit__(None, None, None)
 
 
-def _recorded(step: Callable[[], object], device: Device, steps: int, *, details: bool) -> profile:
-    profiler = profile(
-        activities=device.profiler_activities(),
-        schedule=schedule(wait=0, warmup=_WARM_UP, active=steps, repeat=1),
-        record_shapes=details,
-        with_flops=details,
-        profile_memory=details,
-    )
-    with profiler:
-        for _ in range(_WARM_UP + steps):
-            step()
-            device.synchronize()
-            profiler.step()
-    return profiler
-
-
 def _exported(profiler: profile) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        # torch takes no path that is not UTF-8. Only Linux has such names, and a descriptor of the folder leads to it.
-        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-        try:
-            str(path).encode()
-            profiler.export_chrome_trace(str(path))
-        except UnicodeEncodeError:
-            profiler.export_chrome_trace(f"/proc/self/fd/{handle}/trace.json")
-        finally:
-            if handle is not None:
-                os.close(handle)
+        profiler.export_chrome_trace(str(path))
         return path.read_bytes()
 
 
 def _written(content: bytes, folder: Path, name: str) -> tuple[Path | None, str]:
     """The trace's path, or None and the reason why there is none."""
     if len(content) > _MOST_BYTES:
-        return None, f"no trace: it has {_mebibytes(content)}, and viewers open {_MOST_BYTES / 2**20:.0f} MiB"
+        return None, f"no trace: it has {len(content) >> 20} MiB, and viewers open {_MOST_BYTES >> 20} MiB"
     try:
         trace: dict[str, Any] = msgspec.json.decode(content, type=dict)
     except ValueError as error:
@@ -176,7 +156,3 @@ def _written(content: bytes, folder: Path, name: str) -> tuple[Path | None, str]
     finally:
         part.unlink(missing_ok=True)
     return path, ""
-
-
-def _mebibytes(content: bytes) -> str:
-    return f"{len(content) / 2**20:.0f} MiB"
