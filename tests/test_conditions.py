@@ -202,17 +202,6 @@ def test_the_detector_that_can_read_nothing_says_no(machine: Machine) -> None:
     assert [detector(), detector()] == [False, False]
 
 
-def test_the_detector_closes_its_files(machine: Machine) -> None:
-    machine.quota("throttled_usec 5")
-    machine.heat(1, 1)
-    process = psutil.Process()
-    before = process.num_fds()
-    detector = ThrottleDetector(CPU)
-    assert process.num_fds() > before
-    del detector
-    assert process.num_fds() == before
-
-
 def test_the_detector_of_a_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.quota("throttled_usec 5")
     card = gpu(monkeypatch, reasons=0x40)

@@ -61,7 +61,6 @@ class Gpu:
 
     Attributes:
         library: the module `pynvml`, initialised.
-        handle: NVML's handle of the GPU.
         uuid: of the GPU or, where CUDA_VISIBLE_DEVICES names one, of its MIG slice.
         is_shared: whether the GPU is in MIG mode, so that power, energy and processes are not this slice's alone.
     """
@@ -73,12 +72,11 @@ class Gpu:
 
     def conditions(self) -> GpuConditions:
         """Everything but `foreign_processes`."""
-        celsius = self._read("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_TEMPERATURE_GPU,))
         return GpuConditions(
             sm_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
             max_sm_hertz=self._read("nvmlDeviceGetMaxClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
             memory_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_MEMORY,), unit=1e6),
-            celsius=celsius,
+            celsius=self._read("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_TEMPERATURE_GPU,)),
             watts=None if self.is_shared else self._read("nvmlDeviceGetPowerUsage", unit=1e-3),
             throttle_reasons=self.throttle_reasons(),
             thermal_violation_seconds=self.thermal_violation_seconds(),
@@ -118,11 +116,7 @@ class Gpu:
 
 
 def find(index: int, library: Any = None) -> Gpu | None:
-    """The GPU that torch calls `cuda:index`.
-
-    Args:
-        index: position among the devices that CUDA_VISIBLE_DEVICES leaves.
-        library: the module `pynvml`, or a stand-in for it.
+    """The GPU that torch calls `cuda:index`, its position among the devices that CUDA_VISIBLE_DEVICES leaves.
 
     Returns:
         None without nvidia-ml-py, driver or such a device, and where CUDA's order of devices is not known.
