@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES
 from fashiontl.models.build import build
+from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import flops
 from fashiontl.timing.flops import forward_flops, step_flops
@@ -222,7 +223,7 @@ RESNET18 = replace(PRESETS["smoke"], throughput_batch=2)
 def resnet18(policy: str) -> tuple[int, Any]:
     """The FLOPs of a training step in the first epoch, and the network."""
     case = Case("resnet18", policy, weights="none")
-    work = Workload.of({"case": asdict(case), "settings": asdict(RESNET18)})
+    work = Workload.of(CaseJob(case, RESNET18))
     starts = work.starts()
     return step_flops(work.training_step(starts)), starts[0].network
 
@@ -291,7 +292,7 @@ def _script() -> ModuleType:
 
 
 published = _script()
-PAGE = (ROOT / "docs" / "flops.md").read_text()
+PAGE = (ROOT / "docs" / "evidence" / "flops.md").read_text()
 ROWS = {cells[1].strip(): [cell.strip() for cell in cells[1:-1]] for cells in (
     row.split("|") for row in PAGE.splitlines() if row.startswith("| ")
 )}  # fmt: skip

@@ -83,7 +83,6 @@ class WarmUp:
     """How a warm-up ended.
 
     Attributes:
-        calls: made before the first sample.
         steady: whether it ended because the calls had become steady, not because its time was up.
         drift: from one half of the last window to the other, relative to the median.
         noise: standard deviation within it, relative to the median.
@@ -103,7 +102,6 @@ class Samples:
         values: seconds a call, in the order in which they were taken.
         device: seconds a call in the device's own time; empty where it has none.
         parts: seconds of each part of a call, by its name; empty when the call has none.
-        warm_up: how it went.
         ended: why sampling ended: the median was precise, the time was up, or there were samples enough.
         throttled: samples that were dropped because the machine was slowed down meanwhile.
     """
@@ -135,10 +133,7 @@ def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: Sampling
     """Time runs of calls with one wait at the end of each: the throughput of a full queue.
 
     Waiting after every call would keep a device idle between small steps. A block is at least 20 ms long, so that
-    the clock and the wait do not count.
-
-    Returns:
-        Samples whose values are seconds a call, one a block.
+    the clock and the wait do not count, and gives one value, the seconds a call.
     """
     return _run(lambda calls: _timed(call, timer, calls), timer, budget)
 
@@ -196,11 +191,10 @@ def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, bu
 
 
 def _calls_of_block(seconds: float) -> int:
-    """How many calls of that length a block has."""
     return max(1, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9)))
 
 
-# Seconds of the whole call by the host's clock, then by the device's or of each part.
+# Seconds of the whole call by the host's clock, then by the device's or of each part; means over a block of calls.
 _Sample = tuple[float, ...]
 # Takes one sample of so many calls.
 _Take = Callable[[int], _Sample]
@@ -231,9 +225,6 @@ def _run(
 
     Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
     which may have set something up: six more steps of VGG-11 would only be the same again.
-
-    A sample is a block of calls or a single one; it holds the seconds of the whole call, and of the parts or, without
-    any, of the device.
     """
     with no_garbage_collection():
         started = timer.clock()
