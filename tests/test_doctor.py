@@ -9,7 +9,7 @@ import pytest
 
 from fashiontl.core.stats import smallest_difference
 from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
-from fashiontl.doctor.examination import PROCESSES, examine, noise_floor
+from fashiontl.doctor.examination import PROCESSES, examine
 from fashiontl.machine.conditions import Conditions, Observation
 from fashiontl.machine.devices import Device
 from fashiontl.runner.client import Outcome, Worker
@@ -174,11 +174,6 @@ def test_processes_that_were_not_timed(answer: Any, reason: str) -> None:
     one_short = iter([answer, *(Noise(1.0, 0.1, steady=True),) * 7])
     report = examined(noise=lambda job: next(one_short))
     assert (report.fit, report.facts["noise"]["smallest_difference"]) == (False, 0.0)
-
-
-def test_the_noise_floor_of_one_process_is_unknown() -> None:
-    assert noise_floor([0.004]) == {"deviation": None, "smallest_difference": None}
-    assert noise_floor([0.004] * 8) == {"deviation": 0.0, "smallest_difference": 0.0}
 
 
 def test_json_is_one_object_without_what_json_has_not() -> None:

@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES
-from fashiontl.models.build import build
 from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import flops
@@ -325,23 +324,3 @@ def test_a_models_figures_are_the_published_ones(name: str) -> None:
     # Published are GMAC to three decimals.
     assert line.flops == pytest.approx(line.published_flops, abs=2 * 0.0005e9, rel=0)
     assert ROWS[name] == list(published.cells(line)), "python bench/published_flops.py > docs/evidence/flops.md"
-
-
-@pytest.mark.parametrize("name", published.EXCEPTIONS)
-def test_an_exceptions_parameters_are_those_of_the_auxiliary_head(name: str) -> None:
-    weights = models.get_model_weights(name).DEFAULT
-    with torch.device("meta"):
-        model = models.get_model(name, weights=None, aux_logits=True, init_weights=False).eval()
-    fewer, _ = published.EXCEPTIONS[name]
-    assert published.parameters(model) == weights.meta["num_params"]
-    assert published.parameters(model.AuxLogits) == fewer
-    (size,) = weights.transforms().crop_size
-    assert forward_flops(model, torch.empty(1, 3, size, size, device="meta")) == published.line(name).flops
-
-
-def test_parameters_left_unset_change_no_count() -> None:
-    network = build("regnet_x_400mf", 1000, image_size=32).eval()
-    bare = published.ours("regnet_x_400mf", 32)
-    assert published.parameters(network) == published.parameters(bare)
-    images = torch.zeros(1, 3, 32, 32)
-    assert forward_flops(network, images) == forward_flops(bare, images.to("meta"))

@@ -140,20 +140,6 @@ def test_any_other_error_is_raised_and_not_shrunk_from() -> None:
     assert device.events == ["1", "2", "4", "8"]
 
 
-def test_a_size_that_runs_once_and_not_again_is_no_result() -> None:
-    tries: list[int] = []
-
-    class Fragmented(Device):
-        def check(self, batch: int) -> None:
-            tries.append(batch)
-            if batch > 6 or tries.count(6) > 1:
-                raise FullError
-
-    found = Fragmented(0).sweep()
-    assert batches(found) == [1, 2, 4]
-    assert (found.largest, found.limit) == (4, "memory")
-
-
 def test_memory_is_released_when_nothing_holds_the_failed_calls_tensors_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -55,9 +55,7 @@ def rapl_counter() -> EnergyCounter | None:
     Since CVE-2020-8694 only root may read them, unless the machine's owner allows it. AMD's have Intel's name too.
     """
     # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.
-    zones = [
-        zone for zone in sorted(_POWERCAP.glob("intel-rapl:*")) if (text_of(zone / "name") or "").startswith("package-")
-    ]
+    zones = [each for each in _POWERCAP.glob("intel-rapl:*") if (text_of(each / "name") or "").startswith("package-")]
     counter = EnergyCounter("RAPL packages", Rapl(zones).joules)
     return counter if zones and counter.read() is not None else None
 

@@ -193,11 +193,9 @@ def _affinity() -> Collection[int]:
 
 def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/system/cpu")) -> int:
     """How many physical cores some CPUs belong to; a CPU whose core is not in the kernel's folder counts as one."""
-    siblings = []
-    for cpu in allowed:
-        topology = cpus / f"cpu{cpu}" / "topology"
-        # The second is the name before Linux 5.3.
-        siblings.append(text_of(topology / "core_cpus_list") or text_of(topology / "thread_siblings_list"))
+    folders = [cpus / f"cpu{cpu}" / "topology" for cpu in allowed]
+    # The second is the name before Linux 5.3.
+    siblings = [text_of(each / "core_cpus_list") or text_of(each / "thread_siblings_list") for each in folders]
     if any(siblings):
         return len(set(siblings) - {None}) + siblings.count(None)
     # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may tell.

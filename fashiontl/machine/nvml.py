@@ -39,7 +39,7 @@ class GpuConditions(msgspec.Struct, frozen=True):
 
     Attributes:
         watts: power of the board: on most GPUs a mean over the last second.
-        throttle_reasons: why the clocks are below their maximum, in `_REASONS`' names.
+        throttle_reasons: why the clocks are below their maximum.
         thermal_violation_seconds: how long heat has held the clocks down, since the driver was loaded.
         foreign_processes: who computes on it besides this process, its ancestors and descendants: `name (pid 12)`.
             Unknown in a container with process ids of its own, since some drivers report the host's.
@@ -60,7 +60,6 @@ class Gpu:
     """One GPU. What cannot be read is None, and nothing here raises.
 
     Attributes:
-        library: the module `pynvml`, initialised.
         uuid: of the GPU or, where CUDA_VISIBLE_DEVICES names one, of its MIG slice.
         is_shared: whether the GPU is in MIG mode, so that power, energy and processes are not this slice's alone.
     """
@@ -132,11 +131,11 @@ def find(index: int, library: Any = None) -> Gpu | None:
 
 
 def _installed() -> Any:
-    try:
+    with suppress(ImportError):
         import pynvml
-    except ImportError:
-        return None
-    return pynvml
+
+        return pynvml
+    return None
 
 
 def _errors(library: Any) -> tuple[type[Exception], ...]:

@@ -3,7 +3,7 @@
 import gzip
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.profiler import profile, record_function, schedule
 
+from fashiontl.core.files import write_atomically
 from fashiontl.machine.devices import Device
 from fashiontl.profiling.events import MODULE_PREFIX, tables
 from fashiontl.profiling.operators import Profile, folded
 
 _WARM_UP = 1
-# Few steps bound the size of the trace: one step of a deep network is already thousands of events.
+# Few steps bound the size of the trace: one step of a deep network is thousands of events.
 _STEPS = 2
 # Perfetto and torch-tb-profiler hold a trace several times over in memory, and Python parses this much in seconds.
 _MOST_BYTES = 64 * 2**20
@@ -97,36 +98,31 @@ def module_ranges(modules: Mapping[str, nn.Module]) -> Iterator[None]:
     Args:
         modules: networks, each under the prefix of its modules' dotted paths. A module that occurs twice has its first.
     """
+    paths: dict[nn.Module, str] = {}
+    for prefix, network in modules.items():
+        for path, module in network.named_modules(prefix=prefix):
+            paths.setdefault(module, path)
     opened: list[record_function] = []
-    handles = []
 
-    def add_hooks(path: str, module: nn.Module) -> None:
-        def before(*unused: object) -> None:
-            del unused
-            if not torch.compiler.is_compiling():
-                opened.append(record_function(MODULE_PREFIX + path))
-                opened[-1].__enter__()  # type: ignore[no-untyped-call]
+    def before(module: nn.Module, _: object) -> None:
+        if not torch.compiler.is_compiling():
+            opened.append(record_function(MODULE_PREFIX + paths[module]))
+            opened[-1].__enter__()  # type: ignore[no-untyped-call]
 
-        def after(*unused: object) -> None:
-            del unused
-            if not torch.compiler.is_compiling():
-                opened.pop().__exit__(None, None, None)
-
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, always_call=True))
-
-    try:
-        met: set[nn.Module] = set()
-        for prefix, network in modules.items():
-            for path, module in network.named_modules(memo=met, prefix=prefix):
-                add_hooks(path, module)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        # Left open by a KeyboardInterrupt: torch calls no hooks then.
-        while opened:
+    def after(*_: object) -> None:
+        if not torch.compiler.is_compiling():
             opened.pop().__exit__(None, None, None)
+
+    with ExitStack() as hooks:
+        for module in paths:
+            hooks.enter_context(module.register_forward_pre_hook(before))
+            hooks.enter_context(module.register_forward_hook(after, always_call=True))
+        try:
+            yield
+        finally:
+            # Left open by a KeyboardInterrupt: torch calls no hooks then.
+            while opened:
+                opened.pop().__exit__(None, None, None)
 
 
 def _exported(profiler: profile) -> bytes:
@@ -146,13 +142,6 @@ def _written(content: bytes, folder: Path, name: str) -> tuple[Path | None, str]
         return None, f"no trace: torch wrote no valid JSON ({error})"
     path = folder / f"{name}.{time.time_ns()}.pt.trace.json.gz"
     trace = {"distributedInfo": {"rank": 0, "world_size": 1}, **trace, "traceName": path.name}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")  # so that a viewer never sees half of it
-    try:
-        with gzip.open(part, "wb", compresslevel=6) as file:
-            # HolisticTraceAnalysis finds the rank by a pattern that needs a space after the colon.
-            file.write(msgspec.json.format(msgspec.json.encode(trace), indent=0))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # HolisticTraceAnalysis finds the rank by a pattern that needs a space after the colon.
+    write_atomically(path, gzip.compress(msgspec.json.format(msgspec.json.encode(trace), indent=0), 6))
     return path, ""

@@ -43,7 +43,7 @@ class DeviceTimer:
     """The clocks of a device and of the host.
 
     Attributes:
-        synchronize: waits until the device has finished; called before the clock is read.
+        synchronize: waits until the device has finished.
         event: records an event in the device's queue, without waiting; None where there is no queue.
         elapsed: seconds between two such events, once the device has passed them.
         throttled: whether the machine was slowed down since the last call.
@@ -139,17 +139,17 @@ def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: Sampling
 
 
 def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
-    """Warm a call up until it is steady, for blocks that are then taken one by one, by two processes in turns.
+    """Warm a call up for at most `seconds`, for blocks that two processes then take in turns.
 
     What ran in between has cooled caches: a block of ResNet-18's single images was 19 % slower after a block of the
     other process than after one of its own. So half as many calls that do not count come first in each block of short
     ones. The caller enters `no_garbage_collection`.
 
     Returns:
-        A function that takes one block and returns its seconds a call, and how the warm-up of at most `seconds` ended.
+        A function that takes one block and returns its seconds a call, and how the warm-up ended.
     """
     warm_up, window = _warm_up(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
-    calls = _calls_of_block(_median(window))
+    calls = _calls_of_block(window)
     uncounted = calls // 2
 
     def take() -> float:
@@ -163,11 +163,8 @@ def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float
 def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Time calls that consist of parts, one after the other, and each part.
 
-    The device is waited for only after several calls, as in real use; events in its queue separate the parts. Without
-    them (on the CPU, where a call has finished when it returns) the clock does.
-
-    Returns:
-        Samples whose values are seconds a call, the means of runs of at least 20 ms.
+    The device is waited for only after blocks of at least 20 ms, as in real use; events in its queue separate the
+    parts. Without them (on the CPU, where a call has finished when it returns) the clock does.
     """
     event = timer.event or timer.clock
     elapsed = timer.elapsed or (lambda before, after: after - before)
@@ -188,10 +185,6 @@ def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, bu
         return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
     return _run(take, timer, budget, tuple(parts))
-
-
-def _calls_of_block(seconds: float) -> int:
-    return max(1, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9)))
 
 
 # Seconds of the whole call by the host's clock, then by the device's or of each part; means over a block of calls.
@@ -229,7 +222,7 @@ def _run(
     with no_garbage_collection():
         started = timer.clock()
         warm_up, window = _warm_up(take, timer.clock, budget.seconds)
-        calls = _calls_of_block(_median(window)) if in_blocks else 1
+        calls = _calls_of_block(window) if in_blocks else 1
         is_enough = calls == 1 and timer.clock() - started >= budget.seconds
         first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
         kept, ended, throttled = _sample(take, calls, timer, budget, first)
@@ -244,8 +237,8 @@ def _run(
     )
 
 
-def _median(samples: Sequence[_Sample]) -> float:
-    return statistics.median(sample[0] for sample in samples)
+def _calls_of_block(window: Sequence[_Sample]) -> int:
+    return max(1, math.ceil(_BLOCK_SECONDS / max(statistics.median(sample[0] for sample in window), 1e-9)))
 
 
 def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:

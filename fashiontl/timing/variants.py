@@ -57,7 +57,7 @@ class Variant:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of deployed weights."""
+        """Of deployed weights."""
         return _DTYPES.get(self.precision, torch.float32)
 
     def autocast(self, kind: str) -> AbstractContextManager[Any]:
@@ -123,8 +123,7 @@ def faster_format(network: nn.Module, kind: str) -> str:
     A CPU library turns images into a layout of its own at each convolution in the contiguous format. A convolution of
     one pixel, or in groups, has too little to compute to make up for that. On other devices nothing was measured.
     """
-    is_faster = kind == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
-    return "channels_last" if is_faster else "contiguous"
+    return "channels_last" if kind == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS else "contiguous"
 
 
 def unavailable_reason(case: Case) -> str | None:
@@ -200,7 +199,7 @@ def _compile_unavailable(kind: str, index: int) -> str | None:
     else:
         if importlib.util.find_spec("triton") is None:
             missing.append("triton (python -m pip install triton)")
-        if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if name):
+        if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang")):
             missing.append("a C compiler (install gcc, or name one in CC)")
         if kind == "cuda" and torch.version.hip is None:
             capability = torch.cuda.get_device_capability(index)
