@@ -1,4 +1,4 @@
-"""Whether a device can be measured on, and how small a difference can be told there."""
+"""Whether a device can be measured on, and how small a difference can be detected there."""
 
 import math
 import statistics
@@ -71,7 +71,7 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
 
 
 def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
-    """How much processes differ, given a median each, and which difference two sets of `PROCESSES` of them can tell.
+    """How much processes differ, given a median each, and which difference two sets of `PROCESSES` can detect.
 
     Returns:
         `deviation`, the standard deviation of the medians' logarithms; and `smallest_difference`, relative, at 95 %

@@ -122,7 +122,7 @@ class Observer:
 
 
 class ThrottleDetector:
-    """Tells whether the machine was slowed down by heat, power or a quota since the last call.
+    """Detects whether the machine was slowed down by heat, power or a quota since the last call.
 
     A call takes some ten microseconds for each control group and usable core, and for a GPU. The CPU is observed for a
     GPU too, since it feeds it.
@@ -207,7 +207,7 @@ def _cpu_warnings(before: Conditions, after: Conditions, seconds: float, others:
     machine = os.cpu_count() or 1
     if before.load is not None and before.load > _CROWDED * machine:
         warnings.append(f"the load average was {before.load:.1f} on {machine} cores before the case began")
-    # Before the case the cores may be at rest, so only a fall tells anything.
+    # Before the case the cores may be at rest, so only a fall means anything.
     if before.cpu_hertz and after.cpu_hertz and after.cpu_hertz < (1 - _CLOCK_CHANGE) * before.cpu_hertz:
         warnings.append(f"the fastest core's clock fell from {_gigahertz(before.cpu_hertz, after.cpu_hertz)}")
     return warnings

@@ -13,7 +13,7 @@ _POWERCAP = Path("/sys/class/powercap")
 # power measurements" (SC 2024, arXiv:2312.02741), find windows near that period to be off by tens of per cent.
 _IDLE_SECONDS = 0.5
 _LEAST_SECONDS = 1.0
-# The counter is taken where it moves, so that no window begins or ends within a period. A longer wait is in vain.
+# The counter is taken where it moves, so that no window begins or ends within a period. The wait for it ends here.
 _LONGEST_PERIOD = 0.2
 _POLL_SECONDS = 0.001
 _RUN_SECONDS = 0.05

@@ -126,7 +126,7 @@ def _git(folder: Path) -> tuple[str | None, bool | None]:
 
 def _output(*command: str) -> str | None:
     """What a command prints; None when it is absent, fails or hangs."""
-    # Without optional locks, `git status` cannot get in the way of a git command that the user gives meanwhile.
+    # Without optional locks, `git status` cannot get in the way of a git command that the user runs meanwhile.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
@@ -198,7 +198,7 @@ def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/sys
     siblings = [text_of(each / "core_cpus_list") or text_of(each / "thread_siblings_list") for each in folders]
     if any(siblings):
         return len(set(siblings) - {None}) + siblings.count(None)
-    # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may tell.
+    # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may say.
     return min(len(allowed), psutil.cpu_count(logical=False) or len(allowed))
 
 

@@ -41,11 +41,11 @@ def profile_steps(
         device: on which it runs.
         folder: gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
         name: of the worker in the trace's file name.
-        modules: networks that the step runs, each under the prefix of its modules' dotted paths; operators are told
-            apart by module.
+        modules: networks that the step runs, each under the prefix of its modules' dotted paths; operators are
+            listed by module.
 
     Returns:
-        Tables of one step. The profiler slows the host down: shares tell where time goes, no figure is a time of the
+        Tables of one step. The profiler slows the host down: shares show where time goes, no figure is a time of the
         step as it runs without.
     """
     activities = device.profiler_activities()

@@ -9,14 +9,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 from fashiontl.machine.devices import Device
 from fashiontl.timing import torch_flags
-from fashiontl.timing.flops import step_flops
 
 # Long enough that the clock and the wait for the device do not count.
 _BLOCK_SECONDS = 0.01
@@ -38,21 +38,15 @@ class Work(NamedTuple):
 
 
 def measured_peak(
-    device: Device,
-    precision: str,
-    seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
+    device: Device, precision: str, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
     """Measure what matrix products and 3x3 convolutions reach, each at the size that suits the device best.
 
     For a process that ends with its phase: it leaves torch's switches for timing set, and its allocator may keep what
     it took.
 
-    Args:
-        device: where.
-        precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands.
-        seconds: about how long, half of it for each; the smallest work is measured even when it takes longer.
-        clock: seconds, monotonic.
+    It takes about `seconds`, half of them for each; the smallest work is measured even when it takes longer. The
+    precision, that of the operands, is `fp32`, `tf32`, `bf16` or `fp16`.
 
     Returns:
         FLOP/s, 2 for each multiply-add, of `matmul` and `convolution`; one whose smallest operands do not fit into the
@@ -92,37 +86,32 @@ def fastest(works: Iterable[Work], seconds: float, device: Device, clock: Callab
 def matrix_products(device: str, dtype: torch.dtype) -> list[Work]:
     """Products of two square matrices, the smallest first."""
 
-    def make(where: str, side: int) -> Callable[[], object]:
-        left, right = (torch.randn(side, side, device=where, dtype=dtype) for _ in range(2))
+    def prepare(side: int) -> Callable[[], object]:
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         # Taking fresh memory from the operating system at each call is no part of the arithmetic.
         out = torch.empty_like(left)
         return lambda: torch.mm(left, right, out=out)
 
-    return [_counted(make, device, side) for side in _SIDES]
+    return [Work(2 * side**3, partial(prepare, side)) for side in _SIDES]
 
 
 def convolutions(device: str, dtype: torch.dtype) -> list[Work]:
     """3x3 convolutions of stride 1 in both memory formats, the smallest batch first."""
 
-    def make(
-        where: str, batch: int, channels: int, side: int, memory_format: torch.memory_format
-    ) -> Callable[[], object]:
+    def prepare(memory_format: torch.memory_format, *shapes: tuple[int, ...]) -> Callable[[], object]:
         images, weight = (
-            torch.randn(shape, device=where, dtype=dtype).to(memory_format=memory_format)
-            for shape in ((batch, channels, side, side), (channels, channels, 3, 3))
+            torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format) for shape in shapes
         )
         return lambda: functional.conv2d(images, weight, padding=1)
 
-    return [
-        _counted(make, device, batch, channels, side, memory_format)
-        for batch in _BATCHES
-        for channels, side in _IMAGES
-        for memory_format in (torch.channels_last, torch.contiguous_format)
-    ]
-
-
-def _counted(make: Callable[..., Callable[[], object]], device: str, *sizes: Any) -> Work:
-    return Work(step_flops(make("meta", *sizes)), lambda: make(device, *sizes))
+    works = []
+    for batch in _BATCHES:
+        for channels, side in _IMAGES:
+            shapes = (batch, channels, side, side), (channels, channels, 3, 3)
+            flops = 2 * math.prod(shapes[0]) * channels * 3 * 3
+            for memory_format in (torch.channels_last, torch.contiguous_format):
+                works.append(Work(flops, partial(prepare, memory_format, *shapes)))
+    return works
 
 
 def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:

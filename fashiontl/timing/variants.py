@@ -29,7 +29,7 @@ _CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16
 _CPU_FACTS = Path("/proc/cpuinfo")
 _TRITON_CAPABILITY = (7, 0)
 _TF32_CAPABILITY = (8, 0)
-# A sweep meets one shape after the other. Past its limit, 8 by default, torch would go on uncompiled without a word.
+# A sweep meets one shape after the other. Past its limit, 8 by default, torch would silently go on uncompiled.
 _MOST_COMPILES = 200
 # torch starts at 65,536 and skips steps until gradients no longer overflow; from here on none was skipped.
 _FIRST_SCALE = 2.0**8
