@@ -298,7 +298,7 @@ def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fashiontl.core.files.write_atomically", full)
+    monkeypatch.setattr("fashiontl.gate.raw.write_atomically", full)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(failing / "no folder" / "summary"))
     options = ["--json", "a.json", "--markdown", "a.md", "--junit", "a.xml"]
     assert cli.main(["gate", "--replay", "gate.json", *options]) == 12
