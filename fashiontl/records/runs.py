@@ -5,13 +5,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgspec
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, no_file
-from fashiontl.records.record import Record, from_json, with_todays_names
+from fashiontl.records.record import Record, current_settings, from_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -47,7 +47,11 @@ class _Identity(msgspec.Struct):
     started: str
     machine: str
     case: Case
-    settings: Settings
+    settings: dict[str, Any]
+
+    def key(self) -> Hashable:
+        """As `_key` of its record."""
+        return self.machine, self.case, meaning(msgspec.convert(current_settings(self.settings), Settings))
 
 
 class Runs(NamedTuple):
@@ -108,15 +112,16 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
     errors: list[str] = []
     for place, line in _lines(_run_files(results), errors):
         try:
-            found = decoder.decode(with_todays_names(line))
+            found = decoder.decode(line)
+            key, started = found.key(), found.started
         except (ValueError, RecursionError, msgspec.MsgspecError):
             try:
                 record = place.read(line)
             except FashiontlError as error:
                 errors.append(str(error))
                 continue
-            found = _Identity(record.started, record.machine, record.case, record.settings)
-        lines.setdefault(_identity(found), []).append((found.started, place))
+            key, started = _key(record), record.started
+        lines.setdefault(key, []).append((started, place))
     kept = []
     for places in lines.values():
         for _, place in sorted(places, key=lambda entry: entry[0])[::-1]:
@@ -132,14 +137,14 @@ def latest(records: Iterable[Record]) -> list[Record]:
     """The newest record of each case, on each machine, with each meaning of the settings."""
     newest: dict[Hashable, Record] = {}
     for record in records:
-        key = _identity(record)
+        key = _key(record)
         # Times in UTC of one form sort as text. The later of two records of one second is the newer.
         if key not in newest or record.started >= newest[key].started:
             newest[key] = record
     return list(newest.values())
 
 
-def _identity(record: Record | _Identity) -> Hashable:
+def _key(record: Record) -> Hashable:
     return record.machine, record.case, meaning(record.settings)
 
 
