@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from fashiontl import __version__
-from fashiontl.core.encoding import print_plainly
-from fashiontl.core.errors import FashiontlError, tell, told, unwritable
+from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
 from fashiontl.matrix.options import AXES, filled, whole
@@ -36,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fashiontl; 130 after an interrupt.
     """
     _mend_streams()
-    print_plainly(sys.stdout, sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # What a terminal cannot encode must not make printing fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _main(arguments)
     except KeyboardInterrupt:
@@ -55,7 +57,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         _check_folder()
         text, code = options.run(options)
     except Exception as error:  # the last resort: what is foreseen has a message of its own
-        message, code = told(name, error)
+        message, code = explain(name, error)
         tell(message)
         return code
     fault = _print(text)

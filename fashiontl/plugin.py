@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from fashiontl.core.case import Case
-from fashiontl.core.errors import FashiontlError, told
+from fashiontl.core.errors import FashiontlError, explain
 from fashiontl.core.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import AXES, Axes, matrix
@@ -229,7 +229,7 @@ def _exit_on_fault() -> Iterator[None]:
     except (pytest.exit.Exception, pytest.UsageError):
         raise
     except Exception as error:
-        message, code = told("fashiontl", error)
+        message, code = explain("fashiontl", error)
         pytest.exit(to_terminal(f"\n{message}"), returncode=code)
 
 

@@ -4,7 +4,8 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -34,38 +35,35 @@ def load_json(data: bytes | str, what: str, surrogates: str = "strict") -> Any:
     Raises:
         FashiontlError: it is not JSON.
     """
-    try:
+    with _read_as("JSON", what):
         text = data.decode() if isinstance(data, bytes) else data
         values = json.loads(
             text, object_pairs_hook=_refuse_repeated, parse_constant=_refuse_constant, parse_float=_finite
         )
         if "\\ud" in text.lower():
             values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors=surrogates))
-        return values
-    except RecursionError as error:
-        raise FashiontlError(f"{what}: expected JSON, got too many levels of nesting; {NEXT_STEP}") from error
-    except ValueError as error:
-        raise FashiontlError(f"{what}: expected JSON, got: {error}; {NEXT_STEP}") from error
+    return values
 
 
 def decode(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002 the word for it
-    """Parse JSON, as `load_json`, into a msgspec Struct or any other type that msgspec converts to.
-
-    Raises:
-        FashiontlError: the first error: what was expected, what was got, where, and what to do.
-    """
+    """Parse JSON, as `load_json`, into a msgspec Struct or any other type that msgspec converts to."""
     return _converted(load_json(data, what), type, what)
 
 
 def decode_toml(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002
     """Parse TOML; arguments and errors as of `decode`."""
-    try:
+    with _read_as("TOML", what):
         values = tomllib.loads(data.decode())
-    except RecursionError as error:
-        raise FashiontlError(f"{what}: expected TOML, got too many levels of nesting; {NEXT_STEP}") from error
-    except ValueError as error:
-        raise FashiontlError(f"{what}: expected TOML, got: {error}; {NEXT_STEP}") from error
     return _converted(values, type, what)
+
+
+@contextmanager
+def _read_as(form: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        got = " too many levels of nesting" if isinstance(error, RecursionError) else f": {error}"
+        raise FashiontlError(f"{what}: expected {form}, got{got}; {NEXT_STEP}") from error
 
 
 def _converted(values: Any, kind: type[_T], what: str) -> _T:
@@ -77,12 +75,7 @@ def _converted(values: Any, kind: type[_T], what: str) -> _T:
 
 
 def check_schema(data: Any, known: Collection[int], what: str) -> int:
-    """Read the number in the field `schema` of a JSON object, before the rest of it is converted.
-
-    Args:
-        data: JSON as bytes, or what `load_json` made of it.
-        known: schemas that this version reads.
-        what: as of `load_json`.
+    """The number in the field `schema` of a JSON object, given as bytes or as what `load_json` made of them.
 
     Raises:
         FashiontlError: it is not one of those known, or as `decode`.
@@ -122,10 +115,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
     """A message of msgspec's in the project's form, with its place, and the value where msgspec leaves it out.
 
-    Args:
-        error: what msgspec raised.
-        source: the values that it was to convert.
-        root: place of the source in what contains it, such as `$.cells`; left out when it is the whole.
+    `source` is what it was to convert, and `root` that one's place in the whole, such as `$.cells`.
     """
     found = _MESSAGE.fullmatch(str(error))
     assert found is not None  # every text matches
@@ -149,10 +139,9 @@ def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
 def _got(source: Any, place: str) -> str:
     """`, got` and the value at a place such as `$.series[0].cell`; nothing where it cannot be found."""
     try:
-        value = source
         for name, index in _STEP.findall(place):
-            value = value[name] if name else value[int(index)]
+            source = source[name] if name else source[int(index)]
     except (LookupError, TypeError, ValueError):
         return ""
     # Of the entries of a dictionary, `[...]`, msgspec does not say which.
-    return "" if "[...]" in place else f", got {brief(value)}"
+    return "" if "[...]" in place else f", got {brief(source)}"

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import tomllib
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fashiontl.core.errors import FashiontlError, no_file, real_path, said, user_path
+from fashiontl.core.errors import FashiontlError, no_file, user_path
 from fashiontl.core.metrics import METRICS, Metric, unit_faults
 from fashiontl.data import TASKS, Task
 from fashiontl.freezing import POLICIES, Policy
@@ -127,7 +128,7 @@ def _registered() -> list[str]:
 def _findable(name: str) -> str:
     """The name of an extension's module, which can be imported after this."""
     if name.endswith(".py"):
-        path = real_path(user_path(name))
+        path = Path(os.path.realpath(user_path(name)))
         module = path.stem
         if not path.is_file() or not _MODULE.fullmatch(module) or "." in module:
             raise FashiontlError(
@@ -169,7 +170,7 @@ def _account(error: BaseException) -> str:
     """What failed, and in which line of the extension."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {said(error)}"
+    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {error}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -210,7 +211,7 @@ def _sha256(file: Path) -> str:
 
 def located(names: Sequence[str], folder: Path) -> list[str]:
     """The same names, with paths of files made absolute from a folder, so that every process finds them."""
-    return [str(real_path(folder / user_path(name))) if name.endswith(".py") else name for name in names]
+    return [os.path.realpath(folder / user_path(name)) if name.endswith(".py") else name for name in names]
 
 
 def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from fashiontl.core.case import (
     override,
     parse_text,
 )
-from fashiontl.core.errors import FashiontlError, is_there, unknown_name
+from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.data import TASKS, find_task
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
@@ -116,8 +117,8 @@ def matrix(
     tasks = _names("task", axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
     devices = _names("device", axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
     known_weights = (*WEIGHTS, *published_names(architectures))
-    a_path = _known("weights", known_weights, is_there)
-    weights = _names("weights", axes.weights, ("",), WEIGHTS, a_path, faults)
+    check_weights = _known("weights", known_weights, os.path.exists)
+    weights = _names("weights", axes.weights, ("",), WEIGHTS, check_weights, faults)
     variants: dict[str, list[Any]] = {
         name: _names(
             name.replace("_", " "), getattr(axes, name), known[:1], known, _known(name.replace("_", " "), known), faults
@@ -146,8 +147,9 @@ def published_names(architectures: Iterable[str] = ()) -> list[str]:
 
 def anchored(weights: str) -> str:
     """Weights by an absolute path where they are a file or folder, for a process that has another current folder."""
-    is_name = weights in WEIGHTS or is_published(weights)
-    return weights if is_name or not is_there(weights) else str(Path(weights).absolute())
+    if weights in WEIGHTS or is_published(weights) or not os.path.exists(weights):  # noqa: PTH110 Path refuses some texts
+        return weights
+    return str(Path(weights).absolute())
 
 
 def as_timed(case: Case) -> Case:

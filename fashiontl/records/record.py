@@ -37,14 +37,9 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """What was measured of one case, and everything needed to judge it.
 
     Attributes:
-        schema: of the line; `SCHEMA`.
-        id: the case's id.
         run: name of the run, which is its file's name without `.jsonl`.
         command: what was typed.
-        started: when the case started, ISO 8601 in UTC.
-        case: what was measured.
-        settings: how.
-        environment: where and with what.
+        started: ISO 8601 in UTC.
         machine: `machine_key(environment)`.
         status: `ok`, or how the case failed.
         reason: why it is not `ok`; empty when it is.
@@ -119,11 +114,7 @@ def compact(value: Any) -> str:
 
 
 def from_json(text: str | bytes, where: str) -> Record:
-    """Parse one line.
-
-    Args:
-        text: the line; bytes are UTF-8.
-        where: `file:line`, for messages.
+    """Parse one line; `where` is `file:line`, for messages.
 
     Raises:
         FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
@@ -144,12 +135,8 @@ def from_json(text: str | bytes, where: str) -> Record:
     if errors:
         more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
         raise FashiontlError(f"{where}: {'; '.join(errors[:_MOST_ERRORS])}{more}; {NEXT_STEP}")
-    return replace(
-        record,
-        case=_shared(record.case),
-        settings=_shared(record.settings),
-        environment=_shared(record.environment),
-    )
+    shared = {name: _shared(getattr(record, name)) for name in ("case", "settings", "environment")}
+    return replace(record, **shared)
 
 
 def current_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -64,12 +64,7 @@ class Runs(NamedTuple):
 def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
     """Path of a new run, a name that no other run has, so that merges never conflict.
 
-    Args:
-        results: folder of the results.
-        machine: key of the machine.
-        sha: commit, None when there is none.
-        now: any time zone.
-        unique: tells apart runs of one second.
+    `sha` is the commit, if there is one, and `unique` tells apart runs of one second.
     """
     commit = sha[:8] if sha else "nogit"
     return results / "runs" / machine / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{commit}-{unique}.jsonl"
@@ -99,13 +94,9 @@ def _read(paths: Iterable[Path]) -> Runs:
 def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
     """What `latest` chooses of all runs, without holding lines or records in memory or parsing what is out of date.
 
-    Args:
-        results: folder of the results.
-        keep: makes of a record what is wanted of it.
-
     Returns:
-        What was kept of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the one
-        before it counts; errors deep in lines that are out of date are not looked for.
+        What `keep` makes of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the
+        one before it counts; errors deep in lines that are out of date are not looked for.
     """
     decoder = msgspec.json.Decoder(_Identity)
     lines: dict[Hashable, list[tuple[str, _Place]]] = {}
@@ -156,13 +147,7 @@ def meaning(settings: Settings) -> Settings:
 
 
 def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
-    """The machine's newest run with these settings, and the ids of the cases that it has measured.
-
-    Cases that failed or were skipped do not count as measured.
-
-    Returns:
-        None and nothing when there is no such run.
-    """
+    """The machine's newest run with these settings, if there is one, and the ids of its cases that went well."""
     for path in reversed(_run_files(results, machine)):
         records = read_file(path).records
         if records and meaning(records[0].settings) == meaning(settings):

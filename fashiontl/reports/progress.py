@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from fashiontl.core.encoding import printable
 from fashiontl.core.escape import to_terminal_line
 from fashiontl.runner.estimate import Estimate, Range
 
@@ -24,10 +23,6 @@ class ProgressLine:
 
     Only at the default verbosity: with `-q` and `-v`, and in the processes of pytest-xdist, tests are reported as
     pytest always does.
-
-    Args:
-        config: of the session, for its terminal.
-        clock: seconds.
     """
 
     def __init__(self, config: "pytest.Config", clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,11 +39,11 @@ class ProgressLine:
         self._broken = False
 
     def expect(self, count: int) -> None:
-        """Say how many cases there will be."""
+        """Set how many cases there will be."""
         self.expected = count
 
     def predict(self, estimate: Estimate) -> None:
-        """Say how long they may take."""
+        """Set how long they may take."""
         self._estimate = estimate
 
     def say(self, text: str) -> None:
@@ -107,7 +102,6 @@ class ProgressLine:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
             return False
-        text = printable(text, reporter._tw._file)
         capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             # Past pytest's own methods for new lines: they forget which file was named last and name it at each case.
@@ -121,11 +115,7 @@ class ProgressLine:
 
 
 def span(seconds: Range) -> str:
-    """Seconds for people, between what they may be where that is not certain.
-
-    >>> span(Range(100, 110, 121)), span(Range(100, 200, 400))
-    ('about 1 min', '1 min to 6 min')
-    """
+    """Seconds for people, as a range where they are not certain."""
     if seconds.high <= _CERTAIN * seconds.expected:
         return f"about {duration(seconds.expected)}"
     return f"{duration(seconds.low)} to {duration(seconds.high)}"
@@ -145,15 +135,11 @@ class ProgressText:
         # Back to the line's beginning, and what is right of it erased (ECMA-48, EL). A terminal that is gone must not
         # end what is being measured.
         with suppress(OSError, ValueError):
-            print(f"\r\x1b[K{printable(to_terminal_line(text), sys.stderr)}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{to_terminal_line(text)}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> duration(42), duration(185), duration(7300)
-    ('42 s', '3 min', '2 h 1 min')
-    """
+    """Seconds for people, such as `42 s`, `3 min`, `2 h 1 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = int(seconds // 60)

@@ -5,19 +5,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fashiontl.core.encoding import printable
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import to_terminal
 
 
 def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
-    """Write the summary and the leaderboard. The records are saved by now, so a error of either is a line more.
+    """Write the summary and the leaderboard. The records are saved by now, so an error of either is a line more.
 
     Args:
         reporter: pytest's terminal reporter.
         path: of the run's file.
         results: folder of the results.
-        said: what else there is to say.
+        said: messages to repeat.
         time: how long it took beside what was predicted; empty where that is not known.
     """
     from fashiontl.records import read_file
@@ -25,7 +24,7 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
 
     def line(text: str, **markup: bool) -> None:
         for each in to_terminal(text).split("\n"):
-            reporter.write_line(printable(each, reporter._tw._file), **markup)
+            reporter.write_line(each, **markup)
 
     def attempt(what: str, do: Callable[[], object]) -> None:
         try:

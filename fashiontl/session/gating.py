@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.core.errors import INTERNAL, FashiontlError, told
+from fashiontl.core.errors import INTERNAL, FashiontlError, explain
 from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.result import EXIT_CODES, GateResult, Verdict
 from fashiontl.matrix.options import filled, minutes
@@ -172,7 +172,7 @@ class GatedCell:
         except SystemExit as error:  # as of SIGTERM; pytest would take it for a test that failed
             pytest.exit("\nthe gate was ended", returncode=error.code if isinstance(error.code, int) else INTERNAL)
         except Exception as error:
-            message, code = told("pytest --gate", error)
+            message, code = explain("pytest --gate", error)
             pytest.exit(to_terminal(f"\n{message}"), returncode=code)
         if self.session.result is None:
             pytest.fail(to_terminal(f"{self.session.verdict}: {self.session.reason}"), pytrace=False)

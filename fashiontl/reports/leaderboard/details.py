@@ -45,7 +45,7 @@ _CALIBRATION = Metric("calibration_error", "1", "lower", "ECE (%)", 100.0)
 
 
 def details_text(rows: Sequence[Row], names: Names) -> list[str]:
-    """The tables of a section that say anything, each in Markdown and folded away."""
+    """The tables of a section that show anything, each in Markdown and folded away."""
     found = {
         "Latency, loading and compiling": _table(rows, names, LATENCIES, _graphs(rows)),
         "Training step": _table(rows, names, STEP),

@@ -70,11 +70,7 @@ def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Sound rows that no other beats: that is as good in accuracy and training speed, and better in one of them.
-
-    Returns:
-        From the most accurate, which is the slowest to train, to the fastest.
-    """
+    """The Pareto frontier of accuracy and training speed, from the most accurate, the slowest to train."""
     both = [(row, row.interval(ACCURACY), row.interval(TRAINING)) for row in rows if row.sound]
     known = [(row, a.estimate, t.estimate) for row, a, t in both if a is not None and t is not None]
     known.sort(key=lambda entry: (-entry[1], -entry[2]))
@@ -141,7 +137,6 @@ def _known(rows: Sequence[Row], column: Column) -> list[Interval]:
 
 
 def _widths(known: Sequence[Interval], column: Column) -> str:
-    """How wide the intervals are that the grid leaves out."""
     if column is not ACCURACY:
         return relative_widths(known)
     widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
@@ -149,7 +144,6 @@ def _widths(known: Sequence[Interval], column: Column) -> str:
 
 
 def _proof(best: Interval, known: Sequence[Interval]) -> str:
-    """Whether the best is proven."""
     rivals = sum(best.overlaps(interval) for interval in known) - 1
     if not math.isfinite(half_width(best)):
         proof = "not proven: a single measurement has no interval"

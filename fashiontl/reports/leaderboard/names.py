@@ -25,9 +25,8 @@ class Names:
 
     Attributes:
         letters: what stands for the members of hybrids whose own names would widen every table.
-        hybrids: whether there are any.
-        variants: whether any cell has one, as of precision.
-        devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
+        hybrids, variants: whether any cell has one.
+        devices: whether there are several; a single one is in the section's title already, as the machine.
     """
 
     letters: dict[tuple[str, ...], str]
@@ -90,7 +89,7 @@ def variant_name(variant: Sequence[str]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def weights_name(weights: str) -> str:
-    """The weights' name, of a path its last part, in Markdown."""
+    """In Markdown; of a path its last part."""
     return to_markdown(PurePath(weights).name, LONGEST_NAME)
 
 
@@ -103,11 +102,7 @@ def known_task(name: str) -> Task | None:
 
 
 def class_names(task: str, count: int) -> Sequence[str]:
-    """Names of a task's classes; their numbers when this process does not know the task, or knows it otherwise.
-
-    >>> class_names("fashion4", 4)[1], class_names("of_a_user", 2)
-    ('Trouser', ('0', '1'))
-    """
+    """Names of a task's classes; their numbers when this process does not know the task, or knows it otherwise."""
     known = known_task(task)
     return known.class_names if known and len(known.class_names) == count else tuple(map(str, range(count)))
 

@@ -23,8 +23,8 @@ class Answers:
     Attributes:
         classes: fraction right of each class, in the order of the network's outputs; None where a class has no test
             image. Empty when unknown.
-        loss: cross-entropy in nats; None when unknown. Its interval is open: the record holds no loss of each image.
-        calibration_error: expected calibration error, from 0 to 1; as the loss.
+        loss: cross-entropy in nats. Its interval is open: the record holds no loss of each image.
+        calibration_error: from 0 to 1; as the loss.
     """
 
     classes: tuple[Interval | None, ...]
@@ -38,11 +38,10 @@ class Row:
 
     Attributes:
         record: without raw values, artifacts and provenance, so that very many fit in memory.
-        facts: of its provenance, without the answers.
-        numbers: by the label of each column of which it is known.
+        facts: without the answers.
+        numbers: by the column's label.
         trials: test images of each accuracy; 0 when unknown.
         seeds: how many accuracies there are.
-        answers: what else is known of the answers on them.
     """
 
     record: Record
@@ -58,7 +57,7 @@ class Row:
         return self.record.status == "ok"
 
     def interval(self, column: Column) -> Interval | None:
-        """The number of a column with its interval; None when unknown."""
+        """The number of a column, if it is known."""
         return self.numbers.get(column.label)
 
 
@@ -77,12 +76,11 @@ def row_of(record: Record) -> Row:
         numbers,
         accuracy.trials if accuracy else 0,
         len(accuracy.values) if accuracy else 0,
-        answers_of(facts.evaluation),
+        _answers(facts.evaluation),
     )
 
 
-def answers_of(seeds: Sequence[Evaluation]) -> Answers | None:
-    """Means over seeds of what they answered; None when nothing is known."""
+def _answers(seeds: Sequence[Evaluation]) -> Answers | None:
     if not seeds:
         return None
     found = Answers(
@@ -105,7 +103,6 @@ def _classes(confusions: Sequence[Sequence[Sequence[int]]]) -> tuple[Interval | 
 
 
 def _class(rows: Sequence[Sequence[int]], index: int) -> Interval | None:
-    """One class from its row of each seed's confusion matrix."""
     images = [sum(row) for row in rows]
     if not all(images):
         return None
@@ -126,11 +123,7 @@ def column_texts(rows: Sequence[Row], column: Column, shown: Sequence[Row] | Non
     """The cells of a column; measured numbers have one number of decimals, exact ones their own.
 
     The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
-
-    Args:
-        rows: that are compared.
-        column: what is shown of them.
-        shown: those of the rows to give the cells of; all when None.
+    `shown` are those of the rows to give the cells of; all when None.
     """
     metric = column.metric
     known = [found for row in rows if (found := row.interval(column))]
@@ -170,11 +163,7 @@ def best_of(intervals: Sequence[Interval], metric: Metric) -> Interval:
 
 
 def decimals(values: Sequence[float], digits: int) -> int:
-    """Decimals with which the smallest value has the digits asked; values below a hundredth of the largest have fewer.
-
-    >>> decimals([91.2, 87.5, 60.0], 3), decimals([1807.2, 0.5], 3), decimals([], 3)
-    (1, 1, 0)
-    """
+    """Decimals with which the smallest value has some digits; values below a hundredth of the largest have fewer."""
     sizes = [abs(value) for value in values if value]
     if not sizes:
         return 0
@@ -189,12 +178,9 @@ def estimate_text(interval: Interval, metric: Metric) -> str:
 
 
 def number(interval: Interval, scale: float, places: int) -> str:
-    r"""An estimate with the larger half of its interval; alone when the interval is open.
+    """An estimate with the larger half of its interval; alone when the interval is open.
 
     The spaces do not break, so that a narrow column does not part the two.
-
-    >>> number(Interval(0.91, 0.89, 0.925), 100, 1)
-    '91.0\xa0±\xa02.0'
     """
     half = half_width(interval)
     text = f"{interval.estimate * scale:.{places}f}"
