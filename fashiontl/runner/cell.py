@@ -156,10 +156,6 @@ class Measurer:
 
         A phase that fails ends the case with its status; what earlier phases measured stays in the record. After a
         training that diverged the others follow all the same, and the record has their numbers, but no accuracy.
-
-        Args:
-            case: what to measure.
-            progress: called with what is being done.
         """
         started = datetime.now(UTC)
         begun = time.perf_counter()

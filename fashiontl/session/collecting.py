@@ -43,8 +43,7 @@ def parametrize(metafunc: pytest.Metafunc, option: Namespace, cases: Sequence[Ca
 def _parameter(case: Case) -> Any:
     timer = ReplayTimer()
     mark = pytest.mark.benchmark(group=to_line(f"latency {case.task} {case.device}", LONGEST_NAME), timer=timer)
-    alone = pytest.mark.xdist_group(case.device)
-    return pytest.param(Parameter(case, timer), id=to_terminal_line(case.id), marks=[mark, alone])
+    return pytest.param(Parameter(case, timer), id=to_terminal_line(case.id), marks=mark)
 
 
 def useful(made: Iterable[Any]) -> list[Any]:
