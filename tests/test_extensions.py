@@ -232,7 +232,7 @@ def test_a_pyproject_that_is_none(write: Write, tmp_path: Path, text: str) -> No
     path = write(text, "pyproject.toml")
     with pytest.raises(FashiontlError) as caught:
         configured(tmp_path)
-    assert str(caught.value).startswith(f"{path}: expected TOML, got: ")
+    assert str(caught.value).startswith(str(path))
 
 
 @pytest.mark.parametrize("value", ['extensions = "a.py"', "extensions = [1]", "extensions = {}"])
@@ -240,6 +240,4 @@ def test_a_pyproject_whose_list_is_none(write: Write, tmp_path: Path, value: str
     path = write(f"[tool.fashiontl]\n{value}", "pyproject.toml")
     with pytest.raises(FashiontlError) as caught:
         configured(tmp_path)
-    assert str(caught.value).startswith(
-        f'{path}: expected [tool.fashiontl] with extensions = ["my_package.nets", "path/to/file.py"], got '
-    )
+    assert str(caught.value).startswith(f"{path}, $.tool.fashiontl.extensions")
