@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.set_defaults(run=_profile)
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
     add_results(board)
+    _add_plugins(board)
     board.set_defaults(run=_leaderboard)
     add_gate(commands)
     add_waive(commands)
@@ -242,7 +243,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
     check_folder(traces, "the trace", "--results")
     job = CaseJob(case, settings, extensions=extensions, traces=str(traces))
     with Worker(settings.threads) as worker, ProgressText() as progress:
-        device = worker.run(DEVICE, DeviceJob(case.device), settings.timeout, progress)
+        device = worker.run(DEVICE, DeviceJob(case.device, extensions), settings.timeout, progress)
         if device.result is None or device.result.unavailable:
             return _unprofiled(case.id, device.result.unavailable if device.result else device.reason)
         variant = worker.run(VARIANT, job, settings.timeout, progress)
@@ -308,6 +309,7 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
 def _leaderboard(options: argparse.Namespace) -> _Answer:
     from fashiontl.reports.leaderboard.page import write
 
+    _extensions(options)
     try:
         return to_terminal_line(str(write(options.results, _warn))), 0
     except OSError as error:

@@ -24,6 +24,7 @@ from fashiontl.core.metrics import METRICS, Metric, unit_faults
 from fashiontl.core.parsing import decode_toml
 from fashiontl.data import TASKS, Task
 from fashiontl.freezing import POLICIES, Policy
+from fashiontl.machine.devices import DEVICES, Device
 from fashiontl.models.registry import ARCHITECTURES, Architecture
 
 
@@ -41,27 +42,47 @@ class ExtraPhase:
     function: str
 
 
-EXTRA_PHASES: dict[str, ExtraPhase] = {}
+@dataclass(frozen=True)
+class ReportSection:
+    """One more section under each table of the leaderboard.
 
-Entry: TypeAlias = Architecture | Policy | Task | Metric | ExtraPhase
+    Attributes:
+        name: its heading.
+        function: `module:function`. It is called with the table's records (`fashiontl.records.Record`), the most
+            accurate first, and returns Markdown; `fashiontl.core.escape.to_markdown` escapes texts from records.
+    """
+
+    name: str
+    function: str
+
+
+EXTRA_PHASES: dict[str, ExtraPhase] = {}
+REPORT_SECTIONS: dict[str, ReportSection] = {}
+
+Entry: TypeAlias = Architecture | Policy | Task | Metric | ExtraPhase | ReportSection | type[Device]
 
 # A case's id joins names with `-`, options separate them with commas, and `@`, `+`, `:` and `/` have meanings of their
 # own in names.
 _NAME = re.compile(r"\w[\w.]*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_FUNCTION = re.compile(rf"{_MODULE.pattern}:[A-Za-z_]\w*", re.ASCII)
 _TABLES: dict[type, tuple[str, dict[str, Any]]] = {
     Architecture: ("architecture", ARCHITECTURES),
     Policy: ("policy", POLICIES),
     Task: ("task", TASKS),
     Metric: ("metric", METRICS),
     ExtraPhase: ("phase", EXTRA_PHASES),
+    ReportSection: ("report section", REPORT_SECTIONS),
+    Device: ("device", DEVICES),
 }
 # Kind and name of what each extension that was loaded has added.
 _ADDED: dict[str, tuple[str, ...]] = {}
 
 
 def register(*entries: Entry) -> None:
-    """Add entries to the tables of architectures, policies, tasks, metrics and phases; an equal one changes nothing.
+    """Add entries: architectures, policies, tasks, metrics, phases, report sections, and classes of devices.
+
+    An equal entry changes nothing.
 
     Raises:
         FashiontlError: something is no entry, or its name is taken or would break the ids of cases. All errors are
@@ -70,28 +91,37 @@ def register(*entries: Entry) -> None:
     if errors := [error for entry in entries for error in _errors(entry)]:
         raise FashiontlError("\n".join(errors))
     for entry in entries:
-        _TABLES[type(entry)][1][entry.name] = entry
+        _TABLES[_kind(entry)][1][_key(entry)] = entry
+
+
+def _kind(entry: Entry) -> type:
+    return Device if isinstance(entry, type) and issubclass(entry, Device) else type(entry)
+
+
+def _key(entry: Any) -> str:
+    name: str = entry.kind if _kind(entry) is Device else entry.name
+    return name
 
 
 def _errors(entry: Entry) -> list[str]:
-    if type(entry) not in _TABLES:
+    if _kind(entry) not in _TABLES:
         known = ", ".join(each.__name__ for each in _TABLES)
         return [f"expected one of {known}, got {entry!r}"]
-    kind, table = _TABLES[type(entry)]
-    errors = []
-    if not _NAME.fullmatch(entry.name) or entry.name == "all":
-        errors.append(f"expected a name of letters, digits, _ and . (not all), got {entry.name!r}")
-    elif table.get(entry.name, entry) != entry:
+    kind, table = _TABLES[_kind(entry)]
+    name, errors = _key(entry), []
+    if not _NAME.fullmatch(name) or name == "all":
+        errors.append(f"expected a name of letters, digits, _ and . (not all), got {name!r}")
+    elif table.get(name, entry) != entry:
         errors.append("this name is taken by another entry; choose a new one")
     if isinstance(entry, Architecture) and entry.weights and ":" in entry.builder:
         errors.append(
             "weights are names that torchvision publishes, for torchvision's builders only; name a file instead"
         )
-    if isinstance(entry, ExtraPhase) and not re.fullmatch(rf"{_MODULE.pattern}:[A-Za-z_]\w*", entry.function):
+    if isinstance(entry, ExtraPhase | ReportSection) and not _FUNCTION.fullmatch(entry.function):
         errors.append(f"expected a function as module:function, got {entry.function!r}")
     if isinstance(entry, Metric):
         errors += unit_faults(entry)
-    return [f"{kind} {entry.name}: {error}" for error in errors]
+    return [f"{kind} {name}: {error}" for error in errors]
 
 
 def load(names: Sequence[str]) -> None:

@@ -144,7 +144,7 @@ class Measurer:
 
     def device(self, name: str) -> Outcome[DeviceFacts]:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
-        return _skipped_where_unavailable(self._once(DEVICE, DeviceJob(name)))
+        return _skipped_where_unavailable(self._once(DEVICE, DeviceJob(name, self._extensions)))
 
     def count(self, case: Case) -> Work | None:
         """What a case computes, before it is measured; asked once an architecture. None where it cannot be counted."""
@@ -204,7 +204,7 @@ class Measurer:
         )
 
     def _variant(self, case: Case, collected: _Collected) -> Outcome[VariantSupport]:
-        job = CaseJob(replace(case, architecture="", policy=""), PRESETS["quick"])
+        job = CaseJob(replace(case, architecture="", policy=""), PRESETS["quick"], extensions=self._extensions)
         outcome = _skipped_where_unavailable(self._once(VARIANT, job))
         if outcome.result:
             collected.warnings += outcome.result.warnings
@@ -257,7 +257,7 @@ class Measurer:
             collected.warnings.append(f"this machine cannot measure: {self._clock_error}")
         seconds = min(_MOST_PEAK_SECONDS, 2 * self._settings.seconds)
         progress("measuring the peak")
-        peak = self._once(PEAK, PeakJob(device, precision, seconds))
+        peak = self._once(PEAK, PeakJob(device, self._extensions, precision=precision, seconds=seconds))
         if peak.result:
             collected.provenance["peak"] = peak.result
             collected.measure("peak_flops", max(peak.result.values()))

@@ -5,6 +5,7 @@ depend on.
 """
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fashiontl.core.case import PRESETS, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_line, to_markdown, to_terminal
 from fashiontl.core.files import write_atomically
+from fashiontl.matrix.extensions import REPORT_SECTIONS, ReportSection
 from fashiontl.records import Record, latest, meaning, read_newest
 from fashiontl.reports.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, SUMMARY, Column
 from fashiontl.reports.leaderboard.details import classes_text, details_text
@@ -191,8 +193,19 @@ def section_text(rows: Sequence[Row]) -> str:
         *details_text(rows, names),
         folded("Sizes, times and weights", sizes),
         folded("Accuracy by class, loss and calibration", classes) if classes else "",
+        *(_own_section(section, rows) for section in REPORT_SECTIONS.values()),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _own_section(section: ReportSection, rows: Sequence[Row]) -> str:
+    """A section of the user's own; where its function fails, the error stands in its place."""
+    module, _, name = section.function.partition(":")
+    try:
+        text = str(getattr(importlib.import_module(module), name)([row.record for row in by_accuracy(rows)]))
+    except Exception as error:  # the page must not be lost by it
+        text = to_markdown(f"{section.function} failed: {type(error).__name__}: {error}")
+    return folded(section.name, text)
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: TextColumn) -> str:

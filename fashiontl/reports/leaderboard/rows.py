@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from fashiontl.core.metrics import Metric
 from fashiontl.core.stats import Interval
+from fashiontl.matrix.extensions import REPORT_SECTIONS
 from fashiontl.records import Record
 from fashiontl.records.facts import Evaluation, Facts
 from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, Column, accuracy_of
@@ -71,7 +72,8 @@ def row_of(record: Record) -> Row:
     numbers = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
     accuracy = measured.get("accuracy")
     return Row(
-        replace(record, measurements=(), provenance={}, artifacts={}),
+        # Very many records are held at once; whole ones only where a section of the user's own asks for them.
+        record if REPORT_SECTIONS else replace(record, measurements=(), provenance={}, artifacts={}),
         replace(facts, evaluation=()),
         numbers,
         accuracy.trials if accuracy else 0,
