@@ -4,7 +4,6 @@ The matrix itself is run by `pytest bench/`.
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from fashiontl import __version__
 from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
-from fashiontl.matrix.options import AXES, filled, whole
+from fashiontl.matrix.options import AXES, filled, seconds, whole
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer could not be printed; of the gate that of its verdict, whatever happens to its output; 70 for a defect of
         fashiontl; 130 after an interrupt.
     """
-    _mend_streams()
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # What a terminal cannot encode must not make printing fail.
@@ -54,20 +53,24 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         name = f"fashiontl {options.command}"
-        _check_folder()
+        try:
+            Path.cwd()
+        except OSError as error:
+            raise FashiontlError(
+                f"expected a current folder that exists, got one that is gone ({error.strerror}); change to another"
+            ) from error
         text, code = options.run(options)
     except Exception as error:  # the last resort: what is foreseen has a message of its own
         message, code = explain(name, error)
         tell(message)
         return code
-    fault = _print(text)
-    if fault:
-        tell(f"{name}: {fault}")
-    return code or 2 * bool(fault and options.command != "gate")
+    if failure := _print(text):
+        tell(f"{name}: {failure}")
+    return code or 2 * bool(failure and options.command != "gate")
 
 
-def _mend_streams() -> None:
-    """Give a program that was started without streams empty ones."""
+def _open_missing_streams() -> None:
+    """Open empty streams in a program that was started without."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = getattr(sys, name)
         if stream is None:
@@ -78,15 +81,6 @@ def _mend_streams() -> None:
                 if descriptor > number:
                     os.close(descriptor)
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 as long as the process
-
-
-def _check_folder() -> None:
-    try:
-        Path.cwd()
-    except OSError as error:
-        raise FashiontlError(
-            f"expected a current folder that exists, got one that is gone ({error.strerror}); change to another"
-        ) from error
 
 
 def _print(text: str) -> str:
@@ -143,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     doctor.add_argument(
-        "--seconds", default=0.3, type=_seconds, metavar="S", help="time of each process of the noise floor (0.3)"
+        "--seconds", default=0.3, type=seconds, metavar="S", help="time of each process of the noise floor (0.3)"
     )
     doctor.set_defaults(run=_doctor)
     profile = commands.add_parser("profile", help="where the time of a cell's training step goes")
@@ -179,16 +173,6 @@ def _add_plugins(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 60:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 60, got {text!r}")
-    return value
-
-
 def _extensions(options: argparse.Namespace) -> list[str]:
     """Load the user's own entries; what a worker has to load too."""
     from fashiontl.matrix.extensions import chosen, load
@@ -213,8 +197,8 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     from fashiontl.runner.client import Worker
 
     names = [name.strip() for name in options.device.split(",")] if options.device else seen_devices()
-    if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
-        raise FashiontlError("\n".join(faults))
+    if errors := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
+        raise FashiontlError("\n".join(errors))
     devices = dict.fromkeys(Device.of(name) for name in names)
     check_cache()
     with Worker() as worker, ProgressText() as progress:
@@ -311,14 +295,11 @@ def _leaderboard(options: argparse.Namespace) -> _Answer:
 
     _extensions(options)
     try:
-        return to_terminal_line(str(write(options.results, _warn))), 0
+        path = write(options.results, lambda error: tell(f"fashiontl leaderboard: warning: {error}"))
+        return to_terminal_line(str(path)), 0
     except OSError as error:
         step = "free it, or name another folder with --results"
         raise FashiontlError(unwritable(options.results / "leaderboard.md", error, step)) from error
-
-
-def _warn(fault: str) -> None:
-    tell(f"fashiontl leaderboard: warning: {fault}")
 
 
 if __name__ == "__main__":

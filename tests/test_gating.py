@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fashiontl.session.gating import faults
+from fashiontl.session.gating import option_errors
 
 TESTS = Path(__file__).parent
 
@@ -157,7 +157,7 @@ def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults
     options: dict[str, Any], told: list[str]
 ) -> None:
     option = SimpleNamespace(**{**LEFT_OUT, **options})
-    found = faults(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
+    found = option_errors(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
     assert len(found) == len(told)
     assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
 

@@ -10,7 +10,7 @@ TORCH_FREE = (
     "gate.waivers", "machine.conditions", "machine.devices", "machine.energy", "machine.environment", "machine.locks",
     "machine.nvml", "matrix.extensions", "matrix.options", "models.registry", "plugin",
     "profiling.operators", "records", "reports.leaderboard.page", "reports.progress", "reports.summary", "runner.cell",
-    "runner.client", "runner.estimate", "session.ahead", "session.declaring", "session.entry",
+    "runner.client", "runner.estimate", "session.declaring", "session.entry",
     "timing.loops", "timing.sweep", "training.recipes",
 )  # fmt: skip
 

@@ -188,56 +188,24 @@ OLD_SETTINGS = {"rate": "lr"}
 PRESETS: dict[str, Settings] = {
     # Only for tests: every phase runs, nothing is learned.
     "smoke": Settings(
-        preset="smoke",
-        train_per_class=4,
-        test_per_class=5,
-        epochs=1,
-        batch_size=8,
-        pretrain_per_class=4,
-        pretrain_epochs=1,
-        throughput_batch=2,
-        samples=5,
-        seconds=0.05,
-        timeout=120.0,
+        "smoke", train_per_class=4, test_per_class=5, epochs=1, batch_size=8, pretrain_per_class=4, pretrain_epochs=1,
+        throughput_batch=2, samples=5, seconds=0.05, timeout=120.0,
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
     # pretraining of 4 backbones take some 6 minutes on two CPU cores.
     "quick": Settings(),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
-        preset="full",
-        data="original",
-        image_size=128,
-        train_per_class=0,
-        test_per_class=0,
-        seeds=3,
-        epochs=5,
-        augment=True,
-        batch_size=128,
-        pretrain_per_class=0,
-        pretrain_epochs=5,
-        pretrain_batch_size=128,
-        throughput_batch=128,
-        sweep=4096,
-        samples=1000,
-        half_width=0.01,
-        seconds=5.0,
-        timeout=7200.0,
+        "full", data="original", image_size=128, train_per_class=0, test_per_class=0, seeds=3, epochs=5, augment=True,
+        batch_size=128, pretrain_per_class=0, pretrain_epochs=5, pretrain_batch_size=128, throughput_batch=128,
+        sweep=4096, samples=1000, half_width=0.01, seconds=5.0, timeout=7200.0,
     ),
     # The two networks and the training that people have met in a widely read tutorial.
     "tutorial": Settings(
-        preset="tutorial",
-        data="original",
-        train_per_class=0,
-        test_per_class=0,
-        recipe="naive_adam",
-        epochs=20,
-        batch_size=32,
-        samples=1000,
-        seconds=5.0,
-        timeout=86400.0,
+        "tutorial", data="original", train_per_class=0, test_per_class=0, recipe="naive_adam", epochs=20,
+        batch_size=32, samples=1000, seconds=5.0, timeout=86400.0,
     ),
-}
+}  # fmt: skip
 
 
 # What a preset runs of an axis when none is named, where that is not the default.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,8 +19,6 @@ _NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads
 
 # A line is often longer than the usual buffer, and would be put together from pieces.
 _BUFFER = 2**20
-# A thousand times the longest record; without a limit, a file that is none would have to be held whole.
-_LONGEST = 2**26
 
 _Kept = TypeVar("_Kept")
 
@@ -168,25 +166,10 @@ def _lines(paths: Iterable[Path], errors: list[str]) -> Iterator[tuple[_Place, b
             continue
         try:
             with path.open("rb", buffering=_BUFFER) as file:
-                offset = number = 0
-                while line := file.readline(_LONGEST):
-                    number += 1
-                    size = len(line)
-                    if size == _LONGEST and not line.endswith(b"\n"):
-                        size += _skip(file)
-                        errors.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
-                    elif not line.isspace():
+                offset = 0
+                for number, line in enumerate(file, start=1):
+                    if not line.isspace():
                         yield _Place(path, number, offset), line
-                    offset += size
+                    offset += len(line)
         except OSError as error:
             errors.append(f"{path}: expected a run's file, got: {error.strerror}")
-
-
-def _skip(file: BinaryIO) -> int:
-    """Go to the end of the line, and say how many bytes that was."""
-    size = 0
-    while part := file.readline(_BUFFER):
-        size += len(part)
-        if part.endswith(b"\n"):
-            break
-    return size

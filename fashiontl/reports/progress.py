@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 # Within this factor one number says it.
 _CERTAIN = 1.5
-# By the number of finished cases: of the machine nothing is known, or something.
-_PREDICTED_BEFORE = {0: "before the first case", 2: "before the third"}
 
 
 class ProgressLine:
@@ -31,9 +29,6 @@ class ProgressLine:
         self.expected = 0
         self._estimate: Estimate | None = None
         self._done = 0
-        self._spent = 0.0
-        # What was predicted of all cases together before the first and before the third.
-        self._predicted: list[Range] = []
         self._id = ""
         self._begun = 0.0
         self._broken = False
@@ -54,9 +49,6 @@ class ProgressLine:
         """A case starts."""
         self._id = case_id
         self._begun = self._clock()
-        if self._estimate and self._done in _PREDICTED_BEFORE:
-            left = self._estimate.left()
-            self._predicted.append(Range(*(self._spent + seconds for seconds in (left.low, left.expected, left.high))))
         self.update("starting")
 
     def update(self, doing: str) -> None:
@@ -67,20 +59,11 @@ class ProgressLine:
         """The case has its record; whether a line says so, which then stands for the test's letter."""
         seconds = self._clock() - self._begun
         self._done += 1
-        self._spent += seconds
         if self._estimate:
             self._estimate.finish(self._id, record.status, seconds)
         self._id, case_id = "", self._id
         text = f"[{self._done}/{self.expected}] {case_id}: {record.status} in {seconds:.0f} s{self._left()}"
         return self._write(text, keep=True)
-
-    def account(self) -> str:
-        """How long all cases took, and what was predicted; empty unless all were measured."""
-        if not self._predicted or self._done < self.expected:
-            return ""
-        pairs = zip(_PREDICTED_BEFORE.values(), self._predicted, strict=False)
-        told = [f"{span(found)} {when}" for when, found in pairs]
-        return f"{duration(self._spent)} taken; predicted {', '.join(told)}"
 
     def _left(self) -> str:
         """How long is left; nothing where nobody has predicted it."""

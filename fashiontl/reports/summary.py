@@ -9,7 +9,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import to_terminal
 
 
-def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
+def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str]) -> None:
     """Write the summary and the leaderboard. The records are saved by now, so an error of either is a line more.
 
     Args:
@@ -17,7 +17,6 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
         path: of the run's file.
         results: folder of the results.
         said: messages to repeat.
-        time: how long it took beside what was predicted; empty where that is not known.
     """
     from fashiontl.records import read_file
     from fashiontl.reports.leaderboard.page import summary, write
@@ -41,8 +40,6 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
     for each in (*said, *own):
         line(each, yellow=True)
     attempt("the summary could not be made", lambda: line(summary(records)))
-    if time:
-        line(f"\ntime         {time}")
     line(f"\nrecords      {path}")
     errors: list[str] = []
     attempt("the leaderboard was not written", lambda: line(f"leaderboard  {write(results, errors.append)}"))

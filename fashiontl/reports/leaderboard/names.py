@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
+from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_markdown
 from fashiontl.data import Task, find_task
@@ -51,19 +51,18 @@ class Names:
         letter = self.letters.get(members(name)) if len(name) > _LONGEST else None
         return _SHORT[name.partition(":")[0]].format(letter) if letter else to_markdown(name, LONGEST_NAME)
 
-    def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
-        """The columns that say which cell a line is."""
-        cases = [row.record.case for row in rows]
-        found = [
-            TextColumn("Architecture", [self.architecture(case.architecture) for case in cases]),
-            TextColumn("Policy", [to_markdown(case.policy, LONGEST_NAME) for case in cases]),
-            TextColumn("Weights", [weights_name(case.weights) for case in cases]),
-        ]
-        if self.variants:
-            found.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
-        if self.devices:
-            found.append(TextColumn("Device", [to_markdown(case.device, LONGEST_NAME) for case in cases]))
-        return found
+    def columns(self, cases: Sequence[Case], *which: str) -> list[TextColumn]:
+        """The columns that say which cell a line is: those named, or by default all, and what tells variants apart."""
+        found = {
+            "Architecture": [self.architecture(case.architecture) for case in cases],
+            "Policy": [to_markdown(case.policy, LONGEST_NAME) for case in cases],
+            "Weights": [weights_name(case.weights) for case in cases],
+            # Empty without any, since `—` would mean unknown.
+            "Variant": [" ".join(map(to_markdown, case.variant)) for case in cases],
+            "Device": [to_markdown(case.device, LONGEST_NAME) for case in cases],
+        }
+        shown = [*(which or list(found)[:3]), *["Variant"] * self.variants, *["Device"] * self.devices]
+        return [TextColumn(title, found[title]) for title in shown]
 
     def legend(self) -> str:
         """What hybrids, their letters and variants are; empty without any."""
@@ -80,11 +79,6 @@ class Names:
                 f"{', '.join((PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0]))} and the settings below."
             )
         return "\n\n".join(found)
-
-
-def variant_name(variant: Sequence[str]) -> str:
-    """The parts of `Case.variant` in Markdown; empty without any, since `—` would mean unknown."""
-    return " ".join(map(to_markdown, variant))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -210,7 +210,7 @@ def _own_section(section: ReportSection, rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: TextColumn) -> str:
     numbers = [TextColumn(column.label, column_texts(rows, column), "right") for column in columns]
-    return table([*names.columns(rows), *numbers, last])
+    return table([*names.columns([row.record.case for row in rows]), *numbers, last])
 
 
 def _weights(row: Row) -> str:
