@@ -15,7 +15,7 @@ from fashiontl import __version__
 from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
-from fashiontl.matrix.options import AXES, filled, seconds, whole
+from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, seconds, whole
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -129,7 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--data-root", default=None, type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
     )
-    _add_plugins(listing)
     listing.set_defaults(run=_list)
     doctor = commands.add_parser("doctor", help="whether this box can measure, how finely, and what is missing")
     doctor.add_argument(
@@ -141,51 +140,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     profile = commands.add_parser("profile", help="where the time of a cell's training step goes")
-    for name, title in AXES.items():
-        profile.add_argument(
-            f"--{name.replace('_', '-')}", action="append", default=[], type=filled, metavar="NAME", help=title
-        )
-    profile.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
-    profile.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
-    )
+    for name, attributes in CELL_OPTIONS.items():
+        profile.add_argument(name, **attributes)
     profile.add_argument("--top", default=15, type=whole, metavar="N", help="operators to show (15)")
     add_results(profile)
-    _add_plugins(profile)
     profile.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     profile.set_defaults(run=_profile)
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
     add_results(board)
-    _add_plugins(board)
     board.set_defaults(run=_leaderboard)
+    for command in (listing, board):
+        command.add_argument("--fashiontl-plugin", **CELL_OPTIONS["--fashiontl-plugin"])
     add_gate(commands)
     add_waive(commands)
     return parser
 
 
-def _add_plugins(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fashiontl-plugin",
-        action="append",
-        default=[],
-        metavar="MODULE_OR_FILE",
-        help="module that registers entries of your own, besides those that ./pyproject.toml names",
-    )
-
-
-def _extensions(options: argparse.Namespace) -> list[str]:
-    """Load the user's own entries; what a worker has to load too."""
-    from fashiontl.matrix.extensions import chosen, load
-
-    names = chosen(options.fashiontl_plugin, Path.cwd())
-    load(names)
-    return names
-
-
 def _list(options: argparse.Namespace) -> _Answer:
+    from fashiontl.matrix import extensions
     from fashiontl.reports.listing import listing
 
-    _extensions(options)
+    extensions.load(extensions.chosen(options.fashiontl_plugin, Path.cwd()))
     return listing(options.data_root or ""), 0
 
 
@@ -291,9 +266,10 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
 
 
 def _leaderboard(options: argparse.Namespace) -> _Answer:
+    from fashiontl.matrix import extensions
     from fashiontl.reports.leaderboard.page import write
 
-    _extensions(options)
+    extensions.load(extensions.chosen(options.fashiontl_plugin, Path.cwd()))
     try:
         path = write(options.results, lambda error: tell(f"fashiontl leaderboard: warning: {error}"))
         return to_terminal_line(str(path)), 0

@@ -74,8 +74,8 @@ def test_all_faults_are_told_and_nothing_is_added() -> None:
         "task all: expected a name of letters, digits, _ and . (not all), got 'all'",
         "architecture tiny: weights are names that torchvision publishes, for torchvision's builders only; "
         "name a file instead",
-        "expected one of Architecture, Policy, Task, Metric, ExtraPhase, got 'shoes'",
-        f"expected one of Architecture, Policy, Task, Metric, ExtraPhase, got {Task!r}",
+        "expected one of Architecture, Policy, Task, Metric, ExtraPhase, ReportSection, Device, got 'shoes'",
+        f"expected one of Architecture, Policy, Task, Metric, ExtraPhase, ReportSection, Device, got {Task!r}",
     ]
     assert before == TASKS
 

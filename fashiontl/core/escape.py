@@ -41,9 +41,6 @@ _JOINER = "\N{WORD JOINER}"
 # What XML 1.0 cannot hold, not even escaped.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# Names of devices, which Windows does not take for files, with any suffix.
-_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
-
 
 def to_line(text: str, longest: int = 0) -> str:
     r"""Text as one line of plain text, such as a cell of a terminal's table.
@@ -143,14 +140,12 @@ def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
 
     Of a name of more bytes than `longest`, in UTF-8, the end is a hash of the whole.
 
-    >>> to_file_name("resnet18-full-cuda:1"), to_file_name("../x"), to_file_name("nul.txt"), to_file_name("")
-    ('resnet18-full-cuda_1', '_._x', '_nul.txt', '_')
+    >>> to_file_name("resnet18-full-cuda:1"), to_file_name("../x"), to_file_name("")
+    ('resnet18-full-cuda_1', '_._x', '_')
     """
     name = re.sub(r"[^\w.+-]+", "_", text)
-    # A point or hyphen in front hides a file, names a folder above or looks like an option; Windows drops one behind.
+    # A point or hyphen in front hides a file, names a folder above or looks like an option.
     name = re.sub(r"^[.+-]|\.$", "_", name) or "_"
-    if _DEVICES.fullmatch(name):
-        name = f"_{name}"
     if len(name.encode()) > longest:
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
         name = f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"

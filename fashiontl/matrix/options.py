@@ -62,6 +62,26 @@ AXES = {
 }
 
 
+def _several(metavar: str, text: str) -> dict[str, Any]:
+    return {"action": "append", "default": [], "metavar": metavar, "help": text}
+
+
+# Attributes for argparse of the options that name cells, by the option's name.
+CELL_OPTIONS: dict[str, dict[str, Any]] = {
+    **{
+        f"--{name.replace('_', '-')}": _several(
+            "NAMES", f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)"
+        )
+        for name, title in AXES.items()
+    },
+    "--fashiontl-plugin": _several(
+        "MODULE_OR_FILE", "Python module that registers entries of your own; repeat it for several"
+    ),
+    "--preset": {"default": "quick", "metavar": "NAME", "help": f"settings: {', '.join(PRESETS)} (quick)"},
+    "--set": _several("NAME=VALUE", "override one setting of the preset"),
+}
+
+
 @dataclass(frozen=True)
 class Axes:
     """Option texts as they were given; each may be repeated and may hold several names between commas."""
@@ -234,6 +254,6 @@ def _argument(kind: Any) -> Callable[[str], Any]:
 
 
 # For argparse's `type`. Nobody waits for ten years, and 60 times as many seconds must be a number as well.
-minutes = _argument(Annotated[float, Meta(ge=1e-3, le=5e6)])
+minutes = _argument(Annotated[float, Meta(ge=1e-3, le=5_000_000)])
 seconds = _argument(Annotated[float, Meta(ge=1e-3, le=60)])
 whole = _argument(Annotated[int, Meta(ge=1, le=10**9)])

@@ -74,27 +74,23 @@ class ProgressLine:
 
     def _write(self, text: str, *, keep: bool) -> bool:
         """Whether the line was written. A terminal that takes none any more must not end what is being measured."""
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if self._broken or reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
+            return False
+        text = to_terminal_line(text)
+        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         try:
-            return not self._broken and self._shown(text, keep=keep)
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                # Past pytest's own methods for new lines: they forget which file was named last and name it each time.
+                if reporter.isatty:
+                    reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
+                else:
+                    reporter.write(("\n" if reporter._tw.width_of_current_line else "") + text, flush=True)
+                if keep:
+                    reporter._tw.line()
         except Exception:  # closed, gone, or another plug-in's
             self._broken = True
-            return False
-
-    def _shown(self, text: str, *, keep: bool) -> bool:
-        text = to_terminal_line(text)
-        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
-            return False
-        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            # Past pytest's own methods for new lines: they forget which file was named last and name it at each case.
-            if reporter.isatty:
-                reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
-            else:
-                reporter.write(("\n" if reporter._tw.width_of_current_line else "") + text, flush=True)
-            if keep:
-                reporter._tw.line()
-        return True
+        return not self._broken
 
 
 def span(seconds: Range) -> str:

@@ -3,8 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from fashiontl.core.case import PRESETS
-from fashiontl.matrix.options import AXES
+from fashiontl.matrix.options import CELL_OPTIONS
 from fashiontl.session import gating
 
 if TYPE_CHECKING:
@@ -13,23 +12,9 @@ if TYPE_CHECKING:
 _PREFIX = "fashiontl_"
 
 
-def _several(metavar: str, text: str) -> dict[str, Any]:
-    return {"action": "append", "default": [], "metavar": metavar, "help": text}
-
-
 # Attributes for argparse, by the option's name.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    **{
-        f"--{name.replace('_', '-')}": _several(
-            "NAMES", f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)"
-        )
-        for name, title in AXES.items()
-    },
-    "--fashiontl-plugin": _several(
-        "MODULE_OR_FILE", "Python module that registers entries of your own; repeat it for several"
-    ),
-    "--preset": {"default": "quick", "metavar": "NAME", "help": f"settings: {', '.join(PRESETS)} (quick)"},
-    "--set": _several("NAME=VALUE", "override one setting of the preset"),
+    **CELL_OPTIONS,
     "--data-root": {"default": "", "metavar": "DIR", "help": "folder with Fashion-MNIST's four files"},
     "--results": {"default": "results", "metavar": "DIR", "help": "where runs and the leaderboard go (results)"},
     "--resume": {"action": "store_true", "help": "go on with the newest run: measure only what it lacks"},
