@@ -55,9 +55,9 @@ def test_help_names_the_commands_and_loads_neither_torch_nor_pandas() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["leaderbord"], "invalid choice: 'leaderbord' (choose from "),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
-        (["doctor", "--seconds", "0"], "argument --seconds: expected seconds above 0 and up to 60, got '0'"),
-        (["doctor", "--seconds", "long"], "argument --seconds: expected seconds above 0 and up to 60, got 'long'"),
-        (["profile", "--top", "0"], "argument --top: expected a whole number from 1 to 999999999, got '0'"),
+        (["doctor", "--seconds", "0"], "argument --seconds: expected a number from 0.001 to 60, got '0'"),
+        (["doctor", "--seconds", "long"], "argument --seconds: expected a number from 0.001 to 60, got 'long'"),
+        (["profile", "--top", "0"], "argument --top: expected a whole number from 1 to 1,000,000,000, got '0'"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import record
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.models.registry import members
 from fashiontl.records import Record, read_file
-from fashiontl.reports.progress import ProgressLine, Range
-from fashiontl.runner.estimate import Cost, Estimate, Work, cheapest_first, cost, costs, has_backbone
+from fashiontl.runner.estimate import Cost, Estimate, Range, Work, cheapest_first, cost, costs, has_backbone
 
 # What `fashiontl.runner.phases.count` says of them at 32 pixels.
 WORKS = {name: Work(*values) for name, values in json.loads(Path(__file__).with_name("works.json").read_text()).items()}
@@ -198,28 +196,6 @@ def test_a_policy_that_has_no_plan_for_a_network_breaks_no_estimate() -> None:
     cases = [case(policy="last_3"), case()]
     found = costs(cases, QUICK, {each.id: short for each in cases}, NOWHERE)
     assert found[cases[0].id].work < found[cases[1].id].work
-
-
-class Config:
-    """Of a session without a terminal."""
-
-    pluginmanager = type("Plugins", (), {"get_plugin": lambda self, name: None})()
-
-
-def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
-    now = [0.0]
-    line = ProgressLine(Config(), clock=lambda: now[0])  # type: ignore[arg-type]
-    line.expect(3)
-    line.predict(estimate(*CASES))
-    for number, each in enumerate(CASES):
-        line.begin(each.id)
-        now[0] += 103.0 if number == 0 else 100.0
-        assert line.account() == ""
-        line.end(record(case=each))
-    assert line.account().startswith("5 min taken; predicted ")
-    first, third = line.account().partition("; predicted ")[2].split(", ")
-    assert first == "13 s to 1 min before the first case"
-    assert third == "about 5 min before the third"
 
 
 def test_what_could_not_be_counted_is_guessed() -> None:
