@@ -17,6 +17,7 @@ from fashiontl.core import errors
 from fashiontl.gate import commands
 from fashiontl.gate.raw import write
 
+Capture = pytest.CaptureFixture[str]
 LONG = "a" * 5000
 WAIVE = {
     "--cell": "resnet18-full-cpu", "--metric": "latency", "--ceiling": "5", "--owner": "ada", "--reason": "a fix",
@@ -63,7 +64,7 @@ NO_TEXT = {
 
 
 @pytest.mark.parametrize("command", NO_TEXT)
-def test_an_empty_text_is_bad_input_of_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_text_is_bad_input_of_every_option(command: str, capsys: Capture) -> None:
     for option in NO_TEXT[command].split():
         for text in ("", " "):
             assert end_of([*command.split(), option, text]) == 2
@@ -73,9 +74,7 @@ def test_an_empty_text_is_bad_input_of_every_option(command: str, capsys: pytest
 
 
 @pytest.mark.parametrize("name", [name.removeprefix("--") for name in WAIVE])
-def test_a_waivers_fields_are_texts_numbers_and_dates(
-    name: str, capsys: pytest.CaptureFixture[str], here: Path
-) -> None:
+def test_a_waivers_fields_are_texts_numbers_and_dates(name: str, capsys: Capture, here: Path) -> None:
     for text in ("", "\x1b[31m", "\n", "\0", *(["**"] if name not in {"owner", "reason"} else [])):
         assert end_of(waive(**{name: text})) == 2
         assert name in capsys.readouterr().err.splitlines()[-1]
@@ -96,7 +95,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("number", range(len(PLACES)))
-def test_awkward_texts_are_bad_input(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_awkward_texts_are_bad_input(number: int, capsys: Capture) -> None:
     # Every place with four kinds of text, every kind at some places.
     for text in {AWKWARD[(3 * number + step) % len(AWKWARD)] for step in range(4)}:
         if PLACES[number][-1] == "--results={}" and "/" not in text:
@@ -119,9 +118,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_what_is_no_file_of_the_kind_is_bad_input_and_is_not_waited_for(
-    kind: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_file_of_the_kind_is_bad_input_and_is_not_waited_for(kind: str, here: Path, capsys: Capture) -> None:
     for name, arguments in (
         ("gate.json", ["gate", "--replay", "gate.json"]),
         ("plan.json", ["gate", "--plan", "plan.json"]),
@@ -138,7 +135,7 @@ def test_what_is_no_file_of_the_kind_is_bad_input_and_is_not_waited_for(
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_what_is_no_waiver_counts_for_nothing(kind: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_waiver_counts_for_nothing(kind: str, here: Path, capsys: Capture) -> None:
     place = "results/waivers/one.toml"
     (here / place).parent.mkdir(parents=True)
     MAKERS[kind](here / place)
@@ -155,7 +152,7 @@ def test_what_is_no_waiver_counts_for_nothing(kind: str, here: Path, capsys: pyt
     ],
     ids=range(10),
 )  # fmt: skip
-def test_json_that_is_no_gate_is_bad_input(text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_that_is_no_gate_is_bad_input(text: str, here: Path, capsys: Capture) -> None:
     (here / "gate.json").write_text(text)
     for way in ("--replay", "--plan"):
         assert end_of(["gate", way, "gate.json"]) == 2
@@ -174,7 +171,7 @@ def test_json_that_is_no_gate_is_bad_input(text: str, here: Path, capsys: pytest
     ],
     ids=range(11),
 )  # fmt: skip
-def test_a_broken_pyproject_is_bad_input(text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_pyproject_is_bad_input(text: str, here: Path, capsys: Capture) -> None:
     (here / "pyproject.toml").write_text(text)
     for arguments in (["list"], GATE):
         assert end_of(arguments) == 2
@@ -189,7 +186,7 @@ def test_a_broken_pyproject_is_bad_input(text: str, here: Path, capsys: pytest.C
         "from fashiontl.matrix.extensions import register; register(3)",
     ],
 )  # fmt: skip
-def test_an_extension_may_raise_anything(text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extension_may_raise_anything(text: str, here: Path, capsys: Capture) -> None:
     (here / "mine.py").write_text(text)
     assert end_of(["list", "--fashiontl-plugin", "mine.py"]) == 2
     said = capsys.readouterr().err
@@ -199,7 +196,7 @@ def test_an_extension_may_raise_anything(text: str, here: Path, capsys: pytest.C
 
 @pytest.mark.slow
 def test_a_base_that_is_what_is_checked_out_is_bad_input_unless_it_is_meant(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository(here)
     (here / "__pycache__").mkdir()
@@ -273,7 +270,7 @@ def test_an_output_that_cannot_hold_a_letter_changes_no_verdict(failing: Path) -
 
 
 def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
-    failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    failing: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -295,7 +292,7 @@ def test_reports_that_are_lost_after_the_verdict_change_no_exit_code(
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/null"])
-def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: Capture) -> None:
     del failing
     assert cli.main(["gate", "--replay", "gate.json", "--json", name]) == 2
     assert "expected a file for a report" in capsys.readouterr().err
@@ -311,7 +308,7 @@ def test_a_device_is_no_file_for_a_report(failing: Path, name: str, capsys: pyte
     ids=lambda idle: idle[0],
 )  # fmt: skip
 def test_what_says_what_to_measure_is_not_dropped_where_nothing_is_measured(
-    failing: Path, idle: list[str], capsys: pytest.CaptureFixture[str]
+    failing: Path, idle: list[str], capsys: Capture
 ) -> None:
     del failing
     for way in ("--replay", "--plan"):
@@ -319,14 +316,14 @@ def test_what_says_what_to_measure_is_not_dropped_where_nothing_is_measured(
         assert f"expected {idle[0]} beside --base, which measures, got {way}" in capsys.readouterr().err
 
 
-def test_one_file_is_not_for_two_reports(failing: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_is_not_for_two_reports(failing: Path, capsys: Capture) -> None:
     assert cli.main(["gate", "--replay", "gate.json", "--json", "a", "--markdown", str(failing / "a")]) == 2
     assert "expected a file for each report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["list"], ["leaderboard"], GATE, waive()], ids=lambda c: c[0])
 def test_a_defect_is_one_line_with_a_report_and_its_own_exit_code(
-    command: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a\nb\x1b[31m")
@@ -356,13 +353,13 @@ def test_a_report_goes_elsewhere_where_the_users_folder_cannot_be_written(
     assert "no folder could be written" in errors.internal_error("here", KeyError("x"))
 
 
-def test_a_current_folder_that_is_gone_is_bad_input(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_current_folder_that_is_gone_is_bad_input(here: Path, capsys: Capture) -> None:
     here.rmdir()
     assert cli.main(["leaderboard"]) == 2
     assert "expected a current folder that exists" in capsys.readouterr().err
 
 
-def test_without_git_the_gate_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_git_the_gate_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert cli.main(GATE) == 2
     assert "expected git, which gives the gate its base, got none on PATH" in capsys.readouterr().err
@@ -387,9 +384,7 @@ def damaged(folder: Path) -> None:
     ],
     ids=["damaged", "elsewhere", "unborn", "bare", "none"],
 )
-def test_a_repository_that_is_none_is_bad_input(
-    make: Callable[[Path], object], here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_repository_that_is_none_is_bad_input(make: Callable[[Path], object], here: Path, capsys: Capture) -> None:
     make(here)
     assert cli.main(GATE) == 2
     said = capsys.readouterr().err
