@@ -233,8 +233,7 @@ def test_what_pyproject_names(write: Write, tmp_path: Path, text: str | None, ex
     assert configured(tmp_path) == [name.format(tmp_path) for name in expected]
 
 
-@pytest.mark.parametrize("text", ["[tool", "tool = 3", "[tool.fashiontl]
-extensions = [1]"])
+@pytest.mark.parametrize("text", ["[tool", "tool = 3", "[tool.fashiontl]\nextensions = [1]"])
 def test_a_pyproject_that_is_none(write: Write, tmp_path: Path, text: str) -> None:
     path = write(text, "pyproject.toml")
     with pytest.raises(FashiontlError, match=f"^{re.escape(str(path))}"):
