@@ -162,8 +162,8 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path, extensions=["json"]).measure(CASE)
     assert worker.calls[:2] == [
-        ("device", DeviceJob("cpu"), 120),
-        ("peak", PeakJob("cpu", precision="fp32", seconds=0.8), 120),
+        ("device", DeviceJob("cpu", ("json",)), 120),
+        ("peak", PeakJob("cpu", ("json",), precision="fp32", seconds=0.8), 120),
     ]
     job = CaseJob(CASE, SETTINGS, str(tmp_path / "cache"), ("json",))
     later = structs.replace(job, checkpoints={"resnet18": "source.pt"})
