@@ -355,3 +355,8 @@ def test_kernel_threads_and_unreadable_processes_are_left_out(monkeypatch: pytes
     assert list_processes() == {1: Process(0, 5.0, 3.0, 12.0), 4: Process(1, 5.0, 3.0, 12.0)}
     monkeypatch.setattr(module, "_name", {2: "bash"}.get)
     assert set(list_processes()) == {1, 2, 3, 4}
+
+
+def test_an_observer_that_has_not_begun() -> None:
+    with pytest.raises(RuntimeError, match="before begin"):
+        Observer(CPU).end()
