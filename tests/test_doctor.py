@@ -90,7 +90,7 @@ def test_a_box_that_can_measure() -> None:
     }
     assert report.facts["peak"] == {name: {"matmul": 90e9, "convolution": 14e9} for name in ("fp32", "bf16")}
     assert [phase for phase, _ in worker.jobs] == ["device", "peak", "peak"] + ["noise"] * PROCESSES
-    assert worker.jobs[-1][1] == TimedJob("cpu", 0.7)
+    assert worker.jobs[-1][1] == TimedJob("cpu", seconds=0.7)
     assert seen == ["waiting for cpu", *(f"noise floor, process {number} of 8" for number in range(1, 9))]
 
 

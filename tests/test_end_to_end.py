@@ -103,19 +103,13 @@ def test_every_policy_is_proven(measured: Project) -> None:
     probe, full = (record.proof for record in measured.records)
     assert probe is not None
     assert full is not None
-    assert probe["holds"]
-    assert full["holds"]
+    assert probe.holds
+    assert full.holds
     # MobileNetV2 has 52 convolutions with a BatchNorm each and one linear layer with a bias.
-    assert (probe["frozen_parameters"], probe["trained_parameters"]) == (156, 2)
-    assert (full["frozen_parameters"], full["trained_parameters"]) == (0, 158)
+    assert (probe.frozen_parameters, probe.trained_parameters) == (156, 2)
+    assert (full.frozen_parameters, full.trained_parameters) == (0, 158)
     trainable = [record.values("trainable_parameters")[0] for record in measured.records]
     assert trainable == [4 * 1280 + 4, measured.records[1].values("parameters")[0]]
-
-
-def test_the_leaderboard_is_written(measured: Project) -> None:
-    page = (measured.folder / "results" / "leaderboard.md").read_text()
-    assert "mobilenet_v2" in page
-    assert "linear_probe" in page
 
 
 def test_the_backbone_is_made_once(measured: Project, project: Project) -> None:
@@ -208,22 +202,6 @@ def test_a_truncated_file_fails_each_case_with_its_name(project: Project) -> Non
     assert [(record.id, record.status) for record in project.records] == [(id_, "crashed") for id_ in IDS]
     assert all(record.reason.startswith(f"{fault}, got {len(content) - 1}\n") for record in project.records)
     assert fault in (project.folder / "results" / "leaderboard.md").read_text()
-
-
-def test_a_checkpoint_of_another_architecture_fails_the_case(project: Project) -> None:
-    import torch
-
-    from fashiontl.data.torchvision_import import models
-
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), project.folder / "other.pt")
-    status, output = project.run("--weights=other.pt", policies="full")
-    assert status == 1
-    assert "Traceback" not in output
-    (record,) = project.records
-    assert (record.id, record.status) == ("mobilenet_v2-full-cpu-other.pt", "crashed")
-    assert "mobilenet_v2" in record.reason
-    assert "missing" in record.reason
-    assert record.reason.splitlines()[0] in output
 
 
 def run_files(project: Project) -> list[Path]:

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import record
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.models.registry import members
 from fashiontl.records import Record, read_file
-from fashiontl.reports.progress import ProgressLine, Range, span
-from fashiontl.runner.estimate import Cost, Estimate, Work, cheapest_first, cost, costs, has_backbone
+from fashiontl.runner.estimate import Cost, Estimate, Range, Work, cheapest_first, cost, costs, has_backbone
 
 # What `fashiontl.runner.phases.count` says of them at 32 pixels.
 WORKS = {name: Work(*values) for name, values in json.loads(Path(__file__).with_name("works.json").read_text()).items()}
@@ -121,14 +119,6 @@ def test_what_settings_cost() -> None:
     assert seconds(case("vgg11", "bn_only")) < seconds(case("vgg11", "last_stage"))
 
 
-@pytest.mark.parametrize("policy", ["last_3", "surgical_4", "gradual_unfreeze", "lp_ft", "lora", "scratch"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_policy_and_preset_has_a_cost(policy: str, preset: str) -> None:
-    found = cost(case("resnet18", policy), PRESETS[preset], Work(), pretrained=False)
-    assert found.fixed > 0
-    assert found.work > 0
-
-
 def test_the_first_case_that_needs_a_backbone_makes_it(tmp_path: Path) -> None:
     cases = [case(policy=policy, weights="fashion6") for policy in ("scratch", "linear_probe", "last_stage", "full")]
     works = {each.id: WORKS["resnet18"] for each in cases}
@@ -201,51 +191,11 @@ def test_a_device_whose_cases_are_skipped_takes_no_time() -> None:
     assert running.left().expected == pytest.approx(13)
 
 
-def test_the_same_case_twice() -> None:
-    running = estimate(CASES[0], CASES[0])
-    running.finish(CASES[0].id, "ok", 13.0)
-    assert running.left().expected == pytest.approx(10)
-
-
 def test_a_policy_that_has_no_plan_for_a_network_breaks_no_estimate() -> None:
     short = Work(parameters={"stage1": 1.0, "head": 1.0})
     cases = [case(policy="last_3"), case()]
     found = costs(cases, QUICK, {each.id: short for each in cases}, NOWHERE)
     assert found[cases[0].id].work < found[cases[1].id].work
-
-
-def test_a_clock_that_stands_still() -> None:
-    running = estimate(*CASES)
-    for each in CASES[:2]:
-        running.finish(each.id, "ok", 0.0)
-    assert 4 < running.left().expected < 10
-
-
-class Config:
-    """Of a session without a terminal."""
-
-    pluginmanager = type("Plugins", (), {"get_plugin": lambda self, name: None})()
-
-
-def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
-    now = [0.0]
-    line = ProgressLine(Config(), clock=lambda: now[0])  # type: ignore[arg-type]
-    line.expect(3)
-    line.predict(estimate(*CASES))
-    for number, each in enumerate(CASES):
-        line.begin(each.id)
-        now[0] += 103.0 if number == 0 else 100.0
-        assert line.account() == ""
-        line.end(record(case=each))
-    assert line.account().startswith("5 min taken; predicted ")
-    first, third = line.account().partition("; predicted ")[2].split(", ")
-    assert first == "13 s to 1 min before the first case"
-    assert third == "about 5 min before the third"
-
-
-def test_a_range_is_told_while_it_is_wide() -> None:
-    assert span(Range(100, 110, 121)) == "about 1 min"
-    assert span(Range(100, 200, 400)) == "1 min to 6 min"
 
 
 def test_what_could_not_be_counted_is_guessed() -> None:

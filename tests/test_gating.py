@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fashiontl.session.gating import faults
+from fashiontl.session.gating import option_errors
 
 TESTS = Path(__file__).parent
 
@@ -132,7 +132,7 @@ def test_what_goes_wrong_in_the_gate_is_no_verdict(
 
 
 LEFT_OUT = {"gate": None, "gate_budget": None, "gate_accuracy": False, "gate_json": None, "gate_unchanged": False}
-MINUTES = "--gate-budget: expected minutes above 0 and up to 5000000, got "
+MINUTES = "--gate-budget: expected a number from 0.001 to 5,000,000, got "
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults
     options: dict[str, Any], told: list[str]
 ) -> None:
     option = SimpleNamespace(**{**LEFT_OUT, **options})
-    found = faults(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
+    found = option_errors(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
     assert len(found) == len(told)
     assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
 

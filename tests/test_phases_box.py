@@ -1,41 +1,26 @@
 """Phases about the machine and the profile, called as a worker calls them: between two passes through JSON."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from phase_runs import run
 from torch import nn
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.machine.devices import Cpu, Cuda, Device
 from fashiontl.models.build import build
-from fashiontl.models.network import Network
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob, TimedJob
 from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, WarmUp
 
-
-@pytest.fixture(autouse=True)
-def as_in_a_worker() -> Iterator[None]:
-    """Phases change torch's global state, as is fine in a process that ends with them."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = benchmark
-
-
-def run(phase: Callable[..., dict[str, Any]], lines: list[str] | None = None, **job: Any) -> dict[str, Any]:
-    value = phase(json.loads(json.dumps(job)), (lambda text: None) if lines is None else lines.append)
-    answer: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
-    return answer
+pytestmark = pytest.mark.usefixtures("as_in_a_worker")
 
 
 def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,11 +28,11 @@ def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.Mo
         return {"matmul": seconds} if (device.name, precision) == ("cuda:1", "bf16") else {}
 
     monkeypatch.setattr(machine, "measured_peak", measured_peak)
-    assert run(phases.peak, device="cuda:1", precision="bf16", seconds=0.5) == {"matmul": 0.5}
+    assert run(phases.peak, PeakJob("cuda:1", precision="bf16", seconds=0.5)) == {"matmul": 0.5}
 
 
 def test_the_peak_of_this_cpu() -> None:
-    value = run(phases.peak, device="cpu", precision="fp32", seconds=0.001)
+    value = run(phases.peak, PeakJob("cpu", precision="fp32", seconds=0.001))
     assert set(value) == {"matmul", "convolution"}
     assert all(rate > 1e6 for rate in value.values())
 
@@ -63,37 +48,28 @@ def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.Monke
 
     kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
     monkeypatch.setattr(machine, "time_blocks", time_blocks)
-    value = run(phases.noise, device="cpu", seconds=0.4)
+    value = run(phases.noise, TimedJob("cpu", seconds=0.4))
     assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
     assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
     kept = ()
-    assert run(phases.noise, device="cpu", seconds=0.4) == {"median": None, "half_width": None, "steady": False}
-
-
-def test_noise_of_this_cpu() -> None:
-    value = run(phases.noise, device="cpu", seconds=0.05)
-    assert 1e-5 < value["median"] < 10
-    assert isinstance(value["steady"], bool)
+    assert run(phases.noise, TimedJob("cpu", seconds=0.4)) == {"median": None, "half_width": None, "steady": False}
 
 
 def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = {"architecture": "resnet18", "policy": "full", "precision": "tf32"}
-    assert "tf32 needs an NVIDIA GPU" in run(phases.variant, case=case)["absence"]
+    def asked(precision: str) -> dict[str, Any]:
+        return run(phases.variant, CaseJob(Case("resnet18", "full", precision=precision), PRESETS["quick"]))
+
+    assert "tf32 needs an NVIDIA GPU" in asked("tf32")["unavailable"]
     monkeypatch.setattr(machine.variants, "warnings_for", lambda case: [f"{case.precision} is emulated"])
-    here = run(phases.variant, case={**case, "precision": "fp32"})
-    assert here == {"absence": None, "doubts": ["fp32 is emulated"]}
-    assert run(phases.variant, case=case)["doubts"] == []
+    assert asked("bf16") == {"unavailable": "", "warnings": ["bf16 is emulated"]}
+    assert asked("tf32")["warnings"] == []
 
 
-def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_device_is_here_and_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cuda, "unavailable_reason", lambda device: f"no card {device.index}")
-    assert run(phases.device, device="cuda:3") == {"absence": "no card 3", "facts": {}}
-
-
-def test_what_a_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(phases.device, DeviceJob("cuda:3")) == {"unavailable": "no card 3", "facts": {}}
     monkeypatch.setattr(Cpu, "facts", lambda device: {"accelerator": "Abacus"})
-    expected = {"absence": None, "facts": {"accelerator": "Abacus"}}
-    assert run(phases.device, device="cpu") == expected
+    assert run(phases.device, DeviceJob("cpu")) == {"unavailable": "", "facts": {"accelerator": "Abacus"}}
 
 
 MEMBERS = ("resnet9", "squeezenet1_1")
@@ -101,7 +77,7 @@ MEMBERS = ("resnet9", "squeezenet1_1")
 
 def profiled(folder: Path, case: Case, **settings: Any) -> dict[str, Any]:
     chosen = replace(PRESETS["smoke"], **settings)
-    value = run(phases.profile, case=asdict(case), settings=asdict(chosen), traces=str(folder))
+    value = run(phases.profile, CaseJob(case, chosen, traces=str(folder)))
     found: dict[str, Any] = value["profile"]
     assert value["warnings"] == [f"profile: {warning}" for warning in found["warnings"]]
     return found
@@ -134,15 +110,6 @@ def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -
     assert all(re.match(r"\w+\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile))
 
 
-def test_the_paths_of_each_network_are_its_own() -> None:
-    one, two = (Network({"stage1": [nn.Conv2d(3, 4, 1)], "head": [nn.Linear(4, 2)]}) for _ in range(2))
-    single = profile_step._modules([Case("resnet9", "full")], [one])
-    assert single == {"stage1": one.stages["stage1"], "head": one.stages["head"]}
-    several = profile_step._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
-    assert list(several) == ["resnet9.stage1", "resnet9.head", "vgg11.stage1", "vgg11.head"]
-    assert several["vgg11.head"] is two.stages["head"]
-
-
 @pytest.mark.parametrize(
     ("execution", "expected"), [("eager", ["profiler", "step"]), ("compile", ["step", "profiler", "step"])]
 )
@@ -166,7 +133,7 @@ def test_compiling_is_not_profiled(
 def test_what_a_case_computes_is_counted_without_computing() -> None:
     def count(architecture: str, size: int = 0) -> dict[str, Any]:
         case = Case(architecture, "full", weights="none", image_size=size)
-        return run(phases.count, case=asdict(case), settings=asdict(PRESETS["quick"]))
+        return run(phases.count, CaseJob(case, PRESETS["quick"]))
 
     found = count("resnet18")
     assert found["flops"] == 74027008

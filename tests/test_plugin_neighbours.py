@@ -87,16 +87,6 @@ def test_another_projects_suite_is_unchanged(project: pytest.Pytester, options: 
     assert not (project.path / "results").exists()
 
 
-def test_another_projects_suite_is_unchanged_beside_playwright(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        test_theirs="""
-        def test_device(pytestconfig, device):
-            assert pytestconfig.getoption("--device") == device == "iPhone 13"
-        """
-    )
-    pytester.runpytest_subprocess("--device", "iPhone 13").assert_outcomes(passed=1)
-
-
 def test_another_projects_help_is_unchanged(project: pytest.Pytester) -> None:
     # The help of pytest-benchmark shows the time of day.
     without_others = ["--help", "-p", "no:playwright", "-p", "no:benchmark"]
@@ -123,6 +113,7 @@ ONE = ["--arch=resnet18", "--policy=full"]
 ID = "test_matrix.py::test_cell[resnet18-full-cpu]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["-n2"], ["--cov=fashiontl", "--cov-report="], ["-p", "randomly"], ["--timeout=60"], ["-W", "error"]],
@@ -168,6 +159,7 @@ def collected(bench: pytest.Pytester, *arguments: str, folder: str = ".") -> lis
     return [line for line in done.stdout.splitlines() if "::test_cell[" in line]
 
 
+@pytest.mark.slow
 def test_a_bench_is_found_however_it_is_named(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = [*ONE, "--device=cpu"]
     inner = f"bench/{ID}"
@@ -182,6 +174,7 @@ def test_a_bench_is_found_however_it_is_named(bench: pytest.Pytester, monkeypatc
     assert collected(bench, "bench") == [inner]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", [["-p", "fashiontl.plugin"], []], ids=["named", "conftest"])
 def test_it_may_be_loaded_by_name_or_without_what_pytest_finds_itself(
     bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plugin: list[str]
@@ -211,9 +204,3 @@ def test_a_bench_that_is_met_during_collection(bench: pytest.Pytester) -> None:
     assert result.ret != 0
     assert "name its folder: pytest bench/ -n 2" in result.stdout.str() + result.stderr.str()
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
-
-
-def test_cells_that_are_shuffled_are_all_measured(bench: pytest.Pytester) -> None:
-    result = bench.runpytest_subprocess("bench", "-p", "randomly", "--device=cpu", "--arch=resnet18")
-    result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["[[]5/5[]] resnet18-*-cpu: ok in *"])

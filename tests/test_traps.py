@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from phase_runs import run
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +29,7 @@ from fashiontl.models.build import build
 from fashiontl.models.network import Network
 from fashiontl.models.weights.files import load_file, save
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob
 from fashiontl.timing import torch_flags
 from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import Examples, Fit, fit
@@ -196,13 +198,13 @@ def states_after_thawing(previous_counts: bool) -> dict[str, float]:
     recipe = Recipe(4, 8)
     plan = plan_of(network, "gradual_unfreeze", 0)
     apply(network, plan)
-    first = fit_module._optimizer(network, plan, recipe, None)
+    first = fit_module.new_optimizer(network, plan, recipe, None)
     for _ in range(3):
         functional.cross_entropy(network(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
         first.step()
     plan = plan_of(network, "gradual_unfreeze", 1)
     apply(network, plan)
-    second = fit_module._optimizer(network, plan, recipe, first if previous_counts else None)
+    second = fit_module.new_optimizer(network, plan, recipe, first if previous_counts else None)
     held = [id(parameter) for group in second.param_groups for parameter in group["params"]]
     assert len(held) == len(set(held)) == len([p for p in network.parameters() if p.requires_grad])
     names = {parameter: name for name, parameter in network.stages.named_parameters()}
@@ -217,30 +219,6 @@ def test_what_thaws_starts_with_fresh_state_and_what_goes_on_keeps_its_own() -> 
     fresh = dict.fromkeys(("stage1.0.weight", "stage1.1.weight", "stage1.1.bias"), 0.0)
     assert states_after_thawing(True) == {**fresh, "head.0.weight": 3.0, "head.0.bias": 3.0}
     assert states_after_thawing(False) == {**fresh, "head.0.weight": 0.0, "head.0.bias": 0.0}
-
-
-def test_an_optimiser_that_is_given_all_groups_again_would_hold_parameters_twice() -> None:
-    network = tiny()
-    apply(network, plan_of(network, "gradual_unfreeze", 0))
-    optimizer = torch.optim.SGD(parameter_groups(network, plan_of(network, "gradual_unfreeze", 0), 0.1, 0.1))
-    again = {
-        "params": [p for group in parameter_groups(network, plan_of(network, "full"), 1, 0) for p in group["params"]]
-    }
-    with pytest.raises(ValueError, match="appear in more than one parameter group"):
-        optimizer.add_param_group(again)
-
-
-def test_a_parameter_that_was_held_before_it_thawed_is_not_fresh() -> None:
-    """The naive way is to give the optimiser everything once, and AdamW's bias correction then starts in the middle."""
-    network = tiny()
-    apply(network, plan_of(network, "scratch"))
-    optimizer = torch.optim.AdamW(network.parameters())
-    for thawed in (True, False, False, True):
-        network.stages["stem"].requires_grad_(thawed)
-        optimizer.zero_grad(set_to_none=False)
-        functional.cross_entropy(network(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
-        optimizer.step()
-    assert optimizer.state[network.stages["stem"][0].weight]["step"] == 4
 
 
 # Data.
@@ -378,7 +356,7 @@ def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch_flags, "fastest", lambda precision: None)
     case = Case("mobilenet_v2", "scratch")
     settings = replace(PRESETS["smoke"], seconds=0.01)
-    result = phases.inference({"case": asdict(case), "settings": asdict(settings)}, lambda text: None)
+    result = run(phases.inference, CaseJob(case, settings))
     network = build("mobilenet_v2", CLASSES, image_size=settings.image_size).eval()
     images = torch.zeros(1, 3, settings.image_size, settings.image_size)
     assert result["flops"] == by_hand(network, images)

@@ -10,13 +10,7 @@ from statistics import NormalDist, fmean, median, stdev
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval, in the unit of the values.
-
-    Attributes:
-        estimate: the number itself.
-        low: lower bound; minus infinity when the values are too few to give one.
-        high: upper bound; infinity when the values are too few to give one.
-    """
+    """An estimate and its confidence interval in the unit of the values; too few of them give infinite bounds."""
 
     estimate: float
     low: float
@@ -28,15 +22,7 @@ class Interval:
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """The q-th percentile, interpolated linearly between neighbours (numpy's default).
-
-    >>> percentile([1, 2, 3, 4], 50)
-    2.5
-
-    Args:
-        values: one or more, in any order.
-        q: from 0 to 100.
-    """
+    """The q-th percentile, q from 0 to 100, interpolated linearly between neighbours (numpy's default)."""
     return _interpolated(sorted(values), q)
 
 
@@ -54,11 +40,6 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = 0
     How many of n independent values lie below the true percentile is binomial, so two order statistics enclose it with
     at least the confidence asked (David and Nagaraja, Order Statistics, 7.1). Values that follow one another in time
     are not quite independent; then the interval is a little too narrow.
-
-    Args:
-        values: one or more, in any order.
-        q: from 0 to 100.
-        confidence: between 0 and 1.
     """
     below, above = _ranks(len(values), q / 100, confidence)
     ordered = sorted(values)
@@ -80,10 +61,6 @@ def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
     Noise comes from differences of neighbours (von Neumann, Annals of Mathematical Statistics, 1941), here through
     their median absolute size, so that neither a drift nor a few outliers count as noise.
 
-    >>> drift, noise = drift_and_noise([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
-    >>> round(drift, 3), noise
-    (0.667, 0.0)
-
     Args:
         values: an even number, four or more, positive.
 
@@ -104,10 +81,7 @@ def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
 def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     """A proportion with Wilson's score interval (Wilson, JASA 1927; recommended by Brown, Cai and DasGupta, 2001).
 
-    Args:
-        successes: from 0 to `trials`; the mean of several counts need not be whole.
-        trials: 1 or more.
-        confidence: between 0 and 1.
+    The mean of several counts of successes need not be whole.
     """
     proportion = successes / trials
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -119,12 +93,7 @@ def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean with Student's t interval; unbounded for a single value.
-
-    Args:
-        values: one or more, roughly normal.
-        confidence: between 0 and 1.
-    """
+    """The mean of roughly normal values with Student's t interval; unbounded for a single value."""
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
@@ -140,7 +109,7 @@ def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float
     intervals is added in quadrature.
 
     Args:
-        fractions: accuracy of each seed, from 0 to 1.
+        fractions: accuracy of each seed.
         trials: test images of each.
         confidence: between 0 and 1.
     """
@@ -187,12 +156,7 @@ def _binomial(count: int, successes: int, proportion: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def student_quantile(freedom: int, confidence: float) -> float:
-    """The t with P(|T| <= t) = confidence for Student's distribution.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-        confidence: between 0 and 1.
-    """
+    """The t with P(|T| <= t) = confidence for Student's distribution with some degrees of freedom, 1 or more."""
     low, high = 0.0, math.pi / 2
     while low < (angle := (low + high) / 2) < high:
         low, high = (angle, high) if _student_probability(freedom, angle) < confidence else (low, angle)
@@ -200,12 +164,7 @@ def student_quantile(freedom: int, confidence: float) -> float:
 
 
 def student_tail(freedom: int, t: float) -> float:
-    """P(T >= t) for Student's distribution.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-        t: any number.
-    """
+    """P(T >= t) for Student's distribution with some degrees of freedom, 1 or more."""
     inside = _student_probability(freedom, math.atan(abs(t) / math.sqrt(freedom)))
     return (1 - math.copysign(inside, t)) / 2
 
@@ -224,20 +183,16 @@ def _student_probability(freedom: int, angle: float) -> float:
 
 
 def smallest_difference(deviation: float, count: int, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The difference between two means that a t test finds with some probability: (t + t') s sqrt(2 / n).
+    """The difference between two means that a t test detects with some power: (t + t') s sqrt(2 / n).
 
     t is its critical value, two-sided, and t' the quantile at the power, both with 2n - 2 degrees of freedom. The exact
-    answer, by the non-central distribution, differs by less than 1 % from 4 values a side up. Cohen's table 2.4.1
-    (Statistical Power Analysis, 1988) asks 17 a side for a difference of one deviation, and 64 for half of one.
+    answer, by the non-central distribution, differs by less than 1 % from 4 values a side up.
 
     Args:
-        deviation: standard deviation of single values, in any unit; that of logarithms gives a relative difference.
+        deviation: standard deviation of single values; that of logarithms gives a relative difference.
         count: independent values on each side, 2 or more.
-        confidence: of the test, between 0 and 1.
-        power: how often the difference is found, between 0.5 and 1.
-
-    Returns:
-        In the unit of the deviation.
+        confidence: of the test.
+        power: how often the difference is detected, 0.5 or more.
     """
     freedom = 2 * count - 2
     critical, found = student_quantile(freedom, confidence), student_quantile(freedom, 2 * power - 1)

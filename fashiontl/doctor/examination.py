@@ -44,7 +44,7 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
         timed = []
         for index in range(PROCESSES):
             progress(f"noise floor, process {index + 1} of {PROCESSES}")
-            timed.append(worker.run(NOISE, TimedJob(name, seconds), _TIMEOUT))
+            timed.append(worker.run(NOISE, TimedJob(name, seconds=seconds), _TIMEOUT))
         floor, noise_section = _noise(timed)
         observed = observer.end()
     facts, error, difference = found.result.facts, clock_error(clock) or "", floor["smallest_difference"] or 0.0
@@ -85,7 +85,7 @@ def _peaks(worker: Worker, device: Device, progress: Progress) -> tuple[dict[str
     precisions = ("fp32", "tf32", "bf16", "fp16") if device.kind == "cuda" else ("fp32", "bf16")
     peaks, lines = {}, []
     for precision in precisions:
-        outcome = worker.run(PEAK, PeakJob(device.name, precision, _PEAK_SECONDS), _TIMEOUT, progress)
+        outcome = worker.run(PEAK, PeakJob(device.name, precision=precision, seconds=_PEAK_SECONDS), _TIMEOUT, progress)
         if not outcome.result:
             lines.append(Line(precision, "unknown", "note", outcome.reason or "too little memory"))
             continue

@@ -59,25 +59,23 @@ class ExtraJob(CaseJob, frozen=True, omit_defaults=True):
     function: str = ""
 
 
-class DeviceJob(Struct, frozen=True):
-    """A question about a device, by its name."""
+class DeviceJob(Struct, frozen=True, omit_defaults=True):
+    """A question about a device, by its name; `extensions` as in `CaseJob`."""
 
     device: str
+    extensions: tuple[str, ...] = ()
 
 
-class PeakJob(Struct, frozen=True):
-    """Which rate of arithmetic to measure, and for how many seconds."""
-
-    device: str
-    precision: str
-    seconds: float
-
-
-class TimedJob(Struct, frozen=True):
+class TimedJob(DeviceJob, frozen=True, kw_only=True):
     """A look of some seconds at a device."""
 
-    device: str
     seconds: float
+
+
+class PeakJob(TimedJob, frozen=True, kw_only=True):
+    """Which rate of arithmetic to measure."""
+
+    precision: str
 
 
 class IdentityJob(Struct, frozen=True):

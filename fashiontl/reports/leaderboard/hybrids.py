@@ -37,7 +37,7 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
     gains = [_gain(row, member) for row, member in pairs]
     text = table(
         [
-            *names.columns(hybrids),
+            *names.columns([row.record.case for row in hybrids]),
             TextColumn(ACCURACY.label, column_texts(rows, ACCURACY, hybrids), "right"),
             TextColumn("Best member", [_member_text(*each, names) for each in zip(hybrids, found, strict=True)]),
             TextColumn("Difference (points)", [_gain_text(gain) for gain in gains], "right"),

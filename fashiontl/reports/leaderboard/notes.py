@@ -1,4 +1,4 @@
-"""What stands under a table: all that its numbers depend on, and the reasons to doubt them as footnotes."""
+"""What stands under a table: all that its numbers depend on, and warnings about them as footnotes."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ _VERSIONS = {
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """The notes of a section's rows, each in Markdown and on one line."""
+    """The notes of a section, each in Markdown and on one line."""
     newest = max((row.record for row in rows), key=lambda record: record.started)
     environments = [row.record.environment for row in rows]
     return [
@@ -184,24 +184,20 @@ def _several(texts: Iterable[str], most: int = 3) -> str:
 
 
 class Footnotes:
-    """The reasons to doubt a section's rows, numbered; rows with the same reasons share a number.
-
-    Args:
-        rows: in the order in which they are shown.
-    """
+    """The warnings about a section's rows, numbered in their order; rows with the same warnings share a number."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        doubts = [(id(row), text) for row in rows if (text := _reasons_to_doubt(row))]
-        self._texts = list(dict.fromkeys(text for _, text in doubts))
+        warnings = [(id(row), text) for row in rows if (text := _warnings(row))]
+        self._texts = list(dict.fromkeys(text for _, text in warnings))
         marks = {text: f" {superscript(number)}" for number, text in enumerate(self._texts, start=1)}
-        self._marks = {row: marks[text] for row, text in doubts}
+        self._marks = {row: marks[text] for row, text in warnings}
 
     def mark(self, row: Row) -> str:
-        """The row's superscript with the space before it; empty when there is no doubt."""
+        """The row's superscript with the space before it; empty without a warning."""
         return self._marks.get(id(row), "")
 
     def status(self, row: Row) -> str:
-        """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""
+        """Whether a row's numbers may be compared, else why not, and the mark of its warnings."""
         record = row.record
         reason = to_markdown(record.reason, _LONGEST_REASON)
         text = "ok" if row.sound else f"**{to_markdown(record.status)}**" + (f": {reason}" if reason else "")
@@ -209,7 +205,7 @@ class Footnotes:
 
     @property
     def text(self) -> str:
-        """The footnotes in Markdown; empty without doubts."""
+        """The footnotes in Markdown; empty without warnings."""
         # Two spaces at the end are a line break.
         lines = [
             f"{superscript(number)} {to_markdown(text, _LONGEST_FOOTNOTE)}  "
@@ -219,18 +215,17 @@ class Footnotes:
         return folded(f"{len(lines)} footnotes", text) if len(lines) > _MOST_OPEN else text
 
 
-def _reasons_to_doubt(row: Row) -> str:
-    """All that a reader must know about a row's numbers; empty when there is nothing."""
+def _warnings(row: Row) -> str:
     record, facts = row.record, row.facts
-    doubts = list(record.warnings)
+    found = list(record.warnings)
     if facts.image_size and facts.image_size > (record.case.image_size or record.settings.image_size):
-        doubts.append(f"images of {facts.image_size} pixels, the least that it takes")
+        found.append(f"images of {facts.image_size} pixels, the least that it takes")
     if len(facts.periods.each) > 1:
-        doubts.append(
+        found.append(
             f"a training step is the mean over {len(facts.periods.each)} plans, weighted by their epochs; the peak of "
             "memory is the largest of them"
         )
     if record.proof and (unmoved := record.proof.unmoved):
         names = ", ".join(unmoved[:3]) + (", …" if len(unmoved) > 3 else "")
-        doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
-    return "; ".join(doubts)
+        found.append(f"{len(unmoved)} tensors that should train did not move ({names})")
+    return "; ".join(found)
