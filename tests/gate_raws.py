@@ -7,8 +7,9 @@ import msgspec
 from records import LAPTOP
 
 from fashiontl.core.case import PRESETS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Failure, Raw, SeedPair, Series, Tree, Trial
-from fashiontl.gate.result import Change, Explained, Finding, GateResult
+from fashiontl.gate.result import Explained, Finding, GateResult
 from fashiontl.gate.runner import stated
 from fashiontl.machine.environment import PROTOCOL, machine_key
 
@@ -83,13 +84,13 @@ def finding(**fields: Any) -> Finding:
     values: dict[str, Any] = {
         "cell": CELL, "metric": "latency", "verdict": "REGRESSED",
         "reason": "lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees",
-        "base": 0.00921, "head": 0.00977, "change": Change(0.061, 0.049, 0.073), "trials": (6, 16),
+        "base": 0.00921, "head": 0.00977, "change": Interval(0.061, 0.049, 0.073), "trials": (6, 16),
     }  # fmt: skip
     return Finding(**{**values, **fields})
 
 
 PASSED = finding(verdict="PASS", cell=OTHER, reason="upper bound 1.1 % is below 5 %", base=0.0485, head=0.0486,
-                 change=Change(0.002, -0.007, 0.011), trials=(6, 0))  # fmt: skip
+                 change=Interval(0.002, -0.007, 0.011), trials=(6, 0))  # fmt: skip
 EQUAL = finding(metric="parameters", verdict="PASS", reason="equal", base=11_181_642.0, head=11_181_642.0, change=None,
                 trials=(0, 0))  # fmt: skip
 EXPLAINED = Explained(CELL, "latency", "aten::convolution", "stage2.0.conv1", 0.0012, 0.0017, 0.89)

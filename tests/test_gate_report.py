@@ -8,6 +8,7 @@ from gate_raws import CELL, EQUAL, EXPLAINED, HOSTILE, OTHER, PASSED, finding, g
 from hypothesis import strategies as st
 from records import tables
 
+from fashiontl.core.stats import Interval
 from fashiontl.gate.report import (
     MARKER,
     WIDTH,
@@ -20,7 +21,7 @@ from fashiontl.gate.report import (
     worst_first,
     write_github,
 )
-from fashiontl.gate.result import EXIT_CODES, Change, Explained, GateResult
+from fashiontl.gate.result import EXIT_CODES, Explained, GateResult
 
 WAIVED = finding(waiver="waived by Ada until 2026-12-24: a fix")
 ADVISORY = finding(verdict="SUSPECT", advisory=True)
@@ -36,18 +37,18 @@ HEADER = ["verdict", "cell", "metric", "base", "head", "change (+ is worse)"]
     ("fields", "texts"),
     [
         ({}, ("9.21", "9.77", "+6.1 % (+4.9 to +7.3)")),
-        ({"metric": "accuracy", "base": 0.9123, "head": 0.9, "change": Change(0.0123, 0.002, 0.03)},
+        ({"metric": "accuracy", "base": 0.9123, "head": 0.9, "change": Interval(0.0123, 0.002, 0.03)},
          ("91.2", "90.0", "+1.23 points (+0.20 to +3.00)")),
-        ({"metric": "inference_throughput", "base": 640.0, "head": 600.4, "change": Change(-0.02, -0.03, -0.01)},
+        ({"metric": "inference_throughput", "base": 640.0, "head": 600.4, "change": Interval(-0.02, -0.03, -0.01)},
          ("640", "600", "-2.0 % (-3.0 to -1.0)")),
-        ({"metric": "parameters", "base": 11_181_642.0, "head": 11_181_643.0, "change": Change(*[1 / 11_181_642] * 3)},
+        ({"metric": "parameters", "base": 11_181_642.0, "head": 11_181_643.0, "change": Interval(9e-8, 9e-8, 9e-8)},
          ("11.181642", "11.181643", "+9e-06 %")),
-        ({"metric": "training_peak_memory", "base": 2.0**20, "head": 2.0**21, "change": Change(1.0, 1.0, 1.0)},
+        ({"metric": "training_peak_memory", "base": 2.0**20, "head": 2.0**21, "change": Interval(1.0, 1.0, 1.0)},
          ("1.00", "2.00", "+100.0 %")),
         ({"metric": "flops", "base": 0.0, "head": 0.0, "change": None}, ("0", "0", "equal")),
         ({"metric": "*", "base": None, "head": None, "change": None}, ("—", "—", "—")),
         ({"base": 0.01, "head": None, "change": None}, ("10.0", "—", "—")),
-        ({"change": Change(0.01, -math.inf, math.inf)}, ("9.21", "9.77", "+1.0 % (— to —)")),
+        ({"change": Interval(0.01, -math.inf, math.inf)}, ("9.21", "9.77", "+1.0 % (— to —)")),
     ],
 )  # fmt: skip
 def test_numbers_are_in_the_unit_that_is_shown_and_never_look_equal_when_they_are_not(

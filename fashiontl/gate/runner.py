@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.gate.arm import Arm, StoppedError
+from fashiontl.gate.arm import Arm, StoppedError, Turns
 from fashiontl.gate.explain import explain
 from fashiontl.gate.limits import COUNTED, TIMED, Limit, limit_of, processes_of
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Failure, Raw, Series, Stage, Tree, Trial, Unavailable
@@ -39,8 +40,7 @@ class Order:
     """What a gate was asked for.
 
     Attributes:
-        cases: to be compared.
-        settings: how they are run; an arm warms up in a trial for twice `seconds` at most.
+        settings: how cases are run; an arm warms up in a trial for twice `seconds` at most.
         accuracy: whether they are trained and tested too.
         budget: the most seconds that it may take; 0 is no limit. What has started is finished.
         matrix: the options that meant these cases, as `fashiontl.matrix.options.matrix` takes them: `axes`, `preset`,
@@ -87,10 +87,6 @@ class Gate:
     """A gate whose two arms have proved what they are; `opened_gate` makes it.
 
     Args:
-        arms: both.
-        trees: what they run.
-        order: what was asked for.
-        progress: called with what is being done.
         rule: says what to take next of a cell and metric.
         kernel: seconds of one run of the reference kernel.
         draw: the arm that begins a trial.
@@ -152,9 +148,8 @@ class Gate:
             self._time()
         except KeyboardInterrupt:
             interrupted = True
-            self._warnings.append(
-                f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here"
-            )
+            text = f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here"
+            self._warnings.append(text)
         for observer in observers:
             self._warnings += observer.end().warnings
         accelerator = next((found for found in facts.values() if found), {})
@@ -189,11 +184,7 @@ class Gate:
         )  # fmt: skip
 
     def explain(self, regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
-        """Profile both arms in processes of their own: what grew, and sentences on what could not be explained.
-
-        Args:
-            regressed: cells and metrics.
-        """
+        """Profile both arms in processes of their own: what grew, and sentences on what could not be explained."""
         found: list[Explained] = []
         warnings: list[str] = []
         for cell, case in self._cases.items():
@@ -243,9 +234,8 @@ class Gate:
         for case in self._sound() if not self._order.timed else ():
             if self._is_over("counting"):
                 return
-            counts, failures = count(
-                self._arms, case, self._order.settings, self._progress, lambda: self._is_over("counting")
-            )
+            is_over = partial(self._is_over, "counting")
+            counts, failures = count(self._arms, case, self._order.settings, self._progress, is_over)
             self._counts += counts
             self._failures += failures
             reported = {found.metric for found in counts}
@@ -275,15 +265,18 @@ class Gate:
     def _wanted(self) -> list[tuple[Case, dict[str, Stage]]]:
         """What the rule wants of each cell: the stage of each metric's next trial."""
         found: list[tuple[Case, dict[str, Stage]]] = []
-        rounds = self._rounds_left()
+        # Trials of every cell that there is time for, once it is known how long one takes.
+        seconds = math.fsum(fmean(self._costs[case.id]) for case in self._sound() if self._costs[case.id])
+        left = LOOKS[-1]
+        if self._order.budget and seconds:
+            left = max(0, int((self._order.budget - self._elapsed()) / seconds))
         for case in self._sound():
             stages: dict[str, Stage] = {}
             for metric in self._order.timed or TIMED:
                 limit, trials = limit_of(case.id, metric), self._trials.get((case.id, metric), [])
                 assert limit is not None
                 screened = sum(trial.stage == "screen" for trial in trials)
-                budget = LOOKS[-1] if rounds is None else min(LOOKS[-1], screened + rounds)
-                action = self._rule(trials, limit, budget)
+                action = self._rule(trials, limit, min(LOOKS[-1], screened + left))
                 if action != "stop":
                     stages[metric] = action
                 elif self._rule(trials, limit, LOOKS[-1]) != "stop":
@@ -292,26 +285,19 @@ class Gate:
                 found.append((case, stages))
         return found
 
-    def _rounds_left(self) -> int | None:
-        """Trials of every cell that there is time for; None without a limit, or before one was taken."""
-        seconds = math.fsum(fmean(self._costs[case.id]) for case in self._sound() if self._costs[case.id])
-        if not self._order.budget or not seconds:
-            return None
-        return max(0, int((self._order.budget - self._elapsed()) / seconds))
-
     def _trial(self, case: Case, stages: Mapping[str, Stage]) -> None:
         """A fresh pair of processes, which time one metric after the other."""
-        started = self._clock()
-        timed = as_timed(case)
+        started, timed = self._clock(), as_timed(case)
         try:
             with self._arms["base"].turns(timed) as base, self._arms["head"].turns(timed) as head:
                 for metric, stage in stages.items():
                     trials = self._trials[case.id, metric]
                     self._progress(f"{case.id}: {metric}, trial {len(trials) + 1} ({stage})")
-                    taken = take_trial({"base": base, "head": head}, metric, stage, self._draw(), self._kernel)
-                    trials.append(taken.trial)
-                    self._unsteady[case.id, metric] += not taken.steady
-                    self._throttled[case.id, metric] += taken.throttled
+                    processes: dict[Name, Turns] = {"base": base, "head": head}
+                    trial, steady, throttled = take_trial(processes, metric, stage, self._draw(), self._kernel)
+                    trials.append(trial)
+                    self._unsteady[case.id, metric] += not steady
+                    self._throttled[case.id, metric] += throttled
         except StoppedError as stopped:
             self._failures.append(Failure(case.id, stopped.arm, stopped.kind, stopped.reason))
         self._costs[case.id].append(self._clock() - started)

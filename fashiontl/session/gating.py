@@ -48,15 +48,13 @@ def faults(config: pytest.Config, option: Namespace) -> list[str]:
         config: for options of pytest's own.
         option: ours, as `fashiontl.session.declaring.read` gives them.
     """
-    found = [
-        f"{name}: {error}"
-        for name, kind, text in (
-            ("--gate", filled, option.gate),
-            ("--gate-budget", minutes, option.gate_budget),
-            ("--gate-json", filled, option.gate_json),
-        )
-        if text is not None and (error := _error(kind, text))
-    ]
+    found = []
+    for name, kind in (("gate", filled), ("gate_budget", minutes), ("gate_json", filled)):
+        try:
+            if (text := getattr(option, name)) is not None:
+                kind(text)
+        except argparse.ArgumentTypeError as error:
+            found.append(f"--{name.replace('_', '-')}: {error}")
     if option.gate is None:
         given = [
             f"--{name.replace('_', '-')}"
@@ -77,23 +75,12 @@ def option_of(config: pytest.Config, name: str) -> Any:
     return getattr(config.option, name, None)
 
 
-def _error(kind: Callable[[str], object], text: str) -> str:
-    try:
-        kind(text)
-    except argparse.ArgumentTypeError as error:
-        return str(error)
-    return ""
-
-
 @dataclass
 class GatedSession:
     """One session's gate; it is run once, for all cells that were collected, when the first is asked for.
 
     Attributes:
         option: as `fashiontl.session.declaring.read` gives them.
-        cases: the cells of the collected tests.
-        settings: how they are run.
-        progress: called with what is being done.
         result: None before it was run, and where the base cannot be compared.
         verdict: of the whole gate; None before it was run.
         reason: why the base cannot be compared.
@@ -122,14 +109,11 @@ class GatedSession:
         from fashiontl.runner.cell import command
 
         option = self.option
+        budget = 60 * minutes(option.gate_budget) if option.gate_budget else 0.0
+        unchanged = option.gate_unchanged
         order = Order(
-            self.cases,
-            self.settings,
-            option.gate_accuracy,
-            60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
-            command=command(),
-            unchanged=option.gate_unchanged,
-        )
+            self.cases, self.settings, option.gate_accuracy, budget, command=command(), unchanged=unchanged
+        )  # fmt: skip
         file = Path(option.gate_json) if option.gate_json else None
         check_reports({"--gate-json": file})
         try:
@@ -148,9 +132,7 @@ class GatedSession:
 def exit_status(gate: GatedSession | None, status: int) -> int:
     """What pytest ends with when a gate was asked for: its exit code, unless more than a test went wrong.
 
-    Args:
-        gate: None where no tests were collected.
-        status: what pytest would end with; where nothing was compared, success is none.
+    Where nothing was compared, pytest's own `status` of success is none; `gate` is None where no tests were collected.
     """
     if gate is not None and gate.verdict is not None and status in _DECIDED:
         return EXIT_CODES[gate.verdict] or status
