@@ -244,7 +244,7 @@ def pytest_configure(config: pytest.Config) -> None:
     option = read(config)
     # A marker of pytest-xdist, which need not be installed: with `--dist loadgroup` each device has one process.
     config.addinivalue_line("markers", "xdist_group(name): cells of one device stay in one process of pytest-xdist")
-    faults = gating.faults(config, option)
+    faults = gating.option_errors(config, option)
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
@@ -355,8 +355,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("fashiontl gate")
         terminalreporter.write_line(report.terminal(run.gate.result))
-        if run.gate.fault:
-            terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
+        if run.gate.error:
+            terminalreporter.write_line(to_terminal(run.gate.error), red=True)
     if not run.begun or not run.path.exists():
         return
     from fashiontl.reports.summary import write_summary

@@ -72,7 +72,7 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), *, today: date) -> GateResul
 def _failures(raw: Raw) -> list[Finding]:
     """Cells that one of the arms does not have, or could not measure."""
     found = [
-        Finding(cell, WHOLE, "MISSING", "the base has this cell and the head does not; waive it if that is meant")
+        Finding(cell, WHOLE, "MISSING", "the base has this cell and the head does not; waive it if that is intended")
         for cell in raw.removed
     ]
     for failure in raw.failures:
@@ -102,8 +102,8 @@ def _less(raw: Raw) -> Iterator[str]:
     for arm, commit, tree in (("base", asked.base, raw.base), ("head", asked.head, raw.head)):
         if commit != tree.commit:
             yield f"expected commit {commit} as the {arm}, as it was asked for, got {tree.commit}; run the gate again"
-    if strangers := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
-        yield f"expected the cells that were asked for, got {', '.join(strangers)} as well; run the gate again"
+    if unasked := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
+        yield f"expected the cells that were asked for, got {', '.join(unasked)} as well; run the gate again"
     # A statement that was shortened would otherwise hide a number that another cell lacks.
     taken = [(each.cell, each.metric) for each in raw.series] + [(each.cell, each.metric) for each in raw.counts]
     taken += [(answers.cell, "accuracy") for answers in raw.answers]
@@ -172,7 +172,7 @@ def _each_once(raw: Raw, measured: Sequence[_Measured], metrics: Sequence[str]) 
             continue
         error = "" if each.metric in metrics else "is no metric that the gate judges so"
         if (each.cell, each.metric) in seen:
-            error = "is there twice, and which is meant is unknown"
+            error = "is there twice, and which one counts is unknown"
         seen.add((each.cell, each.metric))
         yield each, error
 
@@ -220,7 +220,7 @@ def _accuracy(raw: Raw, asked: Asked) -> list[Finding]:
             by_cell.setdefault(answers.cell, []).append(answers)
     once = [answers[0] for answers in by_cell.values() if len(answers) == 1]
     found = judge_answers(once, LIMITS["accuracy"], asked.seeds)
-    reason = "is there twice, and which is meant is unknown"
+    reason = "is there twice, and which one counts is unknown"
     return found + [Finding(c, "accuracy", "CRASHED", reason) for c, answers in by_cell.items() if len(answers) > 1]
 
 

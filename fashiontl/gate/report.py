@@ -167,9 +167,9 @@ def _next_steps(result: GateResult) -> list[tuple[str, str]]:
             else:
                 steps.append(("see it alone, with the gate's own axes", alone))
         elif verdict == "MISSING":
-            steps.append(("bring it back or, if it is meant", waive))
+            steps.append(("bring it back or, if it is intended", waive))
         elif verdict == "REGRESSED":
-            steps.append(("if it is meant", waive))
+            steps.append(("if it is intended", waive))
         elif verdict == "NO_BASELINE":
             steps.append(("name a base that has these numbers", "fashiontl gate --base REF"))
         elif verdict == "INCONCLUSIVE":

@@ -213,7 +213,7 @@ class Gate:
         return facts
 
     def _find(self) -> None:
-        """Tell cases of both trees from those of one."""
+        """Find the cases of both trees and those of one alone."""
         self._progress("looking for the cells in both trees")
         cases = {case.id: case for case in self._order.cases}
         if self._order.matrix is not None:

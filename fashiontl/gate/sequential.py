@@ -85,7 +85,7 @@ def thresholds() -> dict[str, object]:
 def trial_change(base: Sequence[float], head: Sequence[float]) -> float:
     """How much slower the head was in a trial: the median over rounds ABBA of log(head / base).
 
-    A median over neighbours instead halts between two heaps when one of them finds cold caches: between processes its
+    A median over neighbours instead lies between two clusters when one of them finds cold caches: between processes its
     spread was twice as wide.
     """
     return median(round_changes(base, head))

@@ -41,7 +41,7 @@ def add_options(group: Any) -> None:
     )
 
 
-def faults(config: pytest.Config, option: Namespace) -> list[str]:
+def option_errors(config: pytest.Config, option: Namespace) -> list[str]:
     """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error.
 
     Args:
@@ -84,7 +84,7 @@ class GatedSession:
         result: None before it was run, and where the base cannot be compared.
         verdict: of the whole gate; None before it was run.
         reason: why the base cannot be compared.
-        fault: why its file could not be written.
+        error: why its file could not be written.
     """
 
     option: Namespace
@@ -94,7 +94,7 @@ class GatedSession:
     result: GateResult | None = None
     verdict: Verdict | None = None
     reason: str = ""
-    fault: str = ""
+    error: str = ""
     _asked: bool = field(default=False, repr=False)
 
     def measure(self) -> None:
@@ -126,7 +126,7 @@ class GatedSession:
             if file is not None:
                 raw.write(self.result.raw, file)
         except FashiontlError as error:  # the verdict stands without its file
-            self.fault = str(error)
+            self.error = str(error)
 
 
 def exit_status(gate: GatedSession | None, status: int) -> int:
