@@ -74,7 +74,7 @@ def test_what_is_waived_or_advisory_says_so() -> None:
 @pytest.mark.parametrize(
     ("made", "step"),
     [
-        (CRASHED, f"- see it alone, with the gate's own axes: pytest bench/ -k {OTHER}"),
+        (CRASHED, f"- see it alone, in the tree where it crashed, with the gate's own axes: pytest bench/ -k {OTHER}"),
         (finding(metric="*", verdict="MISSING"),
          "- bring it back or, if it is intended: fashiontl waive --cell resnet18-full-cpu --metric '*' --ceiling 100"),
         (finding(metric="parameters", verdict="NO_BASELINE"), "- name a base that has these numbers"),

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from fashiontl.core.errors import no_file
 from fashiontl.core.escape import LONGEST_NAME, to_code, to_line, to_markdown, to_terminal, to_xml, workflow_command
 from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import TAIL
@@ -158,25 +157,22 @@ def _next_steps(result: GateResult) -> list[tuple[str, str]]:
             f"fashiontl waive --cell {cell} --metric {metric} --ceiling {ceiling:g} --owner YOU --reason WHY "
             "--expires YYYY-MM-DD"
         )
-        if verdict == "CRASHED":
-            alone = f"pytest bench/ -k {cell}"
-            if {failure.arm for failure in result.raw.failures if failure.kind != "missing"} == {"base"}:
-                commit = shlex.quote(to_line(result.raw.base.commit or "REF"))
-                alone = f"git switch --detach {commit} && {alone}"
-                steps.append(("name a base that runs, or see this one alone, with the gate's own axes", alone))
-            else:
-                steps.append(("see it alone, with the gate's own axes", alone))
-        elif verdict == "MISSING":
-            steps.append(("bring it back or, if it is intended", waive))
-        elif verdict == "REGRESSED":
-            steps.append(("if it is intended", waive))
-        elif verdict == "NO_BASELINE":
-            steps.append(("name a base that has these numbers", "fashiontl gate --base REF"))
-        elif verdict == "INCONCLUSIVE":
-            needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
-            trials = f"about {needed} trials would decide it; " if needed is not None else ""
-            what = f"{trials}give the gate more time or a quieter machine, or let it pass visibly"
-            steps.append((what, "--inconclusive=warn"))
+        needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
+        trials = f"about {needed} trials would decide it; " if needed is not None else ""
+        known = {
+            "CRASHED": (
+                "see it alone, in the tree where it crashed, with the gate's own axes",
+                f"pytest bench/ -k {cell}",
+            ),
+            "MISSING": ("bring it back or, if it is intended", waive),
+            "REGRESSED": ("if it is intended", waive),
+            "NO_BASELINE": ("name a base that has these numbers", "fashiontl gate --base REF"),
+            "INCONCLUSIVE": (
+                f"{trials}give the gate more time or a quieter machine, or let it pass visibly",
+                "--inconclusive=warn",
+            ),
+        }
+        steps += [known[verdict]] if verdict in known else []
     return steps
 
 
@@ -310,19 +306,13 @@ def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
     outputs = f"verdict={result.verdict}\nexit-code={result.exit_code}\n"
     for variable, text in (("GITHUB_STEP_SUMMARY", markdown(result)), ("GITHUB_OUTPUT", outputs)):
         path = environment.get(variable)
-        if not path:
-            continue
         try:
-            # Who opens a pipe that nobody reads waits for ever.
-            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
-            if not reason:
+            if path:
                 with Path(path).open("ab") as file:
                     file.write(text.encode(errors="replace"))
-        except OSError as error:
-            reason = str(error.strerror)
-        if reason:
-            # A verdict must not turn into another because a summary could not be shown.
-            lines.append(workflow_command("warning", f"{_NAME}: summary", f"{variable} cannot be written: {reason}"))
+        except OSError as error:  # a verdict must not turn into another because a summary could not be shown
+            message = f"{variable} cannot be written: {error.strerror}"
+            lines.append(workflow_command("warning", f"{_NAME}: summary", message))
     return "\n".join(lines)
 
 

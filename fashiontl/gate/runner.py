@@ -83,37 +83,28 @@ def stated(
     )
 
 
+@dataclass
 class Gate:
     """A gate whose two arms have proved what they are; `opened_gate` makes it.
 
-    Args:
+    Attributes:
         rule: says what to take next of a cell and metric.
         kernel: seconds of one run of the reference kernel.
         draw: the arm that begins a trial.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        arms: Mapping[Name, Arm],
-        trees: Mapping[Name, Tree],
-        order: Order,
-        *,
-        progress: Progress = lambda text: None,
-        rule: Rule = next_action,
-        kernel: Callable[[], float] = reference_kernel,
-        draw: Callable[[], Name] = lambda: random.SystemRandom().choice(("base", "head")),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._arms = arms
-        self._trees = trees
-        self._order = order
-        self._progress = progress
-        self._rule = rule
-        self._kernel = kernel
-        self._draw = draw
-        self._clock = clock
-        self._started = clock()
+    arms: Mapping[Name, Arm]
+    trees: Mapping[Name, Tree]
+    order: Order
+    progress: Progress = lambda text: None
+    rule: Rule = next_action
+    kernel: Callable[[], float] = reference_kernel
+    draw: Callable[[], Name] = lambda: random.SystemRandom().choice(("base", "head"))
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
         self._cells: list[str] = []
         self._cases: dict[str, Case] = {}
         self._new: list[str] = []
@@ -134,7 +125,7 @@ class Gate:
         Raises:
             FashiontlError: a case is in neither tree, or its device is not here.
         """
-        order = self._order
+        order = self.order
         started = datetime.now(UTC)
         interrupted = False
         facts = self._devices()
@@ -154,8 +145,8 @@ class Gate:
             self._warnings += observer.end().warnings
         accelerator = next((found for found in facts.values() if found), {})
         limit = choose_threads(order.settings.threads).limit
-        environment = read_environment(accelerator, threads=self._arms["head"].threads, limit=limit)
-        base, head = self._trees["base"], self._trees["head"]
+        environment = read_environment(accelerator, threads=self.arms["head"].threads, limit=limit)
+        base, head = self.trees["base"], self.trees["head"]
         # An interrupt may come before the cells are found: those of the order are then all that is known.
         cells = list(dict.fromkeys([*self._cells, *self._removed])) or [case.id for case in order.cases]
         return Raw(
@@ -190,7 +181,7 @@ class Gate:
         for cell, case in self._cases.items():
             metrics = [metric for each, metric in regressed if each == cell and metric in TIMED]
             if metrics:
-                explained, more = explain(self._arms, case, metrics, self._order.settings, self._progress)
+                explained, more = explain(self.arms, case, metrics, self.order.settings, self.progress)
                 found += explained
                 warnings += more
         return tuple(found), tuple(warnings)
@@ -198,14 +189,14 @@ class Gate:
     def _devices(self) -> dict[str, dict[str, str | None]]:
         """Facts of each device; every one must be here, and run its cases' variants."""
         facts, errors = {}, []
-        for device in sorted({case.device for case in self._order.cases}):
-            outcome = self._arms["head"].ask(DEVICE, DeviceJob(device))
+        for device in sorted({case.device for case in self.order.cases}):
+            outcome = self.arms["head"].ask(DEVICE, DeviceJob(device))
             facts[device] = outcome.result.facts if outcome.result else {}
             if reason := outcome.result.unavailable if outcome.result else outcome.reason:
                 errors.append(f"expected a device that can be used, got {device}: {reason}; name others with --device")
-        for case in self._order.cases if not errors else ():
+        for case in self.order.cases if not errors else ():
             if case.variant:
-                variant = self._arms["head"].ask(VARIANT, CaseJob(case, self._order.settings))
+                variant = self.arms["head"].ask(VARIANT, CaseJob(case, self.order.settings))
                 if reason := variant.result.unavailable if variant.result else variant.reason:
                     errors.append(f"expected a variant that can be run, got {case.id}: {reason}")
         if errors:
@@ -214,13 +205,13 @@ class Gate:
 
     def _find(self) -> None:
         """Find the cases of both trees and those of one alone."""
-        self._progress("looking for the cells in both trees")
-        cases = {case.id: case for case in self._order.cases}
-        if self._order.matrix is not None:
+        self.progress("looking for the cells in both trees")
+        cases = {case.id: case for case in self.order.cases}
+        if self.order.matrix is not None:
             # As they were asked for; what only the base means by the same options comes last.
-            for case in self._arms["base"].expand(self._order.matrix):
+            for case in self.arms["base"].expand(self.order.matrix):
                 cases.setdefault(case.id, case)
-        lacks = {arm: self._arms[arm].lacks(list(cases.values())) for arm in ("base", "head")}
+        lacks = {arm: self.arms[arm].lacks(list(cases.values())) for arm in ("base", "head")}
         nowhere = [f"{cell}: {lacks['head'][cell]}" for cell in cases if all(cell in found for found in lacks.values())]
         if nowhere:
             raise FashiontlError("expected cells that one of the trees has, got " + "\n".join(nowhere))
@@ -231,11 +222,11 @@ class Gate:
         self._cases = {cell: case for cell, case in cases.items() if not any(cell in found for found in lacks.values())}
 
     def _count(self) -> None:
-        for case in self._sound() if not self._order.timed else ():
+        for case in self._sound() if not self.order.timed else ():
             if self._is_over("counting"):
                 return
             is_over = partial(self._is_over, "counting")
-            counts, failures = count(self._arms, case, self._order.settings, self._progress, is_over)
+            counts, failures = count(self.arms, case, self.order.settings, self.progress, is_over)
             self._counts += counts
             self._failures += failures
             reported = {found.metric for found in counts}
@@ -243,10 +234,10 @@ class Gate:
                 self._unavailable += [Unavailable(case.id, metric) for metric in COUNTED if metric not in reported]
 
     def _train(self) -> None:
-        for case in self._sound() if self._order.accuracy else ():
+        for case in self._sound() if self.order.accuracy else ():
             if self._is_over("training"):
                 return
-            answers, failures = train(self._arms, case, self._order.settings, self._progress)
+            answers, failures = train(self.arms, case, self.order.settings, self.progress)
             self._answers += [answers] if answers else []
             self._failures += failures
 
@@ -268,18 +259,18 @@ class Gate:
         # Trials of every cell that there is time for, once it is known how long one takes.
         seconds = math.fsum(fmean(self._costs[case.id]) for case in self._sound() if self._costs[case.id])
         left = LOOKS[-1]
-        if self._order.budget and seconds:
-            left = max(0, int((self._order.budget - self._elapsed()) / seconds))
+        if self.order.budget and seconds:
+            left = max(0, int((self.order.budget - self._elapsed()) / seconds))
         for case in self._sound():
             stages: dict[str, Stage] = {}
-            for metric in self._order.timed or TIMED:
+            for metric in self.order.timed or TIMED:
                 limit, trials = limit_of(case.id, metric), self._trials.get((case.id, metric), [])
                 assert limit is not None
                 screened = sum(trial.stage == "screen" for trial in trials)
-                action = self._rule(trials, limit, min(LOOKS[-1], screened + left))
+                action = self.rule(trials, limit, min(LOOKS[-1], screened + left))
                 if action != "stop":
                     stages[metric] = action
-                elif self._rule(trials, limit, LOOKS[-1]) != "stop":
+                elif self.rule(trials, limit, LOOKS[-1]) != "stop":
                     self._warnings.append(f"{case.id}, {metric}: {self._budget} left no time for the trials it needs")
             if stages:
                 found.append((case, stages))
@@ -287,20 +278,20 @@ class Gate:
 
     def _trial(self, case: Case, stages: Mapping[str, Stage]) -> None:
         """A fresh pair of processes, which time one metric after the other."""
-        started, timed = self._clock(), as_timed(case)
+        started, timed = self.clock(), as_timed(case)
         try:
-            with self._arms["base"].turns(timed) as base, self._arms["head"].turns(timed) as head:
+            with self.arms["base"].turns(timed) as base, self.arms["head"].turns(timed) as head:
                 for metric, stage in stages.items():
                     trials = self._trials[case.id, metric]
-                    self._progress(f"{case.id}: {metric}, trial {len(trials) + 1} ({stage})")
+                    self.progress(f"{case.id}: {metric}, trial {len(trials) + 1} ({stage})")
                     processes: dict[Name, Turns] = {"base": base, "head": head}
-                    trial, steady, throttled = take_trial(processes, metric, stage, self._draw(), self._kernel)
+                    trial, steady, throttled = take_trial(processes, metric, stage, self.draw(), self.kernel)
                     trials.append(trial)
                     self._unsteady[case.id, metric] += not steady
                     self._throttled[case.id, metric] += throttled
         except StoppedError as stopped:
             self._failures.append(Failure(case.id, stopped.arm, stopped.kind, stopped.reason))
-        self._costs[case.id].append(self._clock() - started)
+        self._costs[case.id].append(self.clock() - started)
 
     def _sound(self) -> list[Case]:
         """Cells of both trees in which nothing has failed."""
@@ -309,7 +300,7 @@ class Gate:
 
     def _series(self) -> Iterator[Series]:
         for (cell, metric), trials in self._trials.items():
-            batch = self._cases[cell].batch or self._order.settings.throughput_batch
+            batch = self._cases[cell].batch or self.order.settings.throughput_batch
             if trials:
                 yield Series(cell, metric, tuple(trials), 1 if metric == "latency" else batch)
 
@@ -322,17 +313,17 @@ class Gate:
                 yield f"{cell}, {metric}: the machine was throttled in {throttled} of {slices} slices"
 
     def _is_over(self, what: str) -> bool:
-        if not self._order.budget or self._elapsed() < self._order.budget:
+        if not self.order.budget or self._elapsed() < self.order.budget:
             return False
         self._warnings.append(f"{self._budget} was used up while {what}")
         return True
 
     @property
     def _budget(self) -> str:
-        return f"the budget of {self._order.budget:g} s (--budget)"
+        return f"the budget of {self.order.budget:g} s (--budget)"
 
     def _elapsed(self) -> float:
-        return self._clock() - self._started
+        return self.clock() - self._started
 
 
 @contextmanager
@@ -371,4 +362,4 @@ def opened_gate(
         for device in sorted({case.device for case in order.cases}):
             progress(f"waiting for {device}")
             stack.enter_context(alone_on(Device.of(device), cache))
-        yield Gate({"base": base, "head": head}, trees, order, progress=progress)
+        yield Gate({"base": base, "head": head}, trees, order, progress)
