@@ -1,6 +1,5 @@
 """`pytest bench/ --gate BASE`: the regression gate as tests, a cell each, by the same code as `fashiontl gate`."""
 
-import argparse
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,14 +69,6 @@ def option_of(config: pytest.Config, name: str) -> Any:
     return getattr(config.option, name, None)
 
 
-def _error(kind: Callable[[str], object], text: str) -> str:
-    try:
-        kind(text)
-    except argparse.ArgumentTypeError as error:
-        return str(error)
-    return ""
-
-
 @dataclass
 class GatedSession:
     """One session's gate; it is run once, for all cells that were collected, when the first is asked for.
@@ -114,14 +105,11 @@ class GatedSession:
         from fashiontl.runner.cell import command
 
         option = self.option
+        budget = 60 * minutes(option.gate_budget) if option.gate_budget else 0.0
+        unchanged = option.gate_unchanged
         order = Order(
-            self.cases,
-            self.settings,
-            option.gate_accuracy,
-            60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
-            command=command(),
-            unchanged=option.gate_unchanged,
-        )
+            self.cases, self.settings, option.gate_accuracy, budget, command=command(), unchanged=unchanged
+        )  # fmt: skip
         file = Path(option.gate_json) if option.gate_json else None
         check_reports({"--gate-json": file})
         try:
