@@ -30,7 +30,6 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 # No version of this package is older.
 FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
-_MOST_ERRORS = 40
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,8 +128,7 @@ def from_json(text: str | bytes, where: str) -> Record:
         if isinstance(values.get("provenance"), dict):
             errors += _type_errors(values["provenance"], Facts, "$.provenance")
     if errors:
-        more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
-        raise FashiontlError(f"{where}: {'; '.join(errors[:_MOST_ERRORS])}{more}; {NEXT_STEP}")
+        raise FashiontlError(f"{where}: {'; '.join(errors)}; {NEXT_STEP}")
     shared = {name: _shared(getattr(record, name)) for name in ("case", "settings", "environment")}
     return replace(record, **shared)
 
