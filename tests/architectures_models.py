@@ -1,6 +1,5 @@
 """torchvision's own models, filled fast with weights that no layer leaves without an effect."""
 
-import itertools
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.build import _ARGUMENTS
-from fashiontl.models.registry import ARCHITECTURES, size_error
+from fashiontl.models.registry import ARCHITECTURES, fitting_size
 
 # The smallest of each family, and one more where torchvision builds a family in two ways.
 SMALLEST = (
@@ -57,7 +56,7 @@ def head_of(model: nn.Module) -> nn.Module:
 
 def size_for(name: str) -> int:
     """The benchmark's 32 pixels, or the next size that the architecture takes."""
-    return next(size for size in itertools.count(32) if size_error(name, size) is None)
+    return fitting_size(name, 32)
 
 
 def images(size: int, device: str = "cpu") -> Tensor:

@@ -29,9 +29,9 @@ def features(network: Network, size: int = 32) -> Tensor:
     return network.eval().run(images(size), 0, len(network.stage_names) - 1)
 
 
-def error(name: str, state: dict[str, Tensor] | None = None, image_size: int = 32) -> str:
+def error(name: str, state: dict[str, Tensor] | None = None) -> str:
     with pytest.raises(FashiontlError) as caught:
-        build(name, 4, state, image_size=image_size)
+        build(name, 4, state, image_size=32)
     return str(caught.value)
 
 
@@ -125,13 +125,18 @@ def test_weights_of_another_architecture() -> None:
     )
 
 
-def test_a_name_and_a_size_that_do_not_exist() -> None:
+def test_a_name_that_does_not_exist() -> None:
     assert error("resnet19") == (
         "unknown architecture 'resnet19'; did you mean resnet9, resnet18, resnet152? (fashiontl list shows all)"
     )
-    assert error("densenet121", image_size=28) == (
-        "densenet121 takes images of at least 29 pixels, got 28; use --set image_size=29"
-    )
+
+
+def test_every_resnet_and_densenet_has_a_variant_for_small_images() -> None:
+    published = [entry for entry in ARCHITECTURES.values() if entry.family in {"resnet", "densenet"} and entry.weights]
+    assert len(published) == 14
+    for entry in published:
+        variant = ARCHITECTURES[f"{entry.name}_small_stem"]
+        assert (variant.builder, variant.weights, variant.small_stem) == (entry.name, (), True)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from fashiontl.records import RunFile
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.messages import DeviceFacts, Phase, PhaseResult, R, VariantSupport
 
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
@@ -56,11 +58,10 @@ def test_help_names_the_commands_and_loads_neither_torch_nor_pandas() -> None:
         (["leaderbord"], "invalid choice: 'leaderbord' (choose from "),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
         (["doctor", "--seconds", "0"], "argument --seconds: expected a number from 0.001 to 60, got '0'"),
-        (["doctor", "--seconds", "long"], "argument --seconds: expected a number from 0.001 to 60, got 'long'"),
         (["profile", "--top", "0"], "argument --top: expected a whole number from 1 to 1,000,000,000, got '0'"),
     ],
 )
-def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
@@ -69,7 +70,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: py
 
 @pytest.mark.usefixtures("own_tables")
 def test_list_shows_extensions_of_the_option_and_of_pyproject(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     task = (
         "from fashiontl.data import Task; from fashiontl.matrix.extensions import register;"
@@ -84,7 +85,7 @@ def test_list_shows_extensions_of_the_option_and_of_pyproject(
     assert re.search(r"^first +task mine\nsecond +task yours$", text, re.MULTILINE)
 
 
-def test_leaderboard_without_results_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaderboard_without_results_says_what_to_do(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(["leaderboard", "--results", str(tmp_path / "nowhere")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -92,7 +93,7 @@ def test_leaderboard_without_results_says_what_to_do(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: Capture) -> None:
     assert cli.main(["leaderboard", "--results", str(results)]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{results}/leaderboard.md\n"
@@ -100,12 +101,9 @@ def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: 
     assert captured.err.startswith(f"fashiontl leaderboard: warning: {fault}")
     assert len(captured.err.splitlines()) == 1
     page = (results / "leaderboard.md").read_text()
-    assert "scratch" in page
-    assert "linear_probe" in page
-    assert "run.jsonl:2" in page
-
-
-def test_a_page_that_cannot_be_written_is_an_error(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(name in page for name in ("scratch", "linear_probe", "run.jsonl:2"))
+    # Where the page cannot be written, that is an error.
+    (results / "leaderboard.md").unlink()
     (results / "leaderboard.md").mkdir()
     assert cli.main(["leaderboard", "--results", str(results)]) == 2
     assert "expected a file that can be written, got" in capsys.readouterr().err
@@ -131,24 +129,21 @@ def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, fl
     return asked
 
 
-def test_doctor_examines_what_is_seen(boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_examines_what_is_seen_or_named_and_its_exit_code_says_what_is_not_fit(
+    boxes: list[tuple[str, float]], capsys: Capture
+) -> None:
     assert cli.main(["doctor", "--seconds", "0.7"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("This box on cpu.\n\nextras\n")
     assert captured.err == "", "progress is for terminals"
-    assert boxes == [("cpu", 0.7)]
-
-
-def test_doctor_in_json_says_by_its_exit_code_too_that_a_device_is_not_fit(
-    boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]
-) -> None:
     assert cli.main(["doctor", "--device", "cpu, cuda:1,cpu", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["fit"], [device["device"] for device in found["devices"]]) == (False, ["cpu", "cuda:1"])
-    assert [device for device, _ in boxes] == ["cpu", "cuda:1"]
+    assert [device for device, _ in boxes] == ["cpu", "cpu", "cuda:1"]
+    assert boxes[0][1] == 0.7
 
 
-def test_doctor_refuses_unknown_devices(boxes: list[tuple[str, float]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_refuses_unknown_devices(boxes: list[tuple[str, float]], capsys: Capture) -> None:
     assert cli.main(["doctor", "--device", "cpu,gpu,cdua"]) == 2
     captured = capsys.readouterr()
     assert [line.partition(";")[0] for line in captured.err.splitlines()] == [
@@ -166,14 +161,6 @@ def test_progress_is_one_line_of_a_terminal_that_is_gone_at_the_end(
     assert cli.main(["doctor", "--json"]) == 0
     assert boxes
     assert terminal.getvalue() == "\r\x1b[Kwaiting for cpu\r\x1b[K"
-
-
-def test_an_interrupt_is_no_traceback(boxes: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object) -> Report:
-        raise KeyboardInterrupt(*arguments[:0])
-
-    monkeypatch.setattr(doctor, "examine", interrupted)
-    assert (cli.main(["doctor"]), boxes) == (130, [])
 
 
 def row(name: str, module: str, seconds: float, flops: float | None = None) -> dict[str, Any]:
@@ -215,25 +202,17 @@ def phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 ONE = ["--arch=resnet18", "--policy=full", "--device=cpu"]
 
 
-def test_profile_shows_operators_and_where_the_trace_is(
-    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_profile_shows_operators_and_where_the_trace_is(phases: dict[str, Any], capsys: Capture) -> None:
     settings = ["--set", "threads=3", "--set", "timeout=9"]
     assert cli.main(["profile", *ONE, "--precision", "bf16", "--top", "1", *settings]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[:4] == [
-        "resnet18-full-cpu-bf16",
-        "weights none in place of fashion6, which would have to be trained first: as fast",
-        "bf16 is emulated",
-        "it was mended",
-    ]
+    assert lines[1].startswith("weights none in place of fashion6")
+    assert (lines[0], *lines[2:4]) == ("resnet18-full-cpu-bf16", "bf16 is emulated", "it was mended")
     assert re.search(r"^aten::mm +stage1\.0 +forward +2 +3\.000 +75\.0% +1\.000", captured.out, re.M)
     assert "aten::add" not in captured.out
-    assert lines[-2:] == [
-        "trace        traces/x.pt.trace.json.gz",
-        "open it      in https://ui.perfetto.dev, or with torch-tb-profiler: tensorboard --logdir traces",
-    ]
+    assert lines[-2] == "trace        traces/x.pt.trace.json.gz"
+    assert lines[-1].endswith("tensorboard --logdir traces")
     assert captured.err == ""
     assert [phase for phase, *_ in phases["jobs"]] == ["device", "variant", "profile"]
     _, job, threads, timeout = phases["jobs"][-1]
@@ -243,34 +222,33 @@ def test_profile_shows_operators_and_where_the_trace_is(
     assert job.traces == "results/traces/profile/resnet18-full-cpu-none-bf16"
 
 
-def test_profile_on_a_gpu_says_how_idle_it_was_and_how_to_look_further(
-    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+NO_TRACE = {"trace": None, "trace_bytes": None, "warnings": ["no trace: too large"]}
+KERNEL = {"name": "sgemm", "operator": "aten::mm", "module": "stage1.0", "calls": 2.0, "self_device_s": 0.002}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile", "expected", "absent"),
+    [
+        (["--device=cpu"], NO_TRACE, "no trace: too large", "open it"),
+        (["--device=cuda"], {"kernels": [KERNEL], "device_idle": 0.375}, "\ndevice idle  38% of the time", "in place"),
+    ],
+)
+def test_a_profile_tells_how_idle_a_gpu_was_and_why_there_is_no_trace(
+    arguments: list[str], profile: Any, expected: str, absent: str, phases: dict[str, Any], capsys: Capture
 ) -> None:
-    kernel = {"name": "sgemm", "operator": "aten::mm", "module": "stage1.0", "calls": 2.0, "self_device_s": 0.002}
-    profile = {**PROFILE, "kernels": [kernel], "device_idle": 0.375}
-    phases["profile"] = PhaseResult(provenance={"profile": profile})
-    assert cli.main(["profile", *ONE[:2], "--device=cuda", "--weights=none"]) == 0
+    phases["profile"] = PhaseResult(provenance={"profile": {**PROFILE, **profile}})
+    assert cli.main(["profile", *ONE[:2], *arguments, "--weights=none"]) == 0
     text = capsys.readouterr().out
-    assert "weights none in place" not in text
-    assert "\ndevice idle  38% of the time, at most" in text
-    assert text.splitlines()[-1] == "             or with HolisticTraceAnalysis: TraceAnalysis(trace_dir='traces')"
+    assert expected in text
+    assert absent not in text
+    assert ("HolisticTraceAnalysis" in text) == ("kernels" in profile)
 
 
-def test_a_profile_without_a_trace_says_why(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    profile = {**PROFILE, "trace": None, "trace_bytes": None, "warnings": ["no trace: too large"]}
-    phases["profile"] = PhaseResult(provenance={"profile": profile})
-    assert cli.main(["profile", "--arch=resnet18", "--policy=scratch", "--device=cpu"]) == 0
-    text = capsys.readouterr().out
-    assert "no trace: too large" in text
-    assert "open it" not in text
-
-
-def test_a_profile_in_json_is_read_back(phases: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("phases")
+def test_a_profile_in_json_is_read_back(capsys: Capture) -> None:
     assert cli.main(["profile", *ONE, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["case"], found["profile"]) == ("resnet18-full-cpu", PROFILE)
-    assert len(found["notes"]) == 2
-    assert len(phases["jobs"]) == 3
+    assert (found["case"], found["profile"], len(found["notes"])) == ("resnet18-full-cpu", PROFILE, 2)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +261,7 @@ def test_a_profile_in_json_is_read_back(phases: dict[str, Any], capsys: pytest.C
     ],
 )
 def test_what_cannot_be_profiled_has_its_reason(
-    phase: str, answer: Any, reason: str, phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    phase: str, answer: Any, reason: str, phases: dict[str, Any], capsys: Capture
 ) -> None:
     phases[phase] = answer
     assert cli.main(["profile", *ONE, "--weights=none"]) == 1
@@ -293,7 +271,7 @@ def test_what_cannot_be_profiled_has_its_reason(
 
 
 def test_all_that_is_wrong_with_a_profile_is_said_before_anything_runs(
-    phases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    phases: dict[str, Any], tmp_path: Path, capsys: Capture
 ) -> None:
     assert cli.main(["profile", "--arch", "resnet81", "--preset", "quik"]) == 2
     assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == [
@@ -302,12 +280,6 @@ def test_all_that_is_wrong_with_a_profile_is_said_before_anything_runs(
     ]
     assert cli.main(["profile", "--arch", "resnet18", "--device", "cpu"]) == 2
     assert "expected options that name one cell, got 5: " in capsys.readouterr().err
-    assert phases["jobs"] == []
-
-
-def test_a_folder_of_results_that_cannot_be_written(
-    phases: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     (tmp_path / "results").touch()
     assert cli.main(["profile", *ONE]) == 2
     assert "expected a folder for the trace that can be written, got results/traces" in capsys.readouterr().err
@@ -315,7 +287,7 @@ def test_a_folder_of_results_that_cannot_be_written(
 
 
 @pytest.mark.slow
-def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["profile", "--arch=resnet9", "--policy=linear_probe", "--device=cpu", "--preset=smoke"]) == 0
@@ -326,9 +298,7 @@ def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 @pytest.mark.slow
-def test_a_real_examination(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_real_examination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     status = cli.main(["doctor", "--device", "cpu", "--seconds", "0.05", "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.core.errors import FashiontlError
@@ -25,6 +25,7 @@ def indices(images):
     return images[:, 0, 0].tolist()
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     train_per_class=st.integers(0, 12),
@@ -90,6 +91,7 @@ def drawn_before_there_was_validation(labels, classes, per_class, seed):
     return torch.cat(chosen).sort().values.tolist()
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     per_class=st.integers(0, 12),
@@ -102,6 +104,7 @@ def test_without_validation_the_draw_is_that_of_older_records(classes, per_class
     assert data.validation_labels.tolist() == []
 
 
+@settings(max_examples=30)
 @given(
     classes=st.lists(st.integers(0, 9), min_size=2, max_size=10, unique=True),
     train_per_class=st.integers(0, 7),
@@ -129,8 +132,6 @@ def test_too_much_for_training_and_validation_together():
         "expected 13 training images of Dress (3 of them for validation), got 12\n"
         "ask for fewer, for all (0), or take the original set (--set data=original)"
     )
-    with pytest.raises(FashiontlError, match=r"^expected 0 or more validation images a class, got -1\n"):
-        select(IMAGES, Task("mine", "", (0, 3)), 10, 2, 0, -1)
 
 
 def test_classes_of_ones_own():
@@ -146,8 +147,3 @@ def test_classes_of_ones_own():
     assert data.test_labels.tolist() == [1, 0]
     with pytest.raises(FashiontlError, match=r"(?s)5 training images of class 11, got 4.*, or add images$"):
         select(images, task, 5, 1, seed=1)
-
-
-def test_negative_numbers():
-    with pytest.raises(FashiontlError, match="expected 0 or more test images a class, got -1\n"):
-        select(IMAGES, Task("mine", "", (0, 3)), 1, -1, 0)

@@ -177,8 +177,6 @@ def test_a_plan_that_does_not_fit_names_all_faults() -> None:
     )
     with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
         apply(network, (ALL,))
-    with pytest.raises(FashiontlError, match=f"^{re.escape(message)}$"):
-        parameter_groups(network, (ALL,), 1.0, 0.0)
 
 
 def test_a_plan_of_adapters_needs_a_network_that_has_some() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fashiontl.core.errors import SkippedError
 from fashiontl.freezing import POLICIES, Plan
-from fashiontl.freezing.apply import apply, check, parameter_groups
+from fashiontl.freezing.apply import apply, parameter_groups
 from fashiontl.freezing.lora import RANK, prepare
 from fashiontl.freezing.proof import FreezeVerifier
 from fashiontl.models.build import build
@@ -74,7 +74,6 @@ def test_adapters_change_no_output_and_the_network_stays_a_chain(architecture: s
         before = network.eval()(images)
     names = set(network.state_dict())
     adapted(network, images)
-    check(network, plan_of(network))
     with torch.inference_mode():
         assert torch.equal(network(images), before)
         stages = len(network.stages)

@@ -114,7 +114,7 @@ def test_a_comment() -> None:
     assert worst == [
         [*HEADER, "why"],
         ["REGRESSED", CELL, "Latency (ms)", "9.21", "9.77", "+6.1 % (+4.9 to +7.3)",
-         "lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees"],
+         r"lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees \[6 + 16 trials\]"],
     ]  # fmt: skip
     assert operators == [
         ["cell", "operator", "module", "base (ms)", "head (ms)", "of the growth"],
@@ -156,11 +156,12 @@ def test_annotations_are_escaped_and_the_worst_first() -> None:
     assert annotations(made) == [
         "::error title=fashiontl gate%3A CRASHED::vgg11-linear_probe-cpu, whole cell: oom",
         "::error title=fashiontl gate%3A REGRESSED::own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u), "
-        "Latency (ms): own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u)",
+        "Latency (ms): own|`a`|<b> ::error::x%250A�[31m##[add-mask]</details>*_[l](u) [6 + 16 trials]",
         "::warning title=fashiontl gate%3A REGRESSED%2C waived::resnet18-full-cpu, Latency (ms): lower bound 4.9 %25 "
-        "is above the 2 %25 tolerated, and a confirmation agrees (waived by Ada until 2026-12-24: a fix)",
+        "is above the 2 %25 tolerated, and a confirmation agrees [6 + 16 trials] (waived by Ada until 2026-12-24: a "
+        "fix)",
         "::warning title=fashiontl gate%3A SUSPECT%2C advisory::resnet18-full-cpu, Latency p95 (ms): lower bound "
-        "4.9 %25 is above the 2 %25 tolerated, and a confirmation agrees",
+        "4.9 %25 is above the 2 %25 tolerated, and a confirmation agrees [6 + 16 trials]",
         "::notice title=fashiontl gate%3A note::50 %25, so: what",
     ]
 
@@ -213,7 +214,7 @@ def test_junit_is_read_back() -> None:
     failure = suite.find("testcase/failure")
     assert failure is not None
     assert failure.attrib == {
-        "message": "REGRESSED: lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees",
+        "message": "REGRESSED: lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees [6 + 16 trials]",
         "type": "REGRESSED",
     }
     assert failure.text is not None

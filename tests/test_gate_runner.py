@@ -13,6 +13,7 @@ from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import SCHEMA, Arm, Failure, Raw, Tree, Trial
 from fashiontl.gate.runner import Gate, Order
 from fashiontl.runner.client import Outcome
+from fashiontl.runner.messages import DeviceFacts, Phase, PhaseResult, Pretraining, Training, VariantSupport
 
 SETTINGS = replace(PRESETS["smoke"], seconds=1.0)
 ONE, TWO = Case("resnet18", "full", weights="none"), Case("vgg11", "full", weights="none", batch=7)
@@ -21,10 +22,14 @@ TREES: dict[Arm, Tree] = {
     "head": Tree("working tree", "b" * 40, True, "fashiontl/__init__.py", 2),
 }
 METRICS = ("latency", "inference_throughput", "train_throughput")
-COUNTED: dict[str, dict[str, Any]] = {
-    "inference": {"parameters": 5, "trainable_parameters": 4, "flops": 3.0, "inference_peak_memory": 100},
-    "step": {"training_flops": 9.0, "training_peak_memory": 200},
-}
+INFERENCE = {"parameters": 5, "trainable_parameters": 4, "flops": 3.0, "inference_peak_memory": 100}
+STEP = {"training_flops": 9.0, "training_peak_memory": 200}
+
+
+def measured(values: Mapping[str, float]) -> PhaseResult:
+    result = PhaseResult()
+    result.measure_all(values)
+    return result
 
 
 class Lab:
@@ -62,11 +67,10 @@ class FakeArm:
         self.lab = lab
         self._lacks = lacks
         self.expanded: list[Case] = []
-        self.answers: dict[str, dict[str, Any]] = {
-            **COUNTED,
-            "device": {"absence": None, "facts": {}},
-            "variant": {"absence": None},
-        }
+        self.answers: dict[str, Any] = {
+            "inference": measured(INFERENCE), "step": measured(STEP), "device": DeviceFacts(),
+            "variant": VariantSupport(),
+        }  # fmt: skip
 
     def lacks(self, cases: Sequence[Case]) -> dict[str, str]:
         return {case.id: self._lacks[case.id] for case in cases if case.id in self._lacks}
@@ -75,18 +79,18 @@ class FakeArm:
         assert matrix == {"axes": {}}
         return self.expanded
 
-    def run(self, phase: str, case: Case, settings: Any, progress: Any, **more: Any) -> Outcome:
+    def run(self, phase: Phase[Any, Any], case: Case, settings: Any, progress: Any, **more: Any) -> Outcome[Any]:
         progress("told")
         try:
-            self.lab.note(f"{self.name} {phase} {case.architecture}")
+            self.lab.note(f"{self.name} {phase.name} {case.architecture}")
         except StoppedError as error:
-            return Outcome(error.kind, error.reason, {})
+            return Outcome(error.kind, error.reason)  # type: ignore[arg-type]
         self.asked = (settings, more)
-        return Outcome("ok", "", self.answers[phase])
+        return Outcome("ok", "", self.answers[phase.name])
 
-    def ask(self, phase: str, job: Mapping[str, Any]) -> Outcome:
-        assert set(job) == {"device"} if phase == "device" else {"case"}
-        return Outcome("ok", "", self.answers[phase])
+    def ask(self, phase: Phase[Any, Any], job: object) -> Outcome[Any]:
+        assert isinstance(job, phase.job)
+        return Outcome("ok", "", self.answers[phase.name])
 
     @contextmanager
     def turns(self, case: Case) -> Iterator["FakeTurns"]:
@@ -194,7 +198,9 @@ def test_an_order_may_be_limited_to_timed_metrics() -> None:
 
 def test_counts_come_from_as_many_processes_as_the_limits_ask_for() -> None:
     lab = Lab()
-    lab.arms["head"].answers["inference"] = {**COUNTED["inference"], "parameters": 6, "flops": None}
+    lab.arms["head"].answers["inference"] = measured(
+        {"parameters": 6, "trainable_parameters": 4, "inference_peak_memory": 100}
+    )
     raw = lab.gate(order(), until(0)).measure()
     turns = [f"{arm} {phase} resnet18" for arm in ("base", "head", "head", "base") for phase in ("inference", "step")]
     assert lab.events == turns * 3
@@ -230,7 +236,7 @@ def test_a_cell_of_neither_tree_is_bad_input() -> None:
 
 def test_a_device_that_is_absent_is_bad_input() -> None:
     lab = Lab()
-    lab.arms["head"].answers["device"] = {"absence": "no card", "facts": {}}
+    lab.arms["head"].answers["device"] = DeviceFacts("no card")
     with pytest.raises(FashiontlError, match="expected a device that can be used, got cpu: no card; name others"):
         lab.gate(order()).measure()
 
@@ -320,23 +326,23 @@ def test_counting_ends_with_the_budget_too() -> None:
     ]
 
 
-TRAINED = {
-    "data": {"sha256": "d" * 64},
-    "trained": ["w0", "w1", "w2", "w3", "w4"],
-    "right": ["01", "11", "10", "01", "11"],
-    "answers": ["a0", "a1", "a2", "a3", "a4"],
-}
+def trained(images: str = "d" * 64, first: Any = "w0") -> Training:
+    return Training(
+        provenance={"data": {"sha256": images}, "trained": [first, "w1", "w2", "w3", "w4"]},
+        right=["01", "11", "10", "01", "11"],
+        answers=["a0", "a1", "a2", "a3", "a4"],
+    )
 
 
-def answering(base: Mapping[str, Any], head: Mapping[str, Any], case: Case = ONE) -> tuple[Raw, Lab]:
+def answering(head: Training, case: Case = ONE) -> tuple[Raw, Lab]:
     lab = Lab()
-    lab.arms["base"].answers |= {"train": dict(base), "pretrain": {"checkpoints": {"resnet18": "base.pt"}}}
-    lab.arms["head"].answers |= {"train": dict(head)}
+    lab.arms["base"].answers |= {"train": trained(), "pretrain": Pretraining(checkpoints={"resnet18": "base.pt"})}
+    lab.arms["head"].answers |= {"train": head}
     return lab.gate(order(case, accuracy=True), until(0)).measure(), lab
 
 
 def test_equal_answers_of_one_seed_are_enough() -> None:
-    raw, lab = answering(TRAINED, TRAINED)
+    raw, lab = answering(trained())
     (answers,) = raw.answers
     (pair,) = answers.seeds
     assert (pair.seed, pair.weights_base, pair.right_head, pair.answers_head) == (0, "w0", "01", "a0")
@@ -345,7 +351,7 @@ def test_equal_answers_of_one_seed_are_enough() -> None:
 
 
 def test_other_answers_take_five_seeds() -> None:
-    raw, lab = answering(TRAINED, {**TRAINED, "trained": [{"a": "x", "b": "y"}, "w1", "w2", "w3", "w4"]})
+    raw, lab = answering(trained(first={"a": "x", "b": "y"}))
     (answers,) = raw.answers
     assert [pair.seed for pair in answers.seeds] == [0, 1, 2, 3, 4]
     assert len(answers.seeds[0].weights_head) == 64, "one digest of all members"
@@ -354,7 +360,7 @@ def test_other_answers_take_five_seeds() -> None:
 
 
 def test_answers_to_other_images_are_not_paired() -> None:
-    raw, _ = answering(TRAINED, {**TRAINED, "data": {"sha256": "e" * 64}})
+    raw, _ = answering(trained("e" * 64))
     assert raw.answers == ()
     (failure,) = raw.failures
     assert (failure.arm, failure.kind) == ("head", "crashed")
@@ -363,7 +369,7 @@ def test_answers_to_other_images_are_not_paired() -> None:
 
 def test_both_arms_start_from_the_bases_backbone_and_speed_needs_none() -> None:
     case = Case("resnet18", "full")
-    raw, lab = answering(TRAINED, TRAINED, case)
+    raw, lab = answering(trained(), case)
     assert case.weights == "fashion6"
     assert [event for event in lab.events if "pretrain" in event] == ["base pretrain resnet18"]
     assert lab.arms["head"].asked[1] == {"checkpoints": {"resnet18": "base.pt"}}

@@ -256,7 +256,6 @@ def test_a_drift_through_an_epoch_cancels() -> None:
         ({"head": (0.01, 0.01, -1.0, 0.01)}, "above 0"),
         ({"head": (0.01, 0.01, math.nan, 0.01)}, "above 0"),
         ({"reference_base": (0.01, 0.01, math.inf, 0.01)}, "above 0"),
-        ({"stage": "other"}, "'other'"),
     ],
 )
 def test_faults_of_epochs(fields: dict[str, object], fault: str) -> None:

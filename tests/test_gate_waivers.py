@@ -45,7 +45,7 @@ def place(results: Path, text: str, name: str = "one") -> Path:
 
 def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     waiver = add(tmp_path)
-    assert waiver.id.startswith("20261125-resnet18-full-cpu-")
+    assert waiver.path.stem.startswith("20261125-resnet18-full-cpu-")
     assert waiver.path.parent == tmp_path / "waivers"
     assert read_waivers(tmp_path, TODAY) == ((waiver,), ())
     assert waiver.path.read_text().partition("\n")[2] == GOOD
@@ -119,7 +119,7 @@ def test_a_broken_file_is_shown_and_waives_nothing(tmp_path: Path, before: str, 
     path = place(tmp_path, GOOD.replace(before, after))
     place(tmp_path, GOOD, "two")
     waivers, errors = read_waivers(tmp_path, TODAY)
-    assert [waiver.id for waiver in waivers] == ["two"]
+    assert [waiver.path.stem for waiver in waivers] == ["two"]
     (error,) = errors
     assert error.startswith(str(path))
     assert message in error

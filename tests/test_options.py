@@ -34,21 +34,9 @@ def test_scratch_appears_once_whatever_the_weights() -> None:
     assert ids(axes) == ["vgg11-scratch-cpu", "vgg11-full-cpu-none", "vgg11-full-cpu-imagenet"]
 
 
-def test_all_takes_each() -> None:
-    assert len(ids(Axes(arch=["resnet18"], policy=["full"], device=["cpu"], task=["fashion4,fashion10"]))) == 2
-    assert len(ids(Axes(arch=["all"], policy=["scratch"], device=["cpu"]))) >= 4
-
-
 def test_a_named_folder_means_the_original_images() -> None:
     _, settings = matrix(Axes(device=["cpu"]), "quick", (), "some/folder")
     assert (settings.data, settings.data_root) == ("original", "some/folder")
-
-
-def test_a_checkpoint_that_exists_is_a_weight(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "mine.pt"
-    checkpoint.touch()
-    axes = Axes(arch=["vgg11"], policy=["full"], device=["cpu"], weights=[str(checkpoint)])
-    assert ids(axes) == ["vgg11-full-cpu-mine.pt"]
 
 
 def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
@@ -63,15 +51,15 @@ def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
 
 
 def test_faults_of_variants() -> None:
-    axes = Axes(precision=["fp8"], memory_format=["channels_first"], image_size=["0", "2x"], batch=["-1"])
+    sizes = ["0", "2x", "9" * 5000]
+    axes = Axes(precision=["fp8"], memory_format=["channels_first"], image_size=sizes, batch=["-1", "5000000"])
     with pytest.raises(FashiontlError) as caught:
         matrix(axes, "quick")
-    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
+    assert [line.partition(";")[0].partition(", got ")[0] for line in str(caught.value).splitlines()] == [
         "unknown precision 'fp8'",
         "unknown memory format 'channels_first'",
-        "image size: expected a whole number from 1 to 4,096, got '0'",
-        "image size: expected a whole number from 1 to 4,096, got '2x'",
-        "batch: expected a whole number from 1 to 1,000,000, got '-1'",
+        *["image size: expected a whole number from 1 to 4,096"] * 3,
+        *["batch: expected a whole number from 1 to 1,000,000"] * 2,
     ]
 
 
@@ -86,28 +74,22 @@ def test_all_faults_are_listed_with_the_nearest_names() -> None:
         assert nearest in line
 
 
-def test_a_source_that_has_seen_the_target_is_refused() -> None:
-    with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10 contains"):
-        matrix(Axes(arch=["vgg11"], task=["fashion10"], weights=["fashion6"], device=["cpu"]), "quick")
-
-
 def test_few_shot_names_count_as_their_task() -> None:
     cases, _ = matrix(Axes(arch=["vgg11"], policy=["full"], task=["fashion4@25,fashion10@5"], device=["cpu"]), "quick")
-    assert [(case.id, case.weights) for case in cases] == [
-        ("vgg11-full-cpu-fashion4@25", "fashion6"),
-        ("vgg11-full-cpu-fashion10@5", "imagenet"),
-    ]
+    assert [case.weights for case in cases] == ["fashion6", "imagenet"]
     with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10@5 contains"):
         matrix(Axes(arch=["vgg11"], task=["fashion10@5"], weights=["fashion6"], device=["cpu"]), "quick")
     with pytest.raises(FashiontlError, match=r"^task fashion4@0: expected at least 1 training image a class"):
         matrix(Axes(task=["fashion4@0"], device=["cpu"]), "quick")
 
 
-def test_published_names_and_folders_are_weights(tmp_path: Path) -> None:
-    weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path)]
+def test_published_names_files_and_folders_are_weights(tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    file.touch()
+    weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file)]
     axes = Axes(arch=["vit_b_16"], policy=["full"], device=["cpu"], weights=weights)
     assert [case.weights for case in matrix(axes, "quick", ["image_size=224"])[0]] == [
-        "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path),
+        "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file),
     ]  # fmt: skip
     with pytest.raises(FashiontlError, match=r"^unknown weights 'IMAGENET1K_V3'; did you mean IMAGENET1K_V2, IM"):
         matrix(Axes(weights=["IMAGENET1K_V3"], device=["cpu"]), "quick")
@@ -128,16 +110,6 @@ def test_extensions_are_loaded_before_names_are_checked(tmp_path: Path) -> None:
     assert [case.id for case in cases] == ["doubled-scratch-cpu"]
 
 
-def test_an_extension_that_fails_is_one_fault_among_the_others() -> None:
-    with pytest.raises(FashiontlError) as caught:
-        matrix(Axes(arch=["resnet81"], device=["cpu"]), "quik", extensions=["no_such_module"])
-    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
-        "extension no_such_module: ModuleNotFoundError: No module named 'no_such_module'",
-        "unknown preset 'quik'",
-        "unknown architecture 'resnet81'",
-    ]
-
-
 @pytest.mark.parametrize("named", ["lora", "all"])
 def test_a_policy_without_its_library_stays_in_the_matrix_to_become_a_skipped_row(
     named: str, monkeypatch: pytest.MonkeyPatch
@@ -146,24 +118,15 @@ def test_a_policy_without_its_library_stays_in_the_matrix_to_become_a_skipped_ro
     assert "vgg11-lora-cpu" in ids(Axes(arch=["vgg11"], policy=[named], device=["cpu"]))
 
 
-def test_hybrids_and_published_names() -> None:
-    axes = Axes(arch=["mean:vgg11+resnet50"], policy=["full"], device=["cpu"], weights=["IMAGENET1K_V2"])
-    assert ids(axes) == ["mean:vgg11+resnet50-full-cpu-IMAGENET1K_V2"]
+def test_faults_of_hybrids() -> None:
     with pytest.raises(FashiontlError) as caught:
         matrix(Axes(arch=["mean:vgg11+resnet51", "joined:vgg11"], policy=["full"], device=["cpu"]), "quick")
-    assert [line[:28] for line in str(caught.value).splitlines()] == [
-        "unknown architecture 'resnet", "joined:vgg11: expected two o",
-    ]  # fmt: skip
+    unknown, single = str(caught.value).splitlines()
+    assert unknown.startswith("unknown architecture 'resnet51'")
+    assert single.startswith("joined:vgg11: expected two or more")
 
 
 def test_the_tutorials_preset_names_its_networks() -> None:
     cases, settings = matrix(Axes(device=["cpu"]), "tutorial")
     assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
     assert (settings.recipe, settings.epochs, settings.batch_size) == ("naive_adam", 20, 32)
-
-
-@pytest.mark.parametrize("digits", ["5000000", "9" * 5000])
-def test_sizes_out_of_range_are_faults_everywhere(digits: str) -> None:
-    for axes in (Axes(image_size=[digits]), Axes(batch=[digits])):
-        with pytest.raises(FashiontlError, match="expected a whole number from 1 to"):
-            matrix(axes, "quick")

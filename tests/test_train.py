@@ -16,7 +16,7 @@ from fashiontl.machine.devices import DEVICES, Cpu
 from fashiontl.models.network import Network
 from fashiontl.training import fit as fit_module
 from fashiontl.training.divergence import in_answers, in_weights
-from fashiontl.training.fit import Examples, Fit, fit, lr_factor, predict
+from fashiontl.training.fit import Examples, Fit, fit, lr_factor
 from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.recipes import Recipe
 
@@ -69,7 +69,7 @@ def test_seconds_are_read_off_the_clock_after_the_device_has_ended(monkeypatch: 
         events.append("clock")
         return next(times)
 
-    monkeypatch.setattr(fit_module, "synchronize", lambda device: events.append(f"wait for {device}"))
+    monkeypatch.setattr(Cpu, "synchronize", lambda device: events.append(f"wait for {device.name}"))
     _, result = trained(recipe=Recipe(2, 8), clock=clock, progress=lambda epoch: events.append(str(epoch)))
     assert result.seconds == 43.5
     assert events == [
@@ -245,19 +245,6 @@ def test_progressive_freeze_forgets_what_it_froze(spy: Spy) -> None:
     assert (result.proof.holds, result.reused_stages) == (True, 1)
 
 
-def test_predictions_are_those_of_eval_mode_image_by_image() -> None:
-    network = tiny().train()
-    before = state(network)
-    images = examples(205).images
-    logits = predict(network, images, PREPROCESSING)
-    assert not any(module.training for module in network.modules())
-    assert (logits.shape, logits.dtype, logits.requires_grad) == ((205, CLASSES), torch.float32, False)
-    with torch.no_grad():
-        single = torch.cat([network(PREPROCESSING(image[None])) for image in images])
-    torch.testing.assert_close(logits, single, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-
-
 class Spoiled(nn.Module):
     """Passes on what it gets, until a training step's number comes: then one value is another."""
 
@@ -343,9 +330,3 @@ def test_looking_for_divergence_reads_the_device_once_an_epoch(monkeypatch: pyte
     )
     # What is read before an epoch is of the proof, which looks at the network before the first.
     assert [after - before for before, after in itertools.pairwise(seen[1:])] == [1, 1]
-
-
-def test_only_a_batch_that_is_elsewhere_is_copied() -> None:
-    images = examples().images
-    assert fit_module.copied(images, torch.device("cpu")) is images
-    assert fit_module.copied(images, torch.device("meta")).device.type == "meta"

@@ -17,9 +17,8 @@ SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **more: Any) -> Workload:
-    case = Case(architecture, policy, weights="none")
-    return Workload.of(CaseJob(case, SETTINGS, **more))
+def workload(architecture: str = ARCHITECTURE, policy: str = "linear_probe", **settings: Any) -> Workload:
+    return Workload.of(CaseJob(Case(architecture, policy, weights="none"), replace(SETTINGS, **settings)))
 
 
 def test_a_timed_step_runs_every_stage_and_moves_only_what_trains() -> None:
@@ -66,16 +65,14 @@ def test_an_unknown_task() -> None:
 
 def test_what_trains_is_counted_where_most_does() -> None:
     for policy, same in (("lp_ft", "full"), ("progressive_freeze", "full"), ("linear_probe", "linear_probe")):
-        one, other = workload(policy=policy), workload(policy=same)
-        one = replace(one, settings=replace(one.settings, epochs=4))
+        one, other = workload(policy=policy, epochs=4), workload(policy=same)
         counts = [work.trainable_parameters(work.networks()[0]) for work in (one, other)]
         assert counts[0] == counts[1] > 0
 
 
 def test_periods_have_one_plan_each() -> None:
     def periods(policy: str, epochs: int) -> list[tuple[int, float]]:
-        work = workload(policy=policy)
-        work = replace(work, settings=replace(work.settings, epochs=epochs))
+        work = workload(policy=policy, epochs=epochs)
         return work.periods(work.networks())
 
     assert periods("full", 7) == [(0, 1.0)]
@@ -91,7 +88,6 @@ def test_a_timed_step_is_of_the_recipes_optimizer(recipe: str, kind: str, monkey
         monkeypatch.setitem(
             OPTIMIZERS, name, lambda *a, real=real, **options: made.append(real.__name__) or real(*a, **options)
         )
-    work = workload("resnet9", "full")
-    work = replace(work, settings=replace(work.settings, recipe=recipe))
+    work = workload("resnet9", "full", recipe=recipe)
     work.training_step(work.starts())()
     assert made == [kind]

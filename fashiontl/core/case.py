@@ -143,7 +143,7 @@ class Settings:
         throughput_batch: images a step in the throughput measurements.
         accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
         sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
-            time is full; 0 makes none.
+            time is full, on a CPU until 512; 0 makes none.
         samples: latency samples after which a median that is precise enough ends the sampling; the 99th percentile
             takes 1,000.
         half_width: what is precise enough: half of the median's 95 % interval over the median.

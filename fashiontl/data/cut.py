@@ -20,12 +20,8 @@ def cut(source: Path, target: Path) -> list[Path]:
     The original is shuffled, so the first images of a class are as good a sample as any, and one that can be checked
     without a generator of random numbers.
 
-    Returns:
-        The four files written.
-
     Raises:
         FashiontlError: the source does not hold the original files.
-        OSError: the target cannot be written.
     """
     images = load_images("original", str(source))
     target.mkdir(parents=True, exist_ok=True)
@@ -39,7 +35,7 @@ def cut(source: Path, target: Path) -> list[Path]:
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write an IDX file compressed with gzip; equal arrays give equal files, as no time or name is stored."""
+    """Write an IDX file compressed with gzip; equal arrays give equal files."""
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     # gzip.compress would leave a header byte (the operating system) to the platform and to Python's version.
     with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as compressed:

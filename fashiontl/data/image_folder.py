@@ -23,10 +23,8 @@ class ImageFolder:
     """A folder with image files in `train/CLASS/` and `test/CLASS/`, as torchvision's `ImageFolder` reads them.
 
     Images are turned as their EXIF data say, resized with antialiasing so that the shorter side fits, and cut to the
-    square in their middle. They are grey if all of them are, else colour; transparency is dropped.
-
-    Attributes:
-        path: of the folder; name it from `Path(__file__)`, so that it does not matter where pytest is started.
+    square in their middle. They are grey if all of them are, else colour; transparency is dropped. Name the path from
+    `Path(__file__)`, so that it does not matter where pytest is started.
     """
 
     path: Path
@@ -40,32 +38,19 @@ class ImageFolder:
         """
         from fashiontl.data.torchvision_import import torchvision
 
-        missing = [str(self.path / split) for split in _SPLITS if not (self.path / split).is_dir()]
-        if missing:
-            raise FashiontlError(
-                f"expected the folders train and test, with a folder of images for each class, "
-                f"got no {' and no '.join(missing)}"
-            )
-        classes = {
-            split: sorted(entry.name for entry in (self.path / split).iterdir() if entry.is_dir()) for split in _SPLITS
-        }
+        splits, errors = {}, []
+        for split in _SPLITS:
+            folder = self.path / split
+            try:
+                splits[split] = torchvision.datasets.ImageFolder(folder, loader=partial(_read, size=size))
+            except OSError as error:
+                errors.append(f"{folder}: expected a folder of images for each class, got: {error}; add the images")
+        if errors:
+            raise FashiontlError("\n".join(errors))
+        classes = {split: dataset.classes for split, dataset in splits.items()}
         if classes["train"] != classes["test"] or len(classes["train"]) < 2:
-            found = "; ".join(f"{split}: {', '.join(names) or 'none'}" for split, names in classes.items())
+            found = "; ".join(f"{split}: {', '.join(names)}" for split, names in classes.items())
             raise FashiontlError(f"{self.path}: expected the same two or more classes in train and test, got {found}")
-        open_image = partial(_opened, size=size)
-        splits = {
-            split: torchvision.datasets.ImageFolder(self.path / split, loader=open_image, allow_empty=True)
-            for split in _SPLITS
-        }
-        empty = [
-            str(self.path / split / name)
-            for split, dataset in splits.items()
-            for number, name in enumerate(dataset.classes)
-            if number not in dataset.targets
-        ]
-        if empty:
-            suffixes = " ".join(splits["train"].extensions)
-            raise FashiontlError(f"expected images ({suffixes}) in {', '.join(empty)}, got none")
         return _images(splits, size, self.path.name)
 
 
@@ -76,8 +61,7 @@ class TorchvisionDataset:
     Attributes:
         name: of the class in `torchvision.datasets`.
         root: folder in which its files are, or into which it is downloaded.
-        train: arguments that choose its training images; None is `train=True` or `split="train"`, whichever the class
-            takes.
+        train: arguments that choose its training images; None is `train=True` or `split="train"`, as the class takes.
         test: arguments that choose its test images; None is `train=False` or `split="test"`.
     """
 
@@ -127,7 +111,7 @@ class TorchvisionDataset:
             raise FashiontlError(f"torchvision's {self.name} does not take {dict(arguments)}: {error}") from error
 
 
-def _opened(path: str, size: int) -> "Tensor":
+def _read(path: str, size: int) -> "Tensor":
     from PIL import Image
 
     try:
@@ -156,17 +140,11 @@ def _images(splits: Mapping[str, Any], size: int, source: str) -> Images:
     """All images and labels of two data sets, whose images may be squares already."""
     import torch
 
-    items = {
-        split: [(image if torch.is_tensor(image) else _square(image, size), label) for image, label in dataset]
-        for split, dataset in splits.items()
-    }
-    grey = all(len(image) == 1 for part in items.values() for image, _ in part)
-    (train, train_labels), (test, test_labels) = (
-        (
-            torch.stack([image[0] if grey else image.expand(3, -1, -1) for image, _ in items[split]]),
-            torch.tensor([int(label) for _, label in items[split]]),
-        )
-        for split in _SPLITS
-    )
+    images, labels = {}, {}
+    for split in _SPLITS:
+        pairs = [(image if torch.is_tensor(image) else _square(image, size), label) for image, label in splits[split]]
+        images[split], labels[split] = [image for image, _ in pairs], torch.tensor([int(label) for _, label in pairs])
+    grey = all(len(image) == 1 for image in images["train"] + images["test"])
+    train, test = (torch.stack([i[0] if grey else i.expand(3, -1, -1) for i in images[split]]) for split in _SPLITS)
     class_names = tuple(getattr(splits["train"], "classes", ()))
-    return Images(train, train_labels, test, test_labels, source, class_names=class_names)
+    return Images(train, labels["train"], test, labels["test"], source, class_names=class_names)

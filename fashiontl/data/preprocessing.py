@@ -14,16 +14,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocessing:
     """What is done to images before a network sees them; it belongs to the checkpoint.
 
-    Each of three channels is normalised by its own mean and std. Grey is repeated to three channels first, which
-    is what a checkpoint saw for a grey picture; summing the first convolution over its inputs is not the same, since
-    the channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other sizes are
-    resized with antialiasing.
-
-    Attributes:
-        size: side of the result in pixels.
-        mean: of each channel, on the scale 0..1.
-        std: of each channel, on the scale 0..1.
-        interpolation: `bilinear` or `bicubic`, for sizes that are resized.
+    Each of three channels is normalised by its own mean and std, on the scale 0..1. Grey is repeated to three channels
+    first, which is what a checkpoint saw for a grey picture; summing the first convolution over its inputs is not the
+    same, since the channels' means differ. Images of 28 pixels are padded with black to 32, which loses nothing; other
+    sizes are resized with antialiasing, by `bilinear` or `bicubic` interpolation.
     """
 
     size: int
@@ -32,10 +26,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`, into float32 `[n, 3, size, size]`.
-
-        The result is on the same device.
-        """
+        """Turn uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`, into float32 `[n, 3, size, size]`."""
         size = self.size
         scaled = (images if images.ndim == 4 else images.unsqueeze(1)).float().div_(255)
         if size == 32 and images.shape[-1] == 28:
@@ -57,9 +48,6 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     Args:
         images: uint8, grey `[n, height, width]` or colour `[n, 3, height, width]`, whose channels move together.
         generator: on the CPU, so that every device draws the same.
-
-    Returns:
-        uint8 of the same shape, new memory.
     """
     count, height, width = len(images), *images.shape[-2:]
     flip = torch.rand(count, generator=generator) < 0.5

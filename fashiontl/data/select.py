@@ -14,14 +14,8 @@ from fashiontl.data.tasks import Task
 class TaskData:
     """What a case trains and tests on.
 
-    Attributes:
-        train_images: uint8, grey [n, side, side] or colour [n, 3, side, side].
-        train_labels: int64 [n], from 0 to the number of classes less one.
-        test_images: uint8, of the same shape but for their number m.
-        test_labels: int64 [m].
-        class_names: by label.
-        validation_images: uint8, of the same shape but for their number v, which may be 0.
-        validation_labels: int64 [v].
+    Images are uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`; labels int64 `[n]`, from 0 to the number of
+    classes less one. Each split has its own n; that of validation may be 0.
     """
 
     train_images: Tensor
@@ -48,17 +42,15 @@ def select(
         train_per_class: training images of each class, drawn with the seed; 0 takes all but the validation images.
         test_per_class: test images of each class, the first in the set; 0 takes all.
         seed: of the draw, at least 0.
-        validation_per_class: validation images of each class, drawn from the set's training images.
+        validation_per_class: images of each class, drawn from the set's training images.
 
     Raises:
-        FashiontlError: more images are asked for than the set has, or fewer than none.
+        FashiontlError: more images are asked for than the set has.
     """
     errors = [
         *_count_errors("training", images.train_labels, task, train_per_class, validation_per_class),
         *_count_errors("test", images.test_labels, task, test_per_class),
     ]
-    if validation_per_class < 0:
-        errors.append(f"expected 0 or more validation images a class, got {validation_per_class}")
     if errors:
         more = "take the original set (--set data=original)" if task.images is None else "add images"
         errors.append(f"ask for fewer, for all (0), or {more}")
@@ -66,11 +58,11 @@ def select(
     validation, train = [], []
     for label in task.classes:
         # A negative seed, so that no seed of a case draws the same order.
-        indices = _shuffled(_of_class(images.train_labels, label), -1 - label)
+        indices = _shuffled((images.train_labels == label).nonzero().flatten(), -1 - label)
         validation.append(indices[:validation_per_class])
         rest = indices[validation_per_class:].sort().values
         train.append(_shuffled(rest, len(task.names) * seed + label)[: train_per_class or None])
-    test = [_of_class(images.test_labels, label)[: test_per_class or None] for label in task.classes]
+    test = [(images.test_labels == label).nonzero().flatten()[: test_per_class or None] for label in task.classes]
     new_label = torch.full((len(task.names),), -1)
     new_label[list(task.classes)] = torch.arange(len(task.classes))
 
@@ -87,11 +79,9 @@ def select(
 
 
 def _count_errors(split: str, labels: Tensor, task: Task, per_class: int, validation: int = 0) -> list[str]:
-    if per_class < 0:
-        return [f"expected 0 or more {split} images a class, got {per_class}"]
     counts = torch.bincount(labels, minlength=len(task.names)).tolist()
-    least = max(per_class, 1) + max(validation, 0)
-    purpose = f" ({validation} of them for validation)" if validation > 0 else ""
+    least = max(per_class, 1) + validation
+    purpose = f" ({validation} of them for validation)" if validation else ""
     return [
         f"expected {least} {split} images of {task.names[label]}{purpose}, got {counts[label]}"
         for label in task.classes
@@ -99,11 +89,5 @@ def _count_errors(split: str, labels: Tensor, task: Task, per_class: int, valida
     ]
 
 
-def _of_class(labels: Tensor, label: int) -> Tensor:
-    """Indices of the images of a class, in the set's order."""
-    return torch.nonzero(labels == label).flatten()
-
-
 def _shuffled(indices: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return indices[torch.randperm(len(indices), generator=generator)]
+    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]

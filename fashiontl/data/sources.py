@@ -57,11 +57,8 @@ _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte; without a limit a silent fir
 class Source:
     """A place that may hold Fashion-MNIST.
 
-    Attributes:
-        name: what a record calls it; no path, because records are published.
-        path: the folder of the files, or where they were looked for.
-        available: whether all four files are there (their contents are checked when they are loaded).
-        reason: what is there, or why it cannot be used.
+    The name goes into records, which are published, so it is no path. `available` says whether all four files are there
+    (their contents are checked when they are loaded), `reason` what is there, or why it cannot be used.
     """
 
     name: str
@@ -74,15 +71,13 @@ class Source:
 class Images:
     """All images of a source.
 
+    Images are uint8, grey `[n, side, side]` or colour `[n, 3, side, side]`; labels int64 `[n]`, from 0 to the number of
+    classes less one. Fashion-MNIST is grey, of 28 pixels, and 0 is background.
+
     Attributes:
-        train_images: uint8, grey [n, side, side] or colour [n, 3, side, side]; Fashion-MNIST is grey, side 28, and 0 is
-            background.
-        train_labels: int64 [n], from 0 to the number of classes less one.
-        test_images: uint8, of the same shape but for their number m.
-        test_labels: int64 [m].
-        source: the name of the source; no path, because records are published.
-        sha256: of Fashion-MNIST's four uncompressed files, or of the bytes of the four tensors above, one after another
-            in the order of the fields. Empty is filled in by `load_task_images`.
+        source: its name, as in `Source`.
+        sha256: of Fashion-MNIST's four uncompressed files, or of the bytes of the four tensors, one after another.
+            Empty is filled in by `load_task_images`.
         class_names: of the labels, if the source knows them.
     """
 
@@ -98,11 +93,7 @@ class Images:
 def load_task_images(task: Task, data: str, root: str | None, size: int) -> Images:
     """Load the set that a task is about: Fashion-MNIST as `load_images` does, or the task's own.
 
-    Args:
-        task: whose images.
-        data: as in `load_images`; for Fashion-MNIST only.
-        root: as in `load_images`; for Fashion-MNIST only.
-        size: side in pixels that cases use; a task's own images may have another.
+    `size` is the side in pixels that cases use; a task's own images may have another.
 
     Raises:
         FashiontlError: as `load_images`; or all that is wrong with the task's own images.
@@ -113,7 +104,12 @@ def load_task_images(task: Task, data: str, root: str | None, size: int) -> Imag
     errors = _own_errors(images, task)
     if errors:
         raise FashiontlError("\n".join(f"images of task {task.name}: {error}" for error in errors))
-    return images if images.sha256 else replace(images, sha256=_sha256(images))
+    if images.sha256:
+        return images
+    digest = hashlib.sha256()
+    for tensor in (images.train_images, images.train_labels, images.test_images, images.test_labels):
+        digest.update(tensor.contiguous().numpy().data)
+    return replace(images, sha256=digest.hexdigest())
 
 
 def load_images(data: str, root: str | None = None) -> Images:
@@ -126,43 +122,41 @@ def load_images(data: str, root: str | None = None) -> Images:
             A folder named either way is used or is an error: no other place is searched.
 
     Raises:
-        FashiontlError: no such set; no original files where they should be and no download; a file is damaged or is
-            not the one that its checksum tells.
+        FashiontlError: no such set; no original files where they should be and no download; or another checksum.
     """
     if data == "embedded":
         return load_folder(data, EMBEDDED_FOLDER, EMBEDDED_MD5, "the installation is damaged: reinstall fashiontl")
     if data != "original":
         raise FashiontlError(f"unknown data {data!r}; expected embedded or original")
-    named = _named_root(root)
-    if named and not named.available:
+    _, *places = candidates(root)
+    source = next((place for place in places if place.available), None)
+    if source is None and len(places) == 1:
         raise FashiontlError(
-            f"{named.name} {named.path}: {named.reason}; expected {_file_list(ORIGINAL_MD5)}\n"
+            f"{places[0].name} {places[0].path}: {places[0].reason}; expected {_file_list(ORIGINAL_MD5)}\n"
             "name a folder that holds them, or name none to search the known places (fashiontl list shows them)"
         )
-    for source in [named] if named else _known_places():
-        if source.available:
-            break
-    else:
-        source = _download(_cache())
+    source = source or _download(_cache())
     return load_folder(source.name, source.path, ORIGINAL_MD5, f"remove or replace the files named above, {_ADVICE}")
 
 
 def candidates(root: str | None = None) -> list[Source]:
     """Every place that `load_images` looks at, in its order; the embedded set first."""
     embedded = Source("embedded", EMBEDDED_FOLDER, True, "8,000 images, part of the package")
-    named = _named_root(root)
-    return [embedded, named] if named else [embedded, *_known_places()]
+    name, folder = ("data root", root) if root else (ROOT_VARIABLE, os.environ.get(ROOT_VARIABLE))
+    if folder:
+        return [embedded, _locate(name, user_path(folder), (TORCHVISION_LAYOUT, "."))]
+    # Plain MNIST has files of the same names, so a general folder is only trusted in torchvision's layout.
+    return [
+        embedded,
+        _locate("./data", Path("data")),
+        _locate("~/data", Path(os.path.expanduser("~/data"))),  # noqa: PTH111 - there may be no home
+        _locate("cache", _cache()),
+        _locate("Debian package dataset-fashion-mnist", DEBIAN_FOLDER, (".",)),
+    ]
 
 
 def load_folder(name: str, folder: Path, checksums: Mapping[str, str], advice: str) -> Images:
     """Read the four files, plain or with `.gz`, from a folder.
-
-    Args:
-        name: the source's name.
-        folder: where the files are.
-        checksums: MD5 of each uncompressed file, keyed by name without `.gz`: training images, training labels, test
-            images, test labels.
-        advice: what to do if something is wrong.
 
     Raises:
         FashiontlError: all that is wrong with the files, then the advice.
@@ -194,10 +188,8 @@ def load_folder(name: str, folder: Path, checksums: Mapping[str, str], advice: s
 
 
 def idx_array(content: bytes) -> NDArray[np.uint8]:
-    """A writable array from a verified file in MNIST's IDX format: 00 00 08, dimensions, big-endian sizes, the values.
-
-    torchvision's reader takes only uncompressed files, and importing it would take seconds.
-    """
+    """A writable array from a verified file in IDX format: 00 00 08, dimensions, big-endian sizes, the values."""
+    # torchvision's reader takes only uncompressed files, and importing it would take seconds.
     header = 4 + 4 * content[3]
     return np.frombuffer(content, np.uint8, offset=header).reshape(np.frombuffer(content[4:header], ">u4")).copy()
 
@@ -213,21 +205,18 @@ def _own_errors(images: object, task: Task) -> list[str]:
         errors.append(
             f"expected the classes {', '.join(task.names)}, got {', '.join(images.class_names)}; correct names"
         )
-    for split, pixels, labels in (
-        ("training", images.train_images, images.train_labels),
-        ("test", images.test_images, images.test_labels),
-    ):
+    splits = ("training", images.train_images, images.train_labels), ("test", images.test_images, images.test_labels)
+    for split, pixels, labels in splits:
         square = pixels.ndim in {3, 4} and pixels.shape[-1] == pixels.shape[-2] and pixels.shape[1:-2] in {(), (3,)}
         if not square or pixels.dtype != torch.uint8:
-            shape = " x ".join(map(str, pixels.shape))
             errors.append(
-                f"expected {split} images, uint8, of shape n x side x side or n x 3 x side x side, "
-                f"got {pixels.dtype} of shape {shape}"
+                f"expected {split} images, uint8, of shape [n, side, side] or [n, 3, side, side], "
+                f"got {pixels.dtype} of shape {[*pixels.shape]}"
             )
         if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
             errors.append(
                 f"expected one {split} label, int64, for each of {len(pixels)} images, "
-                f"got {labels.dtype} of shape {' x '.join(map(str, labels.shape))}"
+                f"got {labels.dtype} of shape {[*labels.shape]}"
             )
         elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(task.names):
             got = f"{int(labels.min())} to {int(labels.max())}"
@@ -235,35 +224,11 @@ def _own_errors(images: object, task: Task) -> list[str]:
     return errors
 
 
-def _sha256(images: Images) -> str:
-    digest = hashlib.sha256()
-    for tensor in (images.train_images, images.train_labels, images.test_images, images.test_labels):
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _named_root(root: str | None) -> Source | None:
-    if root:
-        return _locate("data root", user_path(root), (TORCHVISION_LAYOUT, "."))
-    variable = os.environ.get(ROOT_VARIABLE)
-    return _locate(ROOT_VARIABLE, user_path(variable), (TORCHVISION_LAYOUT, ".")) if variable else None
-
-
-def _known_places() -> list[Source]:
-    # Plain MNIST has files of the same names, so a general folder is only trusted in torchvision's layout.
-    return [
-        _locate("./data", Path("data"), (TORCHVISION_LAYOUT,)),
-        _locate("~/data", Path(os.path.expanduser("~/data")), (TORCHVISION_LAYOUT,)),  # noqa: PTH111 - there may be no home
-        _locate("cache", _cache(), (TORCHVISION_LAYOUT,)),
-        _locate("Debian package dataset-fashion-mnist", DEBIAN_FOLDER, (".",)),
-    ]
-
-
 def _cache() -> Path:
     return user_cache_path("fashiontl", appauthor=False)
 
 
-def _locate(name: str, folder: Path, layouts: Sequence[Path | str]) -> Source:
+def _locate(name: str, folder: Path, layouts: Sequence[Path | str] = (TORCHVISION_LAYOUT,)) -> Source:
     """Look for the four files in places below the folder."""
     try:
         if not folder.is_dir():
@@ -297,7 +262,7 @@ def _download(cache: Path) -> Source:
         cache.mkdir(parents=True, exist_ok=True)
         with download_timeout(), locked(cache / "download.lock"), TemporaryDirectory(dir=cache) as scratch:
             # Another process may have finished while this one waited for the lock.
-            if not _locate("cache", cache, (TORCHVISION_LAYOUT,)).available:
+            if not _locate("cache", cache).available:
                 torchvision.datasets.FashionMNIST(scratch, download=True)
                 (cache / TORCHVISION_LAYOUT).mkdir(parents=True, exist_ok=True)
                 for file in ORIGINAL_MD5:
@@ -305,7 +270,7 @@ def _download(cache: Path) -> Source:
     except (OSError, RuntimeError, HTTPException) as error:
         failed = f"Fashion-MNIST is not on this machine, and its download into {cache} failed: {error}"
         raise FashiontlError(f"{failed.strip()}\ninstall Debian's package dataset-fashion-mnist, {_ADVICE}") from error
-    return _locate("cache", cache, (TORCHVISION_LAYOUT,))
+    return _locate("cache", cache)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ class Task:
     """Some classes of a data set.
 
     Attributes:
-        name: what the command line and a case's id say.
-        title: for people.
+        name: on the command line and in a case's id.
+        title: in reports.
         classes: labels in the data set, at least two; their order here is the order of the network's outputs. Empty
             takes all.
         names: of the data set's classes, in the order of its labels.
@@ -47,16 +47,13 @@ class Task:
             errors.append("expected images that have these names, got none; say what loads them")
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
             errors.append(f"expected two or more different names of classes, got {self.names}")
-        elif len(set(self.classes)) != len(self.classes) or len(self.classes) < 2 or self._unknown_classes():
+        elif not 2 <= len(self.classes) == len(set(self.classes) & set(range(len(self.names)))):
             last = len(self.names) - 1
             errors.append(f"expected two or more different classes from 0 to {last}, got {self.classes}")
         if self.per_class < 0:
             errors.append(f"expected 0 or more training images a class, got {self.per_class}")
         if errors:
             raise FashiontlError("\n".join(f"task {self.name}: {error}" for error in errors))
-
-    def _unknown_classes(self) -> set[int]:
-        return set(self.classes) - set(range(len(self.names)))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -18,18 +18,25 @@ NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 def apply(network: Network, plan: Plan) -> None:
     """Set what trains and the mode of every module.
 
-    Call this in place of `network.train()`: at each epoch's start and after each evaluation. `train()` alone would
-    update frozen BatchNorm statistics and turn on frozen dropout.
-
-    Args:
-        network: changed in place.
-        plan: one entry a stage.
+    Call this in place of `network.train()`, which would update frozen BatchNorm statistics and turn on frozen dropout.
 
     Raises:
         FashiontlError: the plan has another number of stages than the network, a parameter is in no stage or in two,
             or the plan trains adapters and the network has none.
     """
-    check(network, plan)
+    errors = []
+    if len(plan) != len(network.stages):
+        errors.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
+    staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
+    missing = {id(parameter) for parameter in network.parameters()} - set(staged)
+    if missing:
+        errors.append(f"expected every parameter in a stage, got {len(missing)} in none")
+    if len(staged) != len(set(staged)):
+        errors.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
+    if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
+        errors.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
+    if errors:
+        raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
     network.eval()
     for stage, path, module in planned_modules(network, plan):
         module.train(in_training_mode(stage, module))
@@ -46,22 +53,11 @@ def frozen_prefix(plan: Plan) -> int:
 
 
 def parameter_groups(network: Network, plan: Plan, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of what trains; those with one learning rate and weight decay share a group.
+    """Optimiser groups of what trains, one for each learning rate (`lr` times the stage's scale) and weight decay.
 
-    Args:
-        network: whose parameters.
-        plan: one entry a stage.
-        lr: learning rate of a stage whose `lr_scale` is 1.
-        weight_decay: of parameters with more than one dimension; biases and the scales of normalisation layers get none
-            (He et al., "Bag of tricks", CVPR 2019).
-
-    Returns:
-        Groups with `params`, `lr` and `weight_decay`, none of them empty, each parameter once.
-
-    Raises:
-        FashiontlError: as `apply`.
+    Weight decay is for parameters with more than one dimension; biases and the scales of normalisation layers get none
+    (He et al., "Bag of tricks", CVPR 2019).
     """
-    check(network, plan)
     # The inner dictionaries are ordered sets: a module may hold one parameter under two names.
     groups: dict[tuple[float, float], dict[nn.Parameter, None]] = {}
     for stage, path, module in planned_modules(network, plan):
@@ -69,30 +65,7 @@ def parameter_groups(network: Network, plan: Plan, lr: float, weight_decay: floa
             if trains(stage, module, name):
                 key = (lr * stage.lr_scale, weight_decay if parameter.ndim > 1 else 0.0)
                 groups.setdefault(key, {})[parameter] = None
-    return [
-        {"params": list(parameters), "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
-    ]
-
-
-def check(network: Network, plan: Plan) -> None:
-    """See that a plan fits a network.
-
-    Raises:
-        FashiontlError: as `apply`.
-    """
-    errors = []
-    if len(plan) != len(network.stages):
-        errors.append(f"expected a plan of {len(network.stages)} stages ({', '.join(network.stages)}), got {len(plan)}")
-    staged = [id(parameter) for stage in network.stages.values() for parameter in stage.parameters()]
-    missing = {id(parameter) for parameter in network.parameters()} - set(staged)
-    if missing:
-        errors.append(f"expected every parameter in a stage, got {len(missing)} in none")
-    if len(staged) != len(set(staged)):
-        errors.append(f"expected every parameter in one stage, got {len(staged) - len(set(staged))} in two")
-    if any(stage.trains == "adapters" for stage in plan) and not has_adapters(network):
-        errors.append("expected a network with adapters, got one that fashiontl.freezing.lora.prepare has not seen")
-    if errors:
-        raise FashiontlError("; ".join(errors) + "; correct the policy's plan or the architecture's stages")
+    return [{"params": list(group), "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
 def planned_modules(network: Network, plan: Plan) -> Iterator[tuple[StagePlan, str, nn.Module]]:
@@ -113,21 +86,13 @@ def has_statistics(module: nn.Module) -> bool:
 
 
 def in_training_mode(stage: StagePlan, module: nn.Module) -> bool:
-    """Whether a module of a stage is in training mode.
-
-    Dropout is on only where the whole stage trains: it regularises weights, and where those are frozen it is noise.
-    """
+    """Whether a module of a stage is in training mode."""
+    # Dropout is on only where the whole stage trains: it regularises weights, and where those are frozen it is noise.
     return stage.normalisation == "batch" if has_statistics(module) else stage.trains == "all"
 
 
 def trains(stage: StagePlan, module: nn.Module, name: str) -> bool:
-    """Whether a parameter trains.
-
-    Args:
-        stage: the plan of its stage.
-        module: that holds it.
-        name: the parameter's, within the stages: `stage2.0.conv1.weight`.
-    """
+    """Whether a parameter of a module trains; its name is that within the stages: `stage2.0.conv1.weight`."""
     if stage.normalisation == "eval" and has_statistics(module):
         return False
     match stage.trains:

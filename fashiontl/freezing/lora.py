@@ -1,12 +1,10 @@
-"""Low-rank adapters (LoRA) beside frozen layers, put in by the library peft, which loads only when they are used.
+"""Low-rank adapters (LoRA) beside frozen layers, put in by the library peft.
 
-After training, adapters can be merged into the weights that they stand beside. Inference is therefore measured on a
-network without them: its cost is the same under every policy.
+After training, adapters can be merged into the weights that they stand beside, so inference is measured without them.
 """
 
 import importlib
 import re
-from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -38,7 +36,7 @@ def prepare(network: Network, plan: Plan, inputs: Tensor) -> None:
     Args:
         network: changed in place, and left in eval mode.
         plan: of any epoch.
-        inputs: a batch that the network takes, on its device; one image is enough.
+        inputs: a batch that the network takes, on its device.
 
     Raises:
         SkippedError: peft is not installed, or the network has no layer that an adapter could be put beside.
@@ -49,7 +47,12 @@ def prepare(network: Network, plan: Plan, inputs: Tensor) -> None:
     peft = load_library()
     called = [(name, module) for name, module in _called(network, inputs) if name.split(".")[0] in chosen]
     layers = [name for name, module in called if _adaptable(module)]
-    projections = [f"{name}.in_proj_weight" for name, module in called if _is_joint_attention(module)]
+    # Queries, keys and values of equal width share one projection.
+    projections = [
+        f"{name}.in_proj_weight"
+        for name, module in called
+        if type(module) is nn.MultiheadAttention and module.in_proj_weight is not None
+    ]
     if not layers and not projections:
         raise SkippedError(
             "expected a linear layer or a convolution to put adapters beside, got none in the stages "
@@ -82,20 +85,15 @@ def load_library() -> ModuleType:
         raise SkippedError(f"a policy that trains adapters {reason}") from error
 
 
-def _called(network: Network, inputs: Tensor) -> Iterator[tuple[str, nn.Module]]:
+@torch.no_grad()
+def _called(network: Network, inputs: Tensor) -> list[tuple[str, nn.Module]]:
     """The modules that a forward pass calls, in the order of their registration."""
-    called: set[nn.Module] = set()
-    handles = [
-        module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in network.stages.modules()
-    ]
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ((name, module) for name, module in network.stages.named_modules() if module in called)
+    named, called = list(network.stages.named_modules()), set[nn.Module]()
+    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for _, module in named]
+    network.eval()(inputs)
+    for handle in handles:
+        handle.remove()
+    return [(name, module) for name, module in named if module in called]
 
 
 def _adaptable(module: nn.Module) -> bool:
@@ -103,7 +101,3 @@ def _adaptable(module: nn.Module) -> bool:
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
     return type(module) is nn.Linear
-
-
-def _is_joint_attention(module: nn.Module) -> bool:
-    return type(module) is nn.MultiheadAttention and module.in_proj_weight is not None

@@ -73,8 +73,7 @@ class Policy:
     """One row of the table of freezing policies.
 
     Attributes:
-        name: key in `POLICIES`.
-        title: what trains, for people.
+        title: what trains.
         source: where the term comes from.
         plan: from the stage names in order of execution (the last is `head`, before it perhaps `neck`), the epoch
             from 0, and the number of epochs, to the plan of that epoch. It raises `SkippedError` for a network that has
@@ -92,11 +91,12 @@ class Policy:
 
 
 _FROZEN = StagePlan("none", "eval", 0.0)
-_HEAD = StagePlan("all", "batch", 1.0)
+_FULL = StagePlan("all", "batch", 1.0)
+_SLOWER = StagePlan("all", "batch", BACKBONE_LR_SCALE)
 
 
-def _trains_all(lr_scale: float) -> StagePlan:
-    return StagePlan("all", "batch", lr_scale)
+def _decayed(depth: int) -> StagePlan:
+    return StagePlan("all", "batch", DEPTH_DECAY**depth)
 
 
 def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
@@ -107,12 +107,12 @@ def _depths(names: tuple[str, ...]) -> tuple[int, ...]:
 
 def _by_depth(names: tuple[str, ...], stage: Callable[[int], StagePlan]) -> Plan:
     """A plan whose head trains at the full learning rate, and whose other stages do what their depth says."""
-    return tuple(stage(depth) if depth else _HEAD for depth in _depths(names))
+    return tuple(stage(depth) if depth else _FULL for depth in _depths(names))
 
 
-def _always(stage: Callable[[int], StagePlan]) -> Planner:
-    """The same plan by depth in every epoch."""
-    return lambda names, epoch, epochs: _by_depth(names, stage)
+def _always(stage: StagePlan) -> Planner:
+    """The same plan for every stage but the head, in every epoch."""
+    return lambda names, epoch, epochs: _by_depth(names, lambda depth: stage)
 
 
 def _last(count: int) -> Planner:
@@ -122,20 +122,19 @@ def _last(count: int) -> Planner:
             raise SkippedError(
                 f"expected at least {count} stages before the head, got {deepest} ({', '.join(names)}); use full"
             )
-        return _by_depth(names, lambda depth: _trains_all(1.0) if depth <= count else _FROZEN)
+        return _by_depth(names, lambda depth: _FULL if depth <= count else _FROZEN)
 
     return plan
 
 
-def _surgical(number: int) -> Planner:
+def _surgical(chosen: str) -> Planner:
     def plan(names: tuple[str, ...], *_: int) -> Plan:
-        chosen = f"stage{number}"
         if chosen not in names:
             raise SkippedError(
                 f"expected a stage called {chosen}, got {', '.join(names)}; choose a surgical policy of those"
             )
         chosen_depth = _depths(names)[names.index(chosen)]
-        return _by_depth(names, lambda depth: _trains_all(1.0) if depth == chosen_depth else _FROZEN)
+        return _by_depth(names, lambda depth: _FULL if depth == chosen_depth else _FROZEN)
 
     return plan
 
@@ -147,81 +146,62 @@ def _probe_then_full(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
     """
     if epoch < max(1, epochs // 2):
         return _by_depth(names, lambda depth: _FROZEN)
-    return (_trains_all(BACKBONE_LR_SCALE),) * len(names)
+    return (_SLOWER,) * len(names)
 
 
 def _progressive_freeze(names: tuple[str, ...], epoch: int, epochs: int) -> Plan:
     """Everything at first, then evenly fewer stages from the bottom; the last epoch still trains one with the head."""
     deepest = max(_depths(names))
     training = deepest - deepest * epoch // epochs
-    return _by_depth(names, lambda depth: _trains_all(BACKBONE_LR_SCALE) if depth <= training else _FROZEN)
+    return _by_depth(names, lambda depth: _SLOWER if depth <= training else _FROZEN)
 
 
 _LAST = "fastai freeze_to(-k); timm freeze"
 _SURGICAL = "Lee et al. (surgical fine-tuning), ICLR 2023"
+_KERAS = "Keras guide to transfer learning"
 _ULMFIT = "Howard and Ruder (ULMFiT), ACL 2018"
 
+# name, what trains, source, plan
 _ALL = (
-    Policy(
-        "scratch",
-        "all, from a random start",
-        "the control",
-        _always(lambda depth: _trains_all(1.0)),
-        needs_weights=False,
-    ),
-    Policy(
-        "linear_probe",
-        "the head",
-        "Keras guide to transfer learning; Oquab et al. (DINOv2), TMLR 2024",
-        _always(lambda depth: _FROZEN),
-    ),
+    Policy("scratch", "all, from a random start", "the control", _always(_FULL), needs_weights=False),
+    Policy("linear_probe", "the head", f"{_KERAS}; Oquab et al. (DINOv2), TMLR 2024", _always(_FROZEN)),
     Policy("last_stage", "the last stage and the head", _LAST, _last(1)),
     Policy("last_2", "the last two stages and the head", _LAST, _last(2)),
     Policy("last_3", "the last three stages and the head", _LAST, _last(3)),
-    Policy(
-        "full",
-        "all, the backbone at a lower learning rate",
-        "PyTorch tutorial on fine-tuning",
-        _always(lambda depth: _trains_all(BACKBONE_LR_SCALE)),
-    ),
+    Policy("full", "all, the backbone at a lower learning rate", "PyTorch tutorial on fine-tuning", _always(_SLOWER)),
     Policy(
         "full_frozen_bn",
         "all but BatchNorm, which stays as it was pretrained",
-        "Keras guide to transfer learning; torchvision FrozenBatchNorm2d",
-        _always(lambda depth: StagePlan("all", "eval", BACKBONE_LR_SCALE)),
+        f"{_KERAS}; torchvision FrozenBatchNorm2d",
+        _always(StagePlan("all", "eval", BACKBONE_LR_SCALE)),
     ),
     Policy(
         "bn_only",
         "normalisation layers (on batch statistics) and the head",
         "Frankle et al., ICLR 2021",
-        _always(lambda depth: StagePlan("normalisation", "batch", 1.0)),
+        _always(StagePlan("normalisation", "batch", 1.0)),
     ),
     Policy(
         "bias_only",
         "each bias, those of normalisation too (on frozen statistics), and the head",
         "Cai et al. (TinyTL), NeurIPS 2020; Ben Zaken et al. (BitFit), ACL 2022",
         # A convolution before BatchNorm has no bias but BatchNorm's, so `eval` would leave a ResNet nothing to train.
-        _always(lambda depth: StagePlan("bias", "affine_eval", 1.0)),
+        _always(StagePlan("bias", "affine_eval", 1.0)),
     ),
     Policy("lp_ft", "the head for half of the epochs, then all", "Kumar et al. (LP-FT), ICLR 2022", _probe_then_full),
     Policy(
         "gradual_unfreeze",
         "the head, and one stage more each epoch from the top, lower ones slower",
         _ULMFIT,
-        lambda names, epoch, epochs: _by_depth(
-            names, lambda depth: _trains_all(DEPTH_DECAY**depth) if depth <= epoch else _FROZEN
-        ),
+        lambda names, epoch, epochs: _by_depth(names, lambda depth: _decayed(depth) if depth <= epoch else _FROZEN),
     ),
     Policy(
         "discriminative",
         "all, lower stages slower",
         f"{_ULMFIT}; timm layer decay",
-        _always(lambda depth: _trains_all(DEPTH_DECAY**depth)),
+        lambda names, epoch, epochs: _by_depth(names, _decayed),
     ),
-    Policy("surgical_1", "stage1 and the head", _SURGICAL, _surgical(1)),
-    Policy("surgical_2", "stage2 and the head", _SURGICAL, _surgical(2)),
-    Policy("surgical_3", "stage3 and the head", _SURGICAL, _surgical(3)),
-    Policy("surgical_4", "stage4 and the head", _SURGICAL, _surgical(4)),
+    *(Policy(f"surgical_{n}", f"stage{n} and the head", _SURGICAL, _surgical(f"stage{n}")) for n in range(1, 5)),
     Policy(
         "progressive_freeze",
         "all at first, then fewer stages from the bottom",
@@ -232,7 +212,7 @@ _ALL = (
         "lora",
         "low-rank adapters beside linear layers and convolutions, and the head",
         "Hu et al. (LoRA), ICLR 2022",
-        _always(lambda depth: StagePlan("adapters", "eval", 1.0)),
+        _always(StagePlan("adapters", "eval", 1.0)),
         library=ADAPTERS,
     ),
 )

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fashiontl.core.errors import FashiontlError
-from fashiontl.freezing.apply import check, in_training_mode, planned_modules, trains
+from fashiontl.freezing.apply import in_training_mode, planned_modules, trains
 from fashiontl.freezing.policies import Plan
 from fashiontl.models.network import Network
 
@@ -21,9 +21,9 @@ class PolicyProof:
 
     Attributes:
         holds: there are no violations.
-        frozen_parameters: parameters that were frozen in some span.
-        frozen_buffers: buffers (running statistics and constants) that were frozen in some span.
-        trained_parameters: parameters that should train in some span and changed.
+        frozen_parameters: that were frozen in some span.
+        frozen_buffers: running statistics and constants that were frozen in some span.
+        trained_parameters: that should train in some span and changed.
         unmoved: names of parameters that should train and never changed; not a violation, since a unit may be dead.
         violations: what was not kept, one sentence a stage and kind.
     """
@@ -36,8 +36,7 @@ class PolicyProof:
     violations: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Verified:
+class _Verified(NamedTuple):
     """A parameter, or a buffer that is frozen, with its value."""
 
     stage: str
@@ -50,8 +49,7 @@ class FreezeVerifier:
     """Verifies over one or more spans of training, each under one plan, that a network trains as planned.
 
     Call `begin` before a span and `end` after it, while the modes are still those of training. What is frozen is read
-    from the plan and not from `requires_grad`, so that training code cannot unfreeze a tensor unnoticed. A copy of
-    every parameter is held during a span.
+    from the plan and not from `requires_grad`, so that training code cannot unfreeze a tensor unnoticed.
     """
 
     def __init__(self, network: Network) -> None:
@@ -63,64 +61,43 @@ class FreezeVerifier:
         self._should_train: dict[str, None] = {}
         self._violations: dict[str, None] = {}
         self._moved: set[str] = set()
-        self._spans = 0
 
     def begin(self, plan: Plan) -> None:
-        """Copy every parameter, and every buffer that the plan freezes.
-
-        Raises:
-            FashiontlError: the plan does not fit the network, or the span before has not ended.
-        """
-        if self._plan is not None:
-            raise FashiontlError("expected end() before the next begin(plan), got begin(plan) twice")
-        check(self._network, plan)
+        """Copy every parameter, and every buffer that the plan freezes."""
         self._plan = plan
-        self._before = {
-            name: _Verified(held.stage, held.kind, held.trains, held.value.clone())
-            for name, held in _verified(self._network, plan)
-        }
+        self._before = {name: held._replace(value=held.value.clone()) for name, held in _verified(self._network, plan)}
 
     def end(self) -> None:
-        """Compare with the copies.
-
-        Raises:
-            FashiontlError: no span has begun.
-        """
-        if self._plan is None:
-            raise FashiontlError("expected begin(plan) before end(), got end() alone")
+        """Compare with the copies."""
+        assert self._plan is not None, "end() without begin()"
         now = {name: held.value for name, held in _verified(self._network, self._plan)}
         moved = {name for name, old in self._before.items() if not _same_bits(old.value, now.get(name))}
-        awake = [
+        training_modules = [
             name
             for planned, name, module in planned_modules(self._network, self._plan)
             if module.training and not in_training_mode(planned, module)
         ]
         for stage in self._network.stages:
             before = {name: old for name, old in self._before.items() if old.stage == stage}
+            found = {}
             for kind, names in self._frozen.items():
                 frozen = [name for name, old in before.items() if old.kind == kind and not old.trains]
                 names.update(frozen)
-                self._violation(stage, f"frozen {kind}s changed", [name for name in frozen if name in moved])
+                found[f"frozen {kind}s changed"] = [name for name in frozen if name in moved]
             training = [name for name, old in before.items() if old.trains]
             self._should_train.update(dict.fromkeys(training))
             self._moved.update(moved.intersection(training))
-            if not moved.intersection(training):
-                self._violation(stage, "parameters should train and none moved", training)
-            modes = [name for name in awake if name.split(".")[0] == stage]
-            self._violation(stage, "modules should be in eval mode and are not", modes)
+            found["parameters should train and none moved"] = [] if moved.intersection(training) else training
+            found["modules should be in eval mode and are not"] = [
+                name for name in training_modules if name.split(".")[0] == stage
+            ]
+            for what, faulty in found.items():
+                if faulty:
+                    self._violations[f"{what}: {len(faulty)} in {stage}, first {faulty[0]}"] = None
         self._plan, self._before = None, {}
-        self._spans += 1
 
     def result(self) -> PolicyProof:
-        """The proof over all spans.
-
-        Raises:
-            FashiontlError: there was no span, or the last one has not ended.
-        """
-        if self._plan is not None or not self._spans:
-            raise FashiontlError(
-                "expected begin(plan) and end() before result(), got none or a span that has not ended"
-            )
+        """The proof over all spans, each of which has ended."""
         return PolicyProof(
             holds=not self._violations,
             frozen_parameters=len(self._frozen["parameter"]),
@@ -129,10 +106,6 @@ class FreezeVerifier:
             unmoved=tuple(name for name in self._should_train if name not in self._moved),
             violations=tuple(self._violations),
         )
-
-    def _violation(self, stage: str, what: str, names: list[str]) -> None:
-        if names:
-            self._violations[f"{what}: {len(names)} in {stage}, first {names[0]}"] = None
 
 
 def _verified(network: Network, plan: Plan) -> Iterator[tuple[str, _Verified]]:

@@ -246,13 +246,13 @@ def _unused(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date)
         about = [found for found in open_ones if waiver.matches(found.cell, found.metric)]
         if about and today > waiver.expires:
             notes.append(
-                f"waiver {waiver.id} of {waiver.owner} expired on {waiver.expires} and no longer counts: "
+                f"waiver {waiver.path.stem} of {waiver.owner} expired on {waiver.expires} and no longer counts: "
                 f"{waiver.reason}"
             )
         elif about:
             most = max(map(change_of, about))
             notes.append(
-                f"waiver {waiver.id} of {waiver.owner} does not count: expected a change of {waiver.ceiling:g} "
+                f"waiver {waiver.path.stem} of {waiver.owner} does not count: expected a change of {waiver.ceiling:g} "
                 f"{'points' if waiver.metric == 'accuracy' else '%'} at most, got up to {most:.3g}"
             )
     return notes

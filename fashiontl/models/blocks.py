@@ -71,11 +71,8 @@ class TutorialVGG(nn.Module):
     """The plain VGG that Fashion-MNIST tutorials build: no normalisation, no pooling to a fixed size before its head.
 
     Its features are VGG-11's: blocks of 1, 1, 2, 2, 2 convolutions with 64, 128, 256, 512, 512 channels. Weights start
-    as torch's layers do by default, as they do in a tutorial.
-
-    Args:
-        classes: outputs.
-        image_size: side of the images in pixels, at least 32, for which the first linear layer is made.
+    as torch's layers do by default, as they do in a tutorial. The first linear layer is made for the size of the
+    images, at least 32 pixels.
     """
 
     def __init__(self, classes: int, image_size: int) -> None:
@@ -115,12 +112,9 @@ def convolved(inputs: int, outputs: int) -> list[nn.Module]:
 def resnet9(classes: int, image_size: int, width: int = 24) -> Network:
     """The nine-layer residual network of Page's "How to train your ResNet" (2018), made for images of 32 pixels.
 
-    Args:
-        classes: outputs.
-        image_size: side of the images in pixels, at least 8; any.
-        width: channels of the first convolution, 64 in the original; 24 let a CPU train it on all images.
+    The first convolution has 64 channels (`width`) in the original; 24 let a CPU train it on all images.
     """
-    del image_size
+    del image_size  # any from 8 pixels
     return Network(
         {
             "stem": convolved(3, width),

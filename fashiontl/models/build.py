@@ -15,7 +15,7 @@ from fashiontl.data.torchvision_import import models
 from fashiontl.models.blocks import shrink_stem
 from fashiontl.models.families import split
 from fashiontl.models.network import Layer, Network, outputs, resized, state_errors
-from fashiontl.models.registry import Architecture, find, size_error
+from fashiontl.models.registry import Architecture, find
 from fashiontl.models.timm_models import timm_network
 
 # Published weights of these two were made with their own input scale, so it is part of the network. `init_weights` is
@@ -40,25 +40,20 @@ _OLD_DENSE_LAYER = re.compile(r"(?<=\.)(norm|relu|conv)\.([12])(?=\.(?:weight|bi
 
 
 def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *, image_size: int) -> Network:
-    """Build a network.
+    """Build a network in training mode, on torch's default device (with a state: where that is).
 
     Args:
         name: that `find` knows.
         classes: outputs of the head.
         state: weights under torchvision's or timm's names, for any number of classes; the head is always new. None
             starts at random, from torch's generator, as torchvision or timm does.
-        image_size: side of the images in pixels. Most architectures take others as well; ViT, MaxViT and tutorial_vgg
-            only this one, and so do many of timm's models.
-
-    Returns:
-        The network in training mode, on torch's default device (with a state: where that is).
+        image_size: side of the images in pixels, one that `fitting_size` allows. Most architectures then take others as
+            well; ViT, MaxViT, tutorial_vgg and many of timm's models do not.
 
     Raises:
-        FashiontlError: unknown name, too small a size, or weights of another architecture.
+        FashiontlError: unknown name, or weights of another architecture.
     """
     entry = find(name)
-    if error := size_error(name, image_size):
-        raise FashiontlError(error)
     if entry.family == "timm":
         return timm_network(name, classes, state, image_size)
     if state is None:
@@ -72,11 +67,10 @@ def build(name: str, classes: int, state: Mapping[str, Tensor] | None = None, *,
 
 
 def to_be_filled(name: str) -> AbstractContextManager[Any]:
-    """Where to build a network whose weights are then replaced by others.
+    """Where to build a network whose weights are then replaced by others: on the meta device, without random numbers.
 
-    On the meta device no time goes into random numbers that would be overwritten at once. A user's network may compute
-    with values as it is built, or hold some that no weights bring: it is built on the CPU, without changing what is
-    drawn at random later.
+    A user's network may compute with values as it is built, or hold some that no weights bring: it is built on the CPU,
+    without changing what is drawn at random later.
     """
     return torch.random.fork_rng(devices=()) if ":" in find(name).builder else torch.device("meta")
 
@@ -84,9 +78,7 @@ def to_be_filled(name: str) -> AbstractContextManager[Any]:
 def outline(make: Callable[[], Network]) -> Network:
     """A network of which only the structure is needed: on the meta device if it can be built there.
 
-    Args:
-        make: builds it. A user's network may compute with tensors as it is built, whose values the meta device does
-            not have; it is then built as usual.
+    A user's network may compute with tensors as it is built, whose values the meta device does not have.
     """
     try:
         with torch.device("meta"):
@@ -145,4 +137,6 @@ def _load(model: Any, state: Mapping[str, Tensor], entry: Architecture) -> None:
     try:
         model.load_state_dict(copies, assign=True)
     except RuntimeError as error:
-        raise FashiontlError(f"these are not weights of {entry.name}: {state_errors(model, state)}") from error
+        raise FashiontlError(
+            f"these are not weights of {entry.name}: {state_errors(model.state_dict(), state)}"
+        ) from error

@@ -24,7 +24,7 @@ class MeanOfProbabilities(nn.Module):
 
 
 def combined(logits: Sequence[Tensor]) -> Tensor:
-    """Logits `[n, classes]` whose softmax is the mean of several's probabilities; one alone stays as it is."""
+    """Logits `[n, classes]` whose softmax is the mean of several networks' probabilities; one's stay as they are."""
     if len(logits) == 1:
         return logits[0]
     return torch.stack([one.log_softmax(1) for one in logits]).logsumexp(0) - math.log(len(logits))
@@ -36,9 +36,7 @@ class JoinedNetwork(Network):
     Stages are matched from the head backwards, so that `last_stage` means the last stage of each; the longest member's
     stem is `stage1`.
 
-    Args:
-        members: whose stages are taken over; their heads are left out.
-        classes: outputs of the head, which starts at random from torch's generator.
+    The members' heads are left out; the new one starts at random from torch's generator.
 
     Raises:
         FashiontlError: a member does not run in stages.
@@ -72,7 +70,7 @@ class JoinedNetwork(Network):
 
 
 class Share(nn.Module):
-    """One input for several: a tensor to that many times the same."""
+    """One input for several networks."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

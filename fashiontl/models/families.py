@@ -17,14 +17,10 @@ Modules: TypeAlias = Sequence[nn.Module]
 
 
 def split(model: nn.Module, family: str) -> Network:
-    """Cut a model into stages made of its own modules, so that both compute the same.
-
-    Args:
-        model: of torchvision's layout for the family, without auxiliary heads.
-        family: a name in `FAMILIES`.
+    """Cut a model, of torchvision's layout and without auxiliary heads, into stages made of its own modules.
 
     Raises:
-        FashiontlError: unknown family.
+        FashiontlError: the family is not in `FAMILIES`.
     """
     if family not in FAMILIES:
         raise FashiontlError(unknown_name("family", family, FAMILIES))
@@ -94,11 +90,6 @@ def _squeezenet(model: Any) -> Network:
     return _chain(stem, features, [dropout], [*head, nn.Flatten(1)])
 
 
-def _regnet(model: Any) -> Network:
-    features = [[block] for block in model.trunk_output]
-    return _chain([model.stem], features, [model.avgpool, nn.Flatten(1)], [model.fc])
-
-
 def _mobilenet(model: Any) -> Network:
     *neck, head = model.classifier
     # Version 2 pools without a module, version 3 with one.
@@ -149,7 +140,12 @@ FAMILIES: dict[str, Callable[[Any], Network]] = {
     "alexnet": _vgg,
     "squeezenet": _squeezenet,
     "resnet": _listed("conv1 bn1 relu maxpool", ("layer1", "layer2", "layer3", "layer4"), "avgpool +flatten", "fc"),
-    "regnet": _regnet,
+    "regnet": _listed(
+        "stem",
+        ("trunk_output.block1", "trunk_output.block2", "trunk_output.block3", "trunk_output.block4"),
+        "avgpool +flatten",
+        "fc",
+    ),
     "densenet": _listed(
         "features.conv0 features.norm0 features.relu0 features.pool0",
         (

@@ -22,9 +22,6 @@ class Network(nn.Module):
             the object-detection literature), `head`. The head holds the classifier's last layer and nothing else that
             has parameters.
 
-    Attributes:
-        stages: the stages, each an `nn.Sequential`.
-
     Raises:
         FashiontlError: the last stage is not such a head.
     """
@@ -43,24 +40,13 @@ class Network(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: float `[n, 3, size, size]`.
-
-        Returns:
-            Logits, `[n, classes]`.
-        """
+        """Classify images, float `[n, 3, size, size]`, to logits `[n, classes]`."""
         return self.run(images, 0, len(self.stages))
 
     def run(self, inputs: Tensor, start: int, stop: int) -> Tensor:
         """Run the stages from number `start` up to, not including, `stop`.
 
-        Args:
-            inputs: images when `start` is 0, else the output of stage `start - 1`. They are left as they are, so
-                they may be used again.
-            start: first stage.
-            stop: the stage before which to stop.
+        Inputs are images when `start` is 0, else the output of stage `start - 1`. They are left as they are.
         """
         for stage in list(self.stages.values())[start:stop]:
             inputs = stage(inputs)
@@ -108,9 +94,8 @@ def resized(layer: Layer, count: int) -> Layer:
     return nn.Conv2d(layer.in_channels, count, kernel, bias=bias, device=device, dtype=dtype)
 
 
-def state_errors(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Say which weights a model lacks, has no place for, or holds in another shape."""
-    expected = model.state_dict()
+def state_errors(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Say which weights of a state dict are missing in another, unexpected, or of another shape."""
 
     def shape(tensor: Tensor) -> str:
         return "x".join(map(str, tensor.shape)) or "a number"

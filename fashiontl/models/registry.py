@@ -12,8 +12,8 @@ class Architecture:
 
     Attributes:
         name: torchvision's, or our own.
-        family: how its modules fall into stages, a name in `fashiontl.models.families.FAMILIES`; empty where the
-            builder returns a `Network`, which has its stages.
+        family: how it is cut into stages, a name in `fashiontl.models.families.FAMILIES`; empty where the builder
+            returns a `Network`, which has its stages.
         minimum_size: side in pixels of the smallest images that it takes, found by trying.
         weights: names of torchvision's published weights.
         size_multiple: a divisor that the side must have.
@@ -84,8 +84,7 @@ _TORCHVISION = (
     Architecture("maxvit_t", "maxvit", 224, _V1, size_multiple=224),
 )
 
-# For images of 32 pixels or so, which the published stems reduce to a quarter at once. DenseNet halves three times
-# behind its stem.
+# For images of about 32 pixels, which the published stems reduce to a quarter at once; DenseNet halves 3 times more.
 _SMALLEST_WITH_SMALL_STEM = {"resnet": 1, "densenet": 8}
 _SMALL_STEM = tuple(
     replace(entry, name=f"{entry.name}_small_stem", minimum_size=smallest, weights=(), small_stem=True)
@@ -136,11 +135,7 @@ def fitting_size(name: str, image_size: int) -> int:
 
 
 def check_name(name: str) -> None:
-    """See that a name is that of an architecture, or of a hybrid of several.
-
-    Raises:
-        FashiontlError: it is not; all errors of a hybrid's members are listed.
-    """
+    """Raise a FashiontlError, with all errors of its members, for a name of neither architecture nor hybrid."""
     kind, colon, names = name.partition(":")
     hybrid = colon and kind in HYBRIDS
     separate = names.split("+") if hybrid else [name]
@@ -169,20 +164,3 @@ def find(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise FashiontlError(unknown_name("architecture", name, ARCHITECTURES))
     return ARCHITECTURES[name]
-
-
-def size_error(name: str, image_size: int) -> str | None:
-    """Say why an architecture does not take images of a size, or nothing if it does.
-
-    >>> size_error("vgg11", 28)
-    'vgg11 takes images of at least 32 pixels, got 28; use --set image_size=32'
-    >>> size_error("vit_b_16", 40)
-    'vit_b_16 takes images whose side is a multiple of 16 pixels, got 40; use --set image_size=48'
-    """
-    entry = find(name)
-    next_size = fitting_size(name, image_size)
-    if next_size == image_size:
-        return None
-    too_small = image_size < entry.minimum_size
-    wanted = f"of at least {entry.minimum_size}" if too_small else f"whose side is a multiple of {entry.size_multiple}"
-    return f"{name} takes images {wanted} pixels, got {image_size}; use --set image_size={next_size}"

@@ -25,11 +25,7 @@ _Names: TypeAlias = tuple[list[str], list[str]]
 
 
 def library() -> Any:
-    """The module `timm`.
-
-    Raises:
-        FashiontlError: it is not installed.
-    """
+    """The module `timm`; a FashiontlError where it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -41,10 +37,9 @@ def library() -> Any:
 
 @cache
 def describe(name: str) -> Architecture:
-    """One of timm's models as the table of architectures would hold it.
+    """One of timm's models, `timm/NAME`, as the table of architectures would hold it.
 
-    Args:
-        name: `timm/NAME`, or `timm/NAME.TAG` for weights that are not the model's default ones.
+    `timm/NAME.TAG` stands for weights that are not the model's default ones.
 
     Raises:
         FashiontlError: timm is not installed or has no such model.
@@ -65,7 +60,7 @@ def describe(name: str) -> Architecture:
 
 
 def configuration(name: str) -> Any:
-    """Timm's `PretrainedCfg` of a model: that of its default weights, or of those that the name's tag says."""
+    """Timm's `PretrainedCfg` of a model and its weights."""
     return library().get_pretrained_cfg(name.removeprefix(PREFIX))
 
 
@@ -76,12 +71,10 @@ def timm_network(name: str, classes: int, state: Mapping[str, Tensor] | None, im
         FashiontlError: weights of another architecture, or a model that timm cannot make for this size, that has no
             groups, or that has more than one classifier.
     """
-    if state is None:
-        model = _create(name, classes, image_size)
-        return TimmNetwork(name, model, _groups(name, model), image_size)
-    model = _with_weights(name, classes, state, image_size)
+    model = _create(name, classes, image_size) if state is None else _with_weights(name, classes, state, image_size)
     network = TimmNetwork(name, model, _groups(name, model), image_size)
-    network.replace_head(classes)
+    if state is not None:
+        network.replace_head(classes)
     return network
 
 
@@ -126,7 +119,9 @@ def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_si
     except Exception as error:  # converting weights that are not the model's fails in any way
         with torch.device("meta"):
             expected = _create(name, count, image_size)
-        raise FashiontlError(f"these are not weights of {name}: {state_errors(expected, state)}") from error
+        raise FashiontlError(
+            f"these are not weights of {name}: {state_errors(expected.state_dict(), state)}"
+        ) from error
     # timm keeps a copy of the weights here.
     del model.pretrained_cfg["state_dict"]
     if not count:
@@ -135,11 +130,7 @@ def _with_weights(name: str, classes: int, state: Mapping[str, Tensor], image_si
 
 
 def _groups(name: str, model: Any) -> dict[str, list[str]]:
-    """Names of parameters by stage, from timm's coarse groups; what is grouped with the classifier is the neck.
-
-    Raises:
-        FashiontlError: timm does not group this model.
-    """
+    """Names of parameters by stage, from timm's coarse groups; what is grouped with the classifier is the neck."""
     try:
         matcher = model.group_matcher(coarse=True)
     except (AttributeError, AssertionError) as error:
@@ -164,12 +155,8 @@ class TimmNetwork(Network):
     as a class token. A module without parameters belongs to the stage of what was registered before it; behind the last
     numbered stage, to the neck. Modules that span several stages are in none, and so stay in eval mode.
 
-    Args:
-        name: of the architecture, for errors.
-        model: with `get_classifier`, `forward_features` and `forward_head(features, pre_logits=True)`.
-        groups: names of the model's parameters by stage, in order of execution: `stem`, `stage1` ..., `neck`. Wherever
-            those of the classifier are, they become the stage `head`.
-        image_size: side of the images in pixels.
+    `groups` are names of the model's parameters by stage, in order of execution: `stem`, `stage1` ..., `neck`. Wherever
+    those of the classifier are, they become the stage `head`.
 
     Raises:
         FashiontlError: the model's classifier is not one layer, Linear or Conv2d.
@@ -193,9 +180,9 @@ class TimmNetwork(Network):
 
     @property
     def stages(self) -> nn.ModuleDict:  # type: ignore[override] # a chain's are an attribute
-        """The stages, each with the modules and parameters that the model has at this moment.
+        """The stages, each with the modules and parameters that the model has now, under names with `/` for `.`.
 
-        Their names have `/` for `.`. A module that is assigned to such a name takes its place in the model.
+        A module that is assigned to such a name takes its place in the model.
         """
         for view in self._views.values():
             view.fill()
@@ -214,11 +201,7 @@ class TimmNetwork(Network):
         return self
 
     def run(self, inputs: Tensor, start: int, stop: int) -> Tensor:
-        """Run the stages from number `start` up to, not including, `stop`; both must be in `cuts`.
-
-        Raises:
-            FashiontlError: the model cannot be entered or left there.
-        """
+        """Run the stages from number `start` up to, not including, `stop`; a FashiontlError if not both in `cuts`."""
         last = len(self._views)
         if (start, stop) == (0, last):
             return self.model(inputs)  # type: ignore[no-any-return]
@@ -236,15 +219,14 @@ class TimmNetwork(Network):
         if next(self.parameters()).is_meta:
             return 0, len(self._views)
         if self._cuts is None:
-            before_head = (len(self._views) - 1,) if self._same_with_a_cut() else ()
-            self._cuts = (0, *before_head, len(self._views))
+            last = len(self._views)
+            self._cuts = (0, last - 1, last) if self._same_with_a_cut() else (0, last)
         return self._cuts
 
     @property
     def head_layer(self) -> Layer:
         """The classifier's last layer."""
-        layer: Layer = self.model.get_submodule(self._head)
-        return layer
+        return self.model.get_submodule(self._head)  # type: ignore[no-any-return]
 
     def replace_head(self, classes: int) -> None:
         """Put a new last layer, at random from torch's generator and on the old one's device, in the model.

@@ -219,10 +219,7 @@ class Measurer:
             if phase is PROFILE:
                 traces = str(self._results / "traces" / self._run / case.file_name)
                 job = structs.replace(job, traces=traces)
-            own = job
-            if phase.job is ExtraJob:
-                own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
-            outcome = self._worker.run(phase, own, self._settings.timeout, progress)
+            outcome = self._run_phase(phase, job, progress)
             if outcome.status in {"ok", "diverged"} and outcome.result is not None:
                 collected.add(outcome.result)
             if outcome.status == "diverged" and phase is TRAIN:
@@ -235,6 +232,16 @@ class Measurer:
             if isinstance(outcome.result, Pretraining):
                 job = structs.replace(job, checkpoints=outcome.result.checkpoints)
         return diverged or Outcome("ok")
+
+    def _run_phase(self, phase: Phase[Any, R], job: CaseJob, progress: Progress) -> Outcome[R]:
+        if phase.job is not ExtraJob:
+            return self._worker.run(phase, job, self._settings.timeout, progress)
+        own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
+        outcome = self._worker.run(phase, own, self._settings.timeout, progress)
+        if outcome.status == "ok" or outcome.reason.startswith(phase.name):
+            return outcome
+        # Of a FashiontlError that the user's function raises there is the message alone.
+        return replace(outcome, reason=f"{phase.name}: {outcome.reason}")
 
     def _case_phases(self, case: Case) -> list[Phase[CaseJob, Any]]:
         settings = self._settings

@@ -166,12 +166,10 @@ class DeviceFacts(Struct, frozen=True):
     Attributes:
         unavailable: why not; empty when it can.
         facts: its name and the versions of its driver and libraries.
-        total_memory: bytes of its own; None where it has none.
     """
 
     unavailable: str = ""
     facts: dict[str, str | None] = {}
-    total_memory: int | None = None
 
 
 class VariantSupport(Struct, frozen=True):

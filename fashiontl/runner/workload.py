@@ -78,37 +78,37 @@ class Workload:
         """The same without a compiler, for what cannot look into compiled code."""
         return replace(self, case=replace(self.case, execution="eager"))
 
-    def parts(self) -> list[Case]:
+    def members(self) -> list[Case]:
         """The cases whose networks are trained each on its own: this one, or those of a hybrid's members."""
         return [replace(self.case, architecture=name) for name in trained_separately(self.case.architecture)]
 
     def outlines(self) -> list[Network]:
-        """Every part's network without its weights, to be asked what it is made of before anything else is done.
+        """Every member's network without its weights, to be asked what it is made of before anything else is done.
 
         Raises:
             SkippedError: as `check`.
         """
-        bare = [replace(part, weights="none") for part in self.parts()]
-        return [outline(partial(self._build, part)) for part in bare]
+        bare = [replace(member, weights="none") for member in self.members()]
+        return [outline(partial(self._build, member)) for member in bare]
 
-    def _build(self, part: Case) -> Network:
-        network = start(part, self.settings.image_size).network
+    def _build(self, member: Case) -> Network:
+        network = start(member, self.settings.image_size).network
         self.check(network)
         return network
 
-    def start(self, part: Case) -> Start:
-        """A part's network before training, on the device.
+    def start(self, member: Case) -> Start:
+        """A member's network before training, on the device.
 
         Raises:
             SkippedError: as `check`.
         """
-        initial = start(part, self.settings.image_size, self.checkpoints)
+        initial = start(member, self.settings.image_size, self.checkpoints)
         self.check(initial.network)
         return replace(initial, network=initial.network.to(self.case.device))
 
     def starts(self) -> list[Start]:
-        """Every part's network before training, on the device."""
-        return [self.start(part) for part in self.parts()]
+        """Every member's network before training, on the device."""
+        return [self.start(member) for member in self.members()]
 
     def networks(self) -> list[Network]:
         """The same without what came with them."""
@@ -162,7 +162,7 @@ class Workload:
         """Epochs in which no network's plan changes: the first of each period, and which share of all epochs it has.
 
         Args:
-            networks: of all parts, since a policy may change its plan for each at an epoch of its own.
+            networks: of all members, since a policy may change its plan for each at an epoch of its own.
         """
         plans = [[self.plan(network, epoch) for network in networks] for epoch in range(self.settings.epochs)]
         lengths = [(plan, len(list(group))) for plan, group in itertools.groupby(plans)]

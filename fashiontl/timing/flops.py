@@ -26,15 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def forward_flops(model: nn.Module, images: Tensor) -> int:
-    """Count one forward pass, without gradients.
-
-    Args:
-        model: in the mode in which it is to be counted; in training mode the pass moves running statistics as any does.
-        images: what it takes, on its device.
-
-    Returns:
-        FLOP of the whole batch.
-    """
+    """Count one forward pass of a batch, without gradients; in training mode it moves running statistics."""
     # torch's counter hooks tensors that require gradients, and in inference mode it cannot.
     with torch.inference_mode(False), torch.no_grad():
         return step_flops(lambda: model(images))
@@ -48,9 +40,6 @@ def step_flops(step: Callable[[], object]) -> int:
 
     Args:
         step: called once. It must be eager: inside what `torch.compile` has compiled nothing is seen.
-
-    Returns:
-        FLOP.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -18,20 +18,10 @@ CPU_LARGEST = 512
 
 @dataclass(frozen=True)
 class Point:
-    """One batch size.
-
-    Attributes:
-        batch: images a call.
-        seconds: a call, one value a block; empty when all blocks were taken while the machine was throttled.
-    """
+    """One batch size, and seconds a call, one value a block; none when the machine was throttled all the while."""
 
     batch: int
     seconds: tuple[float, ...]
-
-    @property
-    def images_per_second(self) -> float | None:
-        """At the median of the blocks."""
-        return self.batch / statistics.median(self.seconds) if self.seconds else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def sweep(
         budget: for each size.
         most: the last size.
         progress: called with each size before it is tried.
-        least: the first size; 2 for training steps of networks whose BatchNorm would see one value a channel.
+        least: the first size.
     """
     points: list[Point] = []
 
@@ -105,7 +95,6 @@ def sweep(
 
 
 def _largest(fits: Callable[[int], bool], fitted: int, failed: int) -> int:
-    """The largest size that fits, by halving between one that does and one that does not."""
     granularity = max(1, fitted // _GRANULARITY)
     while failed - fitted > granularity:
         middle = (fitted + failed) // 2

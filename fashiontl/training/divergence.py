@@ -22,11 +22,9 @@ def in_step(loss: float, logit: float) -> str:
 
 
 def in_answers(logits: Tensor, images: str) -> str:
-    """A logit, float32 `[n, classes]`, that is not finite or too large to be told from another; empty if none.
+    """The largest logit, of float32 `[n, classes]`, if it is not finite or too large to be distinguished; else empty.
 
-    Args:
-        logits: float32 `[n, classes]`.
-        images: which were classified, `test` or `validation`.
+    `images` says which were classified: `test` or `validation`.
     """
     largest = torch.linalg.vector_norm(logits, math.inf).item()
     return "" if largest < _LARGEST_LOGIT else f"a logit of {largest:.3g} on the {images} images"
@@ -50,19 +48,11 @@ def in_weights(network: nn.Module) -> str:
 def diverged(
     what: str, recipe: Recipe, where: tuple[int, int], steps: int, losses: Sequence[float] = ()
 ) -> DivergedError:
-    """An error that says where training diverged.
+    """An error that says what was not finite, and in which epoch and step (`where`, from 0) it was first seen.
 
-    Args:
-        what: was not finite.
-        recipe: of the training.
-        where: epoch and step in it, both from 0, at which it was first seen; the last step before it for what was
-            seen between two steps.
-        steps: of each epoch.
-        losses: mean losses of the epochs before.
-
-    Returns:
-        With a value that holds `losses`, and `divergence`: `what`, `lr`, `epoch` and `step` from 1, `epochs` and
-        `steps`.
+    What is seen between two steps counts for the step before. `steps` are those of each epoch, `losses` the mean ones
+    of the epochs before. The error's value holds `losses`, and `divergence`: `what`, `lr`, `epoch` and `step` from 1,
+    `epochs` and `steps`.
     """
     epoch, step = where[0] + 1, where[1] + 1
     place = {"epoch": epoch, "step": step, "epochs": recipe.epochs, "steps": steps}

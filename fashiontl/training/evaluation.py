@@ -1,4 +1,4 @@
-"""What a network's answers on test images say besides how many are right."""
+"""Accuracy, confusion, loss and calibration of a network's answers on test images."""
 
 from dataclasses import dataclass
 
@@ -28,12 +28,7 @@ class Evaluation:
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
-    """Judge answers.
-
-    Args:
-        logits: float32 `[n, classes]`, at least one row.
-        labels: int64 `[n]`.
-    """
+    """Judge answers: logits, float32 `[n, classes]` with n > 0, against labels, int64 `[n]`."""
     count, classes = logits.shape
     confidence, answer = logits.softmax(1).max(1)
     right = (answer == labels).double()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 _EVALUATION_BATCH = 200
-# Of a device's free memory, so that weights, gradients and activations find room.
-_IMAGE_SHARE = 0.25
 _PLAIN = Variant()
 
 
@@ -47,8 +45,9 @@ class Examples:
 
     def on(self, device: str) -> "Examples":
         """The same on a device; images that would take more than a quarter of its free memory stay where they are."""
+        # So that weights, gradients and activations find room.
         free = Device.of(device).free_memory()
-        fit = free is None or self.images.nbytes <= _IMAGE_SHARE * free
+        fit = free is None or self.images.nbytes <= free / 4
         return Examples(self.images.to(device) if fit else self.images, self.labels.to(device))
 
 
@@ -57,12 +56,11 @@ class Fit:
     """The results of a training besides the weights.
 
     Attributes:
-        seconds: wall time of the loop, synchronised.
+        seconds: wall time of the loop, synchronised, without validation.
         losses: mean training loss of each epoch.
-        proof: that the policy was kept.
         reused_stages: the most leading stages whose output was computed once and reused.
         validation: accuracy on the validation images after each epoch; empty without any.
-        chosen: number of the epoch whose weights were kept.
+        chosen: the epoch, from 0, whose weights were kept.
         features: `computed` or held in `memory`, of the output of `reused_stages`; None without reuse.
         steps: of an epoch.
     """
@@ -94,40 +92,28 @@ def fit(  # noqa: C901, PLR0913 - the loop in its order, and all that a training
     """Train a network in place under a freezing policy.
 
     With validation images it ends with the weights of the epoch that was best on them, the first of equals; otherwise
-    with those of the last. Validation does not count in the training's seconds.
+    with those of the last.
 
     Under `bf16` and `fp16` the forward pass and the loss run under autocast, the loss itself in float32; `fp16` also
     scales it, and skips steps whose gradients overflow. Nothing is compiled, whatever the variant's execution: that
     would change only the rounding, and compile again for each batch size and each change of plan.
 
-    Args:
-        network: on the device where it trains.
-        policy: which stages train at each epoch.
-        examples: on the same device.
-        recipe: how.
-        preprocessing: of the images.
-        seed: of the batches' order and the augmentation.
-        validation: images to choose the epoch on, never trained on.
-        variant: precision and memory format.
-        store: of the outputs of frozen prefixes, as for `Batches`.
-        progress: called with the number of each epoch as it starts.
-        clock: seconds.
+    The network is on the device where it trains, with the examples. The seed is that of the batches' order and the
+    augmentation. `progress` is called with the number of each epoch, from 0, as it starts.
 
     Raises:
-        DivergedError: a loss, a logit or a weight was not finite; it names the first epoch and step. That epoch is the
-            last that runs. Its value is as `diverged` makes it.
+        DivergedError: of `diverged`: a loss, a logit or a weight was not finite. That epoch is the last that runs.
     """
     generator = torch.Generator().manual_seed(seed)
     variant.place(network)
     verifier = FreezeVerifier(network)
     optimizer: torch.optim.Optimizer | None = None
     plan: Plan | None = None
-    losses: list[float] = []
-    reused = 0
     features: str | None = None
+    losses: list[float] = []
     accuracies: list[float] = []
     best: dict[str, Tensor] = {}
-    seconds = 0.0
+    reused, seconds = 0, 0.0
     device = Device.of(str(_device_of(network)))
     scaler = variant.scaler(device.kind)
     for epoch in range(recipe.epochs):
@@ -222,7 +208,7 @@ def loss_of(
 
 
 def lr_factor(step: int, steps: int, warm_up: float) -> float:
-    """The learning rate at a step over its peak: linear from 0 in the warm-up, then half a cosine down to 0."""
+    """Learning rate at a step over its peak: linear from 0 in the warm-up, then half a cosine down to 0."""
     rising = max(1, round(steps * warm_up))
     if step < rising:
         return (step + 1) / rising
@@ -230,16 +216,10 @@ def lr_factor(step: int, steps: int, warm_up: float) -> float:
 
 
 def predict(network: Network, images: Tensor, preprocessing: Preprocessing, variant: Variant = _PLAIN) -> Tensor:
-    """Logits of all images as inference computes them: in eval mode, with weights of the variant's type.
+    """Logits of all images, float32 `[n, classes]` on the CPU, as inference computes them: with weights of its type.
 
-    Args:
-        network: left in eval mode.
-        images: uint8 `[n, height, width]` or `[n, 3, height, width]` on the network's device or the host.
-        preprocessing: of the images.
-        variant: precision and memory format; nothing is compiled.
-
-    Returns:
-        float32 `[n, classes]` on the CPU.
+    The network is left in eval mode. Images are uint8 `[n, height, width]` or `[n, 3, height, width]`, on the network's
+    device or the host. Nothing is compiled, whatever the variant.
     """
     deployed = variant.deploy(network)
     with torch.inference_mode():
@@ -280,46 +260,37 @@ class Batches:
         self.first_stage = 0
         self.source: str | None = None
         self._images = images
+        self._steps = math.ceil(len(images) / recipe.batch_size)
         self._features: Features | None = None
-        self._recipe = recipe
+        self._augmented = recipe.augment
         self._preprocessing = preprocessing
         self._generator = generator
         self._variant = variant
         self._device = _device_of(network)
         prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
-        if store is not None and prefix and not recipe.augment:
-            self._reuse(network, prefix, store)
+        if store is None or not prefix or recipe.augment:
+            return
+
+        def run(part: Tensor) -> Tensor:
+            with variant.autocast(self._device.type):
+                return network.run(self._prepared(part), 0, prefix)
+
+        key = key_of(network, prefix, images, preprocessing, variant, batches=self._steps)
+        self._features = store.features(key, torch.tensor_split(images, self._steps), run, FEATURE_BUDGET)
+        if self._features is not None:
+            self.first_stage, self.source = prefix, self._features.source
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the chosen indices, int64 `[batch]`, and the inputs of `first_stage`."""
         order = torch.randperm(len(self._images), generator=self._generator).to(self._images.device)
         # Even parts: BatchNorm cannot train on a last batch of one image.
-        for chosen in self._parts(order):
-            yield chosen, self._inputs(chosen)
-
-    def _parts(self, images: Tensor) -> Sequence[Tensor]:
-        return torch.tensor_split(images, math.ceil(len(images) / self._recipe.batch_size))
-
-    def _inputs(self, chosen: Tensor) -> Tensor:
-        if self._features is not None:
-            return self._features.batch(chosen)
-        images = copied(self._images[chosen], self._device)
-        return self._prepared(augment(images, self._generator) if self._recipe.augment else images)
+        for chosen in torch.tensor_split(order, self._steps):
+            yield chosen, self._features.batch(chosen) if self._features else self._prepared(self._images[chosen])
 
     def _prepared(self, images: Tensor) -> Tensor:
+        images = copied(images, self._device)
+        images = augment(images, self._generator) if self._augmented else images
         return self._variant.arrange(self._preprocessing(images))
-
-    def _reuse(self, network: Network, prefix: int, store: FeatureStore) -> None:
-        parts = self._parts(self._images)
-        key = key_of(network, prefix, self._images, self._preprocessing, self._variant, batches=len(parts))
-
-        def run(images: Tensor) -> Tensor:
-            with self._variant.autocast(self._device.type):
-                return network.run(self._prepared(copied(images, self._device)), 0, prefix)
-
-        self._features = store.features(key, parts, run, FEATURE_BUDGET)
-        if self._features is not None:
-            self.first_stage, self.source = prefix, self._features.source
 
 
 def _device_of(network: Network) -> torch.device:
@@ -338,11 +309,7 @@ def new_optimizer(
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser, at its peak learning rate, of what trains under a plan.
 
-    Args:
-        network: prepared for the plan.
-        plan: one entry a stage.
-        recipe: optimiser, learning rate and weight decay.
-        previous: whose state is kept for what goes on training; an unfrozen parameter starts with fresh state.
+    The state of a previous one is kept for what goes on training; an unfrozen parameter starts with fresh state.
 
     Raises:
         FashiontlError: nothing trains.

@@ -3,8 +3,7 @@
 What is reused must be bit for bit what a training step would have computed. That does not follow from weights and image
 alone: kernels choose their order of summation by the number of images in a batch, and vectorised functions treat the
 last elements of a batch differently. Features are therefore computed in batches of a step's size, and reused only where
-an image's features do not depend on the other images of its batch; and what is held is used only after its first and
-last batches were computed again.
+they do not depend on the other images of a batch and the first and last batches, computed again, come out the same.
 """
 
 import hashlib
@@ -26,13 +25,10 @@ _MIXED = 4
 
 @dataclass(frozen=True)
 class Features:
-    """Outputs of a frozen prefix for all images.
+    """Outputs of a frozen prefix for all images: `values`, `[images, ...]` on the device.
 
-    Attributes:
-        values: `[images, ...]`, on the device.
-        strides: of the prefix's own output, by the number of images in the batch; what follows may round differently
-            for another memory layout.
-        source: whether they were computed now or held in memory.
+    `strides` are those of the prefix's own output, by the number of images in the batch, since what follows may round
+    differently for another memory layout. `source` says whether the values were computed now or held in memory.
     """
 
     values: Tensor
@@ -59,17 +55,13 @@ class FeatureStore:
     def features(
         self, key: str, parts: Sequence[Tensor], run: Callable[[Tensor], Tensor], most: int
     ) -> Features | None:
-        """Find or compute the features of all images.
+        """Find or compute the features of all images; None where reuse could change a bit, or they need too much.
 
         Args:
             key: from `key_of`.
-            parts: all images in their order, in batches of the sizes that steps have, the largest first and the
-                smallest last.
+            parts: all images in their order, in batches of a step's sizes, the largest first and the smallest last.
             run: the prefix, from a batch of images to its output.
             most: bytes of memory for all features that are held.
-
-        Returns:
-            None where reuse could change a bit, or the features need more than `most`.
         """
         ends = {number: run(parts[number]) for number in {0, len(parts) - 1}}
         first, last = ends[0], ends[len(parts) - 1]
@@ -86,8 +78,12 @@ class FeatureStore:
             del self._held[next(iter(self._held))]
         mixed = sorted({*range(len(parts))[:_MIXED], *range(len(parts))[-_MIXED:]})
         outputs = {number: ends[number] if number in ends else run(parts[number]) for number in mixed}
-        if not _independent_of_batch([parts[number] for number in mixed], list(outputs.values()), run):
-            return None
+        # The images of these batches must come out the same when the batches are mixed.
+        images, expected = torch.cat([parts[number] for number in mixed]), torch.cat(list(outputs.values()))
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
+        for chosen in torch.split(order, [len(parts[number]) for number in mixed]):
+            if not torch.equal(run(images[chosen]), expected[chosen]):
+                return None
         rest = [outputs[number] if number in outputs else run(part) for number, part in enumerate(parts)]
         self._held[key] = torch.cat(rest).contiguous()
         return Features(self._held[key], strides, "computed")
@@ -96,16 +92,7 @@ class FeatureStore:
 def key_of(
     network: Network, prefix: int, images: Tensor, preprocessing: Preprocessing, variant: Variant, *, batches: int
 ) -> str:
-    """SHA-256 of all that the features of a prefix depend on within one process.
-
-    Args:
-        network: in the mode in which the prefix is run.
-        prefix: number of leading stages.
-        images: uint8, all of them in their order.
-        preprocessing: of the images.
-        variant: precision and memory format.
-        batches: number of parts in which the images are run.
-    """
+    """SHA-256 of all that the features of a prefix (a number of stages) depend on within one process."""
     # A timm model has tensors in no stage; everything but the later stages' own may matter.
     later = {id(value) for stage in list(network.stages.values())[prefix:] for value in _tensors(stage).values()}
     weights = {name: value for name, value in _tensors(network).items() if id(value) not in later}
@@ -116,14 +103,6 @@ def key_of(
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}".encode())
         digest.update(bytes_of(value))
     return digest.hexdigest()
-
-
-def _independent_of_batch(parts: Sequence[Tensor], outputs: Sequence[Tensor], run: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the images of some batches come out the same when the batches are mixed."""
-    images, expected = torch.cat(list(parts)), torch.cat(list(outputs))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
-    mixed = torch.split(order, [len(part) for part in parts])
-    return all(torch.equal(run(images[chosen]), expected[chosen]) for chosen in mixed)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

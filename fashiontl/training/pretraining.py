@@ -41,13 +41,11 @@ def pretrained(
     processes that want the same one wait for the first.
 
     Returns:
-        `checkpoint` (path), `sha256`, `recipe`, `accuracy` on the source's test images, `seconds` that training
-        took, `cached` (whether it was there already).
+        The fields of `Facts`, `checkpoint` (path) and `cached` (whether it was there already).
 
     Raises:
         DivergedError: training did; nothing is kept.
-        FashiontlError: the checkpoint that is there is not the one that was written, or what was written beside it
-            cannot be read.
+        FashiontlError: the checkpoint that is there, or what is beside it, is not what was written.
     """
     images = load_images(settings.data, settings.data_root or None)
     task = find_task(source)

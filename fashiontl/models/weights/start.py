@@ -28,7 +28,7 @@ def start(case: Case, size: int, checkpoints: Mapping[str, Path] | None = None) 
     Args:
         case: what to build, no `mean:` hybrid; its `weights` say how it starts.
         size: side of the input in pixels.
-        checkpoints: the files that pretraining made, by architecture, for source weights.
+        checkpoints: the files that pretraining made, by architecture.
 
     Raises:
         FashiontlError: weights that do not exist, cannot be read, are not what was written or published under their
@@ -76,5 +76,4 @@ def weights_digest(network: Network) -> str:
 
 def bytes_of(values: Tensor) -> memoryview:
     """A tensor's numbers as they lie in memory, copied only if it is on another device than the CPU."""
-    found: memoryview = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-    return found
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

@@ -25,7 +25,7 @@ class Expected:
 
     Attributes:
         digest: its SHA-256 in hexadecimal, or at least the first 8 digits of it.
-        source: who says so, as in `expected SHA-256 f37072fd... (SOURCE)`.
+        source: who says so, for the error message.
         remove: what must be removed for the file to be made or fetched again; empty for the file itself.
         next_step: what happens then.
     """
@@ -50,11 +50,7 @@ def opened(path: Path, expected: Expected | None = None) -> Iterator[Opened]:
     """Open and verify a file of weights.
 
     What is loaded within the block, from the open file or by the path, is what was verified: a file that was replaced
-    or written to meanwhile is an error at the block's end.
-
-    Args:
-        path: of the file.
-        expected: its digest; None where none is known, as of a user's own file.
+    or written to meanwhile is an error at the block's end. Of a user's own file no digest is expected.
 
     Raises:
         FashiontlError: it is not a file, its digest differs, or it changed while it was read.
@@ -100,34 +96,6 @@ def published_by_hub(path: Path) -> Expected | None:
     if target.name == path.name or not _SHA256.fullmatch(target.name):
         return None
     return Expected(target.name, "published by the Hugging Face Hub", (path, target))
-
-
-def recorded(path: Path) -> Expected | None:
-    """The digest recorded beside a file when it was first used, in the format of `sha256sum --check`.
-
-    It is recorded now if it was not before. For files of which nobody publishes a digest: it detects damage since then,
-    not a damaged download. None where the folder cannot be written to.
-
-    Raises:
-        FashiontlError: what is recorded cannot be read.
-    """
-    note = path.with_name(f"{path.name}.sha256")
-    if not note.exists():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        partial = note.with_name(f".{note.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(f"{digest}  {path.name}\n")
-            partial.replace(note)
-        except OSError:
-            return None
-    digest = note.read_text(errors="replace").partition(" ")[0].strip()
-    if not _SHA256.fullmatch(digest):
-        raise FashiontlError(
-            f"{note}: expected the SHA-256 of {path.name}, got {digest[:80]!r}; remove both, and the weights are "
-            f"fetched again: {removal(path, note)}"
-        )
-    return Expected(digest, f"recorded in {note.name} when it was first used", (path, note))
 
 
 def removal(*paths: Path) -> str:

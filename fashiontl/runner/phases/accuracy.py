@@ -66,8 +66,8 @@ def train(job: CaseJob, progress: Progress) -> Training:
             try:
                 seeds.append(
                     {
-                        part.architecture: _train_network(work, part, chosen, seed, store, progress)
-                        for part in work.parts()
+                        member.architecture: _train_network(work, member, chosen, seed, store, progress)
+                        for member in work.members()
                     }
                 )
             except DivergedError as error:
@@ -164,25 +164,25 @@ def _tested(
 
 
 def _train_network(
-    work: Workload, part: Case, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress
+    work: Workload, member: Case, chosen: TaskData, seed: int, store: FeatureStore, progress: Progress
 ) -> _Trained:
     """Train and test one network.
 
     Raises:
         DivergedError: with the seed, the architecture and what else is known as its value, a record's provenance.
     """
-    device_name = part.device
+    device_name = member.device
     torch.manual_seed(seed)
-    initial = work.start(part)
+    initial = work.start(member)
     network = initial.network
     work.prepare(network)
-    recipe = recipe_for(part.policy, work.settings, normalised=is_normalised(network))
-    where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {part.architecture}" if part != work.case else "")
+    recipe = recipe_for(member.policy, work.settings, normalised=is_normalised(network))
+    where = f"seed {seed + 1} of {work.settings.seeds}" + (f", {member.architecture}" if member != work.case else "")
     validation = Examples(chosen.validation_images, chosen.validation_labels).on(device_name)
     try:
         result = fit(
             network,
-            POLICIES[part.policy],
+            POLICIES[member.policy],
             Examples(chosen.train_images, chosen.train_labels).on(device_name),
             recipe,
             initial.preprocessing,
@@ -198,9 +198,9 @@ def _train_network(
             raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:
         known = {"losses": error.value["losses"], "weights": initial.provenance, "recipe": asdict(recipe)}
-        if part != work.case:
-            known = {name: {part.architecture: found} for name, found in known.items()}
-        place = {**error.value["divergence"], "seed": seed, "architecture": part.architecture}
+        if member != work.case:
+            known = {name: {member.architecture: found} for name, found in known.items()}
+        place = {**error.value["divergence"], "seed": seed, "architecture": member.architecture}
         raise DivergedError(
             f"training, {where}, {error}, lower it (--set lr=LR)", {**known, "divergence": place}
         ) from error

@@ -37,7 +37,7 @@ def device(job: DeviceJob, progress: Progress) -> DeviceFacts:
     # A device that is listed but broken shows here, before any case is lost to it.
     torch.ones(8, 8, device=found.name).matmul(torch.ones(8, 8, device=found.name))
     found.synchronize()
-    return DeviceFacts(facts=found.facts(), total_memory=found.total_memory())
+    return DeviceFacts(facts=found.facts())
 
 
 def _device(job: DeviceJob) -> Device:

@@ -42,7 +42,7 @@ def profile(job: CaseJob, progress: Progress) -> PhaseResult:
             work.device,
             Path(job.traces),
             work.case.file_name,
-            modules=_modules(work.parts(), networks),
+            modules=_modules(work.members(), networks),
         )
     result = PhaseResult(provenance={"profile": msgspec.to_builtins(found)})
     result.warnings = [
@@ -54,13 +54,13 @@ def profile(job: CaseJob, progress: Progress) -> PhaseResult:
     return result
 
 
-def _modules(parts: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
+def _modules(cases: Sequence[Case], networks: Sequence[Network]) -> dict[str, nn.Module]:
     """The stages of the networks by what their modules' paths begin with; those of a hybrid's members come first."""
     named: dict[str, nn.Module] = {}
-    for part, network in zip(parts, networks, strict=True):
-        names = members(part.architecture)
+    for case, network in zip(cases, networks, strict=True):
+        names = members(case.architecture)
         for stage, module in network.stages.items():
             for side in (inner for inner in module.modules() if isinstance(inner, SideBySide)):
                 named |= {f"{name}.{stage}": member for name, member in zip(names, side.members, strict=True)}
-            named[f"{part.architecture}.{stage}" if len(parts) > 1 else stage] = module
+            named[f"{case.architecture}.{stage}" if len(cases) > 1 else stage] = module
     return named
