@@ -180,13 +180,13 @@ def _profile(options: argparse.Namespace) -> _Answer:
     from fashiontl.machine.devices import Device
     from fashiontl.machine.locks import alone_on
     from fashiontl.matrix.extensions import chosen
-    from fashiontl.matrix.options import Axes, as_timed, matrix
+    from fashiontl.matrix.options import as_timed, matrix
     from fashiontl.runner.cell import cache_folder, check_cache
     from fashiontl.runner.client import Worker
     from fashiontl.runner.messages import DEVICE, PROFILE, VARIANT, CaseJob, DeviceJob
 
     extensions = tuple(chosen(options.fashiontl_plugin, Path.cwd()))
-    axes = Axes(**{name: getattr(options, name) for name in AXES})
+    axes = {name: getattr(options, name) for name in AXES}
     cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
     if len(cases) > 1:
         raise FashiontlError(
