@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from fashiontl import __version__
 from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
@@ -17,9 +17,6 @@ from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_lin
 from fashiontl.gate.commands import add_gate, add_results, add_waive
 from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, seconds, whole
 from fashiontl.reports.progress import ProgressText
-
-if TYPE_CHECKING:
-    from fashiontl.core.case import Case, Settings
 
 # What a command prints, and its exit code.
 _Answer = tuple[str, int]
@@ -45,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         # What a stream still holds is written when Python ends, where a failure would change the exit code.
         for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
+            try:
+                if stream is not None:  # an extension can take it away
+                    stream.flush()
+            except (OSError, ValueError):
+                _discard(stream)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -95,15 +96,6 @@ def _print(text: str) -> str:
         reason = getattr(error, "strerror", None) or error
         return f"expected an output that can be written, got: {reason}; free it, or send the output elsewhere"
     return ""
-
-
-def _flush(stream: TextIO | None) -> None:
-    if stream is None:  # an extension can take it away
-        return
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        _discard(stream)
 
 
 def _discard(stream: TextIO) -> None:
@@ -187,12 +179,21 @@ def _profile(options: argparse.Namespace) -> _Answer:
     from fashiontl.core.files import check_folder
     from fashiontl.machine.devices import Device
     from fashiontl.machine.locks import alone_on
-    from fashiontl.matrix.options import as_timed
+    from fashiontl.matrix.extensions import chosen
+    from fashiontl.matrix.options import as_timed, matrix
     from fashiontl.runner.cell import cache_folder, check_cache
     from fashiontl.runner.client import Worker
     from fashiontl.runner.messages import DEVICE, PROFILE, VARIANT, CaseJob, DeviceJob
 
-    case, settings, extensions = _chosen(options)
+    extensions = tuple(chosen(options.fashiontl_plugin, Path.cwd()))
+    axes = {name: getattr(options, name) for name in AXES}
+    cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
+    if len(cases) > 1:
+        raise FashiontlError(
+            f"expected options that name one cell, got {len(cases)}: {', '.join(case.id for case in cases[:3])}, ...; "
+            "name one architecture, policy and device, as in --arch resnet18 --policy full --device cpu"
+        )
+    case = cases[0]
     said = [case.id]
     if as_timed(case) != case:
         said.append(f"weights none in place of {case.weights}, which would have to be trained first: as fast")
@@ -215,26 +216,6 @@ def _profile(options: argparse.Namespace) -> _Answer:
     if outcome.status != "ok":
         return _unprofiled(case.id, outcome.reason)
     return _profiled(options, said, outcome.found().provenance["profile"]), 0
-
-
-def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings, tuple[str, ...]]":
-    """The one cell that the options name, its settings, and what a worker has to load.
-
-    Raises:
-        FashiontlError: they are wrong, or name several cells.
-    """
-    from fashiontl.matrix.extensions import chosen
-    from fashiontl.matrix.options import Axes, matrix
-
-    extensions = chosen(options.fashiontl_plugin, Path.cwd())
-    axes = Axes(**{name: getattr(options, name) for name in AXES})
-    cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
-    if len(cases) > 1:
-        raise FashiontlError(
-            f"expected options that name one cell, got {len(cases)}: {', '.join(case.id for case in cases[:3])}, ...; "
-            "name one architecture, policy and device, as in --arch resnet18 --policy full --device cpu"
-        )
-    return cases[0], settings, tuple(extensions)
 
 
 def _unprofiled(case_id: str, reason: str) -> _Answer:

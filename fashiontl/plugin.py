@@ -15,7 +15,7 @@ from fashiontl.core.case import Case
 from fashiontl.core.errors import FashiontlError, explain
 from fashiontl.core.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, Axes, matrix
+from fashiontl.matrix.options import AXES, matrix
 from fashiontl.reports.progress import ProgressLine
 from fashiontl.session import collecting, entry, gating
 from fashiontl.session.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
@@ -46,7 +46,7 @@ class Run:
         self.option = option = read(config)
         self.config = config
         self.results = Path(option.results)
-        axes = Axes(**{name: getattr(option, name) for name in AXES})
+        axes = {name: getattr(option, name) for name in AXES}
         self.extensions = chosen(option.fashiontl_plugin, config.invocation_params.dir, config.rootpath)
         self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root, self.extensions)
         self.line = ProgressLine(config)

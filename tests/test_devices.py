@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine import devices, nvml
 from fashiontl.machine.devices import Device, Memory
-from fashiontl.matrix.options import Axes, matrix
+from fashiontl.matrix.options import matrix
 
 
 @pytest.mark.parametrize(
@@ -205,5 +205,5 @@ def test_a_peak_that_cannot_be_restarted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_device_named_twice_is_measured_once() -> None:
-    cases, _ = matrix(Axes(arch=["resnet18"], policy=["full"], device=["cuda:00,cuda", "cuda:01"]), "smoke")
+    cases, _ = matrix({"arch": ["resnet18"], "policy": ["full"], "device": ["cuda:00,cuda", "cuda:01"]}, "smoke")
     assert [case.device for case in cases] == ["cuda", "cuda:1"]

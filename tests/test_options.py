@@ -3,47 +3,47 @@ from pathlib import Path
 import pytest
 
 from fashiontl.core.errors import FashiontlError
-from fashiontl.matrix.options import Axes, matrix
+from fashiontl.matrix.options import matrix
 
 
-def ids(axes: Axes, preset: str = "quick") -> list[str]:
+def ids(axes: dict[str, list[str]], preset: str = "quick") -> list[str]:
     return [case.id for case in matrix(axes, preset)[0]]
 
 
 def test_the_default_matrix_is_four_architectures_by_five_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fashiontl.matrix.options.seen_devices", lambda: ["cpu"])
-    cases = ids(Axes())
+    cases = ids({})
     assert len(cases) == 20
     assert cases[0] == "vgg11-scratch-cpu"
     assert cases[-1] == "densenet121-bn_only-cpu"
 
 
 def test_names_may_be_repeated_or_separated_by_commas() -> None:
-    axes = Axes(arch=["vgg11, resnet18", "vgg11"], policy=["full"], device=["cpu,cuda:1"])
+    axes = {"arch": ["vgg11, resnet18", "vgg11"], "policy": ["full"], "device": ["cpu,cuda:1"]}
     assert ids(axes) == ["vgg11-full-cpu", "resnet18-full-cpu", "vgg11-full-cuda:1", "resnet18-full-cuda:1"]
 
 
 def test_the_full_preset_is_ten_classes_from_imagenet() -> None:
-    cases, settings = matrix(Axes(arch=["resnet18"], policy=["full"], device=["cuda"]), "full")
+    cases, settings = matrix({"arch": ["resnet18"], "policy": ["full"], "device": ["cuda"]}, "full")
     assert [(case.task, case.weights) for case in cases] == [("fashion10", "imagenet")]
     assert settings.data == "original"
 
 
 def test_scratch_appears_once_whatever_the_weights() -> None:
-    axes = Axes(arch=["vgg11"], policy=["scratch,full"], device=["cpu"], weights=["none,imagenet"])
+    axes = {"arch": ["vgg11"], "policy": ["scratch,full"], "device": ["cpu"], "weights": ["none,imagenet"]}
     assert ids(axes) == ["vgg11-scratch-cpu", "vgg11-full-cpu-none", "vgg11-full-cpu-imagenet"]
 
 
 def test_a_named_folder_means_the_original_images() -> None:
-    _, settings = matrix(Axes(device=["cpu"]), "quick", (), "some/folder")
+    _, settings = matrix({"device": ["cpu"]}, "quick", (), "some/folder")
     assert (settings.data, settings.data_root) == ("original", "some/folder")
 
 
 def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
-    axes = Axes(
-        arch=["resnet18"], policy=["full"], device=["cpu"], precision=["fp32,bf16"], execution=["eager"],
-        memory_format=["all"], image_size=["64"], batch=["8, 16"],
-    )  # fmt: skip
+    axes = {
+        "arch": ["resnet18"], "policy": ["full"], "device": ["cpu"], "precision": ["fp32,bf16"], "execution": ["eager"],
+        "memory_format": ["all"], "image_size": ["64"], "batch": ["8, 16"],
+    }  # fmt: skip
     found = ids(axes)
     assert len(found) == len(set(found)) == 8
     assert found[0] == "resnet18-full-cpu-64px-batch8"
@@ -52,7 +52,7 @@ def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
 
 def test_faults_of_variants() -> None:
     sizes = ["0", "2x", "9" * 5000]
-    axes = Axes(precision=["fp8"], memory_format=["channels_first"], image_size=sizes, batch=["-1", "5000000"])
+    axes = {"precision": ["fp8"], "memory_format": ["channels_first"], "image_size": sizes, "batch": ["-1", "5000000"]}
     with pytest.raises(FashiontlError) as caught:
         matrix(axes, "quick")
     assert [line.partition(";")[0].partition(", got ")[0] for line in str(caught.value).splitlines()] == [
@@ -64,7 +64,13 @@ def test_faults_of_variants() -> None:
 
 
 def test_all_faults_are_listed_with_the_nearest_names() -> None:
-    axes = Axes(arch=["resnet81"], policy=["linear_prob"], device=["gpu"], task=["fashion5"], weights=["imagnet"])
+    axes = {
+        "arch": ["resnet81"],
+        "policy": ["linear_prob"],
+        "device": ["gpu"],
+        "task": ["fashion5"],
+        "weights": ["imagnet"],
+    }
     with pytest.raises(FashiontlError) as caught:
         matrix(axes, "quik", ["epochs=x"])
     lines = str(caught.value).splitlines()
@@ -75,24 +81,26 @@ def test_all_faults_are_listed_with_the_nearest_names() -> None:
 
 
 def test_few_shot_names_count_as_their_task() -> None:
-    cases, _ = matrix(Axes(arch=["vgg11"], policy=["full"], task=["fashion4@25,fashion10@5"], device=["cpu"]), "quick")
+    cases, _ = matrix(
+        {"arch": ["vgg11"], "policy": ["full"], "task": ["fashion4@25,fashion10@5"], "device": ["cpu"]}, "quick"
+    )
     assert [case.weights for case in cases] == ["fashion6", "imagenet"]
     with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10@5 contains"):
-        matrix(Axes(arch=["vgg11"], task=["fashion10@5"], weights=["fashion6"], device=["cpu"]), "quick")
+        matrix({"arch": ["vgg11"], "task": ["fashion10@5"], "weights": ["fashion6"], "device": ["cpu"]}, "quick")
     with pytest.raises(FashiontlError, match=r"^task fashion4@0: expected at least 1 training image a class"):
-        matrix(Axes(task=["fashion4@0"], device=["cpu"]), "quick")
+        matrix({"task": ["fashion4@0"], "device": ["cpu"]}, "quick")
 
 
 def test_published_names_files_and_folders_are_weights(tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     file.touch()
     weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file)]
-    axes = Axes(arch=["vit_b_16"], policy=["full"], device=["cpu"], weights=weights)
+    axes = {"arch": ["vit_b_16"], "policy": ["full"], "device": ["cpu"], "weights": weights}
     assert [case.weights for case in matrix(axes, "quick", ["image_size=224"])[0]] == [
         "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file),
     ]  # fmt: skip
     with pytest.raises(FashiontlError, match=r"^unknown weights 'IMAGENET1K_V3'; did you mean IMAGENET1K_V2, IM"):
-        matrix(Axes(weights=["IMAGENET1K_V3"], device=["cpu"]), "quick")
+        matrix({"weights": ["IMAGENET1K_V3"], "device": ["cpu"]}, "quick")
 
 
 @pytest.mark.usefixtures("own_tables")
@@ -103,7 +111,7 @@ def test_extensions_are_loaded_before_names_are_checked(tmp_path: Path) -> None:
         "from fashiontl.matrix.extensions import register\n"
         "register(replace(find('resnet18'), name='doubled', builder='doubled:build', weights=()))\n"
     )
-    axes = Axes(arch=["doubled"], policy=["scratch"], device=["cpu"])
+    axes = {"arch": ["doubled"], "policy": ["scratch"], "device": ["cpu"]}
     with pytest.raises(FashiontlError, match="unknown architecture 'doubled'"):
         matrix(axes, "quick")
     cases, _ = matrix(axes, "quick", extensions=[str(tmp_path / "doubled.py")])
@@ -115,18 +123,18 @@ def test_a_policy_without_its_library_stays_in_the_matrix_to_become_a_skipped_ro
     named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "vgg11-lora-cpu" in ids(Axes(arch=["vgg11"], policy=[named], device=["cpu"]))
+    assert "vgg11-lora-cpu" in ids({"arch": ["vgg11"], "policy": [named], "device": ["cpu"]})
 
 
 def test_faults_of_hybrids() -> None:
     with pytest.raises(FashiontlError) as caught:
-        matrix(Axes(arch=["mean:vgg11+resnet51", "joined:vgg11"], policy=["full"], device=["cpu"]), "quick")
+        matrix({"arch": ["mean:vgg11+resnet51", "joined:vgg11"], "policy": ["full"], "device": ["cpu"]}, "quick")
     unknown, single = str(caught.value).splitlines()
     assert unknown.startswith("unknown architecture 'resnet51'")
     assert single.startswith("joined:vgg11: expected two or more")
 
 
 def test_the_tutorials_preset_names_its_networks() -> None:
-    cases, settings = matrix(Axes(device=["cpu"]), "tutorial")
+    cases, settings = matrix({"device": ["cpu"]}, "tutorial")
     assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
     assert (settings.recipe, settings.epochs, settings.batch_size) == ("naive_adam", 20, 32)

@@ -48,23 +48,14 @@ class DivergedError(FashiontlError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Describe an unknown name and the known ones nearest to it.
-
-    >>> unknown_name("policy", "linear_prob", ["linear_probe", "full"])
-    "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
-    """
+    """Describe an unknown name and the known ones nearest to it."""
     known = sorted(known)
-    name = name if len(name) <= 100 else f"{name[:99]}…"
-    nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
-    return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+    nearest = get_close_matches(name[:100], known, n=3, cutoff=0.5) or known[:8]
+    return f"unknown {kind} {brief(name, 102)}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
 
 
 def brief(value: object, most: int = 80) -> str:
-    """What was got, for a message: as Python writes it, cut where it is long.
-
-    >>> brief("abc"), brief("x" * 99, 8), brief(10**5000)
-    ("'abc'", "'xxxxxx…", 'a huge number')
-    """
+    """What was got, for a message: as Python writes it, cut where it is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes
@@ -78,11 +69,7 @@ def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str
 
 
 def user_path(text: str) -> Path:
-    """A path as a person writes it, with `~` for a home.
-
-    Raises:
-        FashiontlError: nobody knows that home, or no path can be so.
-    """
+    """A path as a person writes it, with `~` for a home; a FashiontlError where that or the path cannot exist."""
     try:
         if "\0" in text:
             raise FashiontlError(f"expected a path, got {text!r} with a NUL byte, which no path has; take it out")

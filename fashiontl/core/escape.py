@@ -43,7 +43,7 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_line(text: str, longest: int = 0) -> str:
-    r"""Text as one line of plain text, such as a cell of a terminal's table.
+    r"""Text as one line of plain text.
 
     White space other than spaces becomes one space, and what is not printable (control characters, turns of the
     writing direction, characters without width, halves of surrogate pairs) U+FFFD. Of more letters than `longest`,
@@ -60,14 +60,7 @@ def to_line(text: str, longest: int = 0) -> str:
 
 
 def to_terminal(text: str) -> str:
-    r"""Text of several lines for a terminal, of which no line is a command to the runner of a CI system.
-
-    It is for a whole message or screen; what must not break its lines went through `to_line` before.
-
-    >>> print(to_terminal("expected a name, got x\n::error::y\x1b[1m"))
-    expected a name, got x
-    : :error::y�[1m
-    """
+    """A whole message or screen for a terminal, of which no line is a command to the runner of a CI system."""
     lines = text.replace("\r\n", "\n").split("\n")
     shown = [
         "".join(letter if letter.isprintable() else " " if letter.isspace() else "\ufffd" for letter in line)
@@ -84,11 +77,7 @@ def to_terminal_line(text: str) -> str:
 # A page repeats few names many times.
 @functools.lru_cache(maxsize=4096)
 def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
-    r"""Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell; as long as `to_line`.
-
-    >>> print(to_markdown("a | b\n<c> 2*3 of linear_probe"))
-    a \| b &lt;c> 2\*3 of linear_probe
-    """
+    """Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell; as long as `to_line`."""
     text = to_line(" ".join(text.split()), longest)
     text = _MARKING.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), text)
     text = _NUMBERED.sub(r"\1\\\2", text)
@@ -97,11 +86,7 @@ def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
 
 
 def to_code(text: str, longest: int = 2 * _LONGEST_MARKDOWN) -> str:
-    """Text as code in Markdown outside of tables; backticks in it need a longer fence.
-
-    >>> to_code("a `b`"), to_code("")
-    ('`` a `b` ``', '` `')
-    """
+    """Text as code in Markdown outside of tables; backticks in it need a longer fence."""
     text = to_line(text, longest)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if not text or text.startswith("`") or text.endswith("`") else ""
@@ -125,11 +110,7 @@ def to_terminal_json(value: Any) -> str:
 
 
 def workflow_command(level: str, title: str, message: str) -> str:
-    r"""One of GitHub's workflow commands on one line, escaped as @actions/core does.
-
-    >>> workflow_command("error", "a, b", "50 %\n::c")
-    '::error title=a%2C b::50 %25 ::c'
-    """
+    """One of GitHub's workflow commands on one line, escaped as @actions/core does."""
     # One line each, so that only these need an escape.
     title = to_line(title, LONGEST_NAME).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
     return f"::{level} title={title}::{to_line(message, _LONGEST_MESSAGE).replace('%', '%25')}"
@@ -139,9 +120,6 @@ def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
     """One component of a path on any file system, or of an address: what may be objected to becomes `_`.
 
     Of a name of more bytes than `longest`, in UTF-8, the end is a hash of the whole.
-
-    >>> to_file_name("resnet18-full-cuda:1"), to_file_name("../x"), to_file_name("")
-    ('resnet18-full-cuda_1', '_._x', '_')
     """
     name = re.sub(r"[^\w.+-]+", "_", text)
     # A point or hyphen in front hides a file, names a folder above or looks like an option.

@@ -23,10 +23,7 @@ class Interval:
 
 def percentile(values: Sequence[float], q: float) -> float:
     """The q-th percentile, q from 0 to 100, interpolated linearly between neighbours (numpy's default)."""
-    return _interpolated(sorted(values), q)
-
-
-def _interpolated(ordered: Sequence[float], q: float) -> float:
+    ordered = sorted(values)
     position = (len(ordered) - 1) * q / 100
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -41,18 +38,21 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = 0
     at least the confidence asked (David and Nagaraja, Order Statistics, 7.1). Values that follow one another in time
     are not quite independent; then the interval is a little too narrow.
     """
-    below, above = _ranks(len(values), q / 100, confidence)
+    # Ranks from 1: the largest r with P(B < r) within half of the error, and the smallest with P(B >= r) within the
+    # other half; B is binomial. 0 and one more than there are values where there is none.
+    tail = (1 - confidence) / 2
+    below, above = _rank(len(values), q / 100, tail), len(values) + 1 - _rank(len(values), 1 - q / 100, tail)
     ordered = sorted(values)
     low = ordered[below - 1] if below >= 1 else -math.inf
     high = ordered[above - 1] if above <= len(ordered) else math.inf
-    estimate = _interpolated(ordered, q)
+    estimate = percentile(ordered, q)
     # Far from the median of few values, interpolation can step over a bound.
     return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def median_interval(values: Sequence[float]) -> Interval:
     """The median with an interval between two of the values; it takes six of them to have one at 95 %."""
-    return percentile_interval(values, 50, confidence)
+    return percentile_interval(values, 50)
 
 
 def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
@@ -78,13 +78,13 @@ def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
     return abs(median(values[half:]) - median(values[:half])) / middle, noise / middle
 
 
-def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, trials: int) -> Interval:
     """A proportion with Wilson's score interval (Wilson, JASA 1927; recommended by Brown, Cai and DasGupta, 2001).
 
     The mean of several counts of successes need not be whole.
     """
     proportion = successes / trials
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     weight = 1 + z * z / trials
     centre = (proportion + z * z / (2 * trials)) / weight
     half = z / weight * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials * trials))
@@ -92,32 +92,27 @@ def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     return Interval(proportion, min(proportion, max(0.0, centre - half)), max(proportion, min(1.0, centre + half)))
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """The mean of roughly normal values with Student's t interval; unbounded for a single value."""
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
-    half = student_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    half = student_quantile(len(values) - 1, 0.95) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float = 0.95) -> Interval:
+def accuracy_interval(fractions: Sequence[float], trials: int) -> Interval:
     """Mean accuracy over seeds, with an interval for new test images and, with several seeds, for new seeds too.
 
     All seeds are tested on the same images, so their trials must not be pooled: Wilson's interval is that of one
     seed's trials at the mean accuracy. The spread between seeds is another, independent source; each side of the two
     intervals is added in quadrature.
-
-    Args:
-        fractions: accuracy of each seed.
-        trials: test images of each.
-        confidence: between 0 and 1.
     """
     mean = fmean(fractions)
-    images = wilson(mean * trials, trials, confidence)
+    images = wilson(mean * trials, trials)
     if len(fractions) == 1:
         return images
-    half = mean_interval(fractions, confidence).high - mean
+    half = mean_interval(fractions).high - mean
     return Interval(
         mean,
         max(0.0, mean - math.hypot(mean - images.low, half)),
@@ -126,16 +121,6 @@ def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float
 
 
 @functools.lru_cache(maxsize=4096)
-def _ranks(count: int, proportion: float, confidence: float) -> tuple[int, int]:
-    """Ranks (from 1) of the two order statistics; 0 and count + 1 where there is none.
-
-    The lower is the largest rank r with P(B < r) within half of the error, the upper the smallest with P(B >= r)
-    within the other half; B is binomial.
-    """
-    tail = (1 - confidence) / 2
-    return _rank(count, proportion, tail), count + 1 - _rank(count, 1 - proportion, tail)
-
-
 def _rank(count: int, proportion: float, tail: float) -> int:
     """The largest rank r for which a binomial variable is below r with at most the tail's probability."""
     if proportion in {0, 1}:

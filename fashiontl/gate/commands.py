@@ -14,7 +14,7 @@ from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.result import EXIT_CODES, Explained, GateResult
 from fashiontl.gate.waivers import Terms, add_waivers, read_waivers
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes
+from fashiontl.matrix.options import AXES, filled, filled_path, matrix, minutes
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -171,9 +171,7 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 
     axes = {name: getattr(options, name) for name in AXES}
     data_root = options.data_root or ""
-    cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, data_root, chosen(options.fashiontl_plugin, Path.cwd())
-    )
+    cases, settings = matrix(axes, options.preset, options.set, data_root, chosen(options.fashiontl_plugin, Path.cwd()))
     asked = {"axes": axes, "preset": options.preset, "assignments": options.set, "data_root": data_root}
     budget = 60 * options.budget
     order = Order(cases, settings, options.accuracy, budget, asked, command(), unchanged=options.unchanged)

@@ -125,12 +125,10 @@ def _errors(entry: Entry) -> list[str]:
 
 
 def load(names: Sequence[str]) -> None:
-    """Import extensions, each once a process. What one prints meanwhile goes to standard error.
+    """Import extensions, each once a process: modules that are installed or in the current folder, or `.py` files.
 
-    Args:
-        names: of modules that are installed or in the current folder, or paths of `.py` files. A file becomes the
-            module of its name, and its folder can be imported from, so that a file `my_nets.py` may name the builder
-            `my_nets:Tiny`.
+    A file becomes the module of its name, and its folder can be imported from, so that a file `my_nets.py` may name the
+    builder `my_nets:Tiny`. What one prints meanwhile goes to standard error.
 
     Raises:
         FashiontlError: one cannot be found, or fails; the message names the file, the line and the error.

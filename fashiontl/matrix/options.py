@@ -3,9 +3,9 @@
 import argparse
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +47,7 @@ _VARIANTS = {"precision": PRECISIONS, "memory_format": MEMORY_FORMATS, "executio
 # The task whose training made a backbone, for weights that are made here.
 SOURCE_TASKS = {"fashion6": "fashion6"}
 
-# What names each axis on a command line, for `--help`; the names are the fields of `Axes`.
+# What names each axis on a command line, for `--help`.
 AXES = {
     "arch": "architecture",
     "policy": "freezing policy",
@@ -82,29 +82,17 @@ CELL_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Axes:
-    """Option texts as they were given; each may be repeated and may hold several names between commas."""
-
-    arch: Sequence[str] = ()
-    policy: Sequence[str] = ()
-    device: Sequence[str] = ()
-    task: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    precision: Sequence[str] = ()
-    memory_format: Sequence[str] = ()
-    execution: Sequence[str] = ()
-    image_size: Sequence[str] = ()
-    batch: Sequence[str] = ()
-
-
 def matrix(
-    axes: Axes, preset: str, assignments: Sequence[str] = (), data_root: str = "", extensions: Sequence[str] = ()
+    axes: Mapping[str, Sequence[str]],
+    preset: str,
+    assignments: Sequence[str] = (),
+    data_root: str = "",
+    extensions: Sequence[str] = (),
 ) -> tuple[list[Case], Settings]:
     """Load extensions, validate all options and expand them.
 
     Args:
-        axes: option texts.
+        axes: option texts as they were given, by names of `AXES`; each may hold several names between commas.
         preset: a name in `PRESETS`.
         assignments: `name=value` texts that override the preset.
         data_root: folder of the original images; empty for none.
@@ -122,7 +110,7 @@ def matrix(
             errors.extend(str(error).splitlines())
 
     def chosen(axis: str, default: Sequence[str], known: Collection[str], check: Callable[[str], object]) -> list[str]:
-        names = attempt(_parted, axis.replace("_", " "), getattr(axes, axis)) or []
+        names = attempt(_parted, axis.replace("_", " "), axes.get(axis, ())) or []
         if names == ["all"]:
             return list(known)
         for name in names:
@@ -143,7 +131,7 @@ def matrix(
         name: chosen(name, known[:1], known, _known(name.replace("_", " "), known)) for name, known in _VARIANTS.items()
     }
     for name, largest in (("image_size", LARGEST_IMAGE), ("batch", LARGEST_BATCH)):
-        variants[name] = attempt(_sizes, name.replace("_", " "), getattr(axes, name), largest)
+        variants[name] = attempt(_sizes, name.replace("_", " "), axes.get(name, ()), largest)
     if not errors:
         devices = list(dict.fromkeys(Device.of(name).name for name in devices))
         cases = expand(architectures, policies, devices, tasks, weights, **variants)

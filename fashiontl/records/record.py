@@ -30,7 +30,6 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 # No version of this package is older.
 FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
-_MOST_ERRORS = 40
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +42,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
         machine: `machine_key(environment)`.
         status: `ok`, or how the case failed.
         reason: why it is not `ok`; empty when it is.
-        warnings: reasons to doubt the numbers.
+        warnings: why the numbers may be wrong or unusual.
         measurements: raw values; those of the phases before a failure are kept.
         proof: that the policy was kept; None when the case did not get so far.
         provenance: sources and SHA-256 of data and weights, the recipe, and what else the phases returned.
@@ -93,23 +92,19 @@ def to_json(record: Record) -> str:
     broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
     if broken:
         known = tuple(replace(m, values=()) if m.metric in broken else m for m in record.measurements)
-        doubts = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
-        record = replace(record, measurements=known, warnings=record.warnings + doubts)
+        added = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
+        record = replace(record, measurements=known, warnings=record.warnings + added)
     values = msgspec.to_builtins(record)
     try:
-        return compact(values)
+        return _compact(values)
     except ValueError:
         finite = json.loads(json.dumps(values), parse_constant=lambda constant: None)
         finite["warnings"].append("numbers of the provenance that were not finite are written as null")
-        return compact(finite)
+        return _compact(finite)
 
 
-def compact(value: Any) -> str:
-    """JSON without needless spaces, in ASCII: a file's name may hold what no encoding of Unicode can.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+def _compact(value: Any) -> str:
+    """JSON without needless spaces, in ASCII: a file's name may hold what no encoding of Unicode can."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
@@ -133,8 +128,7 @@ def from_json(text: str | bytes, where: str) -> Record:
         if isinstance(values.get("provenance"), dict):
             errors += _type_errors(values["provenance"], Facts, "$.provenance")
     if errors:
-        more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
-        raise FashiontlError(f"{where}: {'; '.join(errors[:_MOST_ERRORS])}{more}; {NEXT_STEP}")
+        raise FashiontlError(f"{where}: {'; '.join(errors)}; {NEXT_STEP}")
     shared = {name: _shared(getattr(record, name)) for name in ("case", "settings", "environment")}
     return replace(record, **shared)
 

@@ -45,7 +45,13 @@ class RunFile:
             FashiontlError: the file cannot be written; the record was saved elsewhere, and the message says where and
                 how it gets into the file. Where no file can be written at all, the message holds the record.
         """
-        line = _line_of(record)
+        try:
+            line = to_json(record).encode() + b"\n"
+        except (ValueError, TypeError, RecursionError) as error:
+            # Whatever a phase left in its facts, what was measured is kept.
+            reason = f"its provenance could not be written: {error}"
+            kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, reason))
+            line = to_json(kept).encode() + b"\n"
         try:
             with _one_writer(self.path):
                 before, said = self._whole_lines()
@@ -101,16 +107,6 @@ def _one_writer(path: Path) -> Iterator[None]:
         with suppress(OSError):
             stack.enter_context(locked(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"))
         yield
-
-
-def _line_of(record: Record) -> bytes:
-    try:
-        return to_json(record).encode() + b"\n"
-    except (ValueError, TypeError, RecursionError) as error:
-        # Whatever a phase left in its facts, what was measured is kept.
-        reason = f"its provenance could not be written: {error}"
-        kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, reason))
-        return to_json(kept).encode() + b"\n"
 
 
 def _saved_elsewhere(path: Path, line: bytes, error: OSError) -> str:

@@ -1,8 +1,9 @@
 """`pytest bench/ --gate BASE`: the regression gate as tests, a cell each, by the same code as `fashiontl gate`."""
 
+import argparse
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def option_errors(config: pytest.Config, option: Namespace) -> list[str]:
     """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error."""
-    found = [
-        f"{name}: {error}"
-        for name, kind, text in (
-            ("--gate", filled, option.gate),
-            ("--gate-budget", minutes, option.gate_budget),
-            ("--gate-json", filled, option.gate_json),
-        )
-        if text is not None and (error := _error(kind, text))
-    ]
+    found = []
+    for name, kind, text in (
+        ("--gate", filled, option.gate), ("--gate-budget", minutes, option.gate_budget),
+        ("--gate-json", filled, option.gate_json),
+    ):  # fmt: skip
+        try:
+            if text is not None:
+                kind(text)
+        except argparse.ArgumentTypeError as error:
+            found.append(f"{name}: {error}")
     if option.gate is None:
         given = [
             f"--{name.replace('_', '-')}"
@@ -57,16 +59,11 @@ def option_errors(config: pytest.Config, option: Namespace) -> list[str]:
         ]
         return found + ([f"expected --gate REF beside {', '.join(given)}, got none; name a commit"] if given else [])
     # Their controller has checked for the processes of pytest-xdist.
-    if not hasattr(config, "workerinput") and (option_of(config, "numprocesses") or option_of(config, "tx")):
+    if not hasattr(config, "workerinput") and (config.getoption("numprocesses", None) or config.getoption("tx", None)):
         found.append("expected the gate in one process, got pytest-xdist's -n; leave it out")
-    if given := [text for name, text in _IDLE.items() if option_of(config, name)]:
+    if given := [text for name, text in _IDLE.items() if config.getoption(name, None)]:
         found.append(f"expected --gate without {', '.join(given)}, which compares nothing; leave one of them out")
     return found
-
-
-def option_of(config: pytest.Config, name: str) -> Any:
-    """An option of a plug-in that need not be here."""
-    return getattr(config.option, name, None)
 
 
 @dataclass
@@ -91,13 +88,11 @@ class GatedSession:
     verdict: Verdict | None = None
     reason: str = ""
     error: str = ""
-    _asked: bool = field(default=False, repr=False)
 
     def measure(self) -> None:
         """Run the gate, unless that was done; what cannot be compared becomes a verdict and a reason."""
-        if self._asked:
+        if self.verdict is not None:
             return
-        self._asked = True
         from fashiontl.gate import raw
         from fashiontl.gate.arm import IncomparableError
         from fashiontl.gate.commands import check_reports, compare
@@ -105,11 +100,14 @@ class GatedSession:
         from fashiontl.runner.cell import command
 
         option = self.option
-        budget = 60 * minutes(option.gate_budget) if option.gate_budget else 0.0
-        unchanged = option.gate_unchanged
         order = Order(
-            self.cases, self.settings, option.gate_accuracy, budget, command=command(), unchanged=unchanged
-        )  # fmt: skip
+            self.cases,
+            self.settings,
+            option.gate_accuracy,
+            60 * minutes(option.gate_budget) if option.gate_budget else 0.0,
+            command=command(),
+            unchanged=option.gate_unchanged,
+        )
         file = Path(option.gate_json) if option.gate_json else None
         check_reports({"--gate-json": file})
         try:

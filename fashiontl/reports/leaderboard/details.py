@@ -25,10 +25,10 @@ from fashiontl.reports.leaderboard.rows import (
     UNKNOWN,
     Row,
     best_marks,
-    column_texts,
     decimals,
     estimate_text,
     relative_widths,
+    text_column,
 )
 
 # They say nothing that is worth a table of its own: most stand in others.
@@ -66,10 +66,7 @@ def _table(
     known = {
         group: [column for column in group.columns if any(row.interval(column) for row in shown)] for group in groups
     }
-    columns = [
-        TextColumn(column.label, column_texts(rows, column, shown), "right")
-        for column in itertools.chain.from_iterable(known.values())
-    ]
+    columns = [text_column(rows, column, shown) for column in itertools.chain.from_iterable(known.values())]
     columns += [
         TextColumn(title, [texts.get(id(row), UNKNOWN) for row in shown], "right")
         for title, texts in (compiled or {}).items()
@@ -160,7 +157,7 @@ def classes_text(rows: Sequence[Row], names: Names) -> str:
         by_class = [TextColumn("Worst classes (%)", [_worst(found, titles) for found in classes])]
     columns = [
         *names.columns([row.record.case for row in shown]),
-        TextColumn(ACCURACY.label, column_texts(shown, ACCURACY), "right"),
+        text_column(shown, ACCURACY),
         *by_class,
         TextColumn(_LOSS.label, _estimates(shown, [answers.loss for _, answers in answered], _LOSS), "right"),
         TextColumn(

@@ -18,10 +18,10 @@ from fashiontl.reports.leaderboard.rows import (
     best_marks,
     best_of,
     by_accuracy,
-    column_texts,
     estimate_text,
     half_width,
     relative_widths,
+    text_column,
 )
 
 _MOST_ROWS_WITHOUT = 12
@@ -152,10 +152,7 @@ def _frontier_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> s
         return ""
     shown = found[:_MOST_ON_FRONTIER]
     # As in the table of all cells: what is best, and how many decimals, is of all rows.
-    columns = [
-        TextColumn(column.label, column_texts(rows, column, shown), "right")
-        for column in (ACCURACY, TRAINING, LATENCY, TRAINING_MEMORY)
-    ]
+    columns = [text_column(rows, column, shown) for column in (ACCURACY, TRAINING, LATENCY, TRAINING_MEMORY)]
     more = f"; the most accurate {len(shown)} of {len(found)}" if len(found) > len(shown) else ""
     return (
         "**Accuracy against training speed**: the cells to choose from. Whatever is more accurate than one of these "

@@ -26,26 +26,35 @@ _VERSIONS = {
 }  # fmt: skip
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def notes(rows: Sequence[Row]) -> Iterator[str]:
     """The notes of a section, each in Markdown and on one line."""
-    newest = max((row.record for row in rows), key=lambda record: record.started)
-    environments = [row.record.environment for row in rows]
-    return [
-        _command(rows),
-        f"{_hardware(newest.environment, environments)} (machine {to_code(newest.machine, LONGEST_NAME)})",
-        _versions(environments),
-        f"**Settings** {to_code(_assignments(newest))}",
-        *_tests(rows),
-        *_timing(rows),
-        *_extensions(rows),
-        *_proof(rows),
-        *_determinism(rows),
-        *([_REFERENCE] if newest.case.task == "fashion10" else []),
-    ]
-
-
-def _command(rows: Sequence[Row]) -> str:
     records = [row.record for row in rows]
+    newest = max(records, key=lambda record: record.started)
+    environments = [record.environment for record in records]
+    yield _command(records)
+    yield f"{_hardware(newest.environment, environments)} (machine {to_code(newest.machine, LONGEST_NAME)})"
+    yield _versions(environments)
+    settings = dataclasses.asdict(newest.settings)
+    if "@" in newest.case.task:
+        # The task says how many, whatever the setting.
+        del settings["train_per_class"]
+    yield f"**Settings** {to_code(' '.join(f'{name}={value}' for name, value in settings.items() if value != ''))}"
+    yield from _tests(rows)
+    yield from _timing(rows)
+    if extensions := [entry for row in rows for entry in row.facts.extensions.items()]:
+        texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in extensions]
+        yield f"**Extensions** {_several(texts, most=5)}"
+    yield from _proof(rows)
+    if known := [row.facts.deterministic for row in rows if row.facts.deterministic is not None]:
+        yield (
+            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
+            "give identical weights"
+        )
+    if newest.case.task == "fashion10":
+        yield _REFERENCE
+
+
+def _command(records: Sequence[Record]) -> str:
     # ISO times in UTC: the first sixteen characters are the date and the minute.
     times = sorted(to_markdown(record.started[:16].replace("T", " ")) for record in records)
     commits = _several(
@@ -81,14 +90,6 @@ def _versions(environments: Sequence[Environment]) -> str:
     }
     parts = [f"{title} {versions}" for title, versions in found.items() if versions]
     return f"**Versions** {', '.join(parts)}; {_several(to_markdown(environment.os) for environment in environments)}"
-
-
-def _assignments(record: Record) -> str:
-    values = dataclasses.asdict(record.settings)
-    if "@" in record.case.task:
-        # The task says how many, whatever the setting.
-        del values["train_per_class"]
-    return " ".join(f"{name}={value}" for name, value in values.items() if value != "")
 
 
 def _tests(rows: Sequence[Row]) -> Iterator[str]:
@@ -142,23 +143,6 @@ def _timing(rows: Sequence[Row]) -> Iterator[str]:
         f"**Timing** {total} loop{'s' if total > 1 else ''} ended: {reasons}; {steady}; "
         f"{sum(loop.throttled > 0 for loop in loops) or 'none'} dropped samples of a throttled machine"
     )
-
-
-def _determinism(rows: Sequence[Row]) -> Iterator[str]:
-    known = [row.facts.deterministic for row in rows if row.facts.deterministic is not None]
-    if known:
-        yield (
-            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
-            "give identical weights"
-        )
-
-
-def _extensions(rows: Sequence[Row]) -> Iterator[str]:
-    """Files of the user's own that took part, such as an architecture or a policy."""
-    found = [entry for row in rows for entry in row.facts.extensions.items()]
-    if found:
-        texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in found]
-        yield f"**Extensions** {_several(texts, most=5)}"
 
 
 def _proof(rows: Sequence[Row]) -> Iterator[str]:

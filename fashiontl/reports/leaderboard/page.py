@@ -23,7 +23,7 @@ from fashiontl.reports.leaderboard.hybrids import hybrids_text
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, short_digest, table
 from fashiontl.reports.leaderboard.names import Names, known_task
 from fashiontl.reports.leaderboard.notes import Footnotes, notes
-from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts, row_of
+from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, row_of, text_column
 from fashiontl.timing.loops import no_garbage_collection
 
 _INTRODUCTION = """# Leaderboard
@@ -94,7 +94,7 @@ def summary(records: Iterable[Record]) -> str:
     columns = {
         # Each word goes to a line of its own, since a terminal is narrow.
         column.label.replace(" ", "\n"): [
-            text.replace("*", "").replace("\xa0", " ") for text in column_texts(rows, column)
+            text.replace("*", "").replace("\xa0", " ") for text in text_column(rows, column).texts
         ]
         for column in SUMMARY
     }
@@ -209,7 +209,7 @@ def _own_section(section: ReportSection, rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: TextColumn) -> str:
-    numbers = [TextColumn(column.label, column_texts(rows, column), "right") for column in columns]
+    numbers = [text_column(rows, column) for column in columns]
     return table([*names.columns([row.record.case for row in rows]), *numbers, last])
 
 
@@ -228,6 +228,8 @@ def overview(found: Sequence[Sequence[Row]]) -> str:
             TextColumn("Section", [to_markdown(section_title(rows)) for rows in found]),
             TextColumn("Cells ok", [f"{sum(row.sound for row in rows)} of {len(rows)}" for rows in found], "right"),
             TextColumn("Most accurate", [to_markdown(row.record.id, LONGEST_NAME) if row else UNKNOWN for row in best]),
-            TextColumn(ACCURACY.label, [column_texts([row], ACCURACY)[0] if row else UNKNOWN for row in best], "right"),
+            TextColumn(
+                ACCURACY.label, [text_column([row], ACCURACY).texts[0] if row else UNKNOWN for row in best], "right"
+            ),
         ]
     )

@@ -13,6 +13,7 @@ from fashiontl.matrix.extensions import REPORT_SECTIONS
 from fashiontl.records import Record
 from fashiontl.records.facts import Evaluation, Facts
 from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, Column, accuracy_of
+from fashiontl.reports.leaderboard.markdown import TextColumn
 
 UNKNOWN = "—"
 
@@ -119,8 +120,8 @@ def by_accuracy(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def column_texts(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> list[str]:
-    """The cells of a column; measured numbers have one number of decimals, exact ones their own.
+def text_column(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> TextColumn:
+    """A column as it is shown; measured numbers have one number of decimals, exact ones their own.
 
     The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
     `shown` are those of the rows to give the cells of; all when None.
@@ -136,11 +137,11 @@ def column_texts(rows: Sequence[Row], column: Column, shown: Sequence[Row] | Non
             own = decimals([interval.estimate * metric.scale], metric.digits)
             text = number(interval, metric.scale, own if metric.better == "equal" else common)
             texts[id(row)] = mark.format(text)
-    return [texts[id(row)] for row in (rows if shown is None else shown)]
+    return TextColumn(column.label, [texts[id(row)] for row in (rows if shown is None else shown)], "right")
 
 
 def best_marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
-    """A template for each number's text that makes the best bold, as in `column_texts`; None is no candidate."""
+    """A template for each number's text that makes the best bold, as in `text_column`; None is no candidate."""
     known = [interval for interval in intervals if interval is not None]
     if metric.better == "equal" or len(known) < 2:
         return ["{}"] * len(intervals)
