@@ -182,6 +182,9 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
 @pytest.mark.parametrize("own", [True, False])
 def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak is the most of all, the mean is weighted; where the system cannot forget a peak, no period has one."""
+    done = Samples((1.0,), (), {}, WarmUp(3, True, 0.0, 0.0), "precise", 0)
+    monkeypatch.setattr(speed, "time_blocks", lambda call, *_: done)
+    monkeypatch.setattr(speed, "time_parts", lambda parts, *_: replace(done, parts=dict.fromkeys(parts, (0.25,))))
     readings = iter([100, 700, 300])
 
     def memory(*_: Any) -> dict[str, int]:
