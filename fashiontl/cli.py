@@ -4,24 +4,19 @@ The matrix itself is run by `pytest bench/`.
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from fashiontl import __version__
-from fashiontl.core.encoding import print_plainly
-from fashiontl.core.errors import FashiontlError, tell, told, unwritable
+from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
-from fashiontl.matrix.options import AXES, filled, whole
+from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, seconds, whole
 from fashiontl.reports.progress import ProgressText
-
-if TYPE_CHECKING:
-    from fashiontl.core.case import Case, Settings
 
 # What a command prints, and its exit code.
 _Answer = tuple[str, int]
@@ -35,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer could not be printed; of the gate that of its verdict, whatever happens to its output; 70 for a defect of
         fashiontl; 130 after an interrupt.
     """
-    _mend_streams()
-    print_plainly(sys.stdout, sys.stderr)
+    _open_missing_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # What a terminal cannot encode must not make printing fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _main(arguments)
     except KeyboardInterrupt:
@@ -44,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         # What a stream still holds is written when Python ends, where a failure would change the exit code.
         for stream in (sys.stdout, sys.stderr):
-            _flush(stream)
+            try:
+                if stream is not None:  # an extension can take it away
+                    stream.flush()
+            except (OSError, ValueError):
+                _discard(stream)
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -52,20 +54,24 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         name = f"fashiontl {options.command}"
-        _check_folder()
+        try:
+            Path.cwd()
+        except OSError as error:
+            raise FashiontlError(
+                f"expected a current folder that exists, got one that is gone ({error.strerror}); change to another"
+            ) from error
         text, code = options.run(options)
     except Exception as error:  # the last resort: what is foreseen has a message of its own
-        message, code = told(name, error)
+        message, code = explain(name, error)
         tell(message)
         return code
-    fault = _print(text)
-    if fault:
-        tell(f"{name}: {fault}")
-    return code or 2 * bool(fault and options.command != "gate")
+    if failure := _print(text):
+        tell(f"{name}: {failure}")
+    return code or 2 * bool(failure and options.command != "gate")
 
 
-def _mend_streams() -> None:
-    """Give a program that was started without streams empty ones."""
+def _open_missing_streams() -> None:
+    """Open empty streams in a program that was started without."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         stream = getattr(sys, name)
         if stream is None:
@@ -76,15 +82,6 @@ def _mend_streams() -> None:
                 if descriptor > number:
                     os.close(descriptor)
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 as long as the process
-
-
-def _check_folder() -> None:
-    try:
-        Path.cwd()
-    except OSError as error:
-        raise FashiontlError(
-            f"expected a current folder that exists, got one that is gone ({error.strerror}); change to another"
-        ) from error
 
 
 def _print(text: str) -> str:
@@ -99,15 +96,6 @@ def _print(text: str) -> str:
         reason = getattr(error, "strerror", None) or error
         return f"expected an output that can be written, got: {reason}; free it, or send the output elsewhere"
     return ""
-
-
-def _flush(stream: TextIO | None) -> None:
-    if stream is None:  # an extension can take it away
-        return
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        _discard(stream)
 
 
 def _discard(stream: TextIO) -> None:
@@ -133,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--data-root", default=None, type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
     )
-    _add_plugins(listing)
     listing.set_defaults(run=_list)
     doctor = commands.add_parser("doctor", help="whether this box can measure, how finely, and what is missing")
     doctor.add_argument(
@@ -141,64 +128,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     doctor.add_argument(
-        "--seconds", default=0.3, type=_seconds, metavar="S", help="time of each process of the noise floor (0.3)"
+        "--seconds", default=0.3, type=seconds, metavar="S", help="time of each process of the noise floor (0.3)"
     )
     doctor.set_defaults(run=_doctor)
     profile = commands.add_parser("profile", help="where the time of a cell's training step goes")
-    for name, title in AXES.items():
-        profile.add_argument(
-            f"--{name.replace('_', '-')}", action="append", default=[], type=filled, metavar="NAME", help=title
-        )
-    profile.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
-    profile.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
-    )
+    for name, attributes in CELL_OPTIONS.items():
+        profile.add_argument(name, **attributes)
     profile.add_argument("--top", default=15, type=whole, metavar="N", help="operators to show (15)")
     add_results(profile)
-    _add_plugins(profile)
     profile.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     profile.set_defaults(run=_profile)
     board = commands.add_parser("leaderboard", help="write results/leaderboard.md from all runs")
     add_results(board)
     board.set_defaults(run=_leaderboard)
+    for command in (listing, board):
+        command.add_argument("--fashiontl-plugin", **CELL_OPTIONS["--fashiontl-plugin"])
     add_gate(commands)
     add_waive(commands)
     return parser
 
 
-def _add_plugins(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fashiontl-plugin",
-        action="append",
-        default=[],
-        metavar="MODULE_OR_FILE",
-        help="module that registers entries of your own, besides those that ./pyproject.toml names",
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 60:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 60, got {text!r}")
-    return value
-
-
-def _extensions(options: argparse.Namespace) -> list[str]:
-    """Load the user's own entries; what a worker has to load too."""
-    from fashiontl.matrix.extensions import chosen, load
-
-    names = chosen(options.fashiontl_plugin, Path.cwd())
-    load(names)
-    return names
-
-
 def _list(options: argparse.Namespace) -> _Answer:
+    from fashiontl.matrix import extensions
     from fashiontl.reports.listing import listing
 
-    _extensions(options)
+    extensions.load(extensions.chosen(options.fashiontl_plugin, Path.cwd()))
     return listing(options.data_root or ""), 0
 
 
@@ -210,8 +164,8 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     from fashiontl.runner.client import Worker
 
     names = [name.strip() for name in options.device.split(",")] if options.device else seen_devices()
-    if faults := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
-        raise FashiontlError("\n".join(faults))
+    if errors := [unknown_name("device", name, DEVICES) for name in names if not is_device(name)]:
+        raise FashiontlError("\n".join(errors))
     devices = dict.fromkeys(Device.of(name) for name in names)
     check_cache()
     with Worker() as worker, ProgressText() as progress:
@@ -225,12 +179,21 @@ def _profile(options: argparse.Namespace) -> _Answer:
     from fashiontl.core.files import check_folder
     from fashiontl.machine.devices import Device
     from fashiontl.machine.locks import alone_on
-    from fashiontl.matrix.options import as_timed
+    from fashiontl.matrix.extensions import chosen
+    from fashiontl.matrix.options import as_timed, matrix
     from fashiontl.runner.cell import cache_folder, check_cache
     from fashiontl.runner.client import Worker
     from fashiontl.runner.messages import DEVICE, PROFILE, VARIANT, CaseJob, DeviceJob
 
-    case, settings, extensions = _chosen(options)
+    extensions = tuple(chosen(options.fashiontl_plugin, Path.cwd()))
+    axes = {name: getattr(options, name) for name in AXES}
+    cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
+    if len(cases) > 1:
+        raise FashiontlError(
+            f"expected options that name one cell, got {len(cases)}: {', '.join(case.id for case in cases[:3])}, ...; "
+            "name one architecture, policy and device, as in --arch resnet18 --policy full --device cpu"
+        )
+    case = cases[0]
     said = [case.id]
     if as_timed(case) != case:
         said.append(f"weights none in place of {case.weights}, which would have to be trained first: as fast")
@@ -240,7 +203,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
     check_folder(traces, "the trace", "--results")
     job = CaseJob(case, settings, extensions=extensions, traces=str(traces))
     with Worker(settings.threads) as worker, ProgressText() as progress:
-        device = worker.run(DEVICE, DeviceJob(case.device), settings.timeout, progress)
+        device = worker.run(DEVICE, DeviceJob(case.device, extensions), settings.timeout, progress)
         if device.result is None or device.result.unavailable:
             return _unprofiled(case.id, device.result.unavailable if device.result else device.reason)
         variant = worker.run(VARIANT, job, settings.timeout, progress)
@@ -253,26 +216,6 @@ def _profile(options: argparse.Namespace) -> _Answer:
     if outcome.status != "ok":
         return _unprofiled(case.id, outcome.reason)
     return _profiled(options, said, outcome.found().provenance["profile"]), 0
-
-
-def _chosen(options: argparse.Namespace) -> "tuple[Case, Settings, tuple[str, ...]]":
-    """The one cell that the options name, its settings, and what a worker has to load.
-
-    Raises:
-        FashiontlError: they are wrong, or name several cells.
-    """
-    from fashiontl.matrix.extensions import chosen
-    from fashiontl.matrix.options import Axes, matrix
-
-    extensions = chosen(options.fashiontl_plugin, Path.cwd())
-    axes = Axes(**{name: getattr(options, name) for name in AXES})
-    cases, settings = matrix(axes, options.preset, options.set, extensions=extensions)
-    if len(cases) > 1:
-        raise FashiontlError(
-            f"expected options that name one cell, got {len(cases)}: {', '.join(case.id for case in cases[:3])}, ...; "
-            "name one architecture, policy and device, as in --arch resnet18 --policy full --device cpu"
-        )
-    return cases[0], settings, tuple(extensions)
 
 
 def _unprofiled(case_id: str, reason: str) -> _Answer:
@@ -304,17 +247,16 @@ def _profiled(options: argparse.Namespace, said: Sequence[str], values: dict[str
 
 
 def _leaderboard(options: argparse.Namespace) -> _Answer:
+    from fashiontl.matrix import extensions
     from fashiontl.reports.leaderboard.page import write
 
+    extensions.load(extensions.chosen(options.fashiontl_plugin, Path.cwd()))
     try:
-        return to_terminal_line(str(write(options.results, _warn))), 0
+        path = write(options.results, lambda error: tell(f"fashiontl leaderboard: warning: {error}"))
+        return to_terminal_line(str(path)), 0
     except OSError as error:
         step = "free it, or name another folder with --results"
         raise FashiontlError(unwritable(options.results / "leaderboard.md", error, step)) from error
-
-
-def _warn(fault: str) -> None:
-    tell(f"fashiontl leaderboard: warning: {fault}")
 
 
 if __name__ == "__main__":

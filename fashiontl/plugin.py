@@ -12,12 +12,12 @@ from uuid import uuid4
 import pytest
 
 from fashiontl.core.case import Case
-from fashiontl.core.errors import FashiontlError, told
+from fashiontl.core.errors import FashiontlError, explain
 from fashiontl.core.escape import to_line, to_terminal, to_terminal_line
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, Axes, matrix
+from fashiontl.matrix.options import AXES, matrix
 from fashiontl.reports.progress import ProgressLine
-from fashiontl.session import ahead, collecting, entry, gating
+from fashiontl.session import collecting, entry, gating
 from fashiontl.session.collecting import CELL, GATED_CELL, UNSEEN_DEVICE
 from fashiontl.session.declaring import declare, read
 from fashiontl.session.replay import ReplayTimer
@@ -46,7 +46,7 @@ class Run:
         self.option = option = read(config)
         self.config = config
         self.results = Path(option.results)
-        axes = Axes(**{name: getattr(option, name) for name in AXES})
+        axes = {name: getattr(option, name) for name in AXES}
         self.extensions = chosen(option.fashiontl_plugin, config.invocation_params.dir, config.rootpath)
         self.cases, self.settings = matrix(axes, option.preset, option.set, option.data_root, self.extensions)
         self.line = ProgressLine(config)
@@ -60,32 +60,29 @@ class Run:
         self._worker: Any = None
 
     @property
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether there were cases to measure, here or in processes of pytest-xdist."""
         return self._own is not None
 
     @property
     def path(self) -> Path:
         """The run's file; the processes of pytest-xdist share their controller's."""
-        return Path(self._shared["path"])
+        return Path(self.shared["path"])
 
     @property
     def finished(self) -> set[str]:
         """Ids of cases that a resumed run has measured already."""
-        return set(self._shared["finished"])
+        return set(self.shared["finished"])
 
     @property
-    def _shared(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
+        """What the processes of pytest-xdist must know."""
         if hasattr(self.config, "workerinput"):
             shared: dict[str, Any] = self.config.workerinput[_SHARED]
             return shared
         if self._own is None:
             self._own = self._begin()
         return self._own
-
-    def share(self) -> dict[str, Any]:
-        """What a process of pytest-xdist must know."""
-        return self._shared
 
     def _begin(self) -> dict[str, Any]:
         from fashiontl.machine.environment import choose_threads, machine_key, read_environment
@@ -117,19 +114,23 @@ class Run:
             )
         return self._measurer
 
-    def look_ahead(self, items: list[pytest.Item], calls: Sequence[pytest.Item], cases: Sequence[Case]) -> None:
-        """Predict how long the cases of tests take, and put the tests in the order in which they run."""
+    def look_ahead(self, session: pytest.Session, calls: Sequence[Any]) -> None:
+        """Predict how long the cases of tests take, and begin with the cheap ones where the order is free."""
         from fashiontl.runner.cell import cache_folder
+        from fashiontl.runner.estimate import Estimate, cheapest_first, costs
 
+        cases = [_case(call) for call in calls]
         if self.finished >= {case.id for case in cases}:
             return
         self.line.say("counting what the cases compute")
-        free = ahead.order_is_free(self.config, self.option.arch, cases, self.cases)
-        count, cache = self.measurer.count, cache_folder()
-        order, estimate = ahead.predict(cases, self.finished, self.settings, cache, count, reorder=free)
-        self.line.predict(estimate)
-        if free:
-            ahead.put_in_order(items, calls, [case.id for case in cases], [case.id for case in order])
+        works = {case.id: work for case in cases if (work := self.measurer.count(case))}
+        if self.option.arch in ([], ["all"]) and collecting.order_is_free(self.config, cases, self.cases):
+            cases = cheapest_first(cases, costs(cases, self.settings, works, cache_folder()))
+            rank = {case.id: number for number, case in enumerate(cases)}
+            others = [item for item in session.items if item not in set(calls)]
+            session.items[:] = others + sorted(calls, key=lambda call: rank[_case(call).id])
+        cases = [case for case in cases if case.id not in self.finished]
+        self.line.predict(Estimate(cases, costs(cases, self.settings, works, cache_folder())))
 
     def measure(self, case: Case, test: str) -> Any:
         """Measure one case as the test of an id, and save its record before anything else happens."""
@@ -176,7 +177,7 @@ class Cell:
         return record
 
     def replay(self, benchmark: Any, samples: Sequence[float]) -> None:
-        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself; its faults are warnings."""
+        """Hand samples, in seconds, to pytest-benchmark as if it had taken them itself; its errors are warnings."""
         if not samples:
             return
         self.timer.samples.extend(samples)
@@ -222,18 +223,18 @@ def unseen_device(fashiontl_unseen_device: Any) -> Any:
 
 
 @contextmanager
-def _exit_on_fault() -> Iterator[None]:
+def _exit_on_error() -> Iterator[None]:
     """End the session with one message instead of a traceback, whatever goes wrong."""
     try:
         yield
     except (pytest.exit.Exception, pytest.UsageError):
         raise
     except Exception as error:
-        message, code = told("fashiontl", error)
+        message, code = explain("fashiontl", error)
         pytest.exit(to_terminal(f"\n{message}"), returncode=code)
 
 
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_configure(config: pytest.Config) -> None:
     """Validate all options before anything is collected."""
     if hasattr(config, "workerinput") and _SHARED not in config.workerinput:
@@ -242,15 +243,13 @@ def pytest_configure(config: pytest.Config) -> None:
             "name its folder: pytest bench/ -n 2"
         )
     option = read(config)
-    # A marker of pytest-xdist, which need not be installed: with `--dist loadgroup` each device has one process.
-    config.addinivalue_line("markers", "xdist_group(name): cells of one device stay in one process of pytest-xdist")
-    faults = gating.faults(config, option)
+    errors = gating.option_errors(config, option)
     try:
         config.stash[_RUN] = Run(config)
     except FashiontlError as error:
-        faults.insert(0, str(error))
-    if faults:
-        pytest.exit(to_terminal("\n".join(["", *faults])), returncode=2)
+        errors.insert(0, str(error))
+    if errors:
+        pytest.exit(to_terminal("\n".join(["", *errors])), returncode=2)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -260,18 +259,23 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     return collecting.useful(made) if isinstance(made, list) else made
 
 
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each case."""
     run = metafunc.config.stash[_RUN]
     collecting.parametrize(metafunc, run.option, run.cases)
 
 
+def _case(item: Any) -> Case:
+    case: Case = item.callspec.params[CELL].case
+    return case
+
+
 def _asking(session: pytest.Session, fixture: str) -> list[Any]:
     return [item for item in session.items if fixture in getattr(item, "fixturenames", ())]
 
 
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Find out that results cannot be written before the first case is measured, not after."""
     run = session.config.stash.get(_RUN, None)
@@ -282,8 +286,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         run.gate = gating.GatedSession(run.option, cases, run.settings, run.line.say)
     calls = _asking(session, CELL)
     if calls and not session.config.option.collectonly:
-        ids = [item.callspec.params[CELL].case.id for item in calls]
-        run.line.expect(sum(case_id not in run.finished for case_id in ids))
+        run.line.expect(sum(_case(call).id not in run.finished for call in calls))
         # A process of pytest-xdist that exits is replaced by another; their controller can end the session.
         if not hasattr(session.config, "workerinput"):
             _check_writable(run)
@@ -296,12 +299,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     idle = session.config.option.collectonly or session.testsfailed or hasattr(session.config, "workerinput")
     if run is None or not calls or idle:
         return
-    with _exit_on_fault():
-        run.look_ahead(session.items, calls, [item.callspec.params[CELL].case for item in calls])
+    with _exit_on_error():
+        run.look_ahead(session, calls)
 
 
 @pytest.hookimpl(optionalhook=True)
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
     """The same with pytest-xdist, whose controller collects nothing itself."""
     run = node.config.stash[_RUN]
@@ -313,7 +316,7 @@ def _check_writable(run: Run) -> None:
     from fashiontl.records import check_writable
     from fashiontl.runner.cell import check_cache
 
-    with _exit_on_fault():
+    with _exit_on_error():
         check_writable(run.results)
         check_cache()
 
@@ -321,8 +324,24 @@ def _check_writable(run: Run) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give a process of pytest-xdist the run's file."""
-    with _exit_on_fault():
-        node.workerinput[_SHARED] = node.config.stash[_RUN].share()
+    with _exit_on_error():
+        node.workerinput[_SHARED] = node.config.stash[_RUN].shared
+
+
+@pytest.hookimpl(optionalhook=True)
+@_exit_on_error()
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all cells of a device to one process of pytest-xdist: only one of them can be measured at a time."""
+    devices = {case.id: case.device for case in config.stash[_RUN].cases}
+    if config.option.dist != "load" or len(set(devices.values())) < 2:
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneProcessPerDevice(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return devices.get(nodeid.rpartition("[")[2].removesuffix("]"), nodeid)
+
+    return OneProcessPerDevice(config, log)
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
@@ -333,7 +352,7 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
     return report.outcome, "", report.outcome.upper()
 
 
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the worker before pytest waits for its children; the gate's exit code is pytest's."""
     run = session.config.stash.get(_RUN, None)
@@ -344,7 +363,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = gating.exit_status(run.gate, int(session.exitstatus))
 
 
-@_exit_on_fault()
+@_exit_on_error()
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Write the leaderboard and show what was measured."""
     run = config.stash.get(_RUN, None)
@@ -355,10 +374,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         terminalreporter.section("fashiontl gate")
         terminalreporter.write_line(report.terminal(run.gate.result))
-        if run.gate.fault:
-            terminalreporter.write_line(to_terminal(run.gate.fault), red=True)
-    if not run.begun or not run.path.exists():
+        if run.gate.error:
+            terminalreporter.write_line(to_terminal(run.gate.error), red=True)
+    if not run.has_started or not run.path.exists():
         return
     from fashiontl.reports.summary import write_summary
 
-    write_summary(terminalreporter, run.path, run.results, run.said, run.line.account())
+    write_summary(terminalreporter, run.path, run.results, run.said)

@@ -13,8 +13,8 @@ from hypothesis import settings
 pytest_plugins = ["pytester"]
 
 # A slow moment of the machine is no fault of the code: no test is timed.
-# In CI the examples are the same in each run, so that a change that is not at fault never fails.
-settings.register_profile("fashiontl", deadline=None, derandomize="CI" in os.environ)
+# The examples are the same in each run, so that a change that is not at fault never fails.
+settings.register_profile("fashiontl", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fashiontl")
 
 
@@ -36,6 +36,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def as_in_a_worker() -> Iterator[None]:
+    """Phases change torch's global state, as is fine in a process that ends with them."""
+    import torch
+
+    threads, filling = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
+    benchmark, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = filling
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+    torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 @pytest.fixture

@@ -1,22 +1,22 @@
-import dataclasses
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.core.case import PRESETS, RANGES, Case, Settings, default_weights, expand, override
+from fashiontl.core.case import PRESETS, Case, default_weights, expand, override
 from fashiontl.core.errors import FashiontlError
 
-NAMES = st.sampled_from(["vgg11", "resnet18"])
-POLICY_NAMES = st.sampled_from(["scratch", "full", "linear_probe"])
-TASK_NAMES = st.sampled_from(["fashion4", "fashion10"])
-WEIGHT_NAMES = st.sampled_from(["", "none", "imagenet", "fashion6"])
+
+def some(*names: str) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(names), min_size=1)
 
 
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
+        (Case("a", "full", precision="bf16"), "a-full-cpu-bf16"),
+        (Case("a", "full", memory_format="channels_last", execution="compile"), "a-full-cpu-channels_last-compile"),
+        (Case("a", "full", task="fashion10", image_size=64, batch=128), "a-full-cpu-fashion10-64px-batch128"),
+        (Case("a", "full", precision="fp32", memory_format="contiguous", execution="eager"), "a-full-cpu"),
         (Case("resnet18", "linear_probe"), "resnet18-linear_probe-cpu"),
         (Case("resnet18", "scratch", "cuda:1"), "resnet18-scratch-cuda:1"),
         (Case("vgg11", "full", task="fashion10"), "vgg11-full-cpu-fashion10"),
@@ -28,25 +28,18 @@ def test_id_leaves_defaults_out(case: Case, expected: str) -> None:
     assert case.id == expected
 
 
-def test_scratch_has_no_weights() -> None:
+def test_default_weights() -> None:
     assert Case("vgg11", "scratch", weights="imagenet") == Case("vgg11", "scratch")
-    assert Case("vgg11", "scratch").weights == "none"
-
-
-@pytest.mark.parametrize(
-    ("policy", "task", "expected"),
-    [("full", "fashion4", "fashion6"), ("full", "fashion10", "imagenet"), ("scratch", "fashion4", "none")],
-)
-def test_default_weights(policy: str, task: str, expected: str) -> None:
-    assert default_weights(policy, task) == expected
+    found = [
+        default_weights(*names) for names in (("full", "fashion4"), ("full", "fashion10"), ("scratch", "fashion4"))
+    ]
+    assert found == ["fashion6", "imagenet", "none"]
 
 
 @given(
-    st.lists(NAMES, min_size=1),
-    st.lists(POLICY_NAMES, min_size=1),
-    st.lists(TASK_NAMES, min_size=1),
-    st.lists(WEIGHT_NAMES, min_size=1),
-)
+    some("vgg11", "resnet18"), some("scratch", "full", "linear_probe"), some("fashion4", "fashion10"),
+    some("", "none", "imagenet", "fashion6"),
+)  # fmt: skip
 def test_expanded_ids_are_unique(
     architectures: list[str], policies: list[str], tasks: list[str], weights: list[str]
 ) -> None:
@@ -75,7 +68,7 @@ def test_override_lists_all_faults() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("unknown setting 'epoch'; did you mean epochs")
     assert lines[1:] == [
-        "setting seeds: expected a whole number, got 'many'",
+        "setting seeds: expected a whole number from 1 to 10,000, got 'many'",
         "expected name=value, got 'augment'",
         "setting augment: expected true or false, got 'maybe'",
     ]
@@ -93,57 +86,6 @@ def test_override_refuses_what_cannot_be(assignment: str) -> None:
         override(PRESETS["quick"], [assignment])
 
 
-def test_a_number_out_of_range_is_told_the_range_with_all_other_faults() -> None:
-    with pytest.raises(FashiontlError) as caught:
-        override(PRESETS["quick"], ["timeout=1e300", "epochs=0", "colour=red"])
-    unknown, epochs, timeout = str(caught.value).splitlines()
-    assert unknown.startswith("unknown setting 'colour'")
-    assert epochs == "setting epochs: expected a whole number from 1 to 1,000,000, got 0"
-    assert timeout == "setting timeout: expected a number from 0.001 to 2,592,000, got 1e+300"
-
-
-def test_every_number_has_a_range_that_holds_every_preset() -> None:
-    fields = {
-        field.name for kind in (Settings, Case) for field in dataclasses.fields(kind) if field.type in (int, float)
-    }
-    assert set(RANGES) == fields
-    for name, settings in itertools.product(RANGES, PRESETS.values()):
-        assert name == "batch" or RANGES[name][0] <= getattr(settings, name) <= RANGES[name][1]
-
-
-def test_a_rate_that_diverges_may_be_asked_for() -> None:
-    assert override(PRESETS["quick"], ["lr=1e20"]).lr == 1e20
-
-
-@given(st.integers(1, 10**6))
-def test_override_round_trip(value: int) -> None:
-    assert override(PRESETS["quick"], [f"batch_size={value}"]).batch_size == value
-
-
-def test_presets_name_themselves() -> None:
-    assert {settings.preset for settings in PRESETS.values()} == set(PRESETS)
-    assert all(dataclasses.asdict(settings) for settings in PRESETS.values())
-    assert isinstance(PRESETS["full"], Settings)
-
-
-@pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        (Case("a", "full", precision="bf16"), "a-full-cpu-bf16"),
-        (Case("a", "full", memory_format="channels_last", execution="compile"), "a-full-cpu-channels_last-compile"),
-        (Case("a", "full", task="fashion10", image_size=64, batch=128), "a-full-cpu-fashion10-64px-batch128"),
-        (Case("a", "full", precision="fp32", memory_format="contiguous", execution="eager"), "a-full-cpu"),
-    ],
-)
-def test_a_variant_is_in_the_id_only_where_it_is_no_default(case: Case, expected: str) -> None:
-    assert case.id == expected
-
-
 def test_variants_multiply() -> None:
     cases = expand(["a"], ["full"], ["cpu"], ["fashion4"], precision=["fp32", "bf16"], batch=[0, 8])
-    assert [case.id for case in cases] == [
-        "a-full-cpu",
-        "a-full-cpu-batch8",
-        "a-full-cpu-bf16",
-        "a-full-cpu-bf16-batch8",
-    ]
+    assert [case.id for case in cases] == [f"a-full-cpu{more}" for more in ("", "-batch8", "-bf16", "-bf16-batch8")]

@@ -1,6 +1,5 @@
 """The machine is a folder of files here, and the GPU a stand-in."""
 
-import json
 import os
 import subprocess
 import sys
@@ -82,16 +81,13 @@ def test_reads_this_machine() -> None:
     found = read_conditions(CPU)
     assert found.gpu is None
     assert 0 < found.usable_cores <= (os.cpu_count() or 1)
-    assert found.available_bytes is not None
-    assert 2**20 < found.available_bytes <= psutil.virtual_memory().total
-    assert found.busy_seconds is not None
-    assert found.busy_seconds > 0
+    assert 2**20 < (found.available_bytes or 0) <= psutil.virtual_memory().total
+    assert (found.busy_seconds or 0) > 0
     assert found.cpu_hertz is None or 1e8 < found.cpu_hertz < 1e10
-    assert json.loads(json.dumps(msgspec.to_builtins(found)))["usable_cores"] == found.usable_cores
 
 
 def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.quota("throttled_usec 2500000", "throttled_usec 500000")
+    machine.quota("throttled_usec 2500000", "throttled_time 500000000")  # of version 2 and 1
     machine.heat(3, 4, 100)  # the third CPU is not ours
     times = {"user": 8.0, "nice": 1.0, "system": 2.0, "idle": 99.0, "iowait": 9.0, "irq": 0.5, "softirq": 0.25}
     monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(**times, steal=3.0))
@@ -111,11 +107,6 @@ def test_every_value_in_its_unit(machine: Machine, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
 
 
-def test_quota_of_version_1_is_told_in_nanoseconds(machine: Machine) -> None:
-    machine.quota("throttled_time 2500000000")
-    assert read_conditions(CPU).throttled_seconds == 2.5
-
-
 def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise NotImplementedError
@@ -127,15 +118,6 @@ def test_what_psutil_does_not_tell_is_unknown(machine: Machine, monkeypatch: pyt
     machine.heat(1, 1)
     cores = read_conditions(CPU).usable_cores
     assert read_conditions(CPU) == Conditions(cores)
-
-
-def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu(monkeypatch, reasons=0x5, violation=1_500_000_000)
-    assert read_conditions(CUDA).gpu == GpuConditions(
-        sm_hertz=1.755e9, max_sm_hertz=1.98e9, memory_hertz=2.619e9, celsius=61.0, watts=350.5,
-        throttle_reasons=("idle", "software power cap"), thermal_violation_seconds=1.5, foreign_processes=(),
-    )  # fmt: skip
-    assert read_conditions(CPU).gpu is None
 
 
 def in_namespace(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -158,22 +140,19 @@ def test_foreign_processes_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_a_container_foreign_processes_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver may list this very process under its id on the host."""
+
+    def foreign() -> tuple[str, ...] | None:
+        found = read_conditions(CUDA).gpu
+        assert found is not None
+        return found.foreign_processes
+
     card = gpu(monkeypatch, processes=[(4711, 1)])
     in_namespace(monkeypatch, "pid:[4026532800]")
-    found = read_conditions(CUDA).gpu
-    assert found is not None
-    assert found.foreign_processes is None
+    assert foreign() is None
     card.processes.clear()
-    found = read_conditions(CUDA).gpu
-    assert found is not None
-    assert found.foreign_processes == ()
-
-
-def test_a_driver_that_lists_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert foreign() == ()
     gpu(monkeypatch, missing=("nvmlDeviceGetComputeRunningProcesses",))
-    found = read_conditions(CUDA).gpu
-    assert found is not None
-    assert found.foreign_processes is None
+    assert foreign() is None
 
 
 # Throttling
@@ -200,17 +179,6 @@ def test_the_detector_that_can_read_nothing_says_no(machine: Machine) -> None:
     detector = ThrottleDetector(CPU)
     assert detector.reads == ()
     assert [detector(), detector()] == [False, False]
-
-
-def test_the_detector_closes_its_files(machine: Machine) -> None:
-    machine.quota("throttled_usec 5")
-    machine.heat(1, 1)
-    process = psutil.Process()
-    before = process.num_fds()
-    detector = ThrottleDetector(CPU)
-    assert process.num_fds() > before
-    del detector
-    assert process.num_fds() == before
 
 
 def test_the_detector_of_a_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +242,6 @@ def test_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert observe(monkeypatch, others={12: 0.99}) == []  # 5 % of 2 cores for 10 s is 1 s
     assert observe(monkeypatch, others={12: 0.09}, seconds=0.1) == []  # few ticks
-    assert len(observe(monkeypatch, others={12: 0.1}, seconds=0.1)) == 1
 
 
 BUSY = {"throttle_reasons": ("application clocks",)}
@@ -317,11 +284,6 @@ def test_warnings(before: Conditions, after: Conditions, expected: str, monkeypa
     found = observe(monkeypatch, before, after)
     assert len(found) == bool(expected)
     assert not expected or found[0].startswith(expected)
-
-
-def test_end_without_begin() -> None:
-    with pytest.raises(RuntimeError, match="before begin"):
-        Observer(CPU).end()
 
 
 # Whose CPU time it was: init (1) - shell (10) - pytest (20) - server (30) - worker (40), and another's make (50) with
@@ -392,3 +354,8 @@ def test_kernel_threads_and_unreadable_processes_are_left_out(monkeypatch: pytes
     assert list_processes() == {1: Process(0, 5.0, 3.0, 12.0), 4: Process(1, 5.0, 3.0, 12.0)}
     monkeypatch.setattr(module, "_name", {2: "bash"}.get)
     assert set(list_processes()) == {1, 2, 3, 4}
+
+
+def test_an_observer_that_has_not_begun() -> None:
+    with pytest.raises(RuntimeError, match="before begin"):
+        Observer(CPU).end()

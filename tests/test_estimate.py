@@ -4,16 +4,15 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from records import record
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.models.registry import members
 from fashiontl.records import Record, read_file
-from fashiontl.reports.progress import ProgressLine, Range, span
-from fashiontl.runner.estimate import Cost, Estimate, Work, cheapest_first, cost, costs, has_backbone
+from fashiontl.runner.estimate import Cost, Estimate, Range, Work, cheapest_first, cost, costs, has_backbone
 
 # What `fashiontl.runner.phases.count` says of them at 32 pixels.
 WORKS = {name: Work(*values) for name, values in json.loads(Path(__file__).with_name("works.json").read_text()).items()}
@@ -73,12 +72,12 @@ def replay(run: str, *, cheap: bool) -> list[tuple[float, Range]]:
     return answers[:-1]
 
 
-@pytest.mark.parametrize("cheap", [False, True], ids=["as measured", "cheap first"])
 @pytest.mark.parametrize("run", RUNS)
-def test_from_the_third_cell_on_the_whole_time_is_right_within_a_factor_of_1_5(run: str, cheap: bool) -> None:
+def test_from_the_third_cell_on_the_whole_time_is_right_within_a_factor_of_1_5(run: str) -> None:
     total = sum(found.values("wall_time")[0] for found in records(run))
-    factors = [(total - left + guess.expected) / total for left, guess in replay(run, cheap=cheap)[1:]]
-    assert 1 / 1.5 <= min(factors) <= max(factors) <= 1.5
+    for cheap in (False, True):
+        factors = [(total - left + guess.expected) / total for left, guess in replay(run, cheap=cheap)[1:]]
+        assert 1 / 1.5 <= min(factors) <= max(factors) <= 1.5, cheap
 
 
 def test_the_range_holds_what_was_left() -> None:
@@ -86,15 +85,6 @@ def test_the_range_holds_what_was_left() -> None:
     within = [guess.low <= left <= guess.high for left, guess in answers]
     assert len(within) > 200
     assert sum(within) / len(within) > 0.9
-
-
-def test_the_range_narrows() -> None:
-    run = next(run for run in RUNS if len(records(run)) == 20)
-    before = Estimate([found.case for found in records(run)], predicted(run)).left()
-    widths = [guess.high / guess.low for guess in (before, *(guess for _, guess in replay(run, cheap=False)))]
-    assert widths[0] > 4
-    assert widths[3] < widths[0] / 2
-    assert widths[12] < 3
 
 
 def case(architecture: str = "resnet18", policy: str = "full", **fields: Any) -> Case:
@@ -119,14 +109,6 @@ def test_what_settings_cost() -> None:
     assert seconds(case(policy="linear_probe")) < seconds(case(policy="last_stage")) < seconds(case())
     # It has no layers of normalisation, so that its head alone trains.
     assert seconds(case("vgg11", "bn_only")) < seconds(case("vgg11", "last_stage"))
-
-
-@pytest.mark.parametrize("policy", ["last_3", "surgical_4", "gradual_unfreeze", "lp_ft", "lora", "scratch"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_policy_and_preset_has_a_cost(policy: str, preset: str) -> None:
-    found = cost(case("resnet18", policy), PRESETS[preset], Work(), pretrained=False)
-    assert found.fixed > 0
-    assert found.work > 0
 
 
 def test_the_first_case_that_needs_a_backbone_makes_it(tmp_path: Path) -> None:
@@ -158,12 +140,8 @@ def test_cheap_architectures_come_first_among_those_of_a_device_and_a_task() -> 
     ]
     dear = {"vgg11": Cost(1.0, 9.0), "resnet18": Cost(4.0, 2.0)}
     found = cheapest_first(cases, {each.id: dear[each.architecture] for each in cases})
-    assert [(each.device, each.task, each.architecture, each.policy) for each in found] == [
-        (device, task, name, policy)
-        for device, task in axes
-        for name in ("resnet18", "vgg11")
-        for policy in ("full", "scratch")
-    ]
+    assert [(each.device, each.task) for each in found] == [pair for pair in axes for _ in range(4)]
+    assert [each.architecture for each in found] == ["resnet18", "resnet18", "vgg11", "vgg11"] * 4
 
 
 CASES = [case(policy=policy) for policy in ("full", "scratch", "bn_only")]
@@ -188,48 +166,28 @@ def test_what_is_left() -> None:
     assert running.left() == Range(0.0, 0.0, 0.0)
 
 
-def test_a_crash_or_a_skip_says_nothing_of_other_cases() -> None:
+def test_a_crash_or_a_skip_says_nothing_of_other_cases_but_an_absent_device_takes_no_time() -> None:
     running = estimate(*CASES)
     running.finish(CASES[0].id, "crashed", 0.1)
     assert running.left().expected == pytest.approx(23)
-
-
-def test_a_device_whose_cases_are_skipped_takes_no_time() -> None:
     absent = [case(policy=policy, device="cuda") for policy in ("full", "scratch")]
     running = estimate(*absent, CASES[0])
     running.finish(absent[0].id, "skipped", 0.01)
     assert running.left().expected == pytest.approx(13)
 
 
-def test_the_same_case_twice() -> None:
-    running = estimate(CASES[0], CASES[0])
-    running.finish(CASES[0].id, "ok", 13.0)
-    assert running.left().expected == pytest.approx(10)
-
-
-def test_a_policy_that_has_no_plan_for_a_network_breaks_no_estimate() -> None:
+def test_what_has_no_plan_or_could_not_be_counted_breaks_no_estimate() -> None:
     short = Work(parameters={"stage1": 1.0, "head": 1.0})
     cases = [case(policy="last_3"), case()]
     found = costs(cases, QUICK, {each.id: short for each in cases}, NOWHERE)
     assert found[cases[0].id].work < found[cases[1].id].work
-
-
-def test_a_clock_that_stands_still() -> None:
-    running = estimate(*CASES)
-    for each in CASES[:2]:
-        running.finish(each.id, "ok", 0.0)
-    assert 4 < running.left().expected < 10
-
-
-class Config:
-    """Of a session without a terminal."""
-
-    pluginmanager = type("Plugins", (), {"get_plugin": lambda self, name: None})()
+    assert costs([case()], Settings(), {}, NOWHERE)[case().id].work > 0
 
 
 def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
     now = [0.0]
-    line = ProgressLine(Config(), clock=lambda: now[0])  # type: ignore[arg-type]
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda name: None))  # has no terminal
+    line = ProgressLine(config, clock=lambda: now[0])  # type: ignore[arg-type]
     line.expect(3)
     line.predict(estimate(*CASES))
     for number, each in enumerate(CASES):
@@ -237,16 +195,5 @@ def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
         now[0] += 103.0 if number == 0 else 100.0
         assert line.account() == ""
         line.end(record(case=each))
-    assert line.account().startswith("5 min taken; predicted ")
-    first, third = line.account().partition("; predicted ")[2].split(", ")
-    assert first == "13 s to 1 min before the first case"
-    assert third == "about 5 min before the third"
-
-
-def test_a_range_is_told_while_it_is_wide() -> None:
-    assert span(Range(100, 110, 121)) == "about 1 min"
-    assert span(Range(100, 200, 400)) == "1 min to 6 min"
-
-
-def test_what_could_not_be_counted_is_guessed() -> None:
-    assert costs([case()], Settings(), {}, NOWHERE)[case().id].work > 0
+    expected = "5 min taken; predicted 13 s to 1 min before the first case, about 5 min before the third"
+    assert line.account() == expected

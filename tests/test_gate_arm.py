@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from gate_repository import CASE, PROJECT, nets, repository
 
@@ -15,6 +16,7 @@ from fashiontl.gate import arm as room
 from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, search_path
 from fashiontl.gate.trees import Checkout
 from fashiontl.runner.client import Outcome
+from fashiontl.runner.messages import TRAIN, Identity, Phase
 
 SETTINGS = replace(PRESETS["smoke"], threads=1, seconds=0.02, timeout=60.0)
 
@@ -38,21 +40,21 @@ def arm(base: Checkout, head: Checkout, name: Any = "base", extensions: Sequence
     return Arm(name, mine, other, SETTINGS, mine.folder / "cache", extensions)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, outcome: Outcome | Callable[[dict[str, Any]], Outcome]) -> list[Any]:
+def answering(monkeypatch: pytest.MonkeyPatch, outcome: Outcome[Any] | Callable[[Any], Outcome[Any]]) -> list[Any]:
     """Let workers answer at once, and note their jobs."""
     jobs: list[Any] = []
 
-    def run(worker: Any, phase: str, job: dict[str, Any], *more: Any) -> Outcome:
+    def run(worker: Any, phase: Phase[Any, Any], job: Any, *more: Any) -> Outcome[Any]:
         assert isinstance(worker, room.Worker)
         assert more[0] > 0, "no phase runs for ever"
-        jobs.append((phase, json.loads(json.dumps(job))))
+        jobs.append((phase.name, json.loads(msgspec.json.encode(job))))
         return outcome if isinstance(outcome, Outcome) else outcome(job)
 
     monkeypatch.setattr(room.Worker, "run", run)
     return jobs
 
 
-def identity(folder: Path, **more: Any) -> Outcome:
+def identity(folder: Path, **more: Any) -> Outcome[Identity]:
     value = {
         "version": "1",
         "protocol": room.PROTOCOL,
@@ -63,7 +65,7 @@ def identity(folder: Path, **more: Any) -> Outcome:
         "strangers": [],
         "fields": {"case": list(vars(CASE)), "settings": list(vars(SETTINGS))},
     }
-    return Outcome("ok", "", {**value, **more})
+    return Outcome("ok", "", Identity(**{**value, **more}))
 
 
 def test_the_path_is_the_tree_first_and_nothing_of_the_heads(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_what_cannot_be_compared(
     trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch, outcome: Any, verdict: str, message: str
 ) -> None:
     base, head = trees
-    told = Outcome("crashed", outcome, {}) if isinstance(outcome, str) else identity(base.folder, **outcome)
+    told = Outcome("crashed", outcome) if isinstance(outcome, str) else identity(base.folder, **outcome)
     answering(monkeypatch, told)
     with arm(base, head) as one, pytest.raises(IncomparableError, match=message) as caught:
         one.identify()
@@ -177,23 +179,13 @@ def test_extensions_of_each_tree(trees: tuple[Checkout, Checkout], monkeypatch: 
 def test_a_field_that_a_tree_does_not_know(trees: tuple[Checkout, Checkout], monkeypatch: pytest.MonkeyPatch) -> None:
     base, head = trees
     fields = {"case": ["architecture", "policy", "device", "task", "weights"], "settings": ["preset", "timeout"]}
-    jobs = answering(
-        monkeypatch, lambda job: identity(base.folder, fields=fields, lacks=[None] * len(job.get("cases", ())))
-    )
+    answering(monkeypatch, lambda job: identity(base.folder, fields=fields, lacks=[None] * len(job.cases)))
     settings = replace(PRESETS["quick"], sweep=8)
     with Arm("base", base, head, settings, base.folder, ()) as one:
         one.identify()
         lacks = one.lacks([CASE, replace(CASE, batch=3)])
-        one.run("inference", CASE, settings, lambda text: None, traces="x")
     assert lacks[CASE.id] == "base does not know sweep=8"
     assert lacks[replace(CASE, batch=3).id] == "base does not know batch=3 and sweep=8"
-    phase, job = jobs[-1]
-    assert (phase, set(job["case"]), set(job["settings"])) == (
-        "inference",
-        set(fields["case"]),
-        set(fields["settings"]),
-    )
-    assert (job["traces"], job["cache"]) == ("x", str(base.folder))
 
 
 def test_data_and_weights_are_the_callers_in_either_tree(
@@ -217,7 +209,7 @@ def test_data_and_weights_are_the_callers_in_either_tree(
         one.identify()
         one.expand(asked)
         for weights in ("own.pt", "none", "imagenet", "nowhere.pt"):
-            one.run("train", replace(CASE, weights=weights), settings, lambda text: None)
+            one.run(TRAIN, replace(CASE, weights=weights), settings, lambda text: None)
         environment = one._worker._environment
     (_, _), (_, expanded), *trained = jobs
     assert expanded["matrix"] == {
@@ -275,7 +267,7 @@ def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def test_turns_write_commands_and_read_answers(pipe: int) -> None:
-    running = FakeRunning('{"steady": false}', '{"seconds": 0.5, "throttled": true}', Outcome("ok", "", {}))
+    running = FakeRunning('{"steady": false}', '{"seconds": 0.5, "throttled": true}', Outcome("ok"))
     reader = os.dup(pipe)
     with Turns("head", running, pipe, 30.0) as turns:  # type: ignore[arg-type]
         assert turns.warm("latency") is False
@@ -302,9 +294,9 @@ def test_a_slice_may_take_little_longer_than_the_first(pipe: int) -> None:
     ("said", "kind", "reason"),
     [
         (None, "timeout", "warm latency took longer than 30 s"),
-        (Outcome("oom", "out of memory", {}), "oom", "out of memory"),
-        (Outcome("crashed", "signal SIGSEGV", {}), "crashed", "signal SIGSEGV"),
-        (Outcome("ok", "", {}), "crashed", "warm latency: the process ended"),
+        (Outcome("oom", "out of memory"), "oom", "out of memory"),
+        (Outcome("crashed", "signal SIGSEGV"), "crashed", "signal SIGSEGV"),
+        (Outcome("ok"), "crashed", "warm latency: the process ended"),
     ],
 )
 def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason: str) -> None:
@@ -330,7 +322,7 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert turns.warm("latency") in {True, False}
             seconds, _ = turns.slice("latency")
             assert seconds > 0
-        assert turns._running.next(0.0) == Outcome("ok", "", {})
+        assert turns._running.next(0.0) == Outcome("ok")
         assert list(Path(one._pipes.name).iterdir())
     assert not Path(one._pipes.name).exists()
     (own / "nets.py").write_text(nets("raise RuntimeError('no')"))
@@ -341,22 +333,3 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "nets.py").write_text("import no_such_module_anywhere\n")
     with arm(base, head) as one, pytest.raises(IncomparableError, match="No module named 'no_such_module_anywhere'"):
         one.identify()
-
-
-@pytest.mark.slow
-def test_a_real_arm_lists_and_runs_cases_with_the_callers_data_and_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, head = checkout(repository(tmp_path / "base"), "main"), checkout(repository(tmp_path / "head"))
-    monkeypatch.chdir(head.folder)
-    (head.folder / "own.pt").write_bytes(b"")
-    axes = {"arch": ["tiny"], "policy": ["full"], "device": ["cpu"], "weights": ["own.pt"]}
-    settings = replace(SETTINGS, data="original", data_root="images")
-    with Arm("base", base, head, settings, Path("cache"), ()) as one:
-        one.identify()
-        (case,) = one.expand({"axes": axes, "preset": "smoke", "assignments": [], "data_root": "images"})
-        assert case == replace(CASE, weights=str(head.folder / "own.pt"))
-        assert case.id == replace(CASE, weights="own.pt").id
-        outcome = one.run("train", CASE, settings, lambda text: None)
-    assert outcome.status != "ok"
-    assert f"data root {head.folder / 'images'}: " in outcome.reason

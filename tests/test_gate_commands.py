@@ -152,8 +152,7 @@ def test_reports_that_cannot_be_written_are_told_before_anything_is_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected one of --base REF, --replay FILE and --plan FILE, got none"),
-        (["--base", "main", "--replay", "x"], "got --base and --replay"),
+        (["--replay", "x", "--arch", "vgg11", "--budget", "3"], "expected --arch, --budget beside --base"),
         (["--replay", "nowhere.json"], "nowhere.json"),
         (["--base", "main", "--arch", "resnet81"], "unknown architecture 'resnet81'"),
     ],
@@ -164,6 +163,13 @@ def test_bad_input_is_one_message(
     del here
     assert cli.main(["gate", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--base", "main", "--replay", "x"]])
+def test_a_gate_measures_or_replays_or_plans(here: Path, options: list[str]) -> None:
+    del here
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["gate", *options])
 
 
 def test_outside_of_a_repository(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

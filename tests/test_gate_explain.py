@@ -9,6 +9,7 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.gate.explain import explain, growth, typical
 from fashiontl.profiling.operators import OTHERS, Operator, Profile
 from fashiontl.runner.client import Outcome
+from fashiontl.runner.messages import PROFILE, PhaseResult
 
 SETTINGS = replace(PRESETS["smoke"], threads=1)
 
@@ -71,23 +72,27 @@ def test_of_several_profiles_each_row_is_the_median() -> None:
 
 
 class FakeArm:
-    def __init__(self, name: str, log: list[str], answer: Profile | Outcome) -> None:
+    def __init__(self, name: str, log: list[str], answer: Profile | Outcome[Any]) -> None:
         self._name = name
         self._log = log
         self._answer = answer
         self.asked: list[Case] = []
 
-    def run(self, phase: str, case: Case, settings: Any, progress: Any, **more: Any) -> Outcome:
-        assert (phase, settings) == ("profile", SETTINGS)
+    def run(self, phase: Any, case: Case, settings: Any, progress: Any, **more: Any) -> Outcome[Any]:
+        assert (phase, settings) == (PROFILE, SETTINGS)
         assert Path(more["traces"]).is_dir()
         progress(self._name)
         self._log.append(self._name)
         self.asked.append(case)
         answer = self._answer
-        return answer if isinstance(answer, Outcome) else Outcome("ok", "", {"profile": asdict(answer)})
+        if isinstance(answer, Outcome):
+            return answer
+        return Outcome("ok", "", PhaseResult(provenance={"profile": asdict(answer)}))
 
 
-def explained(base: Profile | Outcome, head: Profile | Outcome, metrics: list[str]) -> tuple[Any, list[str], list[str]]:
+def explained(
+    base: Profile | Outcome[Any], head: Profile | Outcome[Any], metrics: list[str]
+) -> tuple[Any, list[str], list[str]]:
     log: list[str] = []
     arms: Any = {"base": FakeArm("base", log, base), "head": FakeArm("head", log, head)}
     found, warnings = explain(arms, Case("resnet18", "full"), metrics, SETTINGS, lambda text: None)
@@ -111,6 +116,6 @@ def test_what_does_not_show_in_a_profile_is_said() -> None:
     same = profile(row("mm", "a", 1.0))
     found, warnings, _ = explained(same, same, ["latency"])
     assert (found, warnings) == ([], ["resnet18-full-cpu, latency: slower, but no operator is under the profiler"])
-    found, warnings, log = explained(Outcome("oom", "too large", {}), same, ["latency"])
+    found, warnings, log = explained(Outcome("oom", "too large"), same, ["latency"])
     assert (found, warnings) == ([], ["resnet18-full-cpu: the base could not be profiled: too large"])
     assert log == ["base"]

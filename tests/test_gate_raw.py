@@ -53,17 +53,10 @@ def test_what_is_written_is_read_again(made: Raw) -> None:
     assert from_json(text, "gate.json") == made
 
 
-def test_a_file_is_written_whole_and_read(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "gate.json"
-    write(raw(), path)
-    assert read(path) == raw()
-    assert [each.name for each in path.parent.iterdir()] == ["gate.json"]
-
-
 def test_a_file_that_cannot_be_written_or_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(FashiontlError, match=r"can be written, got .*: .*; free it"):
         write(raw(), tmp_path)
-    with pytest.raises(FashiontlError, match=r"expected a gate's JSON, got .*none\.json: No such file"):
+    with pytest.raises(FashiontlError, match=r"none\.json: expected a gate's JSON, got: No such file"):
         read(tmp_path / "none.json")
     with pytest.raises(FashiontlError, match="got a folder"):
         read(tmp_path)

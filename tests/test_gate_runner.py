@@ -10,9 +10,10 @@ from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.arm import StoppedError
 from fashiontl.gate.limits import Limit
-from fashiontl.gate.raw import SCHEMA, Arm, Failure, Raw, Tree, Trial
+from fashiontl.gate.raw import Arm, Failure, Raw, Tree, Trial
 from fashiontl.gate.runner import Gate, Order
 from fashiontl.runner.client import Outcome
+from fashiontl.runner.messages import DeviceFacts, Phase, PhaseResult, Pretraining, Training, VariantSupport
 
 SETTINGS = replace(PRESETS["smoke"], seconds=1.0)
 ONE, TWO = Case("resnet18", "full", weights="none"), Case("vgg11", "full", weights="none", batch=7)
@@ -21,10 +22,14 @@ TREES: dict[Arm, Tree] = {
     "head": Tree("working tree", "b" * 40, True, "fashiontl/__init__.py", 2),
 }
 METRICS = ("latency", "inference_throughput", "train_throughput")
-COUNTED: dict[str, dict[str, Any]] = {
-    "inference": {"parameters": 5, "trainable_parameters": 4, "flops": 3.0, "inference_peak_memory": 100},
-    "step": {"training_flops": 9.0, "training_peak_memory": 200},
-}
+INFERENCE = {"parameters": 5, "trainable_parameters": 4, "flops": 3.0, "inference_peak_memory": 100}
+STEP = {"training_flops": 9.0, "training_peak_memory": 200}
+
+
+def measured(values: Mapping[str, float]) -> PhaseResult:
+    result = PhaseResult()
+    result.measure_all(values)
+    return result
 
 
 class Lab:
@@ -50,7 +55,7 @@ class Lab:
         return Gate(self.arms, TREES, order, clock=lambda: self.now, **more)
 
     def kernel(self) -> float:
-        self.note("control")
+        self.note("reference")
         return 0.25
 
 
@@ -62,11 +67,10 @@ class FakeArm:
         self.lab = lab
         self._lacks = lacks
         self.expanded: list[Case] = []
-        self.answers: dict[str, dict[str, Any]] = {
-            **COUNTED,
-            "device": {"absence": None, "facts": {}},
-            "variant": {"absence": None},
-        }
+        self.answers: dict[str, Any] = {
+            "inference": measured(INFERENCE), "step": measured(STEP), "device": DeviceFacts(),
+            "variant": VariantSupport(),
+        }  # fmt: skip
 
     def lacks(self, cases: Sequence[Case]) -> dict[str, str]:
         return {case.id: self._lacks[case.id] for case in cases if case.id in self._lacks}
@@ -75,18 +79,18 @@ class FakeArm:
         assert matrix == {"axes": {}}
         return self.expanded
 
-    def run(self, phase: str, case: Case, settings: Any, progress: Any, **more: Any) -> Outcome:
-        progress("told")
+    def run(self, phase: Phase[Any, Any], case: Case, settings: Any, progress: Any, **more: Any) -> Outcome[Any]:
+        progress("asked")
         try:
-            self.lab.note(f"{self.name} {phase} {case.architecture}")
+            self.lab.note(f"{self.name} {phase.name} {case.architecture}")
         except StoppedError as error:
-            return Outcome(error.kind, error.reason, {})
+            return Outcome(error.kind, error.reason)  # type: ignore[arg-type]
         self.asked = (settings, more)
-        return Outcome("ok", "", self.answers[phase])
+        return Outcome("ok", "", self.answers[phase.name])
 
-    def ask(self, phase: str, job: Mapping[str, Any]) -> Outcome:
-        assert set(job) == {"device"} if phase == "device" else {"case"}
-        return Outcome("ok", "", self.answers[phase])
+    def ask(self, phase: Phase[Any, Any], job: object) -> Outcome[Any]:
+        assert isinstance(job, phase.job)
+        return Outcome("ok", "", self.answers[phase.name])
 
     @contextmanager
     def turns(self, case: Case) -> Iterator["FakeTurns"]:
@@ -128,12 +132,12 @@ def order(*cases: Case, **more: Any) -> Order:
     return Order(cases or (ONE,), SETTINGS, **more)
 
 
-def test_an_epoch_is_abba_with_a_control_after_each_slice() -> None:
+def test_a_trial_is_abba_with_the_reference_kernel_after_each_slice() -> None:
     lab = Lab()
     raw = lab.gate(order(), draws=["head", "base", "base"]).measure()
     started = lab.events.index("base begins resnet18")
-    turn = ["head slice latency", "control", "base slice latency", "control"]
-    back = ["base slice latency", "control", "head slice latency", "control"]
+    turn = ["head slice latency", "reference", "base slice latency", "reference"]
+    back = ["base slice latency", "reference", "head slice latency", "reference"]
     assert lab.events[started : started + 4] == [
         "base begins resnet18",
         "head begins resnet18",
@@ -194,7 +198,9 @@ def test_an_order_may_be_limited_to_timed_metrics() -> None:
 
 def test_counts_come_from_as_many_processes_as_the_limits_ask_for() -> None:
     lab = Lab()
-    lab.arms["head"].answers["inference"] = {**COUNTED["inference"], "parameters": 6, "flops": None}
+    lab.arms["head"].answers["inference"] = measured(
+        {"parameters": 6, "trainable_parameters": 4, "inference_peak_memory": 100}
+    )
     raw = lab.gate(order(), until(0)).measure()
     turns = [f"{arm} {phase} resnet18" for arm in ("base", "head", "head", "base") for phase in ("inference", "step")]
     assert lab.events == turns * 3
@@ -230,13 +236,13 @@ def test_a_cell_of_neither_tree_is_bad_input() -> None:
 
 def test_a_device_that_is_absent_is_bad_input() -> None:
     lab = Lab()
-    lab.arms["head"].answers["device"] = {"absence": "no card", "facts": {}}
+    lab.arms["head"].answers["device"] = DeviceFacts("no card")
     with pytest.raises(FashiontlError, match="expected a device that can be used, got cpu: no card; name others"):
         lab.gate(order()).measure()
 
 
 @pytest.mark.parametrize("kind", ["crashed", "timeout", "oom"])
-def test_a_failure_in_an_epoch_ends_its_cell_alone(kind: Any) -> None:
+def test_a_failure_in_a_trial_ends_its_cell_alone(kind: Any) -> None:
     def trouble(event: str) -> None:
         if event == "head slice train_throughput":
             raise StoppedError("head", kind, "it fell over")
@@ -274,39 +280,30 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
     raw = lab.gate(order(ONE, TWO), until(6)).measure()
     taken = {(series.cell, series.metric): len(series.trials) for series in raw.series}
     assert taken == {(case.id, metric): 2 if case == ONE else 1 for case in (ONE, TWO) for metric in METRICS}
-    assert any(doubt.startswith("interrupted after ") for doubt in raw.warnings)
+    assert any(warning.startswith("interrupted after ") for warning in raw.warnings)
     assert lab.events[-1] == "base ends vgg11"
 
 
 def test_the_budget_ends_the_gate_and_says_so() -> None:
     # 24 ticks of the fakes' clock go into counting, and 152 into a trial: two begin, and each metric warms up twice
-    # and has 24 slices and controls.
+    # and has 24 slices and reference kernels.
     raw = Lab().gate(order(budget=24 + 152 * 2.5), lambda *unused: "screen").measure()
     assert {len(series.trials) for series in raw.series} == {3}, "what has begun is finished"
     assert "the budget of 404 s (--budget) was used up while timing" in raw.warnings
     assert raw.seconds >= raw.budget == 404.0
 
 
-def test_a_rule_that_stops_for_lack_of_time_is_told_of() -> None:
-    raw = Lab().gate(order(budget=24 + 152 * 2.5), until(24)).measure()
-    assert {len(series.trials) for series in raw.series} == {2}
-    left = "the budget of 404 s (--budget) left no time for the trials it needs"
-    assert [doubt for doubt in raw.warnings if "budget" in doubt] == [
-        f"{ONE.id}, {metric}: {left}" for metric in METRICS
-    ]
-
-
-def test_the_rule_is_told_how_many_epochs_there_is_time_for() -> None:
-    told: list[tuple[int, int]] = []
+def test_the_rule_is_told_how_many_trials_there_is_time_for() -> None:
+    asked: list[tuple[int, int]] = []
 
     def rule(trials: Sequence[Trial], limit: Limit, budget: int) -> str:
         assert limit.kind == "timed"
-        told.append((len(trials), budget))
+        asked.append((len(trials), budget))
         return "screen" if len(trials) < 3 else "stop"
 
     Lab().gate(order(budget=24 + 152 * 10.5), rule).measure()
     # In the end it is asked, too, whether it would go on if there were time.
-    assert told == [*[(0, 24)] * 3, *[(1, 10)] * 3, *[(2, 10)] * 3, *[(3, 10), (3, 24)] * 3]
+    assert asked == [*[(0, 24)] * 3, *[(1, 10)] * 3, *[(2, 10)] * 3, *[(3, 10), (3, 24)] * 3]
 
 
 def test_counting_ends_with_the_budget_too() -> None:
@@ -314,29 +311,29 @@ def test_counting_ends_with_the_budget_too() -> None:
     raw = Lab().gate(order(ONE, TWO, budget=12.0)).measure()
     assert {(found.cell, len(found.base), len(found.head)) for found in raw.counts} == {(ONE.id, 3, 3)}
     assert not raw.series
-    assert [doubt for doubt in raw.warnings if "budget" in doubt] == [
+    assert [warning for warning in raw.warnings if "budget" in warning] == [
         "the budget of 12 s (--budget) was used up while counting",
         "the budget of 12 s (--budget) was used up while timing",
     ]
 
 
-TRAINED = {
-    "data": {"sha256": "d" * 64},
-    "trained": ["w0", "w1", "w2", "w3", "w4"],
-    "right": ["01", "11", "10", "01", "11"],
-    "answers": ["a0", "a1", "a2", "a3", "a4"],
-}
+def trained(images: str = "d" * 64, first: Any = "w0") -> Training:
+    return Training(
+        provenance={"data": {"sha256": images}, "trained": [first, "w1", "w2", "w3", "w4"]},
+        right=["01", "11", "10", "01", "11"],
+        answers=["a0", "a1", "a2", "a3", "a4"],
+    )
 
 
-def answering(base: Mapping[str, Any], head: Mapping[str, Any], case: Case = ONE) -> tuple[Raw, Lab]:
+def answering(head: Training, case: Case = ONE) -> tuple[Raw, Lab]:
     lab = Lab()
-    lab.arms["base"].answers |= {"train": dict(base), "pretrain": {"checkpoints": {"resnet18": "base.pt"}}}
-    lab.arms["head"].answers |= {"train": dict(head)}
+    lab.arms["base"].answers |= {"train": trained(), "pretrain": Pretraining(checkpoints={"resnet18": "base.pt"})}
+    lab.arms["head"].answers |= {"train": head}
     return lab.gate(order(case, accuracy=True), until(0)).measure(), lab
 
 
 def test_equal_answers_of_one_seed_are_enough() -> None:
-    raw, lab = answering(TRAINED, TRAINED)
+    raw, lab = answering(trained())
     (answers,) = raw.answers
     (pair,) = answers.seeds
     assert (pair.seed, pair.weights_base, pair.right_head, pair.answers_head) == (0, "w0", "01", "a0")
@@ -345,7 +342,7 @@ def test_equal_answers_of_one_seed_are_enough() -> None:
 
 
 def test_other_answers_take_five_seeds() -> None:
-    raw, lab = answering(TRAINED, {**TRAINED, "trained": [{"a": "x", "b": "y"}, "w1", "w2", "w3", "w4"]})
+    raw, lab = answering(trained(first={"a": "x", "b": "y"}))
     (answers,) = raw.answers
     assert [pair.seed for pair in answers.seeds] == [0, 1, 2, 3, 4]
     assert len(answers.seeds[0].weights_head) == 64, "one digest of all members"
@@ -354,7 +351,7 @@ def test_other_answers_take_five_seeds() -> None:
 
 
 def test_answers_to_other_images_are_not_paired() -> None:
-    raw, _ = answering(TRAINED, {**TRAINED, "data": {"sha256": "e" * 64}})
+    raw, _ = answering(trained("e" * 64))
     assert raw.answers == ()
     (failure,) = raw.failures
     assert (failure.arm, failure.kind) == ("head", "crashed")
@@ -363,18 +360,8 @@ def test_answers_to_other_images_are_not_paired() -> None:
 
 def test_both_arms_start_from_the_bases_backbone_and_speed_needs_none() -> None:
     case = Case("resnet18", "full")
-    raw, lab = answering(TRAINED, TRAINED, case)
+    raw, lab = answering(trained(), case)
     assert case.weights == "fashion6"
     assert [event for event in lab.events if "pretrain" in event] == ["base pretrain resnet18"]
     assert lab.arms["head"].asked[1] == {"checkpoints": {"resnet18": "base.pt"}}
     assert (raw.cells, len(raw.answers)) == ((case.id,), 1)
-
-
-def test_raw_tells_what_was_compared() -> None:
-    raw = Lab().gate(order(command="fashiontl gate --base x", budget=9e8)).measure()
-    assert (raw.schema, raw.command) == (SCHEMA, "fashiontl gate --base x")
-    assert (raw.base, raw.head) == (TREES["base"], TREES["head"])
-    assert raw.environment["threads"] == 1
-    assert raw.machine
-    assert raw.started.endswith("+00:00")
-    assert raw.cells == (ONE.id,)

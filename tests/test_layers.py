@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 TORCH_FREE = (
-    "cli", "core.case", "core.encoding", "core.errors", "core.escape", "core.files", "core.metrics", "core.stats",
+    "cli", "core.case", "core.errors", "core.escape", "core.files", "core.metrics", "core.stats",
     "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies", "gate.commands",
     "gate.comparison", "gate.judge", "gate.plan", "gate.raw", "gate.report", "gate.runner",
     "gate.waivers", "machine.conditions", "machine.devices", "machine.energy", "machine.environment", "machine.locks",
     "machine.nvml", "matrix.extensions", "matrix.options", "models.registry", "plugin",
     "profiling.operators", "records", "reports.leaderboard.page", "reports.progress", "reports.summary", "runner.cell",
-    "runner.client", "runner.estimate", "session.ahead", "session.declaring", "session.entry",
+    "runner.client", "runner.estimate", "session.declaring", "session.entry",
     "timing.loops", "timing.sweep", "training.recipes",
 )  # fmt: skip
 

@@ -160,11 +160,10 @@ def test_class_names() -> None:
 
 def test_notes_name_all_that_differs() -> None:
     dirty = dataclasses.replace(LAPTOP, git_sha="f" * 40, git_dirty=True, load=7.5, threads=1, threads_limit="quota")
-    found = notes([
+    command, hardware, versions, *_ = notes([
         row_of(record(CPU[0], command="pytest bench/ -k `x`", environment=SERVER)),
         row_of(record(CPU[1], number=90, environment=dirty, measurements=())),
     ])  # fmt: skip
-    command, hardware, versions = found[:3]
     assert command == (
         "**Command** `` pytest bench/ -k `x` ``, `pytest bench/`, 2026-01-02 03:00 to 2026-01-02 03:01 UTC, "
         "commit `01234567`, `ffffffff` with uncommitted changes"
@@ -176,7 +175,7 @@ def test_notes_name_all_that_differs() -> None:
 
 def test_what_is_unknown_has_no_note() -> None:
     bare = dataclasses.replace(LAPTOP, git_sha=None, git_dirty=None, memory=None, load=None)
-    found = notes([row_of(failed(CPU[0], "crashed", "", environment=bare))])
+    found = list(notes([row_of(failed(CPU[0], "crashed", "", environment=bare))]))
     assert [each.split("**")[1] for each in found] == ["Command", "Hardware", "Versions", "Settings"]
     assert "commit" not in found[0]
     assert found[1].endswith("2 threads (machine `amd-epyc-7763-2c-2t-edbfa711`)")

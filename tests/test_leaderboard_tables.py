@@ -29,11 +29,11 @@ from fashiontl.reports.leaderboard.notes import Footnotes
 from fashiontl.reports.leaderboard.rows import (
     Row,
     by_accuracy,
-    column_texts,
     decimals,
     number,
     relative_widths,
     row_of,
+    text_column,
 )
 
 FULL = Case("vgg11", "full")
@@ -56,7 +56,7 @@ def column(label: str) -> Column:
 
 
 def texts(found: list[Row], shown: Column) -> list[str]:
-    return [text.replace("\xa0", " ") for text in column_texts(found, shown)]
+    return [text.replace("\xa0", " ") for text in text_column(found, shown).texts]
 
 
 # --- columns ---

@@ -143,10 +143,4 @@ def test_the_table_of_operators() -> None:
     assert row.split() == ["aten::mm", "head.0", "forward", "2", "100.000", "300.000", "100.0%", "—", "0.0"]
     assert top(profile(operator(cpu=0.0)), 5).splitlines()[-1].split()[-3:] == ["—", "—", "0.0"]
     assert top(profile(), 5).startswith("operator")
-
-
-@given(st.text(max_size=300), st.integers(8, 150))
-def test_names_are_bounded_and_keep_their_ends(name: str, length: int) -> None:
-    cut = short(name, length)
-    assert len(cut) <= length
-    assert cut == name or (len(name) > length and name.startswith(cut.split("…")[0]) and cut[-1] == name[-1])
+    assert short("cut::" * 40) == f"{('cut::' * 40)[:79]}…{'cut::' * 8}"

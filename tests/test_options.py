@@ -1,70 +1,49 @@
-import random
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case, is_published
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data import TASKS
-from fashiontl.freezing import POLICIES
-from fashiontl.matrix.options import Axes, case_of_id, matrix, published_names
-from fashiontl.models.registry import ARCHITECTURES
+from fashiontl.matrix.options import matrix
 
 
-def ids(axes: Axes, preset: str = "quick") -> list[str]:
+def ids(axes: dict[str, list[str]], preset: str = "quick") -> list[str]:
     return [case.id for case in matrix(axes, preset)[0]]
 
 
 def test_the_default_matrix_is_four_architectures_by_five_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fashiontl.matrix.options.seen_devices", lambda: ["cpu"])
-    cases = ids(Axes())
+    cases = ids({})
     assert len(cases) == 20
     assert cases[0] == "vgg11-scratch-cpu"
     assert cases[-1] == "densenet121-bn_only-cpu"
 
 
 def test_names_may_be_repeated_or_separated_by_commas() -> None:
-    axes = Axes(arch=["vgg11, resnet18", "vgg11"], policy=["full"], device=["cpu,cuda:1"])
+    axes = {"arch": ["vgg11, resnet18", "vgg11"], "policy": ["full"], "device": ["cpu,cuda:1"]}
     assert ids(axes) == ["vgg11-full-cpu", "resnet18-full-cpu", "vgg11-full-cuda:1", "resnet18-full-cuda:1"]
 
 
 def test_the_full_preset_is_ten_classes_from_imagenet() -> None:
-    cases, settings = matrix(Axes(arch=["resnet18"], policy=["full"], device=["cuda"]), "full")
+    cases, settings = matrix({"arch": ["resnet18"], "policy": ["full"], "device": ["cuda"]}, "full")
     assert [(case.task, case.weights) for case in cases] == [("fashion10", "imagenet")]
     assert settings.data == "original"
 
 
 def test_scratch_appears_once_whatever_the_weights() -> None:
-    axes = Axes(arch=["vgg11"], policy=["scratch,full"], device=["cpu"], weights=["none,imagenet"])
+    axes = {"arch": ["vgg11"], "policy": ["scratch,full"], "device": ["cpu"], "weights": ["none,imagenet"]}
     assert ids(axes) == ["vgg11-scratch-cpu", "vgg11-full-cpu-none", "vgg11-full-cpu-imagenet"]
 
 
-def test_all_takes_each() -> None:
-    assert len(ids(Axes(arch=["resnet18"], policy=["full"], device=["cpu"], task=["fashion4,fashion10"]))) == 2
-    assert len(ids(Axes(arch=["all"], policy=["scratch"], device=["cpu"]))) >= 4
-
-
 def test_a_named_folder_means_the_original_images() -> None:
-    _, settings = matrix(Axes(device=["cpu"]), "quick", (), "some/folder")
+    _, settings = matrix({"device": ["cpu"]}, "quick", (), "some/folder")
     assert (settings.data, settings.data_root) == ("original", "some/folder")
 
 
-def test_a_checkpoint_that_exists_is_a_weight(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "mine.pt"
-    checkpoint.touch()
-    axes = Axes(arch=["vgg11"], policy=["full"], device=["cpu"], weights=[str(checkpoint)])
-    assert ids(axes) == ["vgg11-full-cpu-mine.pt"]
-
-
 def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
-    axes = Axes(
-        arch=["resnet18"], policy=["full"], device=["cpu"], precision=["fp32,bf16"], execution=["eager"],
-        memory_format=["all"], image_size=["64"], batch=["8, 16"],
-    )  # fmt: skip
+    axes = {
+        "arch": ["resnet18"], "policy": ["full"], "device": ["cpu"], "precision": ["fp32,bf16"], "execution": ["eager"],
+        "memory_format": ["all"], "image_size": ["64"], "batch": ["8, 16"],
+    }  # fmt: skip
     found = ids(axes)
     assert len(found) == len(set(found)) == 8
     assert found[0] == "resnet18-full-cpu-64px-batch8"
@@ -72,20 +51,26 @@ def test_variants_are_axes_and_a_default_one_is_not_named() -> None:
 
 
 def test_faults_of_variants() -> None:
-    axes = Axes(precision=["fp8"], memory_format=["channels_first"], image_size=["0", "2x"], batch=["-1"])
+    sizes = ["0", "2x", "9" * 5000]
+    axes = {"precision": ["fp8"], "memory_format": ["channels_first"], "image_size": sizes, "batch": ["-1", "5000000"]}
     with pytest.raises(FashiontlError) as caught:
         matrix(axes, "quick")
-    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
+    assert [line.partition(";")[0].partition(", got ")[0] for line in str(caught.value).splitlines()] == [
         "unknown precision 'fp8'",
         "unknown memory format 'channels_first'",
-        "image size: expected a whole number from 1 to 4,096, got '0'",
-        "image size: expected a whole number from 1 to 4,096, got '2x'",
-        "batch: expected a whole number from 1 to 1,000,000, got '-1'",
+        *["image size: expected a whole number from 1 to 4,096"] * 3,
+        *["batch: expected a whole number from 1 to 1,000,000"] * 2,
     ]
 
 
 def test_all_faults_are_listed_with_the_nearest_names() -> None:
-    axes = Axes(arch=["resnet81"], policy=["linear_prob"], device=["gpu"], task=["fashion5"], weights=["imagnet"])
+    axes = {
+        "arch": ["resnet81"],
+        "policy": ["linear_prob"],
+        "device": ["gpu"],
+        "task": ["fashion5"],
+        "weights": ["imagnet"],
+    }
     with pytest.raises(FashiontlError) as caught:
         matrix(axes, "quik", ["epochs=x"])
     lines = str(caught.value).splitlines()
@@ -95,36 +80,27 @@ def test_all_faults_are_listed_with_the_nearest_names() -> None:
         assert nearest in line
 
 
-def test_a_source_that_has_seen_the_target_is_refused() -> None:
-    with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10 contains"):
-        matrix(Axes(arch=["vgg11"], task=["fashion10"], weights=["fashion6"], device=["cpu"]), "quick")
-
-
 def test_few_shot_names_count_as_their_task() -> None:
-    cases, _ = matrix(Axes(arch=["vgg11"], policy=["full"], task=["fashion4@25,fashion10@5"], device=["cpu"]), "quick")
-    assert [(case.id, case.weights) for case in cases] == [
-        ("vgg11-full-cpu-fashion4@25", "fashion6"),
-        ("vgg11-full-cpu-fashion10@5", "imagenet"),
-    ]
+    cases, _ = matrix(
+        {"arch": ["vgg11"], "policy": ["full"], "task": ["fashion4@25,fashion10@5"], "device": ["cpu"]}, "quick"
+    )
+    assert [case.weights for case in cases] == ["fashion6", "imagenet"]
     with pytest.raises(FashiontlError, match="fashion6 were trained on classes that task fashion10@5 contains"):
-        matrix(Axes(arch=["vgg11"], task=["fashion10@5"], weights=["fashion6"], device=["cpu"]), "quick")
+        matrix({"arch": ["vgg11"], "task": ["fashion10@5"], "weights": ["fashion6"], "device": ["cpu"]}, "quick")
     with pytest.raises(FashiontlError, match=r"^task fashion4@0: expected at least 1 training image a class"):
-        matrix(Axes(task=["fashion4@0"], device=["cpu"]), "quick")
+        matrix({"task": ["fashion4@0"], "device": ["cpu"]}, "quick")
 
 
-def test_published_names_and_folders_are_weights(tmp_path: Path) -> None:
-    weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path)]
-    axes = Axes(arch=["vit_b_16"], policy=["full"], device=["cpu"], weights=weights)
+def test_published_names_files_and_folders_are_weights(tmp_path: Path) -> None:
+    file = tmp_path / "mine.pt"
+    file.touch()
+    weights = ["IMAGENET1K_V1,IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file)]
+    axes = {"arch": ["vit_b_16"], "policy": ["full"], "device": ["cpu"], "weights": weights}
     assert [case.weights for case in matrix(axes, "quick", ["image_size=224"])[0]] == [
-        "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path),
+        "IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1", str(tmp_path), str(file),
     ]  # fmt: skip
     with pytest.raises(FashiontlError, match=r"^unknown weights 'IMAGENET1K_V3'; did you mean IMAGENET1K_V2, IM"):
-        matrix(Axes(weights=["IMAGENET1K_V3"], device=["cpu"]), "quick")
-
-
-def test_a_preset_may_say_what_runs_when_nothing_is_named() -> None:
-    cases, _ = matrix(Axes(device=["cpu"]), "tutorial")
-    assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
+        matrix({"weights": ["IMAGENET1K_V3"], "device": ["cpu"]}, "quick")
 
 
 @pytest.mark.usefixtures("own_tables")
@@ -135,21 +111,11 @@ def test_extensions_are_loaded_before_names_are_checked(tmp_path: Path) -> None:
         "from fashiontl.matrix.extensions import register\n"
         "register(replace(find('resnet18'), name='doubled', builder='doubled:build', weights=()))\n"
     )
-    axes = Axes(arch=["doubled"], policy=["scratch"], device=["cpu"])
+    axes = {"arch": ["doubled"], "policy": ["scratch"], "device": ["cpu"]}
     with pytest.raises(FashiontlError, match="unknown architecture 'doubled'"):
         matrix(axes, "quick")
     cases, _ = matrix(axes, "quick", extensions=[str(tmp_path / "doubled.py")])
     assert [case.id for case in cases] == ["doubled-scratch-cpu"]
-
-
-def test_an_extension_that_fails_is_one_fault_among_the_others() -> None:
-    with pytest.raises(FashiontlError) as caught:
-        matrix(Axes(arch=["resnet81"], device=["cpu"]), "quik", extensions=["no_such_module"])
-    assert [line.partition(";")[0] for line in str(caught.value).splitlines()] == [
-        "extension no_such_module: ModuleNotFoundError: No module named 'no_such_module'",
-        "unknown preset 'quik'",
-        "unknown architecture 'resnet81'",
-    ]
 
 
 @pytest.mark.parametrize("named", ["lora", "all"])
@@ -157,144 +123,18 @@ def test_a_policy_without_its_library_stays_in_the_matrix_to_become_a_skipped_ro
     named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "vgg11-lora-cpu" in ids(Axes(arch=["vgg11"], policy=[named], device=["cpu"]))
+    assert "vgg11-lora-cpu" in ids({"arch": ["vgg11"], "policy": [named], "device": ["cpu"]})
 
 
-def test_hybrids_and_published_names() -> None:
-    axes = Axes(arch=["mean:vgg11+resnet50"], policy=["full"], device=["cpu"], weights=["IMAGENET1K_V2"])
-    assert ids(axes) == ["mean:vgg11+resnet50-full-cpu-IMAGENET1K_V2"]
+def test_faults_of_hybrids() -> None:
     with pytest.raises(FashiontlError) as caught:
-        matrix(Axes(arch=["mean:vgg11+resnet51", "joined:vgg11"], policy=["full"], device=["cpu"]), "quick")
-    assert [line[:28] for line in str(caught.value).splitlines()] == [
-        "unknown architecture 'resnet", "joined:vgg11: expected two o",
-    ]  # fmt: skip
+        matrix({"arch": ["mean:vgg11+resnet51", "joined:vgg11"], "policy": ["full"], "device": ["cpu"]}, "quick")
+    unknown, single = str(caught.value).splitlines()
+    assert unknown.startswith("unknown architecture 'resnet51'")
+    assert single.startswith("joined:vgg11: expected two or more")
 
 
 def test_the_tutorials_preset_names_its_networks() -> None:
-    cases, settings = matrix(Axes(device=["cpu"]), "tutorial")
+    cases, settings = matrix({"device": ["cpu"]}, "tutorial")
     assert [case.id for case in cases] == ["tutorial_vgg-scratch-cpu-fashion10", "resnet50-scratch-cpu-fashion10"]
     assert (settings.recipe, settings.epochs, settings.batch_size) == ("naive_adam", 20, 32)
-
-
-AN_ARCHITECTURE = st.sampled_from(
-    [*ARCHITECTURES, "mean:vgg11+resnet18", "joined:resnet18+densenet121", "timm/resnet18", "timm/resnet18.a1_in1k"]
-)
-A_CASE = st.builds(
-    Case,
-    architecture=AN_ARCHITECTURE | st.just("mean:timm/tf_efficientnet_lite0+vgg11"),
-    policy=st.sampled_from([*POLICIES]),
-    device=st.sampled_from(["cpu", "cuda", "cuda:1", "cuda:12", "mps", "xpu"]),
-    task=st.sampled_from([*TASKS, "fashion4@25", "fashion10@100"]),
-    weights=st.sampled_from(["", "none", "imagenet", "fashion6", *published_names()]),
-    precision=st.sampled_from(PRECISIONS),
-    memory_format=st.sampled_from(MEMORY_FORMATS),
-    execution=st.sampled_from(EXECUTIONS),
-    image_size=st.integers(0, 2000),
-    batch=st.integers(0, 100_000),
-)
-
-
-def is_no_transfer(case: Case) -> bool:
-    """fashion6 was trained on classes that the task contains."""
-    return case.weights == "fashion6" and case.task.partition("@")[0] != "fashion4"
-
-
-@given(A_CASE)
-def test_an_id_is_read_back(case: Case) -> None:
-    if is_no_transfer(case):
-        with pytest.raises(FashiontlError, match="which is no transfer"):
-            case_of_id(case.id)
-    else:
-        assert case_of_id(case.id) == case
-
-
-@given(A_CASE.filter(lambda case: not is_no_transfer(case)), st.randoms())
-def test_what_follows_the_device_may_stand_in_any_order(case: Case, order: random.Random) -> None:
-    head = f"{case.architecture}-{case.policy}-{case.device}"
-    rest = case.id.removeprefix(head).removeprefix("-").split("-")
-    order.shuffle(rest)
-    assert case_of_id("-".join([head, *filter(None, rest)])) == case
-
-
-@given(
-    A_CASE.filter(lambda case: case.policy != "scratch"),
-    st.from_regex(r"[\w.-]{1,20}", fullmatch=True).filter(lambda name: name.strip(".") and not is_published(name)),
-)
-def test_a_path_that_the_id_has_only_the_end_of(case: Case, name: str) -> None:
-    if name in {"none", "imagenet", "fashion6"}:
-        return
-    path = f"/somewhere/{name}"
-    given = replace(case, weights=path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "exists", lambda self: str(self) == path)
-        assert case_of_id(given.id, path) == given
-
-
-def test_a_path_can_be_given_to_an_id_that_says_nothing_of_weights(tmp_path: Path) -> None:
-    assert case_of_id("resnet18-full-cpu-64px", str(tmp_path)).weights == str(tmp_path)
-    assert case_of_id("resnet18-full-cpu", "imagenet").weights == "imagenet"
-    with pytest.raises(FashiontlError, match="expected weights none as the id says, got --weights imagenet"):
-        case_of_id("resnet18-full-cpu-none", "imagenet")
-    with pytest.raises(FashiontlError, match=r"unknown weights 'nowhere\.pt'"):
-        case_of_id("resnet18-full-cpu-nowhere.pt", "nowhere.pt")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "-", "resnet18", "resnet18-full", "full-cpu", "---", "resnet18-fine-computer-64px"]
-)
-def test_no_id_at_all_says_what_one_looks_like(text: str) -> None:
-    with pytest.raises(
-        FashiontlError, match=r"^expected ARCHITECTURE-POLICY-DEVICE .* such as resnet18-linear_probe-cpu"
-    ):
-        case_of_id(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "faults"),
-    [
-        ("resnet18-linear_prob-cpu", ["unknown policy 'linear_prob'; did you mean linear_probe?"]),
-        ("resnet18-full-cpuu", ["unknown device 'cpuu'; did you mean cpu"]),
-        ("timm/no-such-full-cpu", ["unknown architecture 'timm/no-such'"]),
-        (
-            "resnet18-full-cpu-064px",
-            ["unknown part of an id '064px'; did you mean 64px?", "if it is the name of a file"],
-        ),
-        ("resnet18-full-cpu-fashion10@0", ["task fashion10@0: expected at least 1 training image"]),
-        (
-            "resnet18-scratch-cpu-imagenet",
-            ["resnet18-scratch-cpu-imagenet: scratch starts from no weights, got imagenet"],
-        ),
-        (
-            "resnet81-full-cpu-bf16-fp16-my-net.pt",
-            [
-                "unknown architecture 'resnet81'; did you mean",
-                "expected one precision in an id, got bf16 and fp16",
-                "unknown part of an id 'my'",
-                "unknown part of an id 'net.pt'",
-                "if it is the name of a file or folder of weights, add --weights PATH",
-            ],
-        ),
-    ],
-)
-def test_all_that_is_wrong_with_an_id_is_said(text: str, faults: list[str]) -> None:
-    with pytest.raises(FashiontlError) as caught:
-        case_of_id(text)
-    lines = str(caught.value).splitlines()
-    assert len(lines) == len(faults)
-    assert all(line.startswith(fault) for line, fault in zip(lines, faults, strict=True))
-
-
-@given(st.text(st.sampled_from("-abcpu:@+./0185_x ") | st.characters(), max_size=40))
-def test_no_text_ends_otherwise_than_in_a_case_or_an_error(text: str) -> None:
-    with suppress(FashiontlError):
-        case_of_id(text)
-
-
-@pytest.mark.parametrize("digits", ["5000000", "9" * 5000])
-def test_sizes_out_of_range_are_faults_everywhere(digits: str) -> None:
-    for axes in (Axes(image_size=[digits]), Axes(batch=[digits])):
-        with pytest.raises(FashiontlError, match="expected a whole number from 1 to"):
-            matrix(axes, "quick")
-    for part in (f"{digits}px", f"batch{digits}"):
-        with pytest.raises(FashiontlError, match="expected a whole number from 1 to"):
-            case_of_id(f"resnet18-full-cpu-{part}")

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,10 +9,18 @@ import torch
 from fashiontl.core.case import PRECISIONS
 from fashiontl.machine.devices import Cpu
 from fashiontl.timing import peak
-from fashiontl.timing.flops import step_flops
 from fashiontl.timing.peak import Work, convolutions, fastest, matrix_products, measured_peak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def switches_as_before() -> Iterator[None]:
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    before = cudnn.allow_tf32, cudnn.benchmark
+    yield
+    torch.set_float32_matmul_precision(precision)
+    cudnn.allow_tf32, cudnn.benchmark = before
 
 
 class Bench:
@@ -100,11 +107,6 @@ def test_the_arithmetic_of_each_size() -> None:
     assert [work.flops for work in found] == expected == sorted(expected)
 
 
-def test_what_is_run_is_what_is_counted() -> None:
-    for work in (matrix_products("cpu", torch.float32)[0], convolutions("cpu", torch.float32)[0]):
-        assert step_flops(work.prepare()) == work.flops
-
-
 def test_operands_have_the_type_and_the_memory_format(monkeypatch: pytest.MonkeyPatch) -> None:
     works = convolutions("meta", torch.bfloat16)[:2]
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -126,31 +128,14 @@ def test_the_peak_of_this_machine(precision: str, monkeypatch: pytest.MonkeyPatc
     assert found == {"matmul": 2 * 64**3 / 4, "convolution": 2 * 8 * 8 * 8 * 8 * 9 / 4}
 
 
-@pytest.fixture
-def switches() -> Iterator[Callable[[], tuple[bool, bool, bool]]]:
-    """Reads TF32 of matrix products, of convolutions, and cuDNN's search; set apart before a test, put back after."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, True, False
-    yield lambda: (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)])
-@pytest.mark.parametrize("fails", [False, True])
-def test_tf32_is_allowed_for_its_own_peak_alone(
-    precision: str, allowed: bool, fails: bool, switches: Callable[[], tuple[bool, bool, bool]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_tf32_is_allowed_for_its_own_peak_alone(precision: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     seen = []
-
-    def look(*_: object) -> None:
-        seen.append((*switches(), torch.is_inference_mode_enabled()))
-        if fails:
-            raise RuntimeError("broken")
-
-    monkeypatch.setattr(peak, "fastest", look)
-    with pytest.raises(RuntimeError, match="broken") if fails else nullcontext():
-        assert measured_peak(Cpu(), precision, 1.0) == {}
-    assert set(seen) == {(allowed, allowed, True, True)}
-    assert switches() == (False, True, False)
+    monkeypatch.setattr(
+        peak,
+        "fastest",
+        lambda *_: seen.append((matmul.allow_tf32, cudnn.allow_tf32, torch.is_inference_mode_enabled())),
+    )
+    assert measured_peak(Cpu(), precision, 1.0) == {}
+    assert set(seen) == {(allowed, allowed, True)}

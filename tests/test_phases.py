@@ -1,30 +1,28 @@
-import gzip
-import hashlib
-import json
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from msgspec import structs
+from phase_runs import run
+from torch import Tensor
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.data.preprocessing import Preprocessing
+from fashiontl.core.metrics import Metric
 from fashiontl.data.select import TaskData
 from fashiontl.machine.devices import Cpu, Device
-from fashiontl.models.build import build
-from fashiontl.models.network import Network
-from fashiontl.models.weights.start import Start, save
+from fashiontl.matrix.extensions import register
+from fashiontl.models.weights.start import Start
 from fashiontl.runner import phases
-from fashiontl.runner.phases import accuracy, readings, speed
+from fashiontl.runner.messages import CaseJob, ExtraJob
+from fashiontl.runner.phases import accuracy, speed, timed_pass
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import loops
 from fashiontl.timing.loops import Samples, WarmUp
@@ -37,30 +35,11 @@ PARAMETERS = 341_792 + 1024 * 4 + 4
 HEAD = 1024 * 4 + 4
 
 
-@pytest.fixture(autouse=True)
-def as_in_a_worker() -> Iterator[None]:
-    """Phases change torch's global state, as is fine in a process that ends with them."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = filling
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, cudnn
-    torch.backends.cuda.matmul.allow_tf32 = matmul
+pytestmark = pytest.mark.usefixtures("as_in_a_worker")
 
 
-def job(case: Case, settings: Settings = SETTINGS, **more: Any) -> dict[str, Any]:
-    return {"case": asdict(case), "settings": asdict(settings), **more}
-
-
-def run(phase: Callable[..., dict[str, Any]], work: dict[str, Any], lines: list[str] | None = None) -> dict[str, Any]:
-    """A phase, between two passes through JSON, as between processes."""
-    value = phase(json.loads(json.dumps(work)), (lambda text: None) if lines is None else lines.append)
-    answer: dict[str, Any] = json.loads(json.dumps(value))
-    return answer
+def job(case: Case, settings: Settings = SETTINGS, **more: Any) -> CaseJob:
+    return CaseJob(case, settings, **more)
 
 
 SCRATCH = Case(ARCHITECTURE, "scratch")
@@ -70,98 +49,48 @@ PROBE = Case(ARCHITECTURE, "linear_probe", weights="none")
 def test_training_gives_one_entry_a_seed() -> None:
     lines: list[str] = []
     value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)), lines)
-    for name in ("accuracy", "evaluation", "training_time", "losses", "proof"):
+    for name in ("accuracy", "evaluation", "training_time", "losses", "proofs"):
         assert len(value[name]) == 2, name
     assert value["trials"] == 12
     assert lines == [
-        "training, seed 1 of 2, epoch 1 of 1",
-        "testing, seed 1 of 2",
-        "training, seed 2 of 2, epoch 1 of 1",
-        "testing, seed 2 of 2",
+        line for seed in (1, 2) for line in (f"training, seed {seed} of 2, epoch 1 of 1", f"testing, seed {seed} of 2")
     ]
     for share, evaluation in zip(value["accuracy"], value["evaluation"], strict=True):
         confusion = evaluation["confusion"]
         assert [sum(row) for row in confusion] == [3, 3, 3, 3]
         assert share == evaluation["accuracy"] == sum(confusion[i][i] for i in range(4)) / 12
     assert value["losses"][0] != value["losses"][1]
-    assert [proof["holds"] for proof in value["proof"]] == [True, True]
+    assert [proof["holds"] for proof in value["proofs"]] == [True, True]
     assert value["recipe"]["epochs"] == 1
     assert value["weights"] == {"name": "none"}
     assert len(value["data"]["sha256"]) == 64
     assert value["warnings"] == []
 
 
-def test_training_again_gives_the_same() -> None:
-    one, two = (run(phases.train, job(SCRATCH)) for _ in range(2))
-    assert {**one, "training_time": 0} == {**two, "training_time": 0}
-
-
 def test_a_probe_reuses_all_but_the_head() -> None:
     value = run(phases.train, job(PROBE))
-    (proof,) = value["proof"]
+    (proof,) = value["proofs"]
     assert (proof["holds"], proof["trained_parameters"]) == (True, 2)
     assert proof["frozen_parameters"] == 168
     assert value["reused_stages"] == 5, "all but the head of stem, three stages, neck and head"
 
 
-def test_a_source_backbone_is_made_and_used(tmp_path: Path) -> None:
-    work = job(Case(ARCHITECTURE, "last_stage"), cache=str(tmp_path))
-    made = run(phases.pretrain, work)
-    assert Path(made["checkpoints"][ARCHITECTURE]).parent == tmp_path
-    assert made["pretraining"]["cached"] is False
-    value = run(phases.train, {**work, "checkpoints": made["checkpoints"]})
-    assert value["weights"] == {"name": "fashion6", "sha256": made["pretraining"]["sha256"]}
-
-
-def test_verifying_weights_is_no_part_of_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / f"{ARCHITECTURE}.pt"
-    save(file, build(ARCHITECTURE, 4, image_size=32), ARCHITECTURE, Preprocessing(32))
-    clock = time.perf_counter
-    hashing = hashlib.file_digest
-
-    def slow(*arguments: Any) -> Any:
-        # An hour, by every clock.
-        ahead = clock() + 3600
-        monkeypatch.setattr(time, "perf_counter", lambda: max(clock() + 3600, ahead))
-        return hashing(*arguments)
-
-    monkeypatch.setattr(hashlib, "file_digest", slow)
-    work = Workload.of(job(replace(PROBE, weights=str(file))))
-    begun = time.perf_counter()
-    (started,) = work.starts()
-    taken = time.perf_counter() - begun
-    assert started.verifying == pytest.approx(3600, abs=60)
-    assert 0 < taken - started.verifying < 60
-
-
-def test_load_time_leaves_out_what_verifying_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = Workload.starts
-    monkeypatch.setattr(Workload, "starts", lambda work: [replace(each, verifying=3600.0) for each in starts(work)])
-    assert -3600 < run(phases.inference, job(PROBE))["load_time"] < -3540
-
-
-@pytest.mark.parametrize(("case", "trainable"), [(SCRATCH, PARAMETERS), (PROBE, HEAD)])
-def test_inference_counts_and_times(case: Case, trainable: int) -> None:
+def test_inference_counts_and_times() -> None:
     lines: list[str] = []
-    value = run(phases.inference, job(case), lines)
+    value = run(phases.inference, job(PROBE), lines)
     assert lines == ["latency", "inference throughput", "inference energy"]
-    assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, trainable)
+    assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, HEAD)
     # 40.8 M multiply-adds at 224 pixels (torchvision's documentation), of which 1 M in a head of 1000 classes.
     assert value["flops"] == pytest.approx(2 * 39.5e6 * (32 / 224) ** 2, rel=0.1)
     assert len(value["latency"]) >= 5
     assert min(value["latency"]) > 0
-    assert value["device_latency"] == []
     assert len(value["inference_throughput"]) >= 6
     assert min(value[name] for name in ("load_time", "first_call_time")) > 0
     assert set(value["timing"]) == {"latency", "inference_throughput"}
-    assert value["timing"]["latency"]["warm_up"] >= 6
-    assert value["timing"]["latency"]["ended"] in {"precise", "time"}
     assert value["invalid"] == []
-    assert "inference_compile_time" not in value
+    assert not {"device_latency", "inference_compile_time"} & set(value)
     assert value["base_memory"] > 50 * 2**20
-    assert 0 <= value["load_peak_memory"] <= value["inference_peak_memory"]
     assert value["inference_process_memory"] == value["inference_peak_memory"] + value["base_memory"]
-    assert isinstance(value["inference_peak_memory"], int)
 
 
 def test_steps_are_timed_whole_and_in_parts() -> None:
@@ -187,46 +116,15 @@ def test_a_frozen_prefix_costs_its_forward_pass_alone() -> None:
     assert flops["scratch"] == 3 * forward - 2 * 24 * (3 * 3 * 3) * 16 * 16
 
 
-def test_bf16_runs_with_weights_of_half_the_size() -> None:
-    case = replace(PROBE, precision="bf16", memory_format="channels_last")
-    value = run(phases.inference, job(case))
-    assert (value["parameters"], value["trainable_parameters"]) == (PARAMETERS, HEAD)
-    assert value["flops"] == run(phases.inference, job(PROBE))["flops"]
-    assert len(run(phases.step, job(case))["train_throughput"]) >= 6
-    trained = run(phases.train, job(case))
-    assert trained["proof"][0]["holds"] is True
-    assert trained["trained"] != run(phases.train, job(PROBE))["trained"]
-
-
-def test_the_case_says_its_size_and_batch() -> None:
-    value = run(phases.train, job(replace(SCRATCH, image_size=40)))
-    assert value["image_size"] == 40
-    work = Workload.of(job(replace(SCRATCH, image_size=40, batch=7)))
-    assert work.random_images(work.settings.throughput_batch).shape == (7, 3, 40, 40)
-
-
-def test_a_sweep_over_batches() -> None:
-    lines: list[str] = []
-    value = run(phases.sweep, job(PROBE, replace(SETTINGS, sweep=4, seconds=5.0, half_width=10.0)), lines)
-    assert [point["batch"] for point in value["sweep"]["inference"]["points"]] == [1, 2, 4]
-    assert [point["batch"] for point in value["sweep"]["training"]["points"]] == [2, 4]
-    assert {each["limit"] for each in value["sweep"].values()} == {"setting"}
-    assert "largest_inference_batch" not in value, "memory was not the limit, so the largest is not known"
-    assert lines == ["inference, batch 1", "inference, batch 2", "inference, batch 4"] + [
-        f"training, batch {batch}" for batch in (2, 4)
-    ]
-
-
-@pytest.mark.parametrize("phase", [phases.inference, phases.step])
-def test_no_profiler_in_a_timed_pass(phase: Any) -> None:
+def test_no_profiler_in_a_timed_pass() -> None:
     with torch.profiler.profile(), pytest.raises(FashiontlError, match="expected no profiler in a timed pass"):
-        run(phase, job(PROBE))
+        run(phases.inference, job(PROBE))
 
 
 def test_throttled_samples_make_a_case_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "ThrottleDetector", lambda device: lambda: True)
     value = run(phases.inference, job(PROBE))
-    assert value["latency"] == []
+    assert "latency" not in value
     assert value["invalid"][0].startswith("latency: 100% of the samples were taken while the machine was throttled")
     assert any("samples dropped" in warning for warning in value["warnings"])
 
@@ -273,20 +171,20 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(monkeypatch
     )
     assert value["training_flops"] == (full + probe) / 2
     first, second = value["periods"]["each"]
-    assert [(each["first_epoch"], each["epochs"], each["share"]) for each in (first, second)] == [
-        (1, 2, 0.5),
-        (3, 2, 0.5),
-    ]
+    assert [[each[name] for name in ("first_epoch", "epochs", "share")] for each in (first, second)] == [
+        [1, 2, 0.5], [3, 2, 0.5]
+    ]  # fmt: skip
     assert (first["step_time"], second["step_time"]) == ([2.0, 4.0, 9.0], [10.0, 20.0])
-    assert (first["end_to_end_time"], second["end_to_end_time"]) == ([1.0], [3.0])
     assert (first["training_flops"], second["training_flops"]) == (probe, full)
-    mean = value["periods"]["mean"]
-    assert (mean["step_time"], mean["end_to_end_time"]) == (0.5 * 4 + 0.5 * 15, 2.0)
+    assert value["periods"]["mean"]["step_time"] == 0.5 * 4 + 0.5 * 15
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak is the most of all, the mean is weighted; where the system cannot forget a peak, no period has one."""
+    done = Samples((1.0,), (), {}, WarmUp(3, True, 0.0, 0.0), "precise", 0)
+    monkeypatch.setattr(speed, "time_blocks", lambda call, *_: done)
+    monkeypatch.setattr(speed, "time_parts", lambda parts, *_: replace(done, parts=dict.fromkeys(parts, (0.25,))))
     readings = iter([100, 700, 300])
 
     def memory(*_: Any) -> dict[str, int]:
@@ -301,41 +199,49 @@ def test_memory_of_a_policy_that_changes_is_told_by_period(own: bool, monkeypatc
     assert mean.get("training_peak_memory") == (500 if own else None)
 
 
-def test_a_policy_that_does_not_change_has_no_periods() -> None:
-    assert "periods" not in run(phases.step, job(PROBE))
+@pytest.mark.usefixtures("own_tables")
+def test_a_phase_of_ones_own_returns_a_result_that_a_record_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from fashiontl.runner.messages import PhaseResult\n"
+        "def sound(work, progress):\n"
+        "    result = PhaseResult()\n"
+        "    result.measure('loudness', [0.5, float(work.settings.batch_size)])\n"
+        "    return result\n"
+        "def twice(work, progress):\n"
+        "    result = sound(work, progress)\n"
+        "    result.measure('loudness', 1.0)\n"
+        "    return result\n"
+        "def silence(work, progress):\n"
+        "    progress('listening')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    register(Metric("loudness", "W", "higher", "Loudness (W)"))
+    own = ExtraJob(PROBE, SETTINGS, function="mine:sound")
+    assert phases.extra(own, print).values("loudness") == (0.5, SETTINGS.batch_size)
+    with pytest.raises(ValueError, match=r"expected loudness from 1e-12 to 1e\+09 \(unit W\), got 0$"):
+        phases.extra(structs.replace(own, settings=replace(SETTINGS, batch_size=0)), print)
+    with pytest.raises(ValueError, match="expected each metric once, got loudness, loudness"):
+        phases.extra(structs.replace(own, function="mine:twice"), print)
+    with pytest.raises(TypeError, match="expected mine:silence to return a PhaseResult, got NoneType"):
+        phases.extra(structs.replace(own, function="mine:silence"), print)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process's peak cannot be forgotten")
 def test_a_processs_peak_begins_anew() -> None:
     large = torch.ones(2**26, dtype=torch.uint8)
-    before = readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"]
+    before = timed_pass.memory(Device.of("cpu"), "training", 0)["training_peak_memory"]
     del large
     if not Device.of("cpu").restart_peak():
         pytest.skip("this system's /proc does not let a peak be forgotten")
-    assert readings.memory(Device.of("cpu"), "training", 0)["training_peak_memory"] < before - 2**25
-
-
-def test_a_profile_leaves_a_trace(tmp_path: Path) -> None:
-    profile = run(phases.profile, job(SCRATCH, traces=str(tmp_path / "traces")))["profile"]
-    # On a busy machine the head may be among the small ones, which are one row together.
-    assert {row["module"].split(".")[0] for row in profile["operators"]} >= {"stem", "stage1"}
-    (trace,) = (tmp_path / "traces").glob("shufflenet_v2_x0_5-scratch-cpu.*.pt.trace.json.gz")
-    with gzip.open(trace) as file:
-        assert len(json.load(file)["traceEvents"]) > 100
-    assert any("conv" in row["name"] for row in profile["operators"])
+    assert timed_pass.memory(Device.of("cpu"), "training", 0)["training_peak_memory"] < before - 2**25
 
 
 def test_normalisation_that_is_not_there_is_told() -> None:
-    plain = Network({"stage1": [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()], "head": [nn.Linear(4, 4)]})
     told = ["the network has no normalisation layers, so only the head was trained"]
-
-    def doubts(policy: str, network: Network | None = None) -> list[str]:
-        work = Workload.of(job(Case(ARCHITECTURE, policy, weights="none")))
-        return accuracy._without_effect(work, network or work.networks()[0])
-
-    assert doubts("bn_only", plain) == told
-    assert doubts("full", plain) == []
-    assert doubts("bn_only") == []
+    for architecture, policy, expected in (("squeezenet1_1", "bn_only", told), (ARCHITECTURE, "bn_only", [])):
+        assert run(phases.train, job(Case(architecture, policy, weights="none")))["warnings"] == expected
 
 
 MEMBERS = (ARCHITECTURE, "squeezenet1_1")
@@ -348,27 +254,13 @@ def test_a_mean_of_probabilities_trains_each_member_as_it_would_be_alone() -> No
     for name, single in zip(MEMBERS, alone, strict=True):
         assert value["trained"][0][name] == single["trained"][0]
         assert value["members"][0][name] == single["accuracy"][0]
-    assert len(value["proof"]) == 2
+    assert len(value["proofs"]) == 2
     assert value["weights"] == {name: {"name": "none"} for name in MEMBERS}
-
-
-@pytest.mark.parametrize("kind", ["mean", "joined"])
-def test_a_hybrid_costs_what_its_members_do(kind: str) -> None:
-    names = {kind: f"{kind}:" + "+".join(MEMBERS)}
-    values = {name: run(phases.inference, job(Case(name, "full", weights="none"))) for name in (*MEMBERS, names[kind])}
-    hybrid = values.pop(names[kind])
-    together = sum(value["parameters"] for value in values.values())
-    if kind == "mean":
-        assert hybrid["parameters"] == together == hybrid["trainable_parameters"]
-    else:
-        assert hybrid["parameters"] == together - 2 * 4 + 4, "one bias of four classes in place of two"
-    assert hybrid["flops"] == pytest.approx(sum(value["flops"] for value in values.values()), rel=0.01)
-    assert run(phases.step, job(Case(names[kind], "linear_probe", weights="none")))["train_throughput"]
 
 
 def test_a_joined_probe_runs_its_backbones_once() -> None:
     value = run(phases.train, job(Case("joined:" + "+".join(MEMBERS), "linear_probe", weights="none")))
-    assert value["proof"][0]["trained_parameters"] == 2
+    assert value["proofs"][0]["trained_parameters"] == 2
     assert value["reused_stages"] == 5
 
 
@@ -393,9 +285,10 @@ def test_validation_is_recorded() -> None:
     (validation,) = value["validation"]
     assert len(validation["accuracies"]) == 2
     assert validation["accuracies"][validation["chosen"]] == max(validation["accuracies"])
-    assert run(phases.train, job(SCRATCH))["validation"] == [None]
+    assert "validation" not in run(phases.train, job(SCRATCH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [True, False])
 def test_no_test_image_chooses_the_epoch(guard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: weights depend on the test's labels as soon as the epoch is chosen on them."""
@@ -420,18 +313,6 @@ def test_no_test_image_chooses_the_epoch(guard: bool, monkeypatch: pytest.Monkey
     assert (len(weights) == 1) == guard
 
 
-def test_images_are_of_a_size_that_the_architecture_takes() -> None:
-    value = run(phases.train, job(Case("alexnet", "linear_probe", weights="none")))
-    assert value["image_size"] == 63
-    assert run(phases.train, job(SCRATCH))["image_size"] == 32
-
-
-def test_the_record_tells_whether_the_weights_can_be_had_again() -> None:
-    one, two = run(phases.train, job(SCRATCH)), run(phases.train, job(SCRATCH))
-    assert one["deterministic"] is True
-    assert one["trained"] == two["trained"]
-
-
 def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     real = accuracy.predict
 
@@ -440,9 +321,8 @@ def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.Mo
         return real(*arguments)
 
     monkeypatch.setattr(accuracy, "predict", predict)
-    told = "an operator has no deterministic form on this device"
     value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))
-    assert value["warnings"] == [told]
+    assert value["warnings"] == ["an operator has no deterministic form on this device"]
     assert value["deterministic"] is False
 
 

@@ -1,41 +1,26 @@
 """Phases about the machine and the profile, called as a worker calls them: between two passes through JSON."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from phase_runs import run
 from torch import nn
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.machine.devices import Cpu, Cuda, Device
 from fashiontl.models.build import build
-from fashiontl.models.network import Network
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob, TimedJob
 from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, WarmUp
 
-
-@pytest.fixture(autouse=True)
-def as_in_a_worker() -> Iterator[None]:
-    """Phases change torch's global state, as is fine in a process that ends with them."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = benchmark
-
-
-def run(phase: Callable[..., dict[str, Any]], lines: list[str] | None = None, **job: Any) -> dict[str, Any]:
-    value = phase(json.loads(json.dumps(job)), (lambda text: None) if lines is None else lines.append)
-    answer: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
-    return answer
+pytestmark = pytest.mark.usefixtures("as_in_a_worker")
 
 
 def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,13 +28,7 @@ def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.Mo
         return {"matmul": seconds} if (device.name, precision) == ("cuda:1", "bf16") else {}
 
     monkeypatch.setattr(machine, "measured_peak", measured_peak)
-    assert run(phases.peak, device="cuda:1", precision="bf16", seconds=0.5) == {"matmul": 0.5}
-
-
-def test_the_peak_of_this_cpu() -> None:
-    value = run(phases.peak, device="cpu", precision="fp32", seconds=0.001)
-    assert set(value) == {"matmul", "convolution"}
-    assert all(rate > 1e6 for rate in value.values())
+    assert run(phases.peak, PeakJob("cuda:1", precision="bf16", seconds=0.5)) == {"matmul": 0.5}
 
 
 def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,46 +42,33 @@ def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.Monke
 
     kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
     monkeypatch.setattr(machine, "time_blocks", time_blocks)
-    value = run(phases.noise, device="cpu", seconds=0.4)
+    value = run(phases.noise, TimedJob("cpu", seconds=0.4))
     assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
     assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
     kept = ()
-    assert run(phases.noise, device="cpu", seconds=0.4) == {"median": None, "half_width": None, "steady": False}
-
-
-def test_noise_of_this_cpu() -> None:
-    value = run(phases.noise, device="cpu", seconds=0.05)
-    assert 1e-5 < value["median"] < 10
-    assert isinstance(value["steady"], bool)
+    assert run(phases.noise, TimedJob("cpu", seconds=0.4)) == {"median": None, "half_width": None, "steady": False}
 
 
 def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = {"architecture": "resnet18", "policy": "full", "precision": "tf32"}
-    assert "tf32 needs an NVIDIA GPU" in run(phases.variant, case=case)["absence"]
+    def asked(precision: str) -> dict[str, Any]:
+        return run(phases.variant, CaseJob(Case("resnet18", "full", precision=precision), PRESETS["quick"]))
+
+    assert "tf32 needs an NVIDIA GPU" in asked("tf32")["unavailable"]
     monkeypatch.setattr(machine.variants, "warnings_for", lambda case: [f"{case.precision} is emulated"])
-    here = run(phases.variant, case={**case, "precision": "fp32"})
-    assert here == {"absence": None, "doubts": ["fp32 is emulated"]}
-    assert run(phases.variant, case=case)["doubts"] == []
+    assert asked("bf16") == {"unavailable": "", "warnings": ["bf16 is emulated"]}
+    assert asked("tf32")["warnings"] == []
 
 
-def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_a_device_is_here_and_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cuda, "unavailable_reason", lambda device: f"no card {device.index}")
-    assert run(phases.device, device="cuda:3") == {"absence": "no card 3", "facts": {}}
-
-
-def test_what_a_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(phases.device, DeviceJob("cuda:3")) == {"unavailable": "no card 3", "facts": {}}
     monkeypatch.setattr(Cpu, "facts", lambda device: {"accelerator": "Abacus"})
-    monkeypatch.setattr(Cpu, "total_memory", lambda device: 80)
-    expected = {"absence": None, "facts": {"accelerator": "Abacus"}, "total_memory": 80}
-    assert run(phases.device, device="cpu") == expected
-
-
-MEMBERS = ("resnet9", "squeezenet1_1")
+    assert run(phases.device, DeviceJob("cpu")) == {"unavailable": "", "facts": {"accelerator": "Abacus"}}
 
 
 def profiled(folder: Path, case: Case, **settings: Any) -> dict[str, Any]:
     chosen = replace(PRESETS["smoke"], **settings)
-    value = run(phases.profile, case=asdict(case), settings=asdict(chosen), traces=str(folder))
+    value = run(phases.profile, CaseJob(case, chosen, traces=str(folder)))
     found: dict[str, Any] = value["profile"]
     assert value["warnings"] == [f"profile: {warning}" for warning in found["warnings"]]
     return found
@@ -122,34 +88,18 @@ def test_a_profile_knows_the_modules(tmp_path: Path) -> None:
     assert convolutions(profile) & known
     assert {row.phase for row in profile.operators} == {"forward", "backward", "other"}
     assert profile.trace is not None
-    path = Path(profile.trace)
-    assert path.parent == tmp_path
-    assert path.name.startswith("resnet18-full-cpu-none.")
+    assert Path(profile.trace).parent == tmp_path
     assert profile.device_idle is None
 
 
 @pytest.mark.parametrize("kind", ["mean", "joined"])
 def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -> None:
-    profile = from_dict(profiled(tmp_path, Case(f"{kind}:{'+'.join(MEMBERS)}", "full", weights="none")))
-    assert {module.partition(".")[0] for module in convolutions(profile)} == {*MEMBERS}
-    assert all(re.match(r"\w+\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile))
+    profile = from_dict(profiled(tmp_path, Case(f"{kind}:resnet9+squeezenet1_1", "full", weights="none")))
+    places = {re.match(r"(\w+)\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile)}
+    assert {place and place[1] for place in places} == {"resnet9", "squeezenet1_1"}
 
 
-def test_the_paths_of_each_network_are_its_own() -> None:
-    one, two = (Network({"stage1": [nn.Conv2d(3, 4, 1)], "head": [nn.Linear(4, 2)]}) for _ in range(2))
-    single = profile_step._modules([Case("resnet9", "full")], [one])
-    assert single == {"stage1": one.stages["stage1"], "head": one.stages["head"]}
-    several = profile_step._modules([Case("resnet9", "full"), Case("vgg11", "full")], [one, two])
-    assert list(several) == ["resnet9.stage1", "resnet9.head", "vgg11.stage1", "vgg11.head"]
-    assert several["vgg11.head"] is two.stages["head"]
-
-
-@pytest.mark.parametrize(
-    ("execution", "expected"), [("eager", ["profiler", "step"]), ("compile", ["step", "profiler", "step"])]
-)
-def test_compiling_is_not_profiled(
-    execution: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_compiling_is_not_profiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     order: list[str] = []
     monkeypatch.setattr(Workload, "training_step", lambda self, starts: lambda: order.append("step"))
 
@@ -160,14 +110,15 @@ def test_compiling_is_not_profiled(
         return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
 
     monkeypatch.setattr(profile_step, "profile_steps", profile_steps)
-    profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
-    assert order == expected
+    for execution in ("eager", "compile"):
+        profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
+    assert order == ["profiler", "step", "step", "profiler", "step"]
 
 
 def test_what_a_case_computes_is_counted_without_computing() -> None:
     def count(architecture: str, size: int = 0) -> dict[str, Any]:
         case = Case(architecture, "full", weights="none", image_size=size)
-        return run(phases.count, case=asdict(case), settings=asdict(PRESETS["quick"]))
+        return run(phases.count, CaseJob(case, PRESETS["quick"]))
 
     found = count("resnet18")
     assert found["flops"] == 74027008
@@ -178,9 +129,7 @@ def test_what_a_case_computes_is_counted_without_computing() -> None:
     assert count("resnet18", 64)["flops"] == pytest.approx(4 * 74027008, rel=0.01)
     plain = count("squeezenet1_1")
     assert not plain["normalised"]
-    for hybrid in ("mean:resnet18+squeezenet1_1", "joined:resnet18+squeezenet1_1"):
-        both = count(hybrid)
+    for kind in ("mean", "joined"):
+        both = count(f"{kind}:resnet18+squeezenet1_1")
         assert both["flops"] == found["flops"] + plain["flops"]
-        assert sum(both["parameters"].values()) == sum(
-            map(sum, (each["parameters"].values() for each in (found, plain)))
-        )
+        assert sum(both["parameters"].values()) == 11178564 + sum(plain["parameters"].values())

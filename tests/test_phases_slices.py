@@ -3,7 +3,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,23 @@ from typing import Any
 import pytest
 import torch
 from gate_repository import CASE, nets
+from msgspec import structs
+from phase_runs import run
 
 import fashiontl
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.environment import PROTOCOL
 from fashiontl.runner import phases
+from fashiontl.runner.messages import CaseJob, IdentityJob, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.workload import Workload
-from fashiontl.timing import loops
 
 SETTINGS = replace(PRESETS["smoke"], seconds=0.01, test_per_class=3)
 PROBE = Case("shufflenet_v2_x0_5", "linear_probe", weights="none")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_tables")
-
-
-@pytest.fixture(autouse=True)
-def as_in_a_worker() -> Iterator[None]:
-    """Phases change torch's global state, as is fine in a process that ends with them."""
-    benchmark = torch.backends.cudnn.benchmark
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = benchmark
+pytestmark = pytest.mark.usefixtures("as_in_a_worker", "own_tables")
 
 
 def serve(folder: Path, commands: Sequence[str], case: Case = PROBE, settings: Settings = SETTINGS) -> list[Any]:
@@ -56,9 +49,8 @@ def serve(folder: Path, commands: Sequence[str], case: Case = PROBE, settings: S
         answers.append(json.loads(text))
         write()
 
-    work = {"case": asdict(case), "settings": asdict(settings), "commands": str(pipe), "other": str(folder)}
     write()
-    assert phases.slices(work, answer) == {}
+    phases.slices(SlicesJob(case, settings, commands=str(pipe), other=str(folder)), answer)
     return answers
 
 
@@ -73,78 +65,41 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool, bool]] = []
-    whole = Workload.random_images
+    epochs: list[int] = []
+    images, step = Workload.random_images, Workload.training_step
 
     def counted(work: Any, count: int) -> torch.Tensor:
         seen.append((count, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
-        return whole(work, count)
+        return images(work, count)
+
+    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
+        epochs.append(epoch)
+        return step(work, starts, epoch)
 
     monkeypatch.setattr(Workload, "random_images", counted)
+    monkeypatch.setattr(Workload, "training_step", noted)
     serve(tmp_path, ["warm latency", "warm inference_throughput"], settings=replace(SETTINGS, throughput_batch=5))
     assert seen == [(1, True, False), (5, True, False)]
     seen.clear()
     (tmp_path / "train").mkdir()
     case = replace(PROBE, batch=3)
-    serve(tmp_path / "train", ["warm train_throughput"], case)
+    serve(tmp_path / "train", ["warm train_throughput"], case, replace(SETTINGS, epochs=4))
     assert (3, False, True) in seen
     assert not any(is_inference for _, is_inference, _ in seen)
-
-
-def test_training_steps_are_those_of_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs: list[int] = []
-    whole = Workload.training_step
-
-    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
-        epochs.append(epoch)
-        return whole(work, starts, epoch)
-
-    monkeypatch.setattr(Workload, "training_step", noted)
-    serve(tmp_path, ["warm train_throughput"], settings=replace(SETTINGS, epochs=4))
-    assert epochs == [3]
-
-
-def test_an_arm_that_imports_the_other_tree_refuses_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "stranger_of_the_gate.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("stranger_of_the_gate")
-    with pytest.raises(
-        FashiontlError, match=r"expected the arm to import its own tree, got .*stranger_of_the_gate\.py"
-    ):
-        serve(tmp_path, ["warm latency"])
-
-
-def test_slices_are_long_enough_and_waited_for_once() -> None:
-    now, log = [0.0], []
-
-    def call() -> None:
-        now[0] += 0.003
-        log.append("call")
-
-    timer = loops.DeviceTimer(synchronize=lambda: log.append("wait"), clock=lambda: now[0])
-    take, warm_up = loops.warmed_blocks(call, timer, 1.0)
-    assert (warm_up.steady, warm_up.calls) == (True, log.count("call"))
-    log.clear()
-    assert take() == pytest.approx(0.003)
-    assert log == [*["call"] * 3, "wait", *["call"] * 7, "wait"], (
-        "20 ms are seven calls of 3 ms; half as many come first"
-    )
+    assert epochs == [3], "the last"
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:
-    job = {"extensions": [], "modules": ["fashiontl"], "other": str(folder), "cases": [], "matrix": None, **more}
-    answer: dict[str, Any] = json.loads(json.dumps(phases.identity(json.loads(json.dumps(job)), lambda text: None)))
-    return answer
+    job = IdentityJob((), ("fashiontl",), str(folder), [], None)
+    return run(phases.identity, structs.replace(job, **more))
 
 
 def test_identity_tells_what_was_imported(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(nets())
-    found = identity(tmp_path / "elsewhere", extensions=[str(tmp_path / "nets.py")], modules=["fashiontl", "nets"])
+    found = identity(tmp_path / "elsewhere", extensions=(str(tmp_path / "nets.py"),), modules=("fashiontl", "nets"))
     assert found["modules"] == {"fashiontl": fashiontl.__file__, "nets": str(tmp_path / "nets.py")}
-    assert (found["protocol"], found["version"], found["torch"]) == (
-        PROTOCOL,
-        fashiontl.__version__,
-        torch.__version__,
-    )
+    expected = (PROTOCOL, fashiontl.__version__, torch.__version__)
+    assert (found["protocol"], found["version"], found["torch"]) == expected
     assert found["strangers"] == []
     assert found["fields"]["case"][:2] == ["architecture", "policy"]
     assert "throughput_batch" in found["fields"]["settings"]
@@ -154,7 +109,7 @@ def test_identity_tells_which_cases_are_not_here(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(nets())
     cases = [CASE, Case("unheard_of", "unseen", "abacus", task="unknown"), Case("resnet18", "full")]
     fields = [{**asdict(case), "field_of_a_later_version": 1} for case in cases]
-    found = identity(tmp_path, extensions=[str(tmp_path / "nets.py")], cases=fields)["lacks"]
+    found = identity(tmp_path, extensions=(str(tmp_path / "nets.py"),), cases=fields)["lacks"]
     assert (found[0], found[2]) == (None, None)
     for name in ("unheard_of", "unseen", "abacus", "unknown"):
         assert f"'{name}'" in found[1]
@@ -181,13 +136,15 @@ def test_strangers_are_files_of_the_other_tree(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "base_prefix", str(other / "venv"))
     assert strangers(other) == [str(other / "stranger_of_the_gate.py")]
     assert strangers(tmp_path / "nowhere") == []
+    with pytest.raises(FashiontlError, match=r"expected the arm to import its own tree, got .*stranger_of_the_gate"):
+        serve(other, ["warm latency"])
 
 
 def test_training_tells_which_answers_were_right() -> None:
-    work = {"case": asdict(PROBE), "settings": asdict(replace(SETTINGS, seeds=2))}
-    value = phases.train(work, lambda text: None)
+    work = CaseJob(PROBE, replace(SETTINGS, seeds=2))
+    value = run(phases.train, work)
     for right, share, answers in zip(value["right"], value["accuracy"], value["answers"], strict=True):
         assert len(right) == value["trials"] == 12
         assert right.count("1") == round(12 * share)
         assert len(answers) == len(hashlib.sha256().hexdigest())
-    assert phases.train(work, lambda text: None)["answers"] == value["answers"]
+    assert run(phases.train, work)["answers"] == value["answers"]

@@ -1,8 +1,5 @@
 import gzip
 import json
-import os
-import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -88,18 +85,15 @@ def profiled(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> Pr
     return profile
 
 
-def test_few_steps_and_a_wait_after_each(workload: Workload, profiled: Profile) -> None:
-    assert (workload.steps, workload.waits) == (3, 3)
-    assert profiled.steps == 2
-
-
-def test_operators_are_of_one_step_and_sorted_by_self_time(profiled: Profile) -> None:
+def test_operators_are_of_one_step_and_sorted_by_self_time(workload: Workload, profiled: Profile) -> None:
+    assert (workload.steps, workload.waits, profiled.steps) == (3, 3, 2)
     named = [row for row in profiled.operators if row.name != OTHERS]
     times = [row.self_s for row in named]
     assert times == sorted(times, reverse=True)
     assert sum(row.self_s for row in profiled.operators) <= profiled.step_s
     assert not [row.name for row in named if row.name.startswith(("ProfilerStep", MODULE_PREFIX))]
     assert len({(row.name, row.module, row.phase) for row in named}) == len(named)
+    assert (profiled.kernels, profiled.device_idle, profiled.warnings) == ((), None, ())
     (product,) = [row for row in named if (row.name, row.phase) == ("aten::mm", "forward")]
     assert (product.calls, product.flops) == (1.0, 2 * 700**3)
 
@@ -111,11 +105,6 @@ def test_a_planted_slow_layer_is_found_in_forward_and_backward(profiled: Profile
             seconds[row.module, row.phase] += row.self_s
     for phase in ("forward", "backward"):
         assert max((place for place in seconds if place[1] == phase), key=lambda place: seconds[place])[0] == "2.1"
-
-
-def test_on_a_cpu_there_are_no_kernels(profiled: Profile) -> None:
-    assert (profiled.kernels, profiled.device_idle, profiled.warnings) == ((), None, ())
-    assert not any(row.self_device_s for row in profiled.operators)
 
 
 def record(step: Callable[[], object], **modules: nn.Module) -> Tables:
@@ -132,8 +121,6 @@ def test_every_operator_has_its_module_and_phase() -> None:
     assert calls["ReluBackward0", "net.1", "backward"] == 2
     assert calls["AddmmBackward0", "net.5", "backward"] == 1
     assert calls["aten::mm", "net.5", "backward"] == 2, "the gradients of inputs and of weights"
-    assert calls["aten::mm", "net.2.1", "backward"] == 2
-    assert calls["aten::cross_entropy_loss", "", "forward"] == 1
     assert calls["aten::log_softmax", "", "forward"] == 1
     assert calls["LogSoftmaxBackward0", "", "backward"] == 1
     assert calls["torch::autograd::AccumulateGrad", "", "backward"] == 7
@@ -244,8 +231,7 @@ def test_the_trace_is_one_that_viewers_open(profiled: Profile) -> None:
     assert profiled.trace is not None
     trace = Path(profiled.trace)
     assert [path.name for path in trace.parent.iterdir()] == [trace.name]
-    assert trace.name.startswith("resnet18-full-cpu.")
-    assert trace.name.endswith(".pt.trace.json.gz")
+    assert trace.match("resnet18-full-cpu.*.pt.trace.json.gz")
     assert profiled.trace_bytes == trace.stat().st_size
     text = gzip.decompress(trace.read_bytes()).decode()
     assert '"rank": 0' in text, "what HolisticTraceAnalysis searches for, space included"
@@ -270,43 +256,17 @@ def test_tensorboards_profiler_opens_the_trace(profiled: Profile, tmp_path: Path
     assert calls["AddmmBackward0"] == 6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_folders_whose_names_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    work = Workload()
-    profile = profile_steps(work.step, work.device, folder / "traces", "x", modules={"": work.network})
-    (path,) = (folder / "traces").iterdir()
-    assert profile.trace == str(path)
-    assert json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-
-
-def profile_with(contents: list[bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, Profile]:
-    """Profile while torch seems to write these contents."""
-    monkeypatch.setattr(capture, "_exported", lambda profiler: contents.pop(0))
-    monkeypatch.setattr(capture, "_MOST_BYTES", 100)
-    work = Workload()
-    return work, profile_steps(work.step, work.device, folder, "x", modules={"": work.network})
-
-
-def test_a_trace_that_is_too_large_is_made_again_of_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work, profile = profile_with([b" " * 101, b'{"traceEvents": [{}]}'], tmp_path, monkeypatch)
-    assert work.steps == 3 + 2
-    assert profile.trace is not None
-    assert profile.warnings == ("the trace is of one step, without shapes: it had 0 MiB with them",)
-    assert profile.steps == 2
-    assert any(row.flops for row in profile.operators), "the tables are of the first"
-
-
 @pytest.mark.parametrize(
-    ("contents", "warning"),
-    [([b" " * 101, b" " * 101], "no trace: it has"), ([b'{"traceEvents": ['], "no trace: torch wrote no valid JSON")],
+    ("content", "warning"),
+    [(b" " * 101, "no trace: it has"), (b'{"traceEvents": [', "no trace: torch wrote no valid JSON")],
 )
 def test_an_unfit_trace_is_not_kept(
-    contents: list[bytes], warning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, warning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, profile = profile_with(contents, tmp_path, monkeypatch)
+    monkeypatch.setattr(capture, "_exported", lambda profiler: content)
+    monkeypatch.setattr(capture, "_MOST_BYTES", 100)
+    work = Workload()
+    profile = profile_steps(work.step, work.device, tmp_path, "x", modules={"": work.network})
     assert (profile.trace, profile.trace_bytes, list(tmp_path.iterdir())) == (None, None, [])
     assert warning in profile.warnings[-1]
     assert profile.operators

@@ -423,19 +423,6 @@ def test_good_lines_are_used_beside_refused_ones(tmp_path: Path) -> None:
         assert [error.split(": ")[0].split(",")[0] for error in errors] == [f"{path}:{number}" for number in (1, 4, 5)]
 
 
-def test_an_enormous_line_is_refused_without_being_held(tmp_path: Path) -> None:
-    path = store(tmp_path, "run", record(CASE))
-    good = path.read_bytes()
-    with path.open("r+b") as file:
-        # A hole of zeros, which takes no room on the disk.
-        file.truncate(len(good) + 2**26)
-        file.seek(0, os.SEEK_END)
-        file.write(b"\n" + good)
-    records, (error,) = read_runs(tmp_path)
-    assert records == (record(CASE), record(CASE))
-    assert error.startswith(f"{path}:2: expected a line of less than ")
-
-
 def test_what_is_no_file_is_a_fault(tmp_path: Path) -> None:
     path = store(tmp_path, "c", record(CASE))
     path.with_name("a.jsonl").mkdir()

@@ -1,7 +1,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.machine.devices import Cpu
+from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.phases import batch_sweep
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.loops import DeviceTimer, SamplingBudget
-from fashiontl.timing.sweep import Point, Sweep, sweep
+from fashiontl.timing.sweep import Sweep, sweep
 
 BUDGET = SamplingBudget(seconds=1.0)
 COLLECT = gc.collect
@@ -85,7 +86,6 @@ def test_sizes_double_up_to_the_setting() -> None:
     assert (found.largest, found.limit) == (100, "setting")
     for point in found.points:
         assert point.seconds == pytest.approx([point.batch * 1e-4] * len(point.seconds))
-        assert point.images_per_second == pytest.approx(1e4)
 
 
 def test_halving_finds_the_largest_that_fits_and_times_it() -> None:
@@ -140,20 +140,6 @@ def test_any_other_error_is_raised_and_not_shrunk_from() -> None:
     assert device.events == ["1", "2", "4", "8"]
 
 
-def test_a_size_that_runs_once_and_not_again_is_no_result() -> None:
-    tries: list[int] = []
-
-    class Fragmented(Device):
-        def check(self, batch: int) -> None:
-            tries.append(batch)
-            if batch > 6 or tries.count(6) > 1:
-                raise FullError
-
-    found = Fragmented(0).sweep()
-    assert batches(found) == [1, 2, 4]
-    assert (found.largest, found.limit) == (4, "memory")
-
-
 def test_memory_is_released_when_nothing_holds_the_failed_calls_tensors_any_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -187,16 +173,11 @@ def test_memory_is_released_when_nothing_holds_the_failed_calls_tensors_any_more
     assert gc.isenabled()
 
 
-def test_a_point_without_samples_has_no_throughput() -> None:
-    assert Point(4, ()).images_per_second is None
-    assert Point(4, (0.5, 0.1, 0.2)).images_per_second == 20.0
-
-
 @pytest.mark.parametrize(("kind", "most"), [("cpu", 512), ("cuda", 4096)])
 def test_on_a_cpu_the_sweep_stops_before_memory_does(kind: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(batch_sweep, "over_batches", lambda *_, most, **__: asked.append(most))
     settings = replace(PRESETS["smoke"], sweep=4096)
-    work = Workload.of({"case": asdict(Case("resnet18", "full", kind)), "settings": asdict(settings)})
+    work = Workload.of(CaseJob(Case("resnet18", "full", kind), settings))
     batch_sweep._over_batches(work, lambda batch: lambda: None, DeviceTimer(lambda: None), lambda batch: None)
     assert asked == [most]

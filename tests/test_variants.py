@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
+from fashiontl.core.case import MEMORY_FORMATS, PRECISIONS, Case
 from fashiontl.models.build import build
 from fashiontl.timing import variants
 from fashiontl.timing.variants import Variant, faster_format, unavailable_reason, warnings_for
@@ -50,9 +50,7 @@ def channels_last(tensor: torch.Tensor) -> bool:
 def test_a_variant_is_that_of_its_case() -> None:
     case = Case("resnet18", "full", precision="bf16", memory_format="channels_last", execution="compile", batch=4)
     assert Variant.of(case) == Variant("bf16", "channels_last", "compile")
-    assert Variant.of(Case("resnet18", "full")) == Variant() == Variant(PRECISIONS[0], MEMORY_FORMATS[0], EXECUTIONS[0])
-    types = {precision: Variant(precision).dtype for precision in PRECISIONS}
-    assert types == {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert Variant.of(Case("resnet18", "full")) == Variant()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -67,11 +65,9 @@ def test_autocast_computes_in_the_type_and_the_loss_in_float32(precision: str) -
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_only_fp16_losses_are_scaled(precision: str) -> None:
-    scaler = Variant(precision).scaler("cpu")
-    assert scaler.is_enabled() == (precision == "fp16")
-    assert scaler.scale(torch.tensor(2.0)).item() == (512.0 if precision == "fp16" else 2.0)
+def test_only_fp16_losses_are_scaled() -> None:
+    scaled = {precision: Variant(precision).scaler("cpu").scale(torch.tensor(2.0)).item() for precision in PRECISIONS}
+    assert scaled == {"fp32": 2.0, "tf32": 2.0, "bf16": 2.0, "fp16": 512.0}
 
 
 def test_weights_are_placed_in_place_and_only_those_with_four_dimensions() -> None:
@@ -167,18 +163,16 @@ def test_a_cpu_takes_every_precision_but_tf32(precision: str, memory_format: str
 
 
 def test_tf32_is_for_recent_nvidia_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = "tf32 needs an NVIDIA GPU of compute capability 8.0 or later"
-    assert unavailable_reason(case(precision="tf32")) == f"{needed}, got cpu; measure fp32 or bf16 there"
-    capabilities = [(7, 5), (8, 6), (9, 0)]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    def reason(device: str) -> str:
+        return unavailable_reason(case(device, precision="tf32")) or ""
+
+    assert "capability 8.0 or later, got cpu; measure fp32 or bf16 there" in reason("cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(7, 5), (8, 6)][index])
     monkeypatch.setattr(torch.version, "hip", None)
-    assert unavailable_reason(case("cuda", precision="tf32")) == f"{needed}, got 7.5; measure fp32 or fp16 there"
-    assert unavailable_reason(case("cuda:1", precision="tf32")) is None
-    assert unavailable_reason(case("cuda:2", precision="tf32")) is None
+    assert "got 7.5; measure fp32 or fp16 there" in reason("cuda")
+    assert not reason("cuda:1")
     monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert (
-        unavailable_reason(case("cuda:2", precision="tf32")) == f"{needed}, got an AMD GPU; measure fp32 or bf16 there"
-    )
+    assert "got an AMD GPU" in reason("cuda:1")
 
 
 def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +187,7 @@ def test_bf16_on_cuda_must_be_computed_and_not_emulated(monkeypatch: pytest.Monk
     assert unavailable_reason(case("cuda:1", precision="bf16")) is None
     assert asked == [1, False]
     asked.clear()
-    assert unavailable_reason(case("cuda", precision="bf16")) == (
-        "bf16 needs a GPU that computes in it (NVIDIA: compute capability 8.0 or later); measure fp16 there"
-    )
+    assert "bf16 needs a GPU that computes in it" in (unavailable_reason(case("cuda", precision="bf16")) or "")
 
 
 def test_a_type_that_autocast_turns_down_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,29 +199,21 @@ def test_a_type_that_autocast_turns_down_is_absent(monkeypatch: pytest.MonkeyPat
 def test_compiling_on_a_cpu_needs_a_compiler_and_pythons_headers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from torch._inductor import cpp_builder
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> None:
+        raise exc.InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "g++")
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(variants.sysconfig, "get_path", lambda name: str(tmp_path))
     assert unavailable_reason(case(execution="compile")) is None
     (tmp_path / "Python.h").unlink()
-    assert (
-        unavailable_reason(case(execution="compile"))
-        == "torch.compile needs Python's header files (install python3-dev)"
-    )
-
-
-@pytest.mark.slow
-def test_torchs_own_search_for_a_compiler_decides() -> None:
-    """In a process of its own, because torch remembers what it found."""
-    code = "from fashiontl.timing.variants import unavailable_reason; from fashiontl.core.case import Case; "
-    code += "print(unavailable_reason(Case('a', 'full', precision='tf32', execution='compile')))"
-    environment = {"PATH": "/nowhere", "CXX": "/nowhere/g++", "HOME": "/nowhere", "USER": "nobody"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    # Both faults at once.
-    assert done.stdout.startswith("tf32 needs an NVIDIA GPU of compute capability 8.0 or later, got cpu; ")
-    assert "torch.compile needs a C++ compiler (install g++ or clang++, or name one in CXX)" in done.stdout
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    reason = unavailable_reason(case(precision="tf32", execution="compile"))
+    # All errors at once.
+    for missing in ("tf32 needs an NVIDIA GPU", "a C++ compiler (install g++", "Python's header files (install"):
+        assert missing in (reason or "")
 
 
 def test_cuda_graphs_are_a_mode_of_the_compiler_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,10 +222,7 @@ def test_cuda_graphs_are_a_mode_of_the_compiler_on_cuda(monkeypatch: pytest.Monk
     for execution in ("compile", "cuda_graphs"):
         Variant(execution=execution).compiled(nn.Identity())
     assert asked == [{"dynamic": False, "mode": None}, {"dynamic": False, "mode": "reduce-overhead"}]
-    for device in ("cpu", "mps"):
-        assert unavailable_reason(case(device, execution="cuda_graphs")) == (
-            f"CUDA graphs need an NVIDIA GPU, got {device}; measure compile there"
-        )
+    assert "need an NVIDIA GPU, got mps" in (unavailable_reason(case("mps", execution="cuda_graphs")) or "")
 
 
 def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
@@ -256,17 +237,12 @@ def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
     monkeypatch.setattr(variants.shutil, "which", lambda name: name if name in present else None)
     assert unavailable_reason(case("cuda:1", execution="compile")) is None
     assert unavailable_reason(case("cuda:1", execution="cuda_graphs")) is None
-    assert unavailable_reason(case("cuda", execution="compile")) == (
-        "torch.compile needs compute capability 7.0 or later, got 6.1 (measure eager)"
-    )
+    assert "compute capability 7.0 or later, got 6.1" in (unavailable_reason(case("cuda", execution="compile")) or "")
     present.clear()
     monkeypatch.delenv("CC", raising=False)
-    assert unavailable_reason(case("cuda:1", execution="compile")) == (
-        "torch.compile needs triton (python -m pip install triton), and a C compiler (install gcc, or name one in CC)"
-    )
-    assert unavailable_reason(case("mps", execution="compile")) == (
-        f"torch {torch.__version__} does not compile for mps; install a newer torch, or measure eager"
-    )
+    reason = unavailable_reason(case("cuda:1", execution="compile")) or ""
+    assert "triton (python -m pip install triton), and a C compiler (install gcc" in reason
+    assert "does not compile for mps" in (unavailable_reason(case("mps", execution="compile")) or "")
     present.add("torch._inductor.codegen.mps")
     assert unavailable_reason(case("mps", execution="compile")) is None
 
@@ -274,13 +250,10 @@ def test_compiling_on_a_gpu_needs_triton_a_compiler_and_a_recent_gpu(
 @pytest.mark.parametrize(
     ("facts", "precision", "warning"),
     [
-        ("flags\t\t: fpu avx512f avx512_bf16\n", "bf16", None),
         ("processor : 0\nflags : fpu amx_tile amx_bf16\n", "bf16", None),
         ("flags : fpu avx512_fp16\n", "fp16", None),
-        ("Features\t: fp asimd asimdhp bf16\n", "bf16", None),
         ("Features\t: fp asimd asimdhp\n", "fp16", None),
         ("flags : fpu avx2\n", "bf16", "no bf16 hardware on this CPU: emulated"),
-        ("flags : fpu avx512_bf16\n", "fp16", "no fp16 hardware on this CPU: emulated"),
         ("flags : fpu avx2\n", "fp32", None),
         ("vendor: unknown\n", "bf16", "not known whether this CPU has bf16 hardware; without, it is emulated"),
         (None, "fp16", "not known whether this CPU has fp16 hardware; without, it is emulated"),
@@ -313,11 +286,9 @@ COMPILING = """
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
     images, labels = torch.randn(4, 3, 8, 8), torch.arange(4)
 
-    def gradients(run, variant):
+    def gradients(run):
         network.zero_grad()
-        with variant.autocast("cpu"):
-            loss = nn.functional.cross_entropy(run(images), labels)
-        loss.backward()
+        nn.functional.cross_entropy(run(images), labels).backward()
         return [parameter.grad.clone() for parameter in network.parameters()]
 
     def agree(ones, others, tolerance):
@@ -335,12 +306,8 @@ COMPILING = """
             seen["other size"] = agree([compiled(images[:2])], [network(images[:2])], 1e-5)
         seen["second"] = compile_counts()
         network.train()
-        seen["training"] = agree(gradients(compiled, variant), gradients(network, variant), 1e-4)
+        seen["training"] = agree(gradients(compiled), gradients(network), 1e-4)
         seen["files"] = len(os.listdir(folder)) > 0
-    bf16 = Variant("bf16", "channels_last", "compile")
-    with cold_compile(folder):
-        bf16.place(network)
-        seen["autocast"] = agree(gradients(bf16.compiled(network), bf16), gradients(network, bf16), 5e-2)
     seen["left"] = os.listdir(folder)
     seen["children"] = open(f"/proc/self/task/{os.getpid()}/children").read() if sys.platform == "linux" else ""
     print(json.dumps(seen), flush=True)
@@ -357,5 +324,5 @@ def test_a_forked_worker_compiles_inference_and_training_cold_and_leaves_nothing
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["first"] == {"graphs": 1, "graph_breaks": 0, "recompiles": 0}
     assert seen["second"] == {"graphs": 2, "graph_breaks": 0, "recompiles": 1}
-    assert [seen[name] for name in ("inference", "other size", "training", "autocast", "files")] == [True] * 5
+    assert [seen[name] for name in ("inference", "other size", "training", "files")] == [True] * 4
     assert (seen["left"], seen["children"]) == ([], "")

@@ -1,5 +1,6 @@
 """Phases for the tests of the worker; each misbehaves in a way of its own."""
 
+# ruff: noqa: ARG001 - all phases have one signature.
 import os
 import signal
 import sys
@@ -36,62 +37,46 @@ def facts(job: Job, progress: Progress) -> Job:
 
 def imports_of_training(job: Job, progress: Progress) -> Job:
     """Modules that a first training step imports."""
-    del job, progress
     before = set(sys.modules)
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter], fused=True)
-    optimizer.zero_grad()
     parameter.sum().backward()
     optimizer.step()
     return {"imported": sorted(set(sys.modules) - before)}
 
 
-def grow(job: Job, progress: Progress) -> Job:
-    del progress
-    return {"peak": len(bytearray(job["bytes"]))}
-
-
 def hold(job: Job, progress: Progress) -> Job:
     """Take memory that is never given back, as a leak does; and what the process then had at its peak."""
-    del progress
     _LEAKED.append(torch.ones(job["bytes"], dtype=torch.uint8))
     return {"peak": Device.of("cpu").memory().peak}
 
 
 def unwell(job: Job, progress: Progress) -> Job:
-    del job, progress
     raise FashiontlError("expected a, got b; do c")
 
 
 def skipped(job: Job, progress: Progress) -> Job:
-    del job, progress
     raise SkippedError("expected a stage, got none")
 
 
 def diverged(job: Job, progress: Progress) -> Job:
-    del job, progress
     raise DivergedError("epoch 1, step 2", {"losses": [2.5]})
 
 
 def fail(job: Job, progress: Progress) -> Job:
-    del job, progress
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def out_of_memory(job: Job, progress: Progress) -> Job:
-    del job, progress
-    torch.empty(2**60)
-    return {}
+    return {"never": torch.empty(2**60)}
 
 
 def killed(job: Job, progress: Progress) -> Job:
-    del job, progress
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
 def segfault(job: Job, progress: Progress) -> Job:
-    del job, progress
     os.write(2, b"something is rotten\n")
     os.kill(os.getpid(), signal.SIGSEGV)
     return {}

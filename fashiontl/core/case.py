@@ -27,9 +27,8 @@ EXECUTIONS = ("eager", "compile", "cuda_graphs")
 def default_weights(policy: str, task: str) -> str:
     """The weights that a case starts from when none are named.
 
-    `fashion6` backbones were trained on the six classes that `fashion4` lacks, so they are a fair source for
-    that task alone, with few images (`fashion4@25`) or many; every other task starts from ImageNet. From scratch is
-    from nothing.
+    `fashion6` backbones were trained on the six classes that `fashion4` lacks, so they are a fair source for that task
+    alone, with few images (`fashion4@25`) or many; every other task starts from ImageNet.
     """
     if policy == "scratch":
         return "none"
@@ -37,11 +36,7 @@ def default_weights(policy: str, task: str) -> str:
 
 
 def is_published(weights: str) -> bool:
-    """Whether weights are asked for by a name under which they were published, and not as a file.
-
-    >>> is_published("imagenet"), is_published("IMAGENET1K_V2"), is_published("my/weights.pt")
-    (True, True, False)
-    """
+    """Whether weights are asked for by a name under which they were published, such as `IMAGENET1K_V2`."""
     return weights == "imagenet" or weights.startswith("IMAGENET1K_")
 
 
@@ -92,12 +87,8 @@ class Case:
     def id(self) -> str:
         """The case's name; an axis at its default stays out of it.
 
-        >>> Case("resnet18", "linear_probe").id
-        'resnet18-linear_probe-cpu'
-        >>> Case("resnet18", "full", "cuda:1", task="fashion10", weights="none").id
-        'resnet18-full-cuda:1-fashion10-none'
-        >>> Case("resnet18", "full", "cuda", precision="bf16", memory_format="channels_last", image_size=64).id
-        'resnet18-full-cuda-bf16-channels_last-64px'
+        >>> Case("resnet18", "full", "cuda:1", task="fashion10", weights="none", precision="bf16", image_size=64).id
+        'resnet18-full-cuda:1-fashion10-none-bf16-64px'
         """
         parts = [self.architecture, self.policy, self.device]
         if self.task != DEFAULT_TASK:
@@ -108,22 +99,19 @@ class Case:
 
     @property
     def variant(self) -> tuple[str, ...]:
-        """What of the axes beyond architecture, policy, device, task and weights is not at its default.
-
-        >>> Case("resnet18", "full", execution="compile", batch=128).variant
-        ('compile', 'batch128')
-        """
-        named = (
-            (self.precision, PRECISIONS), (self.memory_format, MEMORY_FORMATS), (self.execution, EXECUTIONS),
-        )  # fmt: skip
-        parts = [value for value, known in named if value != known[0]]
-        parts += [f"{self.image_size}px"] * bool(self.image_size)
-        parts += [f"batch{self.batch}"] * bool(self.batch)
-        return tuple(parts)
+        """What of the axes beyond architecture, policy, device, task and weights is not at its default."""
+        parts = {
+            self.precision: self.precision != PRECISIONS[0],
+            self.memory_format: self.memory_format != MEMORY_FORMATS[0],
+            self.execution: self.execution != EXECUTIONS[0],
+            f"{self.image_size}px": self.image_size,
+            f"batch{self.batch}": self.batch,
+        }
+        return tuple(itertools.compress(parts, parts.values()))
 
     @property
     def file_name(self) -> str:
-        """The id as a file's name, with everything that a file system or a URL may object to replaced by `_`."""
+        """The id as a file's name."""
         return to_file_name(self.id)
 
 
@@ -155,7 +143,7 @@ class Settings:
         throughput_batch: images a step in the throughput measurements.
         accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
         sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
-            time is full; 0 makes none.
+            time is full, on a CPU until 512; 0 makes none.
         samples: latency samples after which a median that is precise enough ends the sampling; the 99th percentile
             takes 1,000.
         half_width: what is precise enough: half of the median's 95 % interval over the median.
@@ -200,56 +188,24 @@ OLD_SETTINGS = {"rate": "lr"}
 PRESETS: dict[str, Settings] = {
     # Only for tests: every phase runs, nothing is learned.
     "smoke": Settings(
-        preset="smoke",
-        train_per_class=4,
-        test_per_class=5,
-        epochs=1,
-        batch_size=8,
-        pretrain_per_class=4,
-        pretrain_epochs=1,
-        throughput_batch=2,
-        samples=5,
-        seconds=0.05,
-        timeout=120.0,
+        "smoke", train_per_class=4, test_per_class=5, epochs=1, batch_size=8, pretrain_per_class=4, pretrain_epochs=1,
+        throughput_batch=2, samples=5, seconds=0.05, timeout=120.0,
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
     # pretraining of 4 backbones take some 6 minutes on two CPU cores.
     "quick": Settings(),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
-        preset="full",
-        data="original",
-        image_size=128,
-        train_per_class=0,
-        test_per_class=0,
-        seeds=3,
-        epochs=5,
-        augment=True,
-        batch_size=128,
-        pretrain_per_class=0,
-        pretrain_epochs=5,
-        pretrain_batch_size=128,
-        throughput_batch=128,
-        sweep=4096,
-        samples=1000,
-        half_width=0.01,
-        seconds=5.0,
-        timeout=7200.0,
+        "full", data="original", image_size=128, train_per_class=0, test_per_class=0, seeds=3, epochs=5, augment=True,
+        batch_size=128, pretrain_per_class=0, pretrain_epochs=5, pretrain_batch_size=128, throughput_batch=128,
+        sweep=4096, samples=1000, half_width=0.01, seconds=5.0, timeout=7200.0,
     ),
     # The two networks and the training that people have met in a widely read tutorial.
     "tutorial": Settings(
-        preset="tutorial",
-        data="original",
-        train_per_class=0,
-        test_per_class=0,
-        recipe="naive_adam",
-        epochs=20,
-        batch_size=32,
-        samples=1000,
-        seconds=5.0,
-        timeout=86400.0,
+        "tutorial", data="original", train_per_class=0, test_per_class=0, recipe="naive_adam", epochs=20,
+        batch_size=32, samples=1000, seconds=5.0, timeout=86400.0,
     ),
-}
+}  # fmt: skip
 
 
 # What a preset runs of an axis when none is named, where that is not the default.
@@ -266,17 +222,9 @@ def expand(
     weights: Sequence[str] = ("",),
     **variants: Sequence[Any],
 ) -> list[Case]:
-    """Every combination of the axes, each once, in the order in which a person reads them.
+    """Every combination of the axes, each once; `variants` are the other fields of `Case`.
 
     Cells of one architecture and task stand together, so that a pretrained backbone is used while it is warm.
-
-    Args:
-        architectures: names.
-        policies: names.
-        devices: names.
-        tasks: names.
-        weights: names or paths; empty takes the default.
-        variants: values of the other fields of `Case`, by the field's name.
 
     Raises:
         FashiontlError: two different cases would have one id.
@@ -299,37 +247,28 @@ def expand(
 
 
 def override(settings: Settings, assignments: list[str]) -> Settings:
-    """Apply `name=value` texts to settings.
-
-    Raises:
-        FashiontlError: a text is not an assignment, names no field, or its value has the wrong type or is out of range;
-            all faults are listed together.
-    """
+    """Apply `name=value` texts to settings; a FashiontlError lists all errors."""
     kinds = get_type_hints(Settings, include_extras=True)
     values: dict[str, Any] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            faults.append(f"expected name=value, got {assignment!r}")
+            errors.append(f"expected name=value, got {assignment!r}")
         elif name not in kinds or name == "preset":
-            faults.append(unknown_name("setting", name, set(kinds) - {"preset"}))
+            errors.append(unknown_name("setting", name, set(kinds) - {"preset"}))
         else:
             try:
                 values[name] = parse_text(text, kinds[name])
             except ValueError as error:
-                faults.append(f"setting {name}: {error}")
-    if faults:
-        raise FashiontlError("\n".join(faults))
+                errors.append(f"setting {name}: {error}")
+    if errors:
+        raise FashiontlError("\n".join(errors))
     return dataclasses.replace(settings, **values)
 
 
 def parse_text(text: str, kind: Any) -> Any:
-    """A text of a command line as a type with its constraints, such as a field of `Settings`.
-
-    Raises:
-        ValueError: it is none; the message says what was expected and got.
-    """
+    """A text of a command line as a type with its constraints; a ValueError says what was expected and got."""
     try:
         return msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError:

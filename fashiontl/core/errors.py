@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from fashiontl.core.escape import to_terminal
+from fashiontl.core.escape import to_line, to_terminal
 
 # EX_SOFTWARE of BSD's sysexits.h: a defect of this program, never a verdict and never bad input.
 INTERNAL = 70
@@ -24,7 +24,7 @@ class FashiontlError(Exception):
     """Bad input or a missing resource; the message says what was expected, what was got, and the next step.
 
     Attributes:
-        status: of a case in which it ends a phase, as in `fashiontl.runner.client.Outcome`.
+        status: of a case in which it ends a phase.
         value: what was found out by then; out of a phase it is of the type that the phase returns, or None.
     """
 
@@ -48,23 +48,14 @@ class DivergedError(FashiontlError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Describe an unknown name and the known ones nearest to it.
-
-    >>> unknown_name("policy", "linear_prob", ["linear_probe", "full"])
-    "unknown policy 'linear_prob'; did you mean linear_probe? (fashiontl list shows all)"
-    """
+    """Describe an unknown name and the known ones nearest to it."""
     known = sorted(known)
-    name = name if len(name) <= 100 else f"{name[:99]}…"
-    nearest = get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
-    return f"unknown {kind} {name!r}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
+    nearest = get_close_matches(name[:100], known, n=3, cutoff=0.5) or known[:8]
+    return f"unknown {kind} {brief(name, 102)}; did you mean {', '.join(nearest)}? (fashiontl list shows all)"
 
 
 def brief(value: object, most: int = 80) -> str:
-    """What was got, for a message: as Python writes it, cut where it is long.
-
-    >>> brief("abc"), brief("x" * 99, 8), brief(10**5000)
-    ("'abc'", "'xxxxxx…", 'a huge number')
-    """
+    """What was got, for a message: as Python writes it, cut where it is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes
@@ -78,38 +69,13 @@ def unwritable(path: Path, error: OSError, next_step: str = "free it", what: str
 
 
 def user_path(text: str) -> Path:
-    """A path as a person writes it, with `~` for a home.
-
-    Raises:
-        FashiontlError: nobody knows that home, or no path can be so.
-    """
+    """A path as a person writes it, with `~` for a home; a FashiontlError where that or the path cannot exist."""
     try:
         if "\0" in text:
             raise FashiontlError(f"expected a path, got {text!r} with a NUL byte, which no path has; take it out")
         return Path(text).expanduser()
     except RuntimeError as error:
         raise FashiontlError(f"expected a path whose ~ is a known home, got {text!r}; write it in full") from error
-
-
-def real_path(path: Path) -> Path:
-    """The path without symbolic links, as far as it exists; a link that leads to itself is left as it is."""
-    return Path(os.path.realpath(path))
-
-
-def said(error: BaseException) -> str:
-    """The message of an error; nothing where it cannot be made, which must not hide the error."""
-    try:
-        return str(error)
-    except Exception:
-        return ""
-
-
-def is_there(text: str) -> bool:
-    """Whether something has this path; a text that no path can be has nothing."""
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def tell(text: str) -> None:
@@ -119,27 +85,23 @@ def tell(text: str) -> None:
 
 
 def no_file(path: Path) -> str:
-    """What a path is that exists and is no file to be read whole; empty for a file, and for nothing at all.
-
-    A pipe of the shell, `<(...)`, is a link to no named pipe, and is read.
-    """
+    """What a path is that exists and is no file to be read whole; empty for a file, and for nothing at all."""
     try:
         own, found = path.lstat().st_mode, path.stat().st_mode
     except (OSError, ValueError):  # whoever opens it says why
         return ""
     if stat.S_ISFIFO(own):
         return "a named pipe"
+    # A pipe of the shell, `<(...)`, is a link to one, and is read.
     if stat.S_ISREG(found) or stat.S_ISFIFO(found):
         return ""
     return "a folder" if stat.S_ISDIR(found) else "a device or socket"
 
 
-def told(what: str, error: Exception) -> tuple[str, int]:
+def explain(what: str, error: Exception) -> tuple[str, int]:
     """One message for an error, and the exit code: 2 for bad input and paths that the system refuses, 70 for a defect.
 
-    Args:
-        what: was being done, such as `fashiontl gate`.
-        error: with its traceback, which is kept in a file where nobody foresaw the error.
+    `what` was being done, such as `fashiontl gate`.
     """
     if isinstance(error, FashiontlError):
         return f"{what}: {error}", 2
@@ -150,16 +112,16 @@ def told(what: str, error: Exception) -> tuple[str, int]:
 
 
 def internal_error(what: str, error: BaseException) -> str:
-    """Keep the full account of an error that nobody foresaw in a file; one line that names the error and the file."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in said(error)).split())
-    kind = type(error).__name__ + (f": {text[:200]}" if text else "")
-    kept = _kept(what, error)
-    place = f"the full report is in {kept}" if kept else "no folder could be written for the full report"
+    """Save the traceback of an unexpected error to a file; one line that names the error and the file."""
+    text = to_line(str(error), 200)
+    kind = type(error).__name__ + (f": {text}" if text else "")
+    saved = _saved_report(what, error)
+    place = f"the full report is in {saved}" if saved else "no folder could be written for the full report"
     return f"{what}: internal error {kind}; this is a defect of fashiontl, please report it: {place}"
 
 
-def _kept(what: str, error: BaseException) -> Path | None:
-    """The file of an error's account, in the first of the user's and the system's folders that can be written."""
+def _saved_report(what: str, error: BaseException) -> Path | None:
+    """The report's file, in the first of the user's and the system's folders that can be written."""
     import platformdirs
 
     from fashiontl import __version__

@@ -1,10 +1,7 @@
-r"""Text of others in the forms that this program writes: each form has one function, used where text enters it.
+"""Escape text for the forms of output that this program writes: a function for each form.
 
-Names, reasons, notes and paths come from records, options, branches, libraries and files, and may hold anything. What
-they hold is shown, and nothing of it takes effect: no colour on a terminal, no command of a CI runner, no markup.
-
->>> to_line("a\nb\x1b[31m")
-'a b�[31m'
+Names, reasons, notes and paths come from records, options, branches, libraries and files, and may hold anything. It is
+shown, and nothing of it takes effect: no colour on a terminal, no command of a CI runner, no markup.
 """
 
 import functools
@@ -44,19 +41,13 @@ _JOINER = "\N{WORD JOINER}"
 # What XML 1.0 cannot hold, not even escaped.
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# Names of devices, which Windows does not take for files, with any suffix.
-_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
-
 
 def to_line(text: str, longest: int = 0) -> str:
-    r"""Text as one line of plain text, such as a cell of a terminal's table.
+    r"""Text as one line of plain text.
 
     White space other than spaces becomes one space, and what is not printable (control characters, turns of the
-    writing direction, characters without width, halves of surrogate pairs) U+FFFD.
-
-    Args:
-        text: anything.
-        longest: in letters; what is longer ends with an ellipsis. 0 is no limit.
+    writing direction, characters without width, halves of surrogate pairs) U+FFFD. Of more letters than `longest`,
+    unless that is 0, the end becomes an ellipsis.
 
     >>> to_line("one\r\n::error::two\u202e", 8)
     'one ::e…'
@@ -69,14 +60,7 @@ def to_line(text: str, longest: int = 0) -> str:
 
 
 def to_terminal(text: str) -> str:
-    r"""Text of several lines for a terminal, of which no line is a command to the runner of a CI system.
-
-    It is for a whole message or screen; what must not break its lines went through `to_line` before.
-
-    >>> print(to_terminal("expected a name, got x\n::error::y\x1b[1m"))
-    expected a name, got x
-    : :error::y�[1m
-    """
+    """A whole message or screen for a terminal, of which no line is a command to the runner of a CI system."""
     lines = text.replace("\r\n", "\n").split("\n")
     shown = [
         "".join(letter if letter.isprintable() else " " if letter.isspace() else "\ufffd" for letter in line)
@@ -93,15 +77,7 @@ def to_terminal_line(text: str) -> str:
 # A page repeats few names many times.
 @functools.lru_cache(maxsize=4096)
 def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
-    r"""Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell.
-
-    Args:
-        text: anything.
-        longest: in letters; what is longer ends with an ellipsis.
-
-    >>> print(to_markdown("a | b\n<c> 2*3 of linear_probe"))
-    a \| b &lt;c> 2\*3 of linear_probe
-    """
+    """Text as GitHub's Markdown that shows it as it is, on one line and within a table's cell; as long as `to_line`."""
     text = to_line(" ".join(text.split()), longest)
     text = _MARKING.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), text)
     text = _NUMBERED.sub(r"\1\\\2", text)
@@ -110,11 +86,7 @@ def to_markdown(text: str, longest: int = _LONGEST_MARKDOWN) -> str:
 
 
 def to_code(text: str, longest: int = 2 * _LONGEST_MARKDOWN) -> str:
-    """Text as code in Markdown outside of tables; backticks in it need a longer fence.
-
-    >>> to_code("a `b`"), to_code("")
-    ('`` a `b` ``', '` `')
-    """
+    """Text as code in Markdown outside of tables; backticks in it need a longer fence."""
     text = to_line(text, longest)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if not text or text.startswith("`") or text.endswith("`") else ""
@@ -132,21 +104,13 @@ def to_xml(text: str) -> str:
 
 
 def to_terminal_json(value: Any) -> str:
-    """JSON for a terminal: all in ASCII, and no command to a CI system's runner.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+    """JSON for a terminal: all in ASCII, and no command to a CI system's runner; a ValueError if not finite."""
     # Two number signs in a row stand in texts only.
     return json.dumps(value, indent=2, allow_nan=False).replace("##", "#\\u0023")
 
 
 def workflow_command(level: str, title: str, message: str) -> str:
-    r"""One of GitHub's workflow commands on one line, escaped as @actions/core does.
-
-    >>> workflow_command("error", "a, b", "50 %\n::c")
-    '::error title=a%2C b::50 %25 ::c'
-    """
+    """One of GitHub's workflow commands on one line, escaped as @actions/core does."""
     # One line each, so that only these need an escape.
     title = to_line(title, LONGEST_NAME).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
     return f"::{level} title={title}::{to_line(message, _LONGEST_MESSAGE).replace('%', '%25')}"
@@ -155,18 +119,11 @@ def workflow_command(level: str, title: str, message: str) -> str:
 def to_file_name(text: str, longest: int = _LONGEST_FILE_NAME) -> str:
     """One component of a path on any file system, or of an address: what may be objected to becomes `_`.
 
-    Args:
-        text: anything.
-        longest: in bytes of UTF-8; of a longer name the end is a hash of the whole.
-
-    >>> to_file_name("resnet18-full-cuda:1"), to_file_name("../x"), to_file_name("nul.txt"), to_file_name("")
-    ('resnet18-full-cuda_1', '_._x', '_nul.txt', '_')
+    Of a name of more bytes than `longest`, in UTF-8, the end is a hash of the whole.
     """
     name = re.sub(r"[^\w.+-]+", "_", text)
-    # A point or hyphen in front hides a file, names a folder above or looks like an option; Windows drops one behind.
+    # A point or hyphen in front hides a file, names a folder above or looks like an option.
     name = re.sub(r"^[.+-]|\.$", "_", name) or "_"
-    if _DEVICES.fullmatch(name):
-        name = f"_{name}"
     if len(name.encode()) > longest:
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
         name = f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"

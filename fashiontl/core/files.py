@@ -12,11 +12,7 @@ _ROOM = 2**20
 
 
 def check_temporary() -> None:
-    """Find out before anything is measured that processes have a folder for temporary files, with room in it.
-
-    Raises:
-        FashiontlError: there is none, or as `check_folder`.
-    """
+    """Raise a FashiontlError unless processes have a folder for temporary files, with room in it."""
     try:
         folder = Path(tempfile.gettempdir())
     except OSError as error:
@@ -28,15 +24,9 @@ def check_temporary() -> None:
 
 
 def check_folder(folder: Path, purpose: str, option: str) -> None:
-    """See that files can be written in a folder, which is made if need be.
+    """Raise a FashiontlError unless files can be written in a folder, which is made if need be.
 
-    Args:
-        folder: the folder.
-        purpose: what is kept there, for the message.
-        option: what names another, for the message.
-
-    Raises:
-        FashiontlError: the folder cannot be made, or no file can be written in it.
+    For the message, `purpose` is what is kept there, and `option` names another folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,12 +39,7 @@ def check_folder(folder: Path, purpose: str, option: str) -> None:
 
 
 def write_atomically(path: Path, contents: bytes | Iterable[bytes]) -> None:
-    """Write a file so that a reader, or a killed process, never leaves or sees a part of it.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        contents: in parts when they are too long to be held at once.
-    """
+    """Write a file, and its folder if need be, so that nobody ever sees, or leaves, a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -15,7 +15,7 @@ class Metric:
     Attributes:
         name: key in records.
         unit: base unit of the raw values (`s`, `B`, `J/image`, `images/s`, `1` for fractions and counts).
-        better: which way is better; `equal` means that any change is a finding.
+        better: `equal` means that any change is a finding.
         label: column header in tables, with the unit that is shown.
         scale: raw value times `scale` is the number shown.
         digits: significant digits shown.

@@ -1,11 +1,12 @@
 """Files from users, JSON and TOML, into typed values: checked once by msgspec, with one format of error messages."""
 
-import functools
 import json
+import math
 import re
 import tomllib
-from collections.abc import Collection, Hashable
-from typing import Any, TypeVar, cast
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -22,52 +23,64 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
-def decode(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002 the word for it
-    """Parse JSON.
-
-    What msgspec lets pass is checked too: text that is not UTF-8, and a key that an object has twice.
+def load_json(data: bytes | str, what: str, surrogates: str = "strict") -> Any:
+    """Parse JSON into lists, dictionaries and the rest; strictly: UTF-8, finite numbers, each key of an object once.
 
     Args:
         data: UTF-8.
-        type: a msgspec Struct, or any type that `msgspec.json.Decoder` takes.
-        what: the file, and what it is, for messages: `gate.json`, `runs/a.jsonl:3`.
+        what: the file, and the line if there are several, for messages: `gate.json`, `runs/a.jsonl:3`.
+        surrogates: what becomes of half a surrogate pair, as in names of files that are not UTF-8: `errors` of
+            `str.encode`.
 
     Raises:
-        FashiontlError: the first fault: what was expected, what was got, where, and what to do.
+        FashiontlError: it is not JSON.
     """
-    try:
-        data.decode()
-        value: _T = _decoder(cast(Hashable, type)).decode(data)
-        json.loads(data, object_pairs_hook=_refuse_repeated)
-    except msgspec.ValidationError as error:
-        raise _invalid(what, error, data) from error
-    except RecursionError as error:
-        raise FashiontlError(f"{what}: expected JSON, got too many levels of nesting; {NEXT_STEP}") from error
-    except (ValueError, msgspec.DecodeError) as error:
-        raise FashiontlError(f"{what}: expected JSON, got: {error}; {NEXT_STEP}") from error
-    return value
+    with _read_as("JSON", what):
+        text = data.decode() if isinstance(data, bytes) else data
+        values = json.loads(
+            text, object_pairs_hook=_refuse_repeated, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        if "\\ud" in text.lower():
+            values = json.loads(json.dumps(values, ensure_ascii=False).encode(errors=surrogates))
+    return values
+
+
+def decode(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002 the word for it
+    """Parse JSON, as `load_json`, into a msgspec Struct or any other type that msgspec converts to."""
+    return _converted(load_json(data, what), type, what)
 
 
 def decode_toml(data: bytes, type: type[_T], what: str) -> _T:  # noqa: A002
     """Parse TOML; arguments and errors as of `decode`."""
-    try:
+    with _read_as("TOML", what):
         values = tomllib.loads(data.decode())
-        return msgspec.convert(values, type)
+    return _converted(values, type, what)
+
+
+@contextmanager
+def _read_as(form: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        got = " too many levels of nesting" if isinstance(error, RecursionError) else f": {error}"
+        raise FashiontlError(f"{what}: expected {form}, got{got}; {NEXT_STEP}") from error
+
+
+def _converted(values: Any, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.convert(values, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _invalid(what, error, values) from error
-    except RecursionError as error:
-        raise FashiontlError(f"{what}: expected TOML, got too many levels of nesting; {NEXT_STEP}") from error
-    except ValueError as error:
-        raise FashiontlError(f"{what}: expected TOML, got: {error}; {NEXT_STEP}") from error
+        separator = ", " if " - at `" in str(error) else ": "
+        raise FashiontlError(f"{what}{separator}{explained(error, values)}; {NEXT_STEP}") from error
 
 
-def check_schema(data: bytes, known: Collection[int], what: str) -> int:
-    """Read the number in the field `schema` of a JSON object, before the rest of it is parsed.
+def check_schema(data: Any, known: Collection[int], what: str) -> int:
+    """The number in the field `schema` of a JSON object, given as bytes or as what `load_json` made of them.
 
     Raises:
         FashiontlError: it is not one of those known, or as `decode`.
     """
-    schema = decode(data, _Versioned, what).schema
+    schema = _converted(load_json(data, what) if isinstance(data, bytes) else data, _Versioned, what).schema
     if schema not in known:
         raise FashiontlError(
             f"{what}: expected schema {' or '.join(map(str, known))}, got {brief(schema)}; read it with the version of "
@@ -80,29 +93,29 @@ class _Versioned(msgspec.Struct):
     schema: int
 
 
-@functools.cache
-def _decoder(kind: Hashable) -> Any:
-    return msgspec.json.Decoder(kind)
-
-
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {brief(twice)} twice in one object")
+    return found
 
 
-def _invalid(what: str, error: msgspec.ValidationError, source: Any) -> FashiontlError:
-    return FashiontlError(f"{what}{', ' if ' - at `' in str(error) else ': '}{explained(error, source)}; {NEXT_STEP}")
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError("a number that no float holds")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is no number of JSON")
 
 
 def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
     """A message of msgspec's in the project's form, with its place, and the value where msgspec leaves it out.
 
-    Args:
-        error: what msgspec raised.
-        source: what it was to parse: JSON, or values.
-        root: place of the source in what contains it, such as `$.cells`; left out when it is the whole.
+    `source` is what it was to convert, and `root` that one's place in the whole, such as `$.cells`.
     """
     found = _MESSAGE.fullmatch(str(error))
     assert found is not None  # every text matches
@@ -126,10 +139,9 @@ def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
 def _got(source: Any, place: str) -> str:
     """`, got` and the value at a place such as `$.series[0].cell`; nothing where it cannot be found."""
     try:
-        value = json.loads(source) if isinstance(source, bytes) else source
         for name, index in _STEP.findall(place):
-            value = value[name] if name else value[int(index)]
+            source = source[name] if name else source[int(index)]
     except (LookupError, TypeError, ValueError):
         return ""
     # Of the entries of a dictionary, `[...]`, msgspec does not say which.
-    return "" if "[...]" in place else f", got {brief(value)}"
+    return "" if "[...]" in place else f", got {brief(source)}"

@@ -10,13 +10,7 @@ from statistics import NormalDist, fmean, median, stdev
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval, in the unit of the values.
-
-    Attributes:
-        estimate: the number itself.
-        low: lower bound; minus infinity when the values are too few to give one.
-        high: upper bound; infinity when the values are too few to give one.
-    """
+    """An estimate and its confidence interval in the unit of the values; too few of them give infinite bounds."""
 
     estimate: float
     low: float
@@ -28,19 +22,8 @@ class Interval:
 
 
 def percentile(values: Sequence[float], q: float) -> float:
-    """The q-th percentile, interpolated linearly between neighbours (numpy's default).
-
-    >>> percentile([1, 2, 3, 4], 50)
-    2.5
-
-    Args:
-        values: one or more, in any order.
-        q: from 0 to 100.
-    """
-    return _interpolated(sorted(values), q)
-
-
-def _interpolated(ordered: Sequence[float], q: float) -> float:
+    """The q-th percentile, q from 0 to 100, interpolated linearly between neighbours (numpy's default)."""
+    ordered = sorted(values)
     position = (len(ordered) - 1) * q / 100
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -54,24 +37,22 @@ def percentile_interval(values: Sequence[float], q: float, confidence: float = 0
     How many of n independent values lie below the true percentile is binomial, so two order statistics enclose it with
     at least the confidence asked (David and Nagaraja, Order Statistics, 7.1). Values that follow one another in time
     are not quite independent; then the interval is a little too narrow.
-
-    Args:
-        values: one or more, in any order.
-        q: from 0 to 100.
-        confidence: between 0 and 1.
     """
-    below, above = _ranks(len(values), q / 100, confidence)
+    # Ranks from 1: the largest r with P(B < r) within half of the error, and the smallest with P(B >= r) within the
+    # other half; B is binomial. 0 and one more than there are values where there is none.
+    tail = (1 - confidence) / 2
+    below, above = _rank(len(values), q / 100, tail), len(values) + 1 - _rank(len(values), 1 - q / 100, tail)
     ordered = sorted(values)
     low = ordered[below - 1] if below >= 1 else -math.inf
     high = ordered[above - 1] if above <= len(ordered) else math.inf
-    estimate = _interpolated(ordered, q)
+    estimate = percentile(ordered, q)
     # Far from the median of few values, interpolation can step over a bound.
     return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def median_interval(values: Sequence[float]) -> Interval:
     """The median with an interval between two of the values; it takes six of them to have one at 95 %."""
-    return percentile_interval(values, 50, confidence)
+    return percentile_interval(values, 50)
 
 
 def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
@@ -79,10 +60,6 @@ def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
 
     Noise comes from differences of neighbours (von Neumann, Annals of Mathematical Statistics, 1941), here through
     their median absolute size, so that neither a drift nor a few outliers count as noise.
-
-    >>> drift, noise = drift_and_noise([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
-    >>> round(drift, 3), noise
-    (0.667, 0.0)
 
     Args:
         values: an even number, four or more, positive.
@@ -101,16 +78,13 @@ def drift_and_noise(values: Sequence[float]) -> tuple[float, float]:
     return abs(median(values[half:]) - median(values[:half])) / middle, noise / middle
 
 
-def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, trials: int) -> Interval:
     """A proportion with Wilson's score interval (Wilson, JASA 1927; recommended by Brown, Cai and DasGupta, 2001).
 
-    Args:
-        successes: from 0 to `trials`; the mean of several counts need not be whole.
-        trials: 1 or more.
-        confidence: between 0 and 1.
+    The mean of several counts of successes need not be whole.
     """
     proportion = successes / trials
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = NormalDist().inv_cdf(0.975)
     weight = 1 + z * z / trials
     centre = (proportion + z * z / (2 * trials)) / weight
     half = z / weight * math.sqrt(proportion * (1 - proportion) / trials + z * z / (4 * trials * trials))
@@ -118,37 +92,27 @@ def wilson(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     return Interval(proportion, min(proportion, max(0.0, centre - half)), max(proportion, min(1.0, centre + half)))
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean with Student's t interval; unbounded for a single value.
-
-    Args:
-        values: one or more, roughly normal.
-        confidence: between 0 and 1.
-    """
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of roughly normal values with Student's t interval; unbounded for a single value."""
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, -math.inf, math.inf)
-    half = student_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    half = student_quantile(len(values) - 1, 0.95) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
-def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float = 0.95) -> Interval:
+def accuracy_interval(fractions: Sequence[float], trials: int) -> Interval:
     """Mean accuracy over seeds, with an interval for new test images and, with several seeds, for new seeds too.
 
     All seeds are tested on the same images, so their trials must not be pooled: Wilson's interval is that of one
     seed's trials at the mean accuracy. The spread between seeds is another, independent source; each side of the two
     intervals is added in quadrature.
-
-    Args:
-        fractions: accuracy of each seed, from 0 to 1.
-        trials: test images of each.
-        confidence: between 0 and 1.
     """
     mean = fmean(fractions)
-    images = wilson(mean * trials, trials, confidence)
+    images = wilson(mean * trials, trials)
     if len(fractions) == 1:
         return images
-    half = mean_interval(fractions, confidence).high - mean
+    half = mean_interval(fractions).high - mean
     return Interval(
         mean,
         max(0.0, mean - math.hypot(mean - images.low, half)),
@@ -157,16 +121,6 @@ def accuracy_interval(fractions: Sequence[float], trials: int, confidence: float
 
 
 @functools.lru_cache(maxsize=4096)
-def _ranks(count: int, proportion: float, confidence: float) -> tuple[int, int]:
-    """Ranks (from 1) of the two order statistics; 0 and count + 1 where there is none.
-
-    The lower is the largest rank r with P(B < r) within half of the error, the upper the smallest with P(B >= r)
-    within the other half; B is binomial.
-    """
-    tail = (1 - confidence) / 2
-    return _rank(count, proportion, tail), count + 1 - _rank(count, 1 - proportion, tail)
-
-
 def _rank(count: int, proportion: float, tail: float) -> int:
     """The largest rank r for which a binomial variable is below r with at most the tail's probability."""
     if proportion in {0, 1}:
@@ -187,12 +141,7 @@ def _binomial(count: int, successes: int, proportion: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def student_quantile(freedom: int, confidence: float) -> float:
-    """The t with P(|T| <= t) = confidence for Student's distribution.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-        confidence: between 0 and 1.
-    """
+    """The t with P(|T| <= t) = confidence for Student's distribution with some degrees of freedom, 1 or more."""
     low, high = 0.0, math.pi / 2
     while low < (angle := (low + high) / 2) < high:
         low, high = (angle, high) if _student_probability(freedom, angle) < confidence else (low, angle)
@@ -200,12 +149,7 @@ def student_quantile(freedom: int, confidence: float) -> float:
 
 
 def student_tail(freedom: int, t: float) -> float:
-    """P(T >= t) for Student's distribution.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-        t: any number.
-    """
+    """P(T >= t) for Student's distribution with some degrees of freedom, 1 or more."""
     inside = _student_probability(freedom, math.atan(abs(t) / math.sqrt(freedom)))
     return (1 - math.copysign(inside, t)) / 2
 
@@ -224,20 +168,16 @@ def _student_probability(freedom: int, angle: float) -> float:
 
 
 def smallest_difference(deviation: float, count: int, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The difference between two means that a t test finds with some probability: (t + t') s sqrt(2 / n).
+    """The difference between two means that a t test detects with some power: (t + t') s sqrt(2 / n).
 
     t is its critical value, two-sided, and t' the quantile at the power, both with 2n - 2 degrees of freedom. The exact
-    answer, by the non-central distribution, differs by less than 1 % from 4 values a side up. Cohen's table 2.4.1
-    (Statistical Power Analysis, 1988) asks 17 a side for a difference of one deviation, and 64 for half of one.
+    answer, by the non-central distribution, differs by less than 1 % from 4 values a side up.
 
     Args:
-        deviation: standard deviation of single values, in any unit; that of logarithms gives a relative difference.
+        deviation: standard deviation of single values; that of logarithms gives a relative difference.
         count: independent values on each side, 2 or more.
-        confidence: of the test, between 0 and 1.
-        power: how often the difference is found, between 0.5 and 1.
-
-    Returns:
-        In the unit of the deviation.
+        confidence: of the test.
+        power: how often the difference is detected, 0.5 or more.
     """
     freedom = 2 * count - 2
     critical, found = student_quantile(freedom, confidence), student_quantile(freedom, 2 * power - 1)

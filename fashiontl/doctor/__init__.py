@@ -1,4 +1,4 @@
-"""`fashiontl doctor`: can this box measure, how small a difference can it tell, and what is here. No torch.
+"""`fashiontl doctor`: can this machine measure, how small a difference can it detect, and what is here.
 
 What needs torch runs in the worker, in processes like those of cases.
 """

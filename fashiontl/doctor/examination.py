@@ -1,4 +1,4 @@
-"""Whether a device can be measured on, and how small a difference can be told there."""
+"""Whether a device can be measured on, and how small a difference can be detected there."""
 
 import math
 import statistics
@@ -29,14 +29,7 @@ _FINE, _USELESS = 0.05, 0.5
 
 
 def examine(worker: Worker, device: Device, progress: Progress, seconds: float = 0.3) -> Report:
-    """Examine a device while no case runs on it.
-
-    Args:
-        worker: runs the examination's phases.
-        device: to examine.
-        progress: called with what is being done.
-        seconds: how long each process of the noise floor is timed.
-    """
+    """Examine a device while no case runs on it; each process of the noise floor is timed for so many seconds."""
     name = device.name
     progress(f"waiting for {name}")
     with alone_on(device, cache_folder()):
@@ -51,39 +44,32 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
         timed = []
         for index in range(PROCESSES):
             progress(f"noise floor, process {index + 1} of {PROCESSES}")
-            timed.append(worker.run(NOISE, TimedJob(name, seconds), _TIMEOUT))
+            timed.append(worker.run(NOISE, TimedJob(name, seconds=seconds), _TIMEOUT))
         floor, noise_section = _noise(timed)
         observed = observer.end()
-    facts = found.result.facts
-    here = [
+    facts, error, difference = found.result.facts, clock_error(clock) or "", floor["smallest_difference"] or 0.0
+    here = (
         Line("here", "yes"),
         *(Line(key, value) for key, value in facts.items() if value is not None),
-        _clock_line(clock),
-    ]
-    sections = (
-        Section(f"device {name}", tuple(here)),
-        peak_section,
-        noise_section,
-        Section("conditions", conditions(device, observed)),
+        Line("clock against another", f"{clock:.4f}", "bad" if error else "ok", error),
     )
-    faults = [line.advice for section in sections for line in section.lines if line.verdict == "bad"]
-    return Report(
-        name,
-        fit=not faults,
-        summary=_summary(name, faults, floor["smallest_difference"]),
-        sections=sections,
-        facts={
-            "device": facts,
-            "clock": clock,
-            "peak": peaks,
-            "noise": floor,
-            "conditions": msgspec.to_builtins(observed._asdict()),
-        },
-    )
+    surroundings = Section("conditions", conditions(device, observed))
+    sections = (Section(f"device {name}", here), peak_section, noise_section, surroundings)
+    errors = [line.advice for section in sections for line in section.lines if line.verdict == "bad"]
+    if errors:
+        summary = f"This box cannot measure on {name}: {'; '.join(errors)}."
+    else:
+        summary = (
+            f"This box can measure on {name}: differences of about {_percent(difference)} can be told apart with "
+            f"{PROCESSES} processes a side."
+        )
+    conditions_facts = msgspec.to_builtins(observed._asdict())
+    raw = {"device": facts, "clock": clock, "peak": peaks, "noise": floor, "conditions": conditions_facts}
+    return Report(name, not errors, summary, sections, raw)
 
 
 def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
-    """How much processes differ, given a median each, and which difference two sets of `PROCESSES` of them can tell.
+    """How much processes differ, given a median each, and which difference two sets of `PROCESSES` can detect.
 
     Returns:
         `deviation`, the standard deviation of the medians' logarithms; and `smallest_difference`, relative, at 95 %
@@ -92,33 +78,14 @@ def noise_floor(medians: Sequence[float]) -> dict[str, float | None]:
     if len(medians) < 2:
         return {"deviation": None, "smallest_difference": None}
     deviation = statistics.stdev(math.log(median) for median in medians)
-    return {
-        "deviation": deviation,
-        "smallest_difference": math.expm1(smallest_difference(deviation, PROCESSES)),
-    }
-
-
-def _summary(device: str, faults: Sequence[str], difference: float | None) -> str:
-    if faults:
-        return f"This box cannot measure on {device}: {'; '.join(faults)}."
-    if difference is None:
-        return f"This box can measure on {device}, but how small a difference it can tell is unknown."
-    return (
-        f"This box can measure on {device}: differences of about {_percent(difference)} can be told apart with "
-        f"{PROCESSES} processes a side."
-    )
-
-
-def _clock_line(ratio: float) -> Line:
-    error = clock_error(ratio)
-    return Line("clock against another", f"{ratio:.4f}", "bad" if error else "ok", error or "")
+    return {"deviation": deviation, "smallest_difference": math.expm1(smallest_difference(deviation, PROCESSES))}
 
 
 def _peaks(worker: Worker, device: Device, progress: Progress) -> tuple[dict[str, Any], Section]:
     precisions = ("fp32", "tf32", "bf16", "fp16") if device.kind == "cuda" else ("fp32", "bf16")
     peaks, lines = {}, []
     for precision in precisions:
-        outcome = worker.run(PEAK, PeakJob(device.name, precision, _PEAK_SECONDS), _TIMEOUT, progress)
+        outcome = worker.run(PEAK, PeakJob(device.name, precision=precision, seconds=_PEAK_SECONDS), _TIMEOUT, progress)
         if not outcome.result:
             lines.append(Line(precision, "unknown", "note", outcome.reason or "too little memory"))
             continue
@@ -134,32 +101,25 @@ def _noise(outcomes: Sequence[Outcome[Noise]]) -> tuple[dict[str, Any], Section]
     widths = [noise.half_width for noise in known if noise.half_width is not None]
     floor = noise_floor(medians)
     facts = {**floor, "processes": PROCESSES, "medians": medians, "half_widths": widths}
-    lines = [Line("processes", f"{len(known)} of {PROCESSES} timed")]
-    if len(known) < PROCESSES:
+    if len(known) == PROCESSES:
+        lines = [Line("processes", f"{PROCESSES} of {PROCESSES} timed")]
+    else:
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes if outcome.status != "ok")
         reason = "; ".join(reasons) or "every sample was taken while the machine was throttled"
         lines = [Line("processes", f"{len(known)} of {PROCESSES} timed", "bad", f"processes were not timed: {reason}")]
     deviation, difference = floor["deviation"], floor["smallest_difference"]
     if deviation is not None and difference is not None:
+        steady = [noise.steady for noise in known]
+        unsteady = "" if all(steady) else "elsewhere steps got faster or slower, or jumped, until the time was up"
+        within = _percent(statistics.median(widths)) if widths else "unknown"
         lines += [
             Line("a small training step", f"{statistics.median(medians) * 1e3:.3g} ms"),
-            _steady([noise.steady for noise in known]),
+            Line("steady", f"{sum(steady)} of {len(steady)} processes", "note" if unsteady else "ok", unsteady),
             Line("between processes", _percent(deviation), advice="standard deviation of their medians"),
-            Line(
-                "within a process",
-                _percent(statistics.median(widths)) if widths else "unknown",
-                advice="half of the 95 % interval of a median, which is what ± is in tables",
-            ),
+            Line("within a process", within, advice="half of the 95 % interval of a median, as ± in tables"),
             _difference(difference),
         ]
     return facts, Section("noise floor", tuple(lines))
-
-
-def _steady(answers: Sequence[bool]) -> Line:
-    value = f"{sum(answers)} of {len(answers)} processes"
-    if all(answers):
-        return Line("steady", value)
-    return Line("steady", value, "note", "elsewhere steps got faster or slower, or jumped, until the time was up")
 
 
 def _difference(difference: float) -> Line:

@@ -56,12 +56,8 @@ def to_text(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
 
 def to_json(reports: Sequence[Report], equipment: Sequence[Section]) -> str:
     """One object: `fit`, `devices` with one report each, and `equipment`."""
-    found = {
-        "fit": all(report.fit for report in reports),
-        "devices": [asdict(report) for report in reports],
-        "equipment": [asdict(section) for section in equipment],
-    }
-    return to_terminal_json(found)
+    devices, sections = [asdict(report) for report in reports], [asdict(section) for section in equipment]
+    return to_terminal_json({"fit": all(report.fit for report in reports), "devices": devices, "equipment": sections})
 
 
 def _table(section: Section) -> str:

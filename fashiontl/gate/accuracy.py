@@ -7,7 +7,7 @@ from fashiontl.core.stats import Interval
 from fashiontl.gate.comparison import clustered_interval, holm_levels, mcnemar
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Answers, SeedPair
-from fashiontl.gate.result import Change, Finding, Verdict
+from fashiontl.gate.result import Finding, Verdict
 from fashiontl.gate.sequential import ALPHA
 
 
@@ -17,10 +17,7 @@ def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> l
     Cells whose answers differ share alpha by Holm's step-down, one family for losses and one for gains: another order
     of summing changes the answers of every cell at once, and none of them is worse for it.
 
-    Args:
-        answers: of each cell.
-        limit: of accuracy.
-        asked: seeds that were to be trained where answers differ.
+    `asked` seeds were to be trained where answers differ.
     """
     wanted = max(limit.repeats, asked)
     findings: dict[int, Finding] = {}
@@ -39,7 +36,9 @@ def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> l
             losses[index] = [_losses(pair) for pair in cell.seeds]
     bounds = {index: clustered_interval(seeds, 1 - 2 * ALPHA) for index, seeds in losses.items()}
     worse = holm_levels([_chance(loss, limit) for loss in bounds.values()], ALPHA)
-    better = holm_levels([_chance(_negated(loss), limit) for loss in bounds.values()], ALPHA)
+    better = holm_levels(
+        [_chance(Interval(-loss.estimate, -loss.high, -loss.low), limit) for loss in bounds.values()], ALPHA
+    )
     for index, lower, upper in zip(losses, worse, better, strict=True):
         findings[index] = _judge(answers[index], losses[index], limit, lower, upper)
     return [findings[index] for index in range(len(answers))]
@@ -48,7 +47,9 @@ def judge_answers(answers: Sequence[Answers], limit: Limit, asked: int = 0) -> l
 def _judge(cell: Answers, losses: list[list[int]], limit: Limit, worse: float, better: float) -> Finding:
     """One cell whose answers differ; the levels are those of its tests for a loss and for a gain."""
     signs = {(total > 0) - (total < 0) for total in map(sum, losses)}
-    seeds = f"{len(losses)} seeds, McNemar {_diagnostic(cell.seeds)}"
+    # Each seed's exact test, for the reader.
+    chances = [f"p={mcnemar(seed.count(1), seed.count(-1)):.2g}" for seed in losses]
+    seeds = f"{len(losses)} seeds, McNemar {' '.join(chances)}"
     loss = clustered_interval(losses, 1 - 2 * worse)
     if loss.low > limit.tolerated and signs == {1}:
         return _finding(cell, "REGRESSED", f"{_text(loss)}, a loss in each of {seeds}", loss)
@@ -97,26 +98,12 @@ def _chance(bounds: Interval, limit: Limit) -> float:
     return 1 - NormalDist().cdf((bounds.estimate - limit.tolerated) / error)
 
 
-def _negated(bounds: Interval) -> Interval:
-    return Interval(-bounds.estimate, -bounds.high, -bounds.low)
-
-
-def _diagnostic(seeds: Sequence[SeedPair]) -> str:
-    """Each seed's exact test."""
-    chances = []
-    for pair in seeds:
-        losses = _losses(pair)
-        chances.append(f"p={mcnemar(losses.count(1), losses.count(-1)):.2g}")
-    return " ".join(chances)
-
-
 def _finding(cell: Answers, verdict: Verdict, reason: str, loss: Interval | None) -> Finding:
     base, head = (
         fmean(right.count("1") / len(right) for right in arm)
         for arm in ([pair.right_base for pair in cell.seeds], [pair.right_head for pair in cell.seeds])
     )
-    change = None if loss is None else Change(loss.estimate, loss.low, loss.high)
-    return Finding(cell.cell, "accuracy", verdict, reason, base, head, change)
+    return Finding(cell.cell, "accuracy", verdict, reason, base, head, loss)
 
 
 def _text(loss: Interval) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from fashiontl.core.case import Case, Settings
@@ -50,13 +49,7 @@ class IncomparableError(FashiontlError):
 
 
 class StoppedError(Exception):
-    """The process of an arm ended, or was ended, before it had answered.
-
-    Attributes:
-        arm: whose it was.
-        kind: what happened to it.
-        reason: in a sentence.
-    """
+    """The process of an arm ended, or was ended, before it had answered."""
 
     def __init__(self, arm: Name, kind: FailureKind, reason: str) -> None:
         super().__init__(reason)
@@ -81,7 +74,7 @@ class Arm:
         name: which of the two.
         checkout: its tree.
         other: the other arm's tree.
-        settings: how cases are run; threads are those of both arms.
+        settings: how cases are run.
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own, besides those that the tree's `pyproject.toml`
             names; files are relative to the tree, or in the head's.
@@ -112,7 +105,12 @@ class Arm:
             if name == "head":
                 raise
             raise IncomparableError("CRASHED", f"{self._title}: {error}, or name another base") from error
-        self._modules = _under_test(checkout.folder, self._extensions)
+        # What is in the tree must be imported from there.
+        self._modules = [
+            Path(name).stem if name.endswith(".py") else name
+            for name in ("fashiontl", *self._extensions)
+            if _file(checkout.folder, name) is not None
+        ]
         self._fields: dict[str, list[str]] = {}
         trees, inherited = search_path(checkout, head, os.environ.get("PYTHONPATH", ""))
         folders = {name: _absolute(os.environ[name]) for name in _FOLDERS if os.environ.get(name)}
@@ -124,9 +122,7 @@ class Arm:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._worker.close()
         self._pipes.cleanup()
 
@@ -149,16 +145,17 @@ class Arm:
                 "mean the same; measure from the next commit on, or name a base that has it",
             )
         self._fields = answer.fields
+        checkout = self._checkout
         paths = []
         for module, file in answer.modules.items():
             path = Path(file or "").resolve()
-            if not path.is_relative_to(self._checkout.root):
+            if not path.is_relative_to(checkout.root):
                 raise IncomparableError(
                     "CRASHED",
-                    f"{self._title}: expected {module} from {self._checkout.folder}, got {path}; take the other copy "
-                    "out of PYTHONPATH",
+                    f"{self._title}: expected {module} from {checkout.folder}, got {path}; take the other copy out of "
+                    "PYTHONPATH",
                 )
-            paths.append(str(path.relative_to(self._checkout.root)))
+            paths.append(str(path.relative_to(checkout.root)))
         if answer.strangers:
             raise IncomparableError(
                 "CRASHED",
@@ -167,29 +164,31 @@ class Arm:
             )
         if self.name == "head" and not paths:
             raise FashiontlError(
-                f"expected something to compare in {self._checkout.folder}: the package fashiontl itself, or modules "
+                f"expected something to compare in {checkout.folder}: the package fashiontl itself, or modules "
                 "that [tool.fashiontl] extensions = [...] in its pyproject.toml names; got neither; name them there"
             )
-        checkout = self._checkout
         return Tree(checkout.ref, checkout.commit, checkout.dirty, ", ".join(paths), answer.protocol)
 
     def lacks(self, cases: Sequence[Case]) -> dict[str, str]:
         """Why cases are not in this tree, by their ids; those that are have no entry."""
         answers = self._identity([asdict(case) for case in cases], None).lacks
-        found = {}
+        reasons = {}
         for case, lack in zip(cases, answers, strict=True):
-            unknown = [*self._unknown("case", case), *self._unknown("settings", self._settings)]
-            reason = lack or (f"{self.name} does not know {' and '.join(unknown)}" if unknown else "")
-            if reason:
-                found[case.id] = reason
-        return found
+            # What this tree has no name for, where that is not at its default.
+            unknown = [
+                f"{field.name}={getattr(values, field.name)}"
+                for kind, values in (("case", case), ("settings", self._settings))
+                for field in fields(values)
+                if field.name not in self._fields[kind] and getattr(values, field.name) != field.default
+            ]
+            if lack or unknown:
+                reasons[case.id] = lack or f"{self.name} does not know {' and '.join(unknown)}"
+        return reasons
 
     def expand(self, matrix: Mapping[str, Any]) -> list[Case]:
-        """The cases that options mean in this tree; none where they name what it does not have.
+        """The cases that options (as of `Order.matrix`) mean in this tree; none where they name what it does not have.
 
-        Args:
-            matrix: `axes` (the fields of `fashiontl.matrix.options.Axes`), `preset`, `assignments` and `data_root`.
-                Axes that are left empty are not asked about, as this tree may not have them.
+        Axes that are left empty are not asked about, as this tree may not have them.
         """
         axes = {name: texts for name, texts in matrix["axes"].items() if texts}
         if "weights" in axes:
@@ -234,15 +233,10 @@ class Arm:
         return f"{self.name} ({self._checkout.ref})"
 
     def _identity(self, cases: list[dict[str, Any]], matrix: Mapping[str, Any] | None) -> Identity:
-        job = IdentityJob(
-            extensions=tuple(self._extensions),
-            modules=tuple(self._modules),
-            other=str(self._other.root),
-            cases=cases,
-            matrix=None if matrix is None else dict(matrix),
-        )
+        extensions, modules = tuple(self._extensions), tuple(self._modules)
+        asked = None if matrix is None else dict(matrix)
         try:
-            outcome = self._worker.run(IDENTITY, job, _IDENTITY_SECONDS)
+            outcome = self.ask(IDENTITY, IdentityJob(extensions, modules, str(self._other.root), cases, asked))
         except FashiontlError as error:
             outcome = Outcome("crashed", str(error))
         if outcome.result is not None:
@@ -256,14 +250,6 @@ class Arm:
         step = "fix it" if self.name == "head" else "name a base that can"
         raise IncomparableError("CRASHED", f"{self._title} cannot be imported: {outcome.reason}; {step}")
 
-    def _unknown(self, kind: str, values: Case | Settings) -> list[str]:
-        """What of a case or settings this tree has no name for, where that is not at its default."""
-        return [
-            f"{field.name}={getattr(values, field.name)}"
-            for field in fields(values)
-            if field.name not in self._fields[kind] and getattr(values, field.name) != field.default
-        ]
-
     def _fields_of_job(self, case: Case, settings: Settings) -> dict[str, Any]:
         """Fields of this tree's jobs, with all paths absolute."""
         return {
@@ -275,13 +261,16 @@ class Arm:
 
 
 class Turns:
-    """A process of an arm that times a slice when it is told to, and sleeps otherwise; use it as a context manager.
+    """A process of an arm that times a slice on command, and sleeps otherwise; use it as a context manager.
 
     Args:
         arm: whose.
         running: the phase.
         commands: descriptor of its pipe, which is closed at the end.
         timeout: seconds that building and warming up may take.
+
+    Raises:
+        StoppedError: from each method, where the process ended or took too long.
     """
 
     def __init__(self, arm: Name, running: PhaseHandle[Any], commands: int, timeout: float) -> None:
@@ -294,29 +283,19 @@ class Turns:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         os.close(self._commands)
-        if error is None:
+        if kind is None:
             with suppress(StoppedError):
                 self._wait("ending", _END_SECONDS)
         self._running.kill()
 
     def warm(self, metric: str) -> bool:
-        """Build what a metric times and warm it up; whether it became steady.
-
-        Raises:
-            StoppedError: the process ended, or took too long.
-        """
+        """Build what a metric times and warm it up; whether it became steady."""
         return bool(self._ask(f"warm {metric}", self._timeout)["steady"])
 
     def slice(self, metric: str) -> tuple[float, bool]:
-        """Time one slice: seconds a call, and whether the machine was throttled meanwhile.
-
-        Raises:
-            StoppedError: the process ended, or took too long.
-        """
+        """Time one slice: seconds a call, and whether the machine was throttled meanwhile."""
         started = time.monotonic()
         limit = self._timeout
         if metric in self._usual:
@@ -331,21 +310,18 @@ class Turns:
         return answer
 
     def _wait(self, what: str, timeout: float) -> str:
-        said: str | Outcome[Any] | None = self._running.next(time.monotonic() + timeout)
-        if said is None:
+        answer: str | Outcome[Any] | None = self._running.next(time.monotonic() + timeout)
+        if answer is None:
             raise StoppedError(self._arm, "timeout", f"{what} took longer than {timeout:g} s")
-        if isinstance(said, Outcome):
-            raise StoppedError(self._arm, failure_kind(said), said.reason or f"{what}: the process ended")
-        return said
+        if isinstance(answer, Outcome):
+            raise StoppedError(self._arm, failure_kind(answer), answer.reason or f"{what}: the process ended")
+        return answer
 
 
 def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[list[Path], str]:
     """Where an arm looks for modules: folders of its tree, which come first, and PYTHONPATH.
 
-    Args:
-        checkout: the arm's tree.
-        head: the head's, which the caller's own path may name; what is in it is moved into the arm's.
-        inherited: that path.
+    What the caller's own path, `inherited`, names in the head's tree is moved into the arm's.
     """
     trees, others = [checkout.folder, checkout.folder / "src"], []
     for text in filter(None, inherited.split(os.pathsep)):
@@ -368,26 +344,14 @@ def _absolute(folder: str) -> str:
 
 def _extensions(checkout: Checkout, head: Checkout, named: Sequence[str]) -> list[str]:
     """The extensions of a tree: its own, and those named, without the ones that only the head has."""
-    moved = []
+    here = []
     for name in named:
         path = user_path(name)
         inside = name.endswith(".py") and path.is_absolute() and path.resolve().is_relative_to(head.folder)
-        moved.append(str(path.resolve().relative_to(head.folder)) if inside else name)
-    here = [
-        name
-        for name in moved
-        if _file(checkout.folder, name) is not None or _file(head.folder, name) is None or checkout is head
-    ]
+        moved = str(path.resolve().relative_to(head.folder)) if inside else name
+        if checkout is head or _file(checkout.folder, moved) is not None or _file(head.folder, moved) is None:
+            here.append(moved)
     return chosen(here, checkout.folder)
-
-
-def _under_test(folder: Path, extensions: Sequence[str]) -> list[str]:
-    """Names of the modules that are in a tree, and so must be imported from there."""
-    return [
-        Path(name).stem if name.endswith(".py") else name
-        for name in ("fashiontl", *extensions)
-        if _file(folder, name) is not None
-    ]
 
 
 def _file(folder: Path, name: str) -> Path | None:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import replace
 
-from fashiontl.core.errors import INTERNAL, FashiontlError, internal_error, no_file, tell, unwritable
+from fashiontl.core.errors import INTERNAL, FashiontlError, internal_error, no_file, tell
 from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.result import EXIT_CODES, Explained, GateResult
 from fashiontl.gate.waivers import Terms, add_waivers, read_waivers
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, Axes, filled, filled_path, matrix, minutes
+from fashiontl.matrix.options import AXES, filled, filled_path, matrix, minutes
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
-    from fashiontl.gate.runner import Gate, Order
+    from fashiontl.gate.runner import Order
 
 # What a command prints, and its exit code.
 Answer: TypeAlias = tuple[str, int]
@@ -30,9 +30,17 @@ def add_gate(commands: Parsers) -> None:
     gate = commands.add_parser(
         "gate",
         help="is a change slower, larger or less accurate than its base?",
-        description="Compare the working tree with a base, head to head on this machine; the exit code tells the end.",
+        description="Compare the working tree with a base, head to head on this machine; the exit code is the verdict.",
     )
-    gate.add_argument("--base", type=filled, metavar="REF", help="commit to compare with, such as origin/main")
+    ways = gate.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--base", type=filled, metavar="REF", help="commit to compare with, such as origin/main")
+    ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
+    ways.add_argument(
+        "--plan",
+        type=filled_path,
+        metavar="FILE",
+        help="from what --json wrote: which slowdown this machine detects, and in which time",
+    )
     gate.add_argument(
         "--unchanged",
         action="store_true",
@@ -53,14 +61,6 @@ def add_gate(commands: Parsers) -> None:
     gate.add_argument(
         "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking trials then (no limit)"
     )
-    ways = gate.add_argument_group("without measuring")
-    ways.add_argument("--replay", type=filled_path, metavar="FILE", help="judge again what --json wrote")
-    ways.add_argument(
-        "--plan",
-        type=filled_path,
-        metavar="FILE",
-        help="from what --json wrote: which slowdown this box detects in which time",
-    )
     reports = gate.add_argument_group("reports")
     reports.add_argument("--json", type=filled_path, metavar="FILE", help="all that was measured, for --replay")
     reports.add_argument("--markdown", type=filled_path, metavar="FILE", help="a comment for a pull request")
@@ -69,7 +69,7 @@ def add_gate(commands: Parsers) -> None:
         "--inconclusive", choices=("fail", "warn"), default="fail", help="whether INCONCLUSIVE exits 10 or 0 (fail)"
     )
     add_results(gate)
-    gate.set_defaults(run=_gate)
+    gate.set_defaults(run=_gate, default_of=gate.get_default)
 
 
 def add_waive(commands: Parsers) -> None:
@@ -81,7 +81,7 @@ def add_waive(commands: Parsers) -> None:
         "--ceiling", required=True, type=_ceiling, help="largest change that passes, in %%, of accuracy in points"
     )
     waive.add_argument("--owner", required=True, help="who answers for it")
-    waive.add_argument("--reason", required=True, help="why it is meant")
+    waive.add_argument("--reason", required=True, help="why it is accepted")
     waive.add_argument("--expires", required=True, type=_day, help="last day, YYYY-MM-DD, at most 90 days from now")
     add_results(waive)
     waive.set_defaults(run=_waive)
@@ -118,28 +118,18 @@ def _waive(options: argparse.Namespace) -> Answer:
 
 
 def _gate(options: argparse.Namespace) -> Answer:
-    ways = {"--base": _head_to_head, "--replay": _replay, "--plan": _plan}
-    given = [way for way in ways if getattr(options, way.removeprefix("--")) is not None]
-    if len(given) != 1:
-        raise FashiontlError(
-            f"expected one of --base REF, --replay FILE and --plan FILE, got {' and '.join(given) or 'none'}; "
-            "--base origin/main compares the working tree with that commit"
-        )
-    if options.base is None and (idle := _idle(options)):
-        raise FashiontlError(
-            f"expected {', '.join(idle)} beside --base, which measures, got {given[0]}, which judges all that its file "
-            "has; leave out what measures"
-        )
+    if options.base is None:
+        # Without measuring they would be dropped in silence.
+        names = (*AXES, "data_root", "preset", "set", "fashiontl_plugin", "accuracy", "budget", "unchanged")
+        idle = [name for name in names if getattr(options, name) != options.default_of(name)]
+        if idle:
+            way = "--replay" if options.replay is not None else "--plan"
+            raise FashiontlError(
+                f"expected {', '.join(f'--{name}'.replace('_', '-') for name in idle)} beside --base, which measures, "
+                f"got {way}, which judges all that its file has; leave out what measures"
+            )
     check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
-    return ways[given[0]](options)
-
-
-def _idle(options: argparse.Namespace) -> list[str]:
-    """Options that were given and say what to measure: without measuring they would be dropped in silence."""
-    unset: dict[str, object] = {name: [] for name in (*AXES, "set", "fashiontl_plugin")} | {
-        "data_root": None, "preset": "quick", "accuracy": False, "unchanged": False, "budget": 0.0,
-    }  # fmt: skip
-    return [f"--{name.replace('_', '-')}" for name, value in unset.items() if getattr(options, name) != value]
+    return (_head_to_head if options.base is not None else _replay if options.replay is not None else _plan)(options)
 
 
 def check_reports(files: Mapping[str, Path | None]) -> None:
@@ -154,26 +144,22 @@ def check_reports(files: Mapping[str, Path | None]) -> None:
     from fashiontl.core.files import check_folder
 
     errors = []
-    options: dict[Path, list[str]] = {}
+    options: dict[Path, str] = {}
     for option, path in files.items():
         if path is None:
             continue
-        options.setdefault(path.absolute(), []).append(option)
         kind = no_file(path)
         # What is renamed to a device's name takes its place.
         if kind or path.absolute().parent == Path("/dev"):
             errors.append(
                 f"expected a file for a report, got the {(kind or 'a device')[2:]} {path}; name another with {option}"
             )
+        if (other := options.setdefault(path.absolute(), option)) != option:
+            errors.append(f"expected a file for each report, got {path} for {other} and {option}; name another")
         try:
             check_folder(path.parent, "a report", option)
         except FashiontlError as error:
             errors.append(str(error))
-    errors += [
-        f"expected a file for each report, got {path} for {' and '.join(several)}; name another"
-        for path, several in options.items()
-        if len(several) > 1
-    ]
     if errors:
         raise FashiontlError("\n".join(errors))
 
@@ -185,9 +171,7 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 
     axes = {name: getattr(options, name) for name in AXES}
     data_root = options.data_root or ""
-    cases, settings = matrix(
-        Axes(**axes), options.preset, options.set, data_root, chosen(options.fashiontl_plugin, Path.cwd())
-    )
+    cases, settings = matrix(axes, options.preset, options.set, data_root, chosen(options.fashiontl_plugin, Path.cwd()))
     asked = {"axes": axes, "preset": options.preset, "assignments": options.set, "data_root": data_root}
     budget = 60 * options.budget
     order = Order(cases, settings, options.accuracy, budget, asked, command(), unchanged=options.unchanged)
@@ -202,14 +186,7 @@ def _head_to_head(options: argparse.Namespace) -> Answer:
 def compare(
     base: str, order: "Order", results: Path, extensions: Sequence[str], progress: Callable[[str], None]
 ) -> GateResult:
-    """Measure the working tree beside a base, judge, and explain what got slower.
-
-    Args:
-        base: a commit.
-        order: what is asked for.
-        results: folder with the waivers.
-        extensions: besides those that the trees name themselves.
-        progress: called with what is being done.
+    """Measure the working tree beside a base, judge by the waivers of `results`, and explain what got slower.
 
     Raises:
         FashiontlError: the base is what is in the working tree, or as `fashiontl.gate.runner.opened_gate`.
@@ -229,19 +206,16 @@ def compare(
         raw = gate.measure()
         result = judge(raw, waivers, today=_today())
         regressed = [(finding.cell, finding.metric) for finding in result.findings if finding.verdict == "REGRESSED"]
-        explained, warnings = _explained(gate, regressed)
+        explained: tuple[Explained, ...] = ()
+        warnings: tuple[str, ...] = ()
+        try:
+            explained, warnings = gate.explain(regressed)
+        except FashiontlError as error:
+            warnings = (f"not explained: {error}",)
+        except Exception as error:  # the verdict stands whatever happens to its explanation
+            warnings = (internal_error("explaining", error),)
     largest = tuple(sorted(explained, key=lambda one: one.base_seconds - one.head_seconds))
     return replace(result, explained=largest, notes=(*result.notes, *warnings, *errors))
-
-
-def _explained(gate: "Gate", regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
-    """Why cells got slower; what goes wrong in looking for it is a note, since all that was measured is there."""
-    try:
-        return gate.explain(regressed)
-    except FashiontlError as error:
-        return (), (f"not explained: {error}",)
-    except Exception as error:  # the verdict stands whatever happens to its explanation
-        return (), (internal_error("explaining", error),)
 
 
 def _replay(options: argparse.Namespace) -> Answer:
@@ -272,22 +246,18 @@ def _answer(result: GateResult, options: argparse.Namespace) -> Answer:
     What goes wrong with a report is printed on the standard error and changes no verdict; a defect of fashiontl changes
     only an exit code of 0, to 70.
     """
-    from fashiontl.core.files import write_atomically
     from fashiontl.gate import report
-    from fashiontl.gate.raw import to_json
+    from fashiontl.gate.raw import to_json, write_file
 
     if result.verdict == "INCONCLUSIVE" and options.inconclusive == "warn":
         notes = (*result.notes, "INCONCLUSIVE is let pass (--inconclusive=warn)")
         result = replace(result, exit_code=0, notes=notes)
+
+    def write(path: Path | None, make: Callable[[], bytes]) -> None:
+        if path is not None:
+            write_file(path, make())
+
     shown: list[str] = []
-
-    def write(path: Path | None, contents: Callable[[], bytes]) -> None:
-        try:
-            if path is not None:
-                write_atomically(path, contents())
-        except OSError as error:
-            tell(f"fashiontl gate: {unwritable(path or Path(), error)}")
-
     # What was measured comes first: all others can be made of it again.
     works: list[Callable[[], None]] = [
         lambda: write(options.json, lambda: to_json(result.raw)),

@@ -10,17 +10,16 @@ from fashiontl.core.stats import Interval, student_quantile, student_tail
 TRIMMED = 0.2
 # Below it trimming leaves five values or fewer, and plain t is the shorter of the two.
 FEWEST_TO_TRIM = 8
+# More trials than these are not worth saying.
+MOST_NEEDED = 100_000
 
 
 def round_changes(base: Sequence[float], head: Sequence[float]) -> list[float]:
     """log(head / base) of each round ABBA of two arms that take turns.
 
     In a round each arm is once the first of two neighbours and once the second, and follows once the other arm and
-    once itself; so a drift of the machine, or what the other arm leaves in the caches, falls on both alike.
-
-    Args:
-        base: seconds of its turns, positive, two a round.
-        head: as many.
+    once itself; so a drift of the machine, or what the other arm leaves in the caches, falls on both alike. Arguments
+    are positive seconds, two a round of each arm.
     """
     changes = [math.log(mine) - math.log(other) for other, mine in zip(base, head, strict=True)]
     return [fmean(changes[start : start + 2]) for start in range(0, len(changes), 2)]
@@ -50,11 +49,7 @@ def chance_above(values: Sequence[float], threshold: float) -> float:
     """How likely values at least as high are if the true trimmed mean is the threshold: a one-sided p-value.
 
     It is at most (1 - c) / 2 exactly where `trimmed_interval` with confidence c has a lower bound at the threshold or
-    above it.
-
-    Args:
-        values: one or more, independent; a single one proves nothing.
-        threshold: in their unit.
+    above it. A single value proves nothing.
     """
     estimate, error, freedom = _trimmed(values)
     if not freedom:
@@ -64,17 +59,10 @@ def chance_above(values: Sequence[float], threshold: float) -> float:
     return student_tail(freedom, (estimate - threshold) / error)
 
 
-def values_needed(values: Sequence[float], distance: float, confidence: float, most: int = 100_000) -> int | None:
+def values_needed(values: Sequence[float], distance: float, confidence: float) -> int | None:
     """How many values of the same spread give an interval that reaches no further than a distance to either side.
 
-    Args:
-        values: two or more, independent.
-        distance: from the estimate, in their unit.
-        confidence: between 0 and 1.
-        most: what is not worth saying.
-
-    Returns:
-        None when it is more than that, or the distance is not positive.
+    None when they are more than `MOST_NEEDED`, or the distance is not positive; two values or more tell the spread.
     """
     _, error, _ = _trimmed(values)
     spread = error * math.sqrt(len(values))
@@ -82,7 +70,7 @@ def values_needed(values: Sequence[float], distance: float, confidence: float, m
         return None
     # Beyond a hundred the quantile hardly falls any more, so fewer than these are never enough.
     count = max(2, math.ceil((student_quantile(100, confidence) * spread / distance) ** 2))
-    while count <= most:
+    while count <= MOST_NEEDED:
         freedom = min(_kept(count) - 1, 100)
         if student_quantile(freedom, confidence) * spread / math.sqrt(count) <= distance:
             return count
@@ -91,15 +79,11 @@ def values_needed(values: Sequence[float], distance: float, confidence: float, m
 
 
 def _kept(count: int) -> int:
-    """How many of the values are left after trimming."""
     return count if count < FEWEST_TO_TRIM else count - 2 * math.floor(TRIMMED * count)
 
 
 def _trimmed(values: Sequence[float]) -> tuple[float, float, int]:
-    """Estimate, its standard error, and the degrees of freedom.
-
-    Exact sums make the estimate of negated values the negated estimate, to the last bit.
-    """
+    """Estimate, standard error and degrees of freedom; sums are exact, so that negated values give its negative."""
     count, kept = len(values), _kept(len(values))
     cut = (count - kept) // 2
     ordered = sorted(values)
@@ -120,10 +104,6 @@ def holm_levels(chances: Sequence[float], alpha: float) -> list[float]:
 
     >>> holm_levels([0.3, 0.001, 0.02], 0.06)
     [0.06, 0.02, 0.03]
-
-    Args:
-        chances: p-values.
-        alpha: of all together.
     """
     levels = [alpha] * len(chances)
     left = len(chances)
@@ -142,10 +122,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     >>> round(mcnemar(1, 8), 6)
     0.039062
-
-    Args:
-        only_first: examples that only the first gets right.
-        only_second: and only the second.
     """
     count = only_first + only_second
     ways, total = 1, 0

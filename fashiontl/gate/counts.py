@@ -3,20 +3,17 @@
 import math
 from statistics import median
 
+import msgspec
+
 from fashiontl.core.metrics import METRICS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.limits import Limit, on_cuda
 from fashiontl.gate.raw import Counts
-from fashiontl.gate.result import Change, Finding, Verdict
+from fashiontl.gate.result import Finding, Verdict
 
 
 def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
-    """The finding of one cell and metric.
-
-    Args:
-        counts: values of both arms.
-        limit: of the metric; `exact` or `size`.
-        processes: of each arm that were asked for.
-    """
+    """The finding of one cell and metric; `processes` of each arm were asked for."""
     if error := _error(counts, limit):
         # What only the head tells has nothing to be compared with.
         verdict: Verdict = "CRASHED" if counts.base and counts.head else "MISSING" if counts.base else "NO_BASELINE"
@@ -48,12 +45,11 @@ def _error(counts: Counts, limit: Limit) -> str:
 
 def _exact(counts: Counts) -> Finding:
     """Any change is a finding; which way decides the verdict only where one way is better."""
-    base, head = set(counts.base), set(counts.head)
-    if base == head and len(base) == 1:
-        return _finding(counts, "PASS", "equal", change=False)
-    if len(base) > 1:
+    before = counts.base[0]
+    if {*counts.base, *counts.head} == {before}:
+        return msgspec.structs.replace(_finding(counts, "PASS", "equal"), change=None)
+    if len(set(counts.base)) > 1:
         return _finding(counts, "INCONCLUSIVE", f"processes of the base disagree: {_range(counts.base)}")
-    (before,) = base
     reason = f"changed from {before:,.15g} to {_range(counts.head)}, where any change is a finding"
     better = METRICS[counts.metric].better
     if better != "equal" and max(counts.head) < before:
@@ -67,14 +63,14 @@ def _size(counts: Counts, limit: Limit) -> Finding:
     low, high = min(head) - max(base), max(head) - min(base)
     tolerated = _allowed(limit, limit.tolerated, max(base))
     detect = _allowed(limit, limit.detect, min(base))
-    shown = f"{_mebibytes(base)} to {_mebibytes(head)} MiB"
+    shown = f"{_mebibytes(*base)} to {_mebibytes(*head)} MiB"
     if low > tolerated:
-        return _finding(counts, "REGRESSED", f"{shown}: every process grew by more than {_limit(tolerated)}")
+        return _finding(counts, "REGRESSED", f"{shown}: every process grew by more than {_mebibytes(tolerated)} MiB")
     if -high > _allowed(limit, limit.tolerated, max(head)):
-        return _finding(counts, "IMPROVED", f"{shown}: every process shrank by more than {_limit(tolerated)}")
+        return _finding(counts, "IMPROVED", f"{shown}: every process shrank by more than {_mebibytes(tolerated)} MiB")
     if high < detect:
-        return _finding(counts, "PASS", f"{shown}: no process grew by {_limit(detect)}")
-    reason = f"{shown}: some processes grew by more than {_limit(tolerated)}, others did not"
+        return _finding(counts, "PASS", f"{shown}: no process grew by {_mebibytes(detect)} MiB")
+    reason = f"{shown}: some processes grew by more than {_mebibytes(tolerated)} MiB, others did not"
     return _finding(counts, "INCONCLUSIVE", reason)
 
 
@@ -83,20 +79,14 @@ def _allowed(limit: Limit, share: float, size: float) -> float:
     return max(share * size, limit.floor * share / limit.tolerated)
 
 
-def _finding(counts: Counts, verdict: Verdict, reason: str, *, change: bool = True) -> Finding:
+def _finding(counts: Counts, verdict: Verdict, reason: str) -> Finding:
     base, head = median(counts.base), median(counts.head)
-    return Finding(
-        counts.cell, counts.metric, verdict, reason, base, head, _change(counts, base, head) if change else None
-    )
-
-
-def _change(counts: Counts, base: float, head: float) -> Change | None:
-    """Relative to the base, and all that pairs of processes say; unknown where the base is nothing."""
-    if min(counts.base) <= 0:
-        return None
-    return Change(
-        head / base - 1, min(counts.head) / max(counts.base) - 1, max(counts.head) / min(counts.base) - 1
-    )  # fmt: skip
+    change = None
+    if min(counts.base) > 0:
+        # Relative to the base, and all that pairs of processes say; unknown where the base is nothing.
+        low, high = min(counts.head) / max(counts.base), max(counts.head) / min(counts.base)
+        change = Interval(head / base - 1, low - 1, high - 1)
+    return Finding(counts.cell, counts.metric, verdict, reason, base, head, change)
 
 
 def _range(values: tuple[float, ...]) -> str:
@@ -104,10 +94,6 @@ def _range(values: tuple[float, ...]) -> str:
     return f"{low:,.15g}" if low == high else f"{low:,.15g} to {high:,.15g}"
 
 
-def _mebibytes(values: tuple[float, ...]) -> str:
+def _mebibytes(*values: float) -> str:
     low, high = min(values) / 2**20, max(values) / 2**20
     return f"{low:.1f}" if low == high else f"{low:.1f}…{high:.1f}"
-
-
-def _limit(size: float) -> str:
-    return f"{size / 2**20:.1f} MiB"

@@ -29,13 +29,6 @@ def explain(
 
     For `latency` and `inference_throughput` only what the forward pass of the step does counts.
 
-    Args:
-        arms: both.
-        case: that got slower.
-        metrics: under which it did.
-        settings: how it is run.
-        progress: called with what is being done.
-
     Returns:
         For each metric at most three operators, the largest growth first; and why nothing can be said.
     """

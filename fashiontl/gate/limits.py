@@ -12,13 +12,12 @@ class Limit:
     """Two limits: a change up to the first fails nothing, and one of the second is detected. Between them is leeway.
 
     Attributes:
-        metric: a key of `fashiontl.core.metrics.METRICS`.
         kind: how it is judged: `timed` by trials, `size` by repeated processes, `exact` by equality, `accuracy` by
             paired answers.
         tolerated: a change for the worse that fails nothing: relative (0.02 is 2 %), for accuracy a fraction.
         detect: a change for the worse that must not pass, likewise.
         floor: of a size, in bytes, what is tolerated in any case.
-        repeats: of a size, processes an arm that a verdict takes; of accuracy, seeds; of the exact ones, processes.
+        repeats: processes an arm, or seeds of accuracy, that a verdict takes.
         percentile: of a timed metric, of a trial's slices; None is the median of paired slices. It is advisory.
     """
 

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from fashiontl.core.escape import to_line
 from fashiontl.gate.limits import Limit, limit_of
-from fashiontl.gate.raw import Raw, Series
+from fashiontl.gate.raw import Raw
 from fashiontl.gate.sequential import CONFIRMATION, LOOKS, Evidence, decide, evidence_of, trial_errors
 
 # A slowdown counts as detected if this share of gates reports it.
@@ -20,7 +20,7 @@ _WIDTHS = [24, 20, None, None, None, None, None]
 
 @dataclass(frozen=True)
 class Simulated:
-    """How many of the simulated gates reported a slowdown and passed, and the mean number of trials that they took."""
+    """Shares of the simulated gates that report a slowdown and that pass, and the mean number of trials they take."""
 
     detected: float
     passed: float
@@ -32,10 +32,8 @@ class Row:
     """What a gate can detect in one cell and metric.
 
     Attributes:
-        cell: id of the case.
-        metric: timed.
         std: standard deviation of the trials' log(head / base).
-        taken: trials from which it is computed; from n of them it is itself uncertain by about 1 / sqrt(2n - 2).
+        taken: trials from which it is computed.
         smallest: the smallest of `SLOWDOWNS` that nine gates of ten report; None where that is none of them.
         unchanged: gates of unchanged code.
         slower: gates of the smallest slowdown that must be detected (5 %).
@@ -52,53 +50,51 @@ class Row:
     seconds: float
 
 
-def simulate(std: float, slowdown: float, limit: Limit, gates: int = _GATES) -> Simulated:
+def simulate(std: float, slowdown: float, limit: Limit) -> Simulated:
     """Run the rule of `fashiontl.gate.sequential` on trials with normal noise; the noise is the same for each slowdown.
 
     Args:
         std: standard deviation of log(head / base).
         slowdown: true median of log(head / base).
         limit: of the metric.
-        gates: how many.
     """
     draw = random.Random(0)
     steady = (0.0,) * LOOKS[-1]
     decisions = []
-    for _ in range(gates):
+    for _ in range(_GATES):
         screen, confirm = (
             tuple(slowdown + std * draw.gauss() for _ in range(count)) for count in (LOOKS[-1], CONFIRMATION)
         )
         decisions.append(decide(Evidence(screen, confirm, steady, steady), limit))
     verdicts = [decision.verdict for decision in decisions]
-    detected, passed = (verdicts.count(verdict) / gates for verdict in ("REGRESSED", "PASS"))
+    detected, passed = (verdicts.count(verdict) / _GATES for verdict in ("REGRESSED", "PASS"))
     return Simulated(detected, passed, fmean(sum(decision.trials) for decision in decisions))
 
 
 def plan(raw: Raw) -> list[Row]:
-    """What gates like this one can detect, cell by cell; best a gate of unchanged code.
+    """What gates like this one can detect, cell by cell; what cannot be judged is left out.
 
-    How long single trials took is not kept: each gets its share of the whole gate's time. What cannot be judged is left
-    out.
-
-    Args:
-        raw: of a gate of any two commits, since a change shifts all trials of a series alike.
+    A gate of any two commits will do, since a change shifts all trials of a series alike. How long single trials took
+    is not kept: each gets its share of the whole gate's time.
     """
     taken = sum(len(series.trials) for series in raw.series)
-    rows = [_row(series, raw.seconds / taken) for series in raw.series if taken]
-    return [row for row in rows if row is not None]
-
-
-def _row(series: Series, seconds: float) -> Row | None:
-    limit = limit_of(series.cell, series.metric)
-    if limit is None or limit.kind != "timed" or len(series.trials) < 2 or trial_errors(series.trials):
-        return None
-    evidence = evidence_of(series.trials)
-    std = max((stdev(changes) for changes in (evidence.screen, evidence.confirm) if len(changes) > 1), default=None)
-    if std is None:
-        return None
-    smallest = next((each for each in SLOWDOWNS if simulate(std, math.log1p(each), limit).detected >= POWER), None)
-    unchanged, slower = (simulate(std, math.log1p(each), limit) for each in (0.0, limit.detect))
-    return Row(series.cell, series.metric, std, len(series.trials), smallest, unchanged, slower, seconds)
+    rows = []
+    for series in raw.series:
+        limit = limit_of(series.cell, series.metric)
+        if limit is None or limit.kind != "timed" or trial_errors(series.trials):
+            continue
+        evidence = evidence_of(series.trials)
+        stds = [stdev(changes) for changes in (evidence.screen, evidence.confirm) if len(changes) > 1]
+        if not stds:
+            continue
+        std = max(stds)
+        smallest = next((each for each in SLOWDOWNS if simulate(std, math.log1p(each), limit).detected >= POWER), None)
+        unchanged, slower = (simulate(std, math.log1p(each), limit) for each in (0.0, limit.detect))
+        seconds = raw.seconds / taken
+        rows.append(
+            Row(series.cell, series.metric, std, len(series.trials), smallest, unchanged, slower, seconds)
+        )  # fmt: skip
+    return rows
 
 
 def plan_text(rows: list[Row]) -> str:

@@ -41,10 +41,8 @@ class Trial(_Part, frozen=True):
     Attributes:
         stage: whether it was taken to find suspects, or to confirm one.
         first: the arm that began, drawn at random; turns go ABBA.
-        base: seconds a call of each slice of the base arm, in the order of time.
-        head: the same of the head arm, as many.
+        base: seconds a call of each slice of the base arm, in the order of time; `head` has as many.
         reference_base: seconds of the reference kernel after each of the base arm's slices.
-        reference_head: the same after the head arm's.
     """
 
     stage: Stage
@@ -56,12 +54,9 @@ class Trial(_Part, frozen=True):
 
 
 class Series(_Part, frozen=True):
-    """The trials of one cell and one timed metric, in the order of time.
+    """The trials of one cell and one timed metric, in the order of time; seconds also where that is a throughput.
 
     Attributes:
-        cell: id of the case.
-        metric: `latency`, `inference_throughput` or `train_throughput`; trials hold seconds whichever it is.
-        trials: one or more.
         images: of a call, by which seconds become images per second.
     """
 
@@ -84,13 +79,9 @@ class SeedPair(_Part, frozen=True):
     """One seed trained in both arms, on the same images in the same order, and tested on the same images.
 
     Attributes:
-        seed: its number.
         weights_base: SHA-256 of the trained weights.
-        weights_head: the same of the head arm.
         right_base: for each test image `1` where the answer was right and `0` where not, in the order of the images.
-        right_head: the same of the head arm.
         answers_base: SHA-256 of the predicted classes.
-        answers_head: the same of the head arm.
     """
 
     seed: int
@@ -149,13 +140,11 @@ class Asked(_Part, frozen=True):
 
     Attributes:
         cells: ids, of the head and of the base.
-        metrics: by which each of them is judged.
         processes: of each arm that count a cell, by its id.
         slices: of each arm in a trial, at least.
         seeds: that are trained where the first one's answers differ; 0 where none are.
         settings: `fashiontl.core.case.Settings` as a dictionary.
         base: full SHA-1 of the base, None outside of git.
-        head: the same of the head.
         thresholds: as `fashiontl.gate.sequential.thresholds` gave them.
     """
 
@@ -174,23 +163,12 @@ class Raw(_Part, frozen=True):
     """A whole gate.
 
     Attributes:
-        schema: `SCHEMA`.
         started: ISO 8601 in UTC.
-        seconds: how long it took.
-        command: what was typed.
-        machine: key of the machine.
         environment: `fashiontl.machine.environment.Environment` as a dictionary.
-        base: what was compared with.
-        head: what was compared.
         cells: ids of the cells that were asked for and that the head has.
         new: ids that only the head has: listed, not judged.
         removed: ids that only the base has.
         budget: the most seconds that the gate was given; 0 is no limit.
-        series: of the timed metrics.
-        counts: of the others.
-        answers: paired seeds.
-        failures: what could not be measured.
-        warnings: about the machine, for the report.
         asked: what was to be measured; None where that is not known, as in files of schema 1.
         unavailable: what neither arm could report.
         interrupted: whether a key ended it before it had all that it wanted.
@@ -230,11 +208,7 @@ def to_json(raw: Raw) -> bytes:
 
 
 def from_json(data: bytes, where: str) -> Raw:
-    """Parse what this version or an earlier one wrote.
-
-    Args:
-        data: JSON in UTF-8.
-        where: the file, for messages.
+    """Parse what this version or an earlier one wrote; `where` is the file, for messages.
 
     Raises:
         FashiontlError: as `fashiontl.core.parsing.decode`, or the schema is a later one.
@@ -257,12 +231,16 @@ def _renamed(value: Any) -> Any:
 
 
 def write(raw: Raw, path: Path) -> None:
-    """Write the file whole or not at all.
+    """Write the file whole or not at all; raises as `write_file` and `to_json`."""
+    write_file(path, to_json(raw))
+
+
+def write_file(path: Path, contents: bytes) -> None:
+    """Write a file of the gate's whole or not at all.
 
     Raises:
-        FashiontlError: it cannot be written, or a number is not finite.
+        FashiontlError: it cannot be written.
     """
-    contents = to_json(raw)
     try:
         write_atomically(path, contents)
     except OSError as error:
@@ -270,15 +248,19 @@ def write(raw: Raw, path: Path) -> None:
 
 
 def read(path: Path) -> Raw:
-    """Read a file.
+    """Read a file; raises FashiontlError where that cannot be done, or as `from_json`."""
+    return from_json(read_file(path, "a gate's JSON", "name another file"), str(path))
+
+
+def read_file(path: Path, what: str, step: str) -> bytes:
+    """Contents of a file; waits for no named pipe.
 
     Raises:
-        FashiontlError: it cannot be read, or as `from_json`.
+        FashiontlError: it cannot be read; `what` was expected, and `step` is what to do.
     """
-    if kind := no_file(path):
-        raise FashiontlError(f"expected a gate's JSON, got {kind}: {path}; name another file")
     try:
-        contents = path.read_bytes()
+        if kind := no_file(path):
+            raise FashiontlError(f"{path}: expected {what}, got {kind}; {step}")
+        return path.read_bytes()
     except OSError as error:
-        raise FashiontlError(f"expected a gate's JSON, got {path}: {error.strerror}; name another file") from error
-    return from_json(contents, str(path))
+        raise FashiontlError(f"{path}: expected {what}, got: {error.strerror}; {step}") from error

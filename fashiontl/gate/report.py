@@ -1,18 +1,17 @@
 """A gate's result as people and machines read it: terminal, pull request, GitHub's commands, JUnit. No torch."""
 
 import math
-import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from fashiontl.core.errors import no_file
 from fashiontl.core.escape import LONGEST_NAME, to_code, to_line, to_markdown, to_terminal, to_xml, workflow_command
-from fashiontl.core.metrics import METRICS, Metric
+from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
-from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, change_of
 from fashiontl.gate.waivers import LARGEST
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.progress import duration
@@ -20,14 +19,16 @@ from fashiontl.reports.progress import duration
 # By its first line the comment is found again, to be updated in place.
 MARKER = "<!-- fashiontl gate -->"
 UNKNOWN = "—"
+_NAME = "fashiontl gate"
 # Letters in a line on a terminal.
 WIDTH = 110
 
-_ORDER: dict[Verdict, int] = {verdict: place for place, verdict in enumerate(EXIT_CODES)}
 # Decimals that still tell two numbers apart; 17 digits tell apart any two.
 _MOST_DECIMALS = 17
-# Of the columns on a terminal, so that with two spaces between them a line fits; longer texts take further lines.
+# Columns, and their widths on a terminal, so that with two spaces between them a line fits.
 _WIDTHS = {"verdict": 12, "cell": 25, "metric": 20, "base": 10, "head": 10, "change (+ is worse)": 23}
+_OPERATORS = ("cell", "operator", "module", "base (ms)", "head (ms)", "of the growth")
+_NUMBERS = {"base", "head", "change (+ is worse)", *_OPERATORS[3:]}
 # More rows than these are read by nobody; what passed is then counted.
 _MOST_PASSED = 24
 # GitHub refuses comments of more than 65,536 letters. Rows of what did not pass, and of what did: the first that fits.
@@ -36,19 +37,14 @@ _MOST_ROWS = ((60, 200), (30, 30), (15, 0), (5, 0))
 _LONGEST_TEXT = 240
 # GitHub's runner shows ten annotations of each kind a step, and drops the rest without a word.
 _MOST_ANNOTATIONS = 10
-# What a verdict is in JUnit's terms where it fails the gate.
-_JUNIT_KINDS: dict[Verdict, str] = {
-    "REGRESSED": "failure", "SUSPECT": "failure", "INCONCLUSIVE": "failure", "CRASHED": "error", "MISSING": "error",
-    "NO_BASELINE": "error",
-}  # fmt: skip
-
-
-# --- what all reports say in the same words ---
+# What JUnit calls a failure where it fails the gate; the other verdicts that do are errors.
+_FAILURES = {"REGRESSED", "SUSPECT", "INCONCLUSIVE"}
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Findings that decide before those that do not, then in the order of their verdicts; ties as they are."""
-    return sorted(findings, key=lambda finding: (not finding.decides, _ORDER[finding.verdict]))
+    order = list(EXIT_CODES)
+    return sorted(findings, key=lambda finding: (not finding.decides, order.index(finding.verdict)))
 
 
 def numbers(finding: Finding) -> tuple[str, str]:
@@ -57,19 +53,16 @@ def numbers(finding: Finding) -> tuple[str, str]:
     known = [value for value in (finding.base, finding.head) if value is not None]
     if metric is None or not known:
         return UNKNOWN, UNKNOWN
-    places = _places([value * metric.scale for value in known], metric)
+    scaled = [value * metric.scale for value in known]
+    sizes = [abs(value) for value in scaled if value]
+    places = max(0, metric.digits - 1 - math.floor(math.log10(min(sizes)))) if sizes else 0
+    while len({f"{value:.{places}f}" for value in scaled}) < len(set(scaled)) and places < _MOST_DECIMALS:
+        places += 1
+    places = min(places, _MOST_DECIMALS)
     base, head = (
         UNKNOWN if value is None else f"{value * metric.scale:.{places}f}" for value in (finding.base, finding.head)
     )
     return base, head
-
-
-def _places(values: Sequence[float], metric: Metric) -> int:
-    sizes = [abs(value) for value in values if value]
-    places = max(0, metric.digits - 1 - math.floor(math.log10(min(sizes)))) if sizes else 0
-    while len({f"{value:.{places}f}" for value in values}) < len(set(values)) and places < _MOST_DECIMALS:
-        places += 1
-    return min(places, _MOST_DECIMALS)
 
 
 def change_text(finding: Finding) -> str:
@@ -105,8 +98,21 @@ def _label(finding: Finding) -> str:
     return metric.label
 
 
-def _row(finding: Finding) -> tuple[str, str, str, str, str, str]:
+def _row(finding: Finding) -> tuple[str, ...]:
+    """What a table shows of a finding, in the order of `_WIDTHS`."""
     return (_verdict(finding), finding.cell, _label(finding), *numbers(finding), change_text(finding))
+
+
+def _why(finding: Finding) -> str:
+    """The reason, on how many trials it rests, and the waiver."""
+    trials = f" [{' + '.join(str(count) for count in finding.trials if count)} trials]" if any(finding.trials) else ""
+    return finding.reason + trials + (f" ({finding.waiver})" if finding.waiver else "")
+
+
+def _operator(one: Explained) -> tuple[str, ...]:
+    """What a table shows of an operator, in the order of `_OPERATORS`."""
+    seconds = (f"{1e3 * each:.3g}" for each in (one.base_seconds, one.head_seconds))
+    return (one.cell, one.operator, one.module or UNKNOWN, *seconds, f"{100 * one.share:.0f} %")
 
 
 def _headline(result: GateResult) -> str:
@@ -120,121 +126,100 @@ def _headline(result: GateResult) -> str:
     return f"{result.verdict}, exit code {result.exit_code}: {said}"
 
 
-def _tree(tree: Tree) -> str:
-    commit = tree.commit[:12] if tree.commit else "no commit"
-    return f"{to_line(tree.ref)} ({to_line(commit)}{', with changes' if tree.dirty else ''})"
+def _facts(result: GateResult) -> dict[str, str]:
+    """What was compared, each on one line."""
+    raw = result.raw
+
+    def tree(one: Tree) -> str:
+        commit = one.commit[:12] if one.commit else "no commit"
+        return f"{one.ref} ({commit}{', with changes' if one.dirty else ''})"
+
+    facts = {
+        "base": tree(raw.base),
+        "head": tree(raw.head),
+        "machine": raw.machine,
+        "took": f"{duration(raw.seconds)}, from {raw.started}",
+        "command": raw.command,
+    }
+    return {name: to_line(text) for name, text in facts.items()}
 
 
 def _next_steps(result: GateResult) -> list[tuple[str, str]]:
     """What to do about each verdict that decides, the worst first: a sentence and a command."""
+    deciding = [finding for finding in worst_first(result.findings) if finding.decides]
     steps = []
-    for verdict in EXIT_CODES:
-        findings = [finding for finding in result.findings if finding.decides and finding.verdict == verdict]
-        if not findings:
-            continue
-        first = findings[0]
+    for verdict in dict.fromkeys(finding.verdict for finding in deciding):
+        findings = [finding for finding in deciding if finding.verdict == verdict]
+        cell, metric = (shlex.quote(to_line(text)) for text in (findings[0].cell, findings[0].metric))
         # Rounded up, so that it covers the change.
-        ceiling = math.ceil(10 * min(change_of(first), LARGEST)) / 10
+        ceiling = math.ceil(10 * min(change_of(findings[0]), LARGEST)) / 10
         waive = (
-            f"fashiontl waive --cell {_quoted(first.cell)} --metric {_quoted(first.metric)} --ceiling {ceiling:g} "
-            "--owner YOU --reason WHY --expires YYYY-MM-DD"
+            f"fashiontl waive --cell {cell} --metric {metric} --ceiling {ceiling:g} --owner YOU --reason WHY "
+            "--expires YYYY-MM-DD"
         )
-        if verdict == "CRASHED":
-            alone = f"pytest bench/ -k {_quoted(first.cell)}"
-            arms = {failure.arm for failure in result.raw.failures if failure.kind != "missing"}
-            if arms == {"base"}:
-                alone = f"git switch --detach {_quoted(result.raw.base.commit or 'REF')} && {alone}"
-                steps.append(("name a base that runs, or see this one alone, with the gate's own axes", alone))
-            else:
-                steps.append(("see it alone, with the gate's own axes", alone))
-        elif verdict == "MISSING":
-            steps.append(("bring it back or, if it is meant", waive))
-        elif verdict == "REGRESSED":
-            steps.append(("if it is meant", waive))
-        elif verdict == "NO_BASELINE":
-            steps.append(("name a base that has these numbers", "fashiontl gate --base REF"))
-        elif verdict == "INCONCLUSIVE":
-            needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
-            trials = f"about {needed} trials would decide it; " if needed is not None else ""
-            steps.append((
+        needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
+        trials = f"about {needed} trials would decide it; " if needed is not None else ""
+        known = {
+            "CRASHED": (
+                "see it alone, in the tree where it crashed, with the gate's own axes",
+                f"pytest bench/ -k {cell}",
+            ),
+            "MISSING": ("bring it back or, if it is intended", waive),
+            "REGRESSED": ("if it is intended", waive),
+            "NO_BASELINE": ("name a base that has these numbers", "fashiontl gate --base REF"),
+            "INCONCLUSIVE": (
                 f"{trials}give the gate more time or a quieter machine, or let it pass visibly",
                 "--inconclusive=warn",
-            ))  # fmt: skip
+            ),
+        }
+        steps += [known[verdict]] if verdict in known else []
     return steps
-
-
-def _quoted(text: str) -> str:
-    """Text as one word of a shell, on one line."""
-    text = to_line(text)
-    return text if re.fullmatch(r"[\w@%+=:,./-]+", text) else "'" + text.replace("'", "'\"'\"'") + "'"
-
-
-# --- terminal ---
 
 
 def terminal(result: GateResult) -> str:
     """The result in lines of at most `WIDTH` letters, the worst first."""
-    raw = result.raw
-    about = {
-        "base": _tree(raw.base),
-        "head": _tree(raw.head),
-        "machine": to_line(raw.machine),
-        "took": f"{duration(raw.seconds)}, from {to_line(raw.started)}",
-    }
     shown = worst_first(result.findings)
     hidden = sum(finding.verdict == "PASS" for finding in shown)
     if hidden > _MOST_PASSED:
         shown = [finding for finding in shown if finding.verdict != "PASS"]
     parts = [
         _wrapped(_headline(result)),
-        "\n".join(_wrapped(f"{name:<8} {text}", " " * 9).rstrip() for name, text in about.items()),
+        "\n".join(_wrapped(f"{name:<8} {text}", " " * 9) for name, text in _facts(result).items()),
     ]
     if shown:
         parts.append(_terminal_table(shown) + (f"\n{hidden} more passed" if hidden > _MOST_PASSED else ""))
+    reasons = [
+        f"{_verdict(finding)} {finding.cell}, {_label(finding)}: {_why(finding)}"
+        for finding in shown
+        if finding.verdict != "PASS"
+    ]
     operators = [
-        f"{to_line(each.cell)}: {to_line(each.operator)} in {to_line(each.module) or 'no module'}: "
-        f"{1e3 * each.base_seconds:.3g} to {1e3 * each.head_seconds:.3g} ms, {100 * each.share:.0f} % of the growth"
-        for each in result.explained
+        f"{cell}: {operator} in {module}: {base} to {head} ms, {share} of the growth"
+        for cell, operator, module, base, head, share in map(_operator, result.explained)
     ]
     for title, lines in (
-        ("why", [_reason(finding) for finding in shown if finding.verdict != "PASS"]),
+        ("why", reasons),
         ("slower operators", operators),
-        ("notes", [to_line(note) for note in result.notes]),
+        ("notes", result.notes),
         ("next", [f"{what}: {command}" for what, command in _next_steps(result)]),
     ):
         if lines:
-            parts.append("\n".join([f"{title}:", *(_wrapped(f"- {line}", "  ") for line in lines)]))
+            parts.append("\n".join([f"{title}:", *(_wrapped(f"- {to_line(line)}", "  ") for line in lines)]))
     return to_terminal("\n\n".join(parts))
 
 
 def _terminal_table(findings: Iterable[Finding]) -> str:
     from tabulate import tabulate
 
-    def filled(texts: Iterable[str]) -> list[str]:
-        """Texts on lines of their columns' widths, broken after hyphens too, and anywhere where a word is longer."""
-        wrapped = (textwrap.wrap(text, width) for text, width in zip(texts, _WIDTHS.values(), strict=True))
-        return ["\n".join(lines) or " " for lines in wrapped]
-
-    rows = []
-    for finding in findings:
-        verdict, cell, *others = _row(finding)
-        rows.append(filled([verdict, to_line(cell, LONGEST_NAME), *others]))
+    rows = [[to_line(text, LONGEST_NAME) for text in _row(finding)] for finding in findings]
     align = ("left", "left", "left", "right", "right", "left")
-    return tabulate(rows, filled(_WIDTHS), tablefmt="simple", disable_numparse=True, colalign=align)
-
-
-def _reason(finding: Finding) -> str:
-    counts = f" [{' + '.join(str(count) for count in finding.trials if count)} trials]" if any(finding.trials) else ""
-    waived = f" ({to_line(finding.waiver)})" if finding.waiver else ""
-    return f"{_verdict(finding)} {to_line(finding.cell)}, {_label(finding)}: {to_line(finding.reason)}{counts}{waived}"
+    widths = [*_WIDTHS.values()]
+    return tabulate(rows, [*_WIDTHS], tablefmt="simple", disable_numparse=True, colalign=align, maxcolwidths=widths)
 
 
 def _wrapped(text: str, indent: str = "") -> str:
     # Commands are copied by whole words.
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-# --- a comment on a pull request ---
 
 
 def markdown(result: GateResult) -> str:
@@ -244,62 +229,39 @@ def markdown(result: GateResult) -> str:
 
 
 def _page(result: GateResult, most_bad: int, most_good: int) -> str:
-    raw = result.raw
     ordered = worst_first(result.findings)
     bad = [finding for finding in ordered if finding.is_bad or finding.verdict == "IMPROVED"]
     good = [finding for finding in ordered if finding.verdict == "PASS"]
     parts = [f"{MARKER}\n### fashiontl gate: {result.verdict}", to_markdown(_headline(result))]
     if bad:
-        parts += [_findings(bad[:most_bad], why=True), *_more(len(bad) - most_bad)]
+        rows = [(*_row(finding), _why(finding)) for finding in bad[:most_bad]]
+        parts += [_table([*_WIDTHS, "why"], rows), *_more(len(bad) - most_bad)]
     if result.explained:
-        parts += ["**Why it got slower**", _explained(result.explained[:20]), *_more(len(result.explained) - 20)]
-    steps = [f"{what}: {to_code(command, 2 * _LONGEST_TEXT)}" for what, command in _next_steps(result)]
+        parts += [
+            "**Why it got slower**",
+            _table(_OPERATORS, map(_operator, result.explained[:20])),
+            *_more(len(result.explained) - 20),
+        ]
+    steps = [f"{what}: {to_code(command)}" for what, command in _next_steps(result)]
     for title, lines in (("Notes", [_text(note) for note in result.notes]), ("Next", steps)):
         if lines:
             more = [f"{len(lines) - most_bad} more"] * (len(lines) > most_bad)
             parts.append("\n".join([f"**{title}**", "", *(f"- {line}" for line in [*lines[:most_bad], *more])]))
     if good:
         title = f"{len(good)} passed"
-        shown = [_findings(good[:most_good]), *_more(len(good) - most_good)] if most_good else []
+        shown = [_table(_WIDTHS, map(_row, good[:most_good])), *_more(len(good) - most_good)] if most_good else []
         parts.append(folded(title, *shown) if shown else title)
     about = [
-        f"- base: {_text(_tree(raw.base))}",
-        f"- head: {_text(_tree(raw.head))}",
-        f"- machine: {_text(raw.machine)}",
-        f"- took: {duration(raw.seconds)}, from {_text(raw.started)}",
-        f"- command: {to_code(raw.command, 2 * _LONGEST_TEXT)}",
+        *(f"- {name}: {(to_code if name == 'command' else _text)(text)}" for name, text in _facts(result).items()),
         "- positive changes are worse, whichever way is better; in brackets the interval on which the verdict rests",
     ]
     return "\n\n".join([*parts, folded("What was compared", "\n".join(about))]) + "\n"
 
 
-def _findings(findings: Sequence[Finding], *, why: bool = False) -> str:
-    verdicts, cells, labels, bases, heads, changes = zip(*map(_row, findings), strict=True)
-    made = [
-        TextColumn("verdict", [_text(text) for text in verdicts]),
-        TextColumn("cell", [_text(text) for text in cells]),
-        TextColumn("metric", [_text(text) for text in labels]),
-        TextColumn("base", bases, "right"),
-        TextColumn("head", heads, "right"),
-        TextColumn("change (+ is worse)", changes, "right"),
-    ]
-    if why:
-        made.append(TextColumn("why", [_text(_why(finding)) for finding in findings]))
-    return table(made)
-
-
-def _why(finding: Finding) -> str:
-    return "; ".join(filter(None, [finding.reason, finding.waiver]))
-
-
-def _explained(operators: Sequence[Explained]) -> str:
+def _table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     return table([
-        TextColumn("cell", [_text(each.cell) for each in operators]),
-        TextColumn("operator", [_text(each.operator) for each in operators]),
-        TextColumn("module", [_text(each.module) or UNKNOWN for each in operators]),
-        TextColumn("base (ms)", [f"{1e3 * each.base_seconds:.3g}" for each in operators], "right"),
-        TextColumn("head (ms)", [f"{1e3 * each.head_seconds:.3g}" for each in operators], "right"),
-        TextColumn("of the growth", [f"{100 * each.share:.0f} %" for each in operators], "right"),
+        TextColumn(name, texts, "right") if name in _NUMBERS else TextColumn(name, [_text(text) for text in texts])
+        for name, texts in zip(header, zip(*rows, strict=True), strict=True)
     ])  # fmt: skip
 
 
@@ -311,9 +273,6 @@ def _text(text: str) -> str:
     return to_markdown(text, _LONGEST_TEXT)
 
 
-# --- GitHub's runner ---
-
-
 def annotations(result: GateResult) -> list[str]:
     """Workflow commands, one for each finding that did not pass and for each note, the worst first.
 
@@ -322,8 +281,7 @@ def annotations(result: GateResult) -> list[str]:
     said: dict[str, list[tuple[str, str]]] = {"error": [], "warning": [], "notice": []}
     for finding in worst_first(result.findings):
         if finding.is_bad:
-            waived = f" ({finding.waiver})" if finding.waiver else ""
-            message = f"{finding.cell}, {_label(finding)}: {finding.reason}{waived}"
+            message = f"{finding.cell}, {_label(finding)}: {_why(finding)}"
             said["error" if finding.decides and result.exit_code else "warning"].append((_verdict(finding), message))
     if result.exit_code and not said["error"]:
         said["error"].append((result.verdict, _headline(result)))
@@ -331,15 +289,15 @@ def annotations(result: GateResult) -> list[str]:
     for messages in said.values():
         if (left := len(messages) - _MOST_ANNOTATIONS + 1) > 1:
             messages[_MOST_ANNOTATIONS - 1 :] = [("more", f"{left} more like these: see the summary of the step")]
-    return [_command(level, title, message) for level, messages in said.items() for title, message in messages]
+    return [
+        workflow_command(level, f"{_NAME}: {title}", message)
+        for level, messages in said.items()
+        for title, message in messages
+    ]
 
 
 def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
-    """Report to GitHub's runner, where this is one: it appends to the files that the runner named.
-
-    Args:
-        result: what to report.
-        environment: `os.environ`; `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY` and `GITHUB_OUTPUT` are read.
+    """Report to GitHub's runner, where this is one, by the files that `GITHUB_STEP_SUMMARY` and `GITHUB_OUTPUT` name.
 
     Returns:
         What is to be printed; empty elsewhere.
@@ -348,27 +306,14 @@ def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
     outputs = f"verdict={result.verdict}\nexit-code={result.exit_code}\n"
     for variable, text in (("GITHUB_STEP_SUMMARY", markdown(result)), ("GITHUB_OUTPUT", outputs)):
         path = environment.get(variable)
-        if not path:
-            continue
         try:
-            # Who opens a pipe that nobody reads waits for ever.
-            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
-            if not reason:
+            if path:
                 with Path(path).open("ab") as file:
                     file.write(text.encode(errors="replace"))
-        except OSError as error:
-            reason = str(error.strerror)
-        if reason:
-            # A verdict must not turn into another because a summary could not be shown.
-            lines.append(_command("warning", "summary", f"{variable} cannot be written: {reason}"))
+        except OSError as error:  # a verdict must not turn into another because a summary could not be shown
+            message = f"{variable} cannot be written: {error.strerror}"
+            lines.append(workflow_command("warning", f"{_NAME}: summary", message))
     return "\n".join(lines)
-
-
-def _command(level: str, title: str, message: str) -> str:
-    return workflow_command(level, f"fashiontl gate: {title}", message)
-
-
-# --- JUnit XML, which GitLab, Jenkins and most other CI systems show ---
 
 
 def junit(result: GateResult) -> str:
@@ -378,17 +323,15 @@ def junit(result: GateResult) -> str:
     is skipped with the reason.
     """
     raw = result.raw
-    name = "fashiontl gate"
     suites = Element("testsuites")
-    suite = SubElement(suites, "testsuite", name=name, time=f"{raw.seconds:.3f}", timestamp=to_xml(raw.started))
+    suite = SubElement(suites, "testsuite", name=_NAME, time=f"{raw.seconds:.3f}", timestamp=to_xml(raw.started))
     properties = SubElement(suite, "properties")
-    facts = {"base": _tree(raw.base), "head": _tree(raw.head), "machine": raw.machine, "command": raw.command}
-    for key, value in facts.items():
+    for key, value in _facts(result).items():
         SubElement(properties, "property", name=key, value=to_xml(value))
     kinds = [_add_case(suite, finding, result) for finding in result.findings]
     if result.exit_code and not {"failure", "error"} & set(kinds):
         # Nothing was compared, or all that was is waived: no viewer may show that as green.
-        case = SubElement(suite, "testcase", classname=name, name="verdict")
+        case = SubElement(suite, "testcase", classname=_NAME, name="verdict")
         SubElement(case, "error", message=to_xml(_headline(result)), type=result.verdict)
         kinds.append("error")
     suite.set("tests", str(len(kinds)))
@@ -408,9 +351,9 @@ def _add_case(suite: Element, finding: Finding, result: GateResult) -> str:
     if not finding.is_bad:
         SubElement(case, "system-out").text = to_xml(f"{_verdict(finding)}\n{text}")
         return ""
-    kind = _JUNIT_KINDS[finding.verdict] if finding.decides and result.exit_code else "skipped"
-    attributes = {"message": to_xml(f"{_verdict(finding)}: {_why(finding)}")}
-    if kind != "skipped":
-        attributes["type"] = finding.verdict
-    SubElement(case, kind, attributes).text = to_xml(text)
+    kind = "failure" if finding.verdict in _FAILURES else "error"
+    if finding.waiver or finding.advisory or not result.exit_code:
+        kind = "skipped"
+    message = to_xml(f"{_verdict(finding)}: {_why(finding)}")
+    SubElement(case, kind, message=message, type=finding.verdict).text = to_xml(text)
     return kind

@@ -5,12 +5,11 @@ from typing import Literal
 from msgspec import Struct
 
 from fashiontl.core.metrics import METRICS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.raw import Raw
 from fashiontl.gate.waivers import ALL, WHOLE
 
-Verdict = Literal[
-    "PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED",
-]  # fmt: skip
+Verdict = Literal["PASS", "REGRESSED", "IMPROVED", "SUSPECT", "INCONCLUSIVE", "NO_BASELINE", "MISSING", "CRASHED"]
 
 # 2 is bad input, as of every command. The first of these verdicts that any cell has decides the exit code.
 EXIT_CODES: dict[Verdict, int] = {
@@ -25,31 +24,16 @@ EXIT_CODES: dict[Verdict, int] = {
 }
 
 
-class Change(Struct, frozen=True):
-    """How the head differs from the base: relative (0.05 is 5 % worse), or absolute for accuracy (a fraction).
-
-    Attributes:
-        estimate: positive is worse, whichever way is better for the metric.
-        low: lower bound of the interval on which the verdict rests.
-        high: upper bound.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-
 class Finding(Struct, frozen=True):
     """The verdict of one cell and metric.
 
     Attributes:
-        cell: id of the case.
         metric: a key of `fashiontl.core.metrics.METRICS`; `*` where the whole cell is missing or crashed.
-        verdict: of these.
         reason: one sentence with the numbers that decided.
         base: the base arm's number in the metric's base unit (median of the trials' medians); None when unknown.
-        head: the same of the head arm.
-        change: None where the comparison is exact and equal, or nothing was measured.
+        change: of the head from the base, with the interval on which the verdict rests: relative (0.05 is 5 % worse),
+            or absolute for accuracy (a fraction). Positive is worse, whichever way is better for the metric. None where
+            the comparison is exact and equal, or nothing was measured.
         trials: how many it rests on: of the screen, and of the confirmation.
         needed: for INCONCLUSIVE, trials that would probably decide it; None when unknown.
         advisory: whether it is shown but never decides.
@@ -62,7 +46,7 @@ class Finding(Struct, frozen=True):
     reason: str
     base: float | None = None
     head: float | None = None
-    change: Change | None = None
+    change: Interval | None = None
     trials: tuple[int, int] = (0, 0)
     needed: int | None = None
     advisory: bool = False
@@ -80,15 +64,10 @@ class Finding(Struct, frozen=True):
 
 
 class Explained(Struct, frozen=True):
-    """Why a cell got slower: an operator or kernel whose self time grew.
+    """Why a cell got slower: an operator or kernel whose self time, in seconds a call, grew.
 
     Attributes:
-        cell: id of the case.
-        metric: that regressed.
-        operator: its name.
         module: in which it ran, such as `stage2.0.conv1`; empty when in none.
-        base_seconds: self time a call in the base arm.
-        head_seconds: the same in the head arm.
         share: of the whole growth.
     """
 
@@ -106,11 +85,9 @@ class GateResult(Struct, frozen=True):
 
     Attributes:
         verdict: of the whole: the first in `EXIT_CODES` that any finding has that is neither advisory nor waived.
-        exit_code: what the command ends with.
         findings: cell by cell, in the order in which they were asked for.
         explained: for what regressed, the largest growth first.
         notes: what else a reader must know: expired waivers, new cells, a dirty tree, warnings about the machine.
-        raw: what it was computed from.
     """
 
     verdict: Verdict

@@ -16,7 +16,7 @@ from fashiontl.core.stats import Interval
 from fashiontl.gate.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import Trial
-from fashiontl.gate.result import Change, Verdict
+from fashiontl.gate.result import Verdict
 
 LOOKS = (6, 10, 16, 24)
 CONFIRMATION = 16
@@ -37,14 +37,7 @@ Action = Literal["screen", "confirm", "stop"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials of one cell and metric come down to: natural logarithms of head over base, one a trial.
-
-    Attributes:
-        screen: of the trials that look for suspects, in the order of time.
-        confirm: of the fresh ones of a suspect.
-        screen_reference: of the reference kernel in the former.
-        confirm_reference: of the reference kernel in the latter.
-    """
+    """Each trial's natural logarithm of head over base, in the order of time, and the same of the reference kernel."""
 
     screen: tuple[float, ...] = ()
     confirm: tuple[float, ...] = ()
@@ -57,8 +50,6 @@ class Decision:
     """What the trials so far say.
 
     Attributes:
-        verdict: `PASS`, `REGRESSED`, `IMPROVED` or `INCONCLUSIVE`.
-        reason: one sentence with the numbers that decided.
         action: what to take next: trials of the screen, of the confirmation, or no more.
         change: positive is slower; None before the first look.
         trials: how many it rests on: of the screen, and of the confirmation.
@@ -70,7 +61,7 @@ class Decision:
     verdict: Verdict
     reason: str
     action: Action
-    change: Change | None = None
+    change: Interval | None = None
     trials: tuple[int, int] = (0, 0)
     needed: int | None = None
     suspect: Literal["slower", "faster", ""] = ""
@@ -94,57 +85,38 @@ def thresholds() -> dict[str, object]:
 def trial_change(base: Sequence[float], head: Sequence[float]) -> float:
     """How much slower the head was in a trial: the median over rounds ABBA of log(head / base).
 
-    A median over neighbours instead halts between two heaps when one of them finds cold caches: between processes its
+    A median over neighbours instead lies between two clusters when one of them finds cold caches: between processes its
     spread was twice as wide.
-
-    Args:
-        base: seconds of its slices, positive.
-        head: as many.
     """
     return median(round_changes(base, head))
 
 
 def evidence_of(trials: Sequence[Trial]) -> Evidence:
-    """Each trial's change and its control's."""
-    stages = {stage: [trial for trial in trials if trial.stage == stage] for stage in ("screen", "confirm")}
-    changes = {stage: tuple(trial_change(trial.base, trial.head) for trial in found) for stage, found in stages.items()}
-    references = {
-        stage: tuple(trial_change(trial.reference_base, trial.reference_head) for trial in found)
-        for stage, found in stages.items()
-    }
-    return Evidence(changes["screen"], changes["confirm"], references["screen"], references["confirm"])
+    """What trials come down to."""
+    found: dict[str, list[float]] = {"screen": [], "confirm": [], "screen_reference": [], "confirm_reference": []}
+    for trial in trials:
+        found[trial.stage].append(trial_change(trial.base, trial.head))
+        found[f"{trial.stage}_reference"].append(trial_change(trial.reference_base, trial.reference_head))
+    return Evidence(**{name: tuple(changes) for name, changes in found.items()})
 
 
 def trial_errors(trials: Sequence[Trial]) -> list[str]:
-    """Why trials cannot be judged: empty, of unequal length, or with times that are none."""
+    """Why trials cannot be judged: there are none, or their slices are no measurement."""
     errors = [] if trials else ["expected trials, got none"]
     for number, trial in enumerate(trials, 1):
-        errors += [f"trial {number}: {error}" for error in slice_errors(trial)]
-        if trial.stage not in {"screen", "confirm"}:
-            errors.append(f"trial {number}: expected the stage screen or confirm, got {trial.stage!r}")
-    return errors
-
-
-def slice_errors(trial: Trial) -> list[str]:
-    """Why the slices of one trial are no measurement."""
-    slices = (trial.base, trial.head, trial.reference_base, trial.reference_head)
-    lengths = [len(times) for times in slices]
-    errors = []
-    if len(set(lengths)) > 1 or not trial.base:
-        errors.append(f"expected as many slices of each kind, got {', '.join(map(str, lengths))}")
-    if not all(_SHORTEST < seconds < _LONGEST for seconds in itertools.chain(*slices)):
-        errors.append(f"expected seconds above 0, at least {_SHORTEST:g} and up to {_LONGEST:g}")
+        slices = (trial.base, trial.head, trial.reference_base, trial.reference_head)
+        lengths = [len(times) for times in slices]
+        if len(set(lengths)) > 1 or not trial.base:
+            errors.append(
+                f"trial {number}: expected as many slices of each kind, got {', '.join(map(str, lengths))}"
+            )  # fmt: skip
+        if not all(_SHORTEST < seconds < _LONGEST for seconds in itertools.chain(*slices)):
+            errors.append(f"trial {number}: expected seconds above 0, at least {_SHORTEST:g} and up to {_LONGEST:g}")
     return errors
 
 
 def next_action(trials: Sequence[Trial], limit: Limit, budget: int = LOOKS[-1]) -> Action:
-    """What to take next of a cell and metric, after any number of its trials.
-
-    Args:
-        trials: so far, in the order of time.
-        limit: of the metric.
-        budget: the most trials of the screen that there is time for.
-    """
+    """What to take next after any number of a cell's and metric's trials; arguments as of `decide`."""
     if not trials:
         return "screen" if budget >= LOOKS[0] else "stop"
     return "stop" if trial_errors(trials) else decide(evidence_of(trials), limit, budget=budget).action
@@ -163,29 +135,20 @@ def decide(evidence: Evidence, limit: Limit, *, level: float = ALPHA, budget: in
         level: at which the confirmation is tested: Holm's, see `decide_all`.
         budget: the most trials of the screen that there is time for; it moves `action` alone.
     """
-    tolerated, detect = math.log1p(limit.tolerated), math.log1p(limit.detect)
-    last = None
+    tolerated, taken = math.log1p(limit.tolerated), len(evidence.screen)
+    last = Decision("INCONCLUSIVE", f"expected {LOOKS[0]} trials or more, got {taken}", "screen", trials=(taken, 0))
     for look in LOOKS:
-        if look > len(evidence.screen):
+        if look > taken:
             break
-        changes, reference = evidence.screen[:look], evidence.screen_reference[:look]
-        if not _within_limit(reference):
-            last = _unsettled(reference, Decision("INCONCLUSIVE", "", "screen", trials=(look, 0)), len(reference))
-            continue
-        flag = trimmed_interval(changes, 1 - 2 * ALPHA)
-        if flag.low > tolerated or flag.high < -tolerated:
-            return _confirm(evidence, look, limit, level)
-        bounds = trimmed_interval(changes, 1 - 2 * PASS_LEVEL)
-        change = _relative(bounds)
-        if bounds.high < detect:
-            return Decision("PASS", f"{_text(change)}, less than {_percent(limit.detect)}", "stop", change, (look, 0))
-        needed = _needed(changes, bounds.estimate, tolerated, detect)
-        reason = f"{_text(change)} after {look} trials tells neither a change nor its absence; {_hope(needed)}"
-        last = Decision("INCONCLUSIVE", reason, "screen", change, (look, 0), needed)
-    if last is None:
-        taken = len(evidence.screen)
-        action: Action = "screen" if budget >= LOOKS[0] else "stop"
-        return Decision("INCONCLUSIVE", f"expected {LOOKS[0]} trials or more, got {taken}", action, trials=(taken, 0))
+        changes, undecided = evidence.screen[:look], Decision("INCONCLUSIVE", "", "screen", trials=(look, 0))
+        contaminated = _contaminated(evidence.screen_reference[:look], undecided)
+        if contaminated is None:
+            flag = trimmed_interval(changes, 1 - 2 * ALPHA)
+            if flag.low > tolerated or flag.high < -tolerated:
+                return _confirm(evidence, look, limit, level)
+        last = contaminated or _pass_or_not(changes, limit, undecided, "trials")
+        if last.verdict == "PASS":
+            return last
     following = next((look for look in LOOKS if look > last.trials[0]), None)
     hopeless = last.trials[0] > LOOKS[0] and last.needed is not None and last.needed > HOPELESS * budget
     if following is None or following > budget or hopeless:
@@ -198,9 +161,6 @@ def decide_all(cases: Sequence[tuple[Evidence, Limit]]) -> list[Decision]:
 
     Only suspects count among the hypotheses, since other trials made them suspects than are tested. Suspicions of
     either direction are a family of their own, so that many improvements hide no regression.
-
-    Args:
-        cases: evidence and limits of each.
     """
     decisions = [decide(evidence, limit) for evidence, limit in cases]
     for suspect in ("slower", "faster"):
@@ -223,75 +183,64 @@ def _confirm(evidence: Evidence, look: int, limit: Limit, level: float) -> Decis
     suspect: Literal["slower", "faster"] = "slower" if slower else "faster"
     taken = min(len(evidence.confirm), CONFIRMATION)
     if taken < CONFIRMATION:
-        change = _relative(screen)
+        change = relative(screen)
         verdict: Verdict = "PASS" if not slower and screen.high < detect else "INCONCLUSIVE"
         reason = f"{_text(change)} in {look} trials; {taken} of {CONFIRMATION} fresh ones to confirm it were taken"
         return Decision(verdict, reason, "confirm", change, (look, taken), CONFIRMATION, suspect)
-    changes, reference = evidence.confirm[:CONFIRMATION], evidence.confirm_reference[:CONFIRMATION]
+    changes = evidence.confirm[:CONFIRMATION]
     chance = chance_above(changes if slower else [-value for value in changes], tolerated)
     undecided = Decision("INCONCLUSIVE", "", "stop", trials=(look, CONFIRMATION), suspect=suspect, chance=chance)
-    if not _within_limit(reference):
-        return _unsettled(reference, undecided, CONFIRMATION)
+    if contaminated := _contaminated(evidence.confirm_reference[:CONFIRMATION], undecided):
+        return contaminated
     bounds = trimmed_interval(changes, 1 - 2 * level)
-    change = _relative(bounds)
-    beyond = f"{_text(change)} in {CONFIRMATION} fresh trials, beyond {_percent(limit.tolerated)}"
-    if slower and bounds.low > tolerated:
-        return replace(undecided, verdict="REGRESSED", reason=beyond, change=change)
-    if not slower and bounds.high < -tolerated:
-        return replace(undecided, verdict="IMPROVED", reason=beyond, change=change)
-    bounds = trimmed_interval(changes, 1 - 2 * PASS_LEVEL)
-    change = _relative(bounds)
-    if bounds.high < detect:
-        reason = f"looked {suspect}, but {_text(change)} in {CONFIRMATION} fresh trials is less than "
-        return replace(undecided, verdict="PASS", reason=reason + _percent(limit.detect), change=change)
-    needed = _needed(changes, bounds.estimate, tolerated, detect)
-    reason = f"looked {suspect}, and {_text(change)} in {CONFIRMATION} fresh trials does not settle it; {_hope(needed)}"
-    return replace(undecided, reason=reason, change=change, needed=needed)
+    if bounds.low > tolerated if slower else bounds.high < -tolerated:
+        change = relative(bounds)
+        reason = f"{_text(change)} in {CONFIRMATION} fresh trials, beyond {_percent(limit.tolerated)}"
+        return replace(undecided, verdict="REGRESSED" if slower else "IMPROVED", reason=reason, change=change)
+    return _pass_or_not(changes, limit, undecided, f"fresh trials of what looked {suspect}")
 
 
-def _within_limit(reference: Sequence[float]) -> bool:
-    """Whether the reference kernel was within its limit after both arms' turns."""
+def _contaminated(reference: Sequence[float], undecided: Decision) -> Decision | None:
+    """No verdict where the reference kernel was not within its limit after both arms' turns; None where it was."""
     bounds = trimmed_interval(reference)
-    return bounds.low >= -REFERENCE and bounds.high <= REFERENCE
-
-
-def _unsettled(reference: Sequence[float], undecided: Decision, taken: int) -> Decision:
-    """No verdict on a cell whose reference kernel is not within its limit."""
-    bounds = trimmed_interval(reference)
+    if bounds.low >= -REFERENCE and bounds.high <= REFERENCE:
+        return None
     reason = (
-        f"contaminated: the reference kernel changed by {_text(_relative(bounds))} between the arms' turns in {taken} "
-        f"trials, expected within ±{_percent(math.expm1(REFERENCE))}; give the gate a quiet machine"
+        f"contaminated: the reference kernel changed by {_text(relative(bounds))} between the arms' turns in "
+        f"{len(reference)} trials, expected within ±{_percent(math.expm1(REFERENCE))}; give the gate a quiet machine"
     )
     # What lies wholly beyond will hardly come back; what is only wide gets narrower.
-    gone = bounds.low > REFERENCE or bounds.high < -REFERENCE
-    return replace(
-        undecided,
-        reason=reason,
-        action="stop" if gone else undecided.action,
-        needed=None if gone else values_needed(reference, REFERENCE, 0.95),
+    if bounds.low > REFERENCE or bounds.high < -REFERENCE:
+        return replace(undecided, reason=reason, action="stop")
+    return replace(undecided, reason=reason, needed=values_needed(reference, REFERENCE, 0.95))
+
+
+def _pass_or_not(changes: Sequence[float], limit: Limit, undecided: Decision, trials: str) -> Decision:
+    """PASS where the change is surely less than must be detected; else how many trials would probably decide."""
+    tolerated, detect = math.log1p(limit.tolerated), math.log1p(limit.detect)
+    bounds = trimmed_interval(changes, 1 - 2 * PASS_LEVEL)
+    change = relative(bounds)
+    said = f"{_text(change)} in {len(changes)} {trials}"
+    if bounds.high < detect:
+        reason = f"{said}, less than {_percent(limit.detect)}"
+        return replace(undecided, verdict="PASS", reason=reason, action="stop", change=change)
+    counts = (
+        values_needed(changes, detect - bounds.estimate, 1 - 2 * PASS_LEVEL),
+        values_needed(changes, abs(bounds.estimate) - tolerated, 1 - 2 * ALPHA),
     )
+    needed = min((count for count in counts if count is not None), default=None)
+    hope = "no number of trials is known to" if needed is None else f"about {needed} trials would"
+    return replace(undecided, reason=f"{said} settles nothing; {hope}", change=change, needed=needed)
 
 
-def _needed(changes: Sequence[float], estimate: float, tolerated: float, detect: float) -> int | None:
-    """How many trials of the same spread around the same change would decide it."""
-    found = [
-        values_needed(changes, detect - estimate, 1 - 2 * PASS_LEVEL),
-        values_needed(changes, abs(estimate) - tolerated, 1 - 2 * ALPHA),
-    ]
-    return min((count for count in found if count is not None), default=None)
+def relative(bounds: Interval) -> Interval:
+    """Logarithms of head over base as relative changes."""
+    return Interval(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
 
 
-def _relative(bounds: Interval) -> Change:
-    return Change(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
-
-
-def _text(change: Change) -> str:
+def _text(change: Interval) -> str:
     return f"{100 * change.estimate:+.1f} % ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
 
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
-
-
-def _hope(needed: int | None) -> str:
-    return "no number of trials is known to" if needed is None else f"about {needed} trials would"

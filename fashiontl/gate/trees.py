@@ -87,16 +87,18 @@ def base_tree(head: Checkout, ref: str) -> Iterator[Checkout]:
     A gate that is killed cannot remove its own: the next one of the repository does. What git does not keep is not in
     it: files that are ignored, such as compiled extensions, and submodules.
 
-    Args:
-        head: in whose repository the commit is looked for.
-        ref: names it.
-
     Raises:
-        FashiontlError: there is no such commit here, or it lacks the head's folder.
+        FashiontlError: there is no such commit in the head's repository, or it lacks the head's folder.
     """
     commit = _commit(head.root, ref)
     if commit is None:
-        raise FashiontlError(_unknown_ref(head.root, ref))
+        if _run(head.root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+            step = "this clone is shallow: git fetch --unshallow, or fetch-depth: 0 in a workflow's actions/checkout"
+        else:
+            step = " ".join(["git fetch", *(ref.split("/", 1) if "/" in ref else ())])
+        raise FashiontlError(
+            f"expected --base to name a commit of {head.root}, got {ref!r}, which git does not know here; {step}"
+        )
     with _terminated_in_order():
         _remove_abandoned(head.root)
         parent = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
@@ -157,15 +159,6 @@ def _remove(repository: Path, root: Path) -> None:
         _run(repository, "worktree", "remove", "--force", "--force", str(root))
 
 
-def _unknown_ref(root: Path, ref: str) -> str:
-    if _run(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        step = "this clone is shallow: git fetch --unshallow, or fetch-depth: 0 in a workflow's actions/checkout"
-    else:
-        remote, _, branch = ref.partition("/")
-        step = f"git fetch {remote} {branch}" if branch else "git fetch"
-    return f"expected --base to name a commit of {root}, got {ref!r}, which git does not know here; {step}"
-
-
 def _commit(folder: Path, ref: str) -> str | None:
     """Full SHA-1 of the commit that a ref names; None when there is none."""
     if ref.startswith("-"):
@@ -201,4 +194,4 @@ def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     except (FileNotFoundError, PermissionError) as error:
         raise FashiontlError("expected git, which gives the gate its base, got none on PATH; install it") from error
     except subprocess.TimeoutExpired as error:
-        raise FashiontlError(f"expected git {arguments[0]} to end within {_TIMEOUT:g} s, got no end; try it") from error
+        raise FashiontlError(f"git {arguments[0]} timed out after {_TIMEOUT:g} s; run it by hand to see why") from error

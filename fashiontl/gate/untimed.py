@@ -27,20 +27,11 @@ def seeds_of(settings: Settings) -> int:
 
 
 def count(
-    arms: Mapping[Name, Arm],
-    case: Case,
-    settings: Settings,
-    progress: Progress,
-    is_over: Callable[[], bool] = lambda: False,
+    arms: Mapping[Name, Arm], case: Case, settings: Settings, progress: Progress, is_over: Callable[[], bool]
 ) -> tuple[list[Counts], list[Failure]]:
     """Parameters, FLOPs and peak memory of a case, from as many processes of each arm as the limits ask for.
 
-    Args:
-        arms: both.
-        case: what is run.
-        settings: how.
-        progress: called with what is being done.
-        is_over: whether there is no time for another process of each arm; asked after each.
+    `is_over` tells whether there is no time for another process of each arm.
 
     Returns:
         One entry a metric that any arm tells, and a failure for each arm that could not be run; nothing more is run
@@ -103,33 +94,23 @@ def train(
                 "cannot be paired"
             )
             return None, [Failure(case.id, "head", "crashed", reason)]
-        pairs, tested = tuple(_pair(seed, base, head) for seed in range(number)), len(base.right[0])
-        if all(
-            (pair.weights_base, pair.answers_base) == (pair.weights_head, pair.answers_head) for pair in pairs
-        ):  # fmt: skip
+        tested = len(base.right[0])
+        weights = zip(base.provenance["trained"], head.provenance["trained"], strict=True)
+        values = zip(weights, base.right, head.right, base.answers, head.answers, strict=True)
+        pairs = tuple(
+            SeedPair(seed, _digest(before), _digest(after), *others)
+            for seed, ((before, after), *others) in zip(range(number), values, strict=False)
+        )
+        if all((one.weights_base, one.answers_base) == (one.weights_head, one.answers_head) for one in pairs):
             break
     return Answers(case.id, pairs, tested), []
 
 
-def _pair(seed: int, base: Training, head: Training) -> SeedPair:
-    return SeedPair(
-        seed=seed,
-        weights_base=_digest(base.provenance["trained"][seed]),
-        weights_head=_digest(head.provenance["trained"][seed]),
-        right_base=base.right[seed],
-        right_head=head.right[seed],
-        answers_base=base.answers[seed],
-        answers_head=head.answers[seed],
-    )
-
-
 def _digest(trained: str | Mapping[str, str]) -> str:
     """One SHA-256 for one network, or for those of a hybrid's members."""
-    return (
-        trained
-        if isinstance(trained, str)
-        else hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
-    )
+    if isinstance(trained, str):
+        return trained
+    return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
 
 
 def in_turn(repeat: int) -> tuple[Name, Name]:

@@ -7,17 +7,17 @@ import json
 import re
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 from uuid import uuid4
 
 import msgspec
 from msgspec import Meta, Struct
 
-from fashiontl.core.errors import FashiontlError, no_file, unknown_name, unwritable
+from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.core.escape import to_file_name
-from fashiontl.core.files import write_atomically
 from fashiontl.core.metrics import METRICS
 from fashiontl.core.parsing import decode_toml
+from fashiontl.gate.raw import read_file, write_file
 
 # A quarter: what is still wanted then deserves being said again, and what is not would hide the next regression.
 LONGEST = timedelta(days=90)
@@ -48,9 +48,6 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True):
         cell: id of a case.
         metric: a key of `fashiontl.core.metrics.METRICS`, or `*` for the cell as a whole: that it is gone, or crashes.
         ceiling: the largest change that it covers, in per cent, of accuracy in points.
-        owner: who answers for it.
-        reason: why the change is accepted.
-        created: the day on which it was made.
         expires: the last day on which it counts.
     """
 
@@ -76,6 +73,7 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True):
                 f"field metric: {unknown_name('metric', self.metric, METRICS)}; {WHOLE} is the cell that is gone or "
                 "crashes"
             )
+        # `fashiontl waive` makes terms that no decoder has checked.
         if not 0 < self.ceiling <= LARGEST:
             found.append(f"field ceiling: expected more than 0 and up to {LARGEST:g}, got {self.ceiling:g}")
         if self.metric == WHOLE and self.ceiling < ALL:
@@ -95,11 +93,6 @@ class Waiver(Terms, frozen=True):
 
     path: Path = Path()
 
-    @property
-    def id(self) -> str:
-        """Name of its file without `.toml`."""
-        return self.path.stem
-
     def matches(self, cell: str, metric: str) -> bool:
         """Whether it is about a cell and metric, expired or not."""
         return (self.cell, self.metric) == (cell, metric)
@@ -113,27 +106,23 @@ class Waiver(Terms, frozen=True):
         return f"waived up to {self.ceiling:g} {unit} by {self.owner} until {self.expires}: {self.reason}"
 
 
-class Waivers(NamedTuple):
-    """Waivers, expired ones too, and what could not be read: one `file: what` each."""
+def read_waivers(results: Path, today: date) -> tuple[tuple[Waiver, ...], tuple[str, ...]]:
+    """All waivers of a folder of results, expired ones too, and what could not be read: one `file: what` each.
 
-    waivers: tuple[Waiver, ...]
-    errors: tuple[str, ...]
-
-
-def read_waivers(results: Path, today: date) -> Waivers:
-    """All waivers in the order of their names; a file with any error waives nothing.
-
-    Args:
-        results: folder of the results; people commit its `waivers`.
-        today: the day; a waiver that says it was made later is an error.
+    A file with any error waives nothing.
     """
     waivers, errors = [], []
     for path in sorted((results / "waivers").glob("*.toml")):
         try:
-            waivers.append(_read(path, today))
+            terms = decode_toml(read_file(path, "a waiver in TOML", "move it away"), Terms, str(path))
         except FashiontlError as error:
             errors.append(str(error))
-    return Waivers(tuple(waivers), tuple(errors))
+            continue
+        if found := terms.errors(today):
+            errors.append(f"{path}: {'; '.join(found)}; it waives nothing until this is fixed")
+        else:
+            waivers.append(Waiver(**msgspec.structs.asdict(terms), path=path))
+    return tuple(waivers), tuple(errors)
 
 
 def add_waivers(results: Path, today: date, waivers: list[Terms]) -> list[Waiver]:
@@ -144,28 +133,12 @@ def add_waivers(results: Path, today: date, waivers: list[Terms]) -> list[Waiver
     """
     if errors := [error for terms in waivers for error in terms.errors(today)]:
         raise FashiontlError("\n".join(dict.fromkeys(errors)))
-    return [_write(results, terms) for terms in waivers]
-
-
-def _write(results: Path, terms: Terms) -> Waiver:
-    name = to_file_name(terms.cell, 60).strip("_") or "any"
-    path = results / "waivers" / f"{terms.created:%Y%m%d}-{name}-{uuid4().hex[:6]}.toml"
-    values = msgspec.structs.asdict(terms)
-    quoted = {key: json.dumps(text, ensure_ascii=False) for key, text in values.items() if isinstance(text, str)}
-    try:
-        write_atomically(path, _TEMPLATE.format(**values | quoted).encode())
-    except OSError as error:
-        raise FashiontlError(unwritable(path, error)) from error
-    return Waiver(**values, path=path)
-
-
-def _read(path: Path, today: date) -> Waiver:
-    if kind := no_file(path):
-        raise FashiontlError(f"{path}: expected a waiver in TOML, got {kind}; move it away")
-    try:
-        terms = decode_toml(path.read_bytes(), Terms, str(path))
-    except OSError as error:
-        raise FashiontlError(f"{path}: expected a waiver in TOML, got: {error.strerror}; move it away") from error
-    if errors := terms.errors(today):
-        raise FashiontlError(f"{path}: {'; '.join(errors)}; it waives nothing until this is fixed")
-    return Waiver(**msgspec.structs.asdict(terms), path=path)
+    made = []
+    for terms in waivers:
+        name = to_file_name(terms.cell, 60).strip("_") or "any"
+        path = results / "waivers" / f"{terms.created:%Y%m%d}-{name}-{uuid4().hex[:6]}.toml"
+        values = msgspec.structs.asdict(terms)
+        quoted = {key: json.dumps(text, ensure_ascii=False) for key, text in values.items() if isinstance(text, str)}
+        write_file(path, _TEMPLATE.format(**values | quoted).encode())
+        made.append(Waiver(**values, path=path))
+    return made

@@ -3,9 +3,8 @@
 import os
 import re
 import time
-import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -14,14 +13,14 @@ import psutil
 
 from fashiontl.machine import nvml
 from fashiontl.machine.devices import Device
-from fashiontl.machine.environment import control_groups, usable_cores
+from fashiontl.machine.environment import control_groups, text_of, usable_cores
 
 Value = TypeVar("Value")
 
 _CPUS = Path("/sys/devices/system/cpu")
 # Drivers of sensors that sit in a CPU: Intel's, AMD's two, and those of most ARM boards.
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
-_THROTTLED = re.compile(rb"^throttled_(usec|time) (\d+)$", re.MULTILINE)
+_THROTTLED = re.compile(r"^throttled_(usec|time) (\d+)$", re.MULTILINE)
 
 # As far apart as two windows may be that count as settled: what others take is then within what is tolerated anyway.
 _OTHERS_SHARE = 0.05
@@ -43,7 +42,7 @@ class Conditions(msgspec.Struct, frozen=True):
     """State of the machine at one moment; None is unknown.
 
     Attributes:
-        usable_cores: of this process: its CPU affinity and its control group's quota.
+        usable_cores: by this process's CPU affinity and its control group's quota.
         load: load average of the last minute, in runnable processes of the whole machine.
         cpu_hertz: clock of the fastest core.
         cpu_celsius: temperature of the hottest core.
@@ -51,8 +50,6 @@ class Conditions(msgspec.Struct, frozen=True):
         core_throttles: how often cores that this process may use were slowed down by heat, since boot.
         busy_seconds: CPU time of all processes, since boot.
         steal_seconds: CPU time that the hypervisor gave to others though this machine wanted it, since boot.
-        available_bytes: memory that can be had without swapping.
-        gpu: None for devices without NVML.
     """
 
     usable_cores: float
@@ -86,8 +83,8 @@ def read_conditions(device: Device) -> Conditions:
         load=_known(lambda: psutil.getloadavg()[0]),
         cpu_hertz=max((core.current * 1e6 for core in clocks if core.current), default=None),
         cpu_celsius=max((each.current for name in _CPU_SENSORS for each in sensors.get(name, [])), default=None),
-        throttled_seconds=_quota_counter().read(),
-        core_throttles=_heat_counter().read(),
+        throttled_seconds=_throttled_seconds(),
+        core_throttles=_core_throttles(),
         busy_seconds=times and sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq")),
         steal_seconds=getattr(times, "steal", None),
         available_bytes=_known(lambda: psutil.virtual_memory().available),
@@ -96,12 +93,7 @@ def read_conditions(device: Device) -> Conditions:
 
 
 class Observer:
-    """Compares the machine before and after a case; each side takes some milliseconds.
-
-    Args:
-        device: of the case.
-        clock: seconds, monotonic.
-    """
+    """Compares the machine before and after a case; each side takes some milliseconds."""
 
     def __init__(self, device: Device, clock: Callable[[], float] = time.monotonic) -> None:
         self._device = device
@@ -130,10 +122,10 @@ class Observer:
 
 
 class ThrottleDetector:
-    """Tells whether the machine was slowed down by heat, power or a quota since the last call.
+    """Detects whether the machine was slowed down by heat, power or a quota since the last call.
 
-    A call takes about a microsecond for each control group and usable core, and some tens of them for a GPU. The CPU is
-    observed for a GPU too, since it feeds it.
+    A call takes some ten microseconds for each control group and usable core, and for a GPU. The CPU is observed for a
+    GPU too, since it feeds it.
 
     Attributes:
         reads: what can be read here; if that is nothing, the answer is always no.
@@ -141,7 +133,7 @@ class ThrottleDetector:
 
     def __init__(self, device: Device) -> None:
         gpu = self._gpu = device.gpu()
-        counters = {"cpu quota": _quota_counter().read, "core throttle count": _heat_counter().read}
+        counters = {"cpu quota": _throttled_seconds, "core throttle count": _core_throttles}
         if gpu:
             counters["gpu thermal violation time"] = gpu.thermal_violation_seconds
         readable = {name: read for name, read in counters.items() if read() is not None}
@@ -159,45 +151,18 @@ class ThrottleDetector:
         return rose or bool(self._gpu and nvml.THROTTLING & set(self._gpu.throttle_reasons() or ()))
 
 
-class _Counter:
-    """Sum of one number in each of several small files, which stay open so that a read is one system call a file."""
-
-    def __init__(self, paths: Iterable[Path], parse: Callable[[bytes], float | None]) -> None:
-        self._parse = parse
-        self._files: list[int] = []
-        weakref.finalize(self, _close, self._files)
-        for path in paths:
-            with suppress(OSError):
-                self._files.append(os.open(path, os.O_RDONLY))
-
-    def read(self) -> float | None:
-        """The sum over the files that have the number; None when none has."""
-        try:
-            found = [self._parse(os.pread(file, 4096, 0)) for file in self._files]
-        except (OSError, ValueError):
-            return None
-        numbers = [number for number in found if number is not None]
-        return sum(numbers) if numbers else None
+def _throttled_seconds() -> float | None:
+    """Of `cpu.stat`: microseconds in version 2 of control groups, nanoseconds in version 1."""
+    found = [_THROTTLED.search(text_of(folder / "cpu.stat") or "") for folder in control_groups()]
+    seconds = [int(each[2]) * (1e-6 if each[1] == "usec" else 1e-9) for each in found if each]
+    return sum(seconds) if seconds else None
 
 
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
-
-
-def _quota_counter() -> _Counter:
-    return _Counter([folder / "cpu.stat" for folder in control_groups()], _throttled)
-
-
-def _throttled(text: bytes) -> float | None:
-    """Seconds in `cpu.stat`: microseconds in version 2 of control groups, nanoseconds in version 1."""
-    found = _THROTTLED.search(text)
-    return int(found[2]) * (1e-6 if found[1] == b"usec" else 1e-9) if found else None
-
-
-def _heat_counter() -> _Counter:
+def _core_throttles() -> float | None:
     cpus = _known(lambda: psutil.Process().cpu_affinity()) or []
-    return _Counter([_CPUS / f"cpu{cpu}" / "thermal_throttle" / "core_throttle_count" for cpu in cpus], int)
+    counts = [text_of(_CPUS / f"cpu{cpu}" / "thermal_throttle" / "core_throttle_count") for cpu in cpus]
+    known = [int(count) for count in counts if count]
+    return sum(known) if known else None
 
 
 def _known(read: Callable[[], Value]) -> Value | None:
@@ -209,7 +174,6 @@ def _known(read: Callable[[], Value]) -> Value | None:
 
 
 def _rise(before: float | None, after: float | None) -> float:
-    """How far a counter went up; nothing when it is unknown."""
     return 0.0 if before is None or after is None else after - before
 
 
@@ -243,7 +207,7 @@ def _cpu_warnings(before: Conditions, after: Conditions, seconds: float, others:
     machine = os.cpu_count() or 1
     if before.load is not None and before.load > _CROWDED * machine:
         warnings.append(f"the load average was {before.load:.1f} on {machine} cores before the case began")
-    # Before the case the cores may be at rest, so only a fall tells anything.
+    # Before the case the cores may be at rest, so only a fall means anything.
     if before.cpu_hertz and after.cpu_hertz and after.cpu_hertz < (1 - _CLOCK_CHANGE) * before.cpu_hertz:
         warnings.append(f"the fastest core's clock fell from {_gigahertz(before.cpu_hertz, after.cpu_hertz)}")
     return warnings
@@ -276,10 +240,10 @@ class Process(NamedTuple):
     """A process at one moment.
 
     Attributes:
-        parent: process id of it.
+        parent: its process id.
         started: seconds since 1970.
         seconds: CPU time since it began.
-        ended: CPU time of those of its children that have ended and been waited for, and of theirs.
+        ended: CPU time of its children that have ended and been waited for, and of theirs.
     """
 
     parent: int
@@ -290,15 +254,14 @@ class Process(NamedTuple):
 
 def list_processes() -> dict[int, Process]:
     """All visible processes, by process id; without the kernel's threads, which work for all and so for us."""
+    has_threads = psutil.LINUX and _name(_KERNEL_THREADS) == "kthreadd"
     found = {}
     for process in psutil.process_iter(["ppid", "create_time", "cpu_times"]):
-        facts, times = process.info, process.info["cpu_times"]
-        if times is not None and facts["create_time"] is not None:
+        parent, started, times = (process.info[name] for name in ("ppid", "create_time", "cpu_times"))
+        is_kernels = has_threads and _KERNEL_THREADS in (process.pid, parent)
+        if times is not None and started is not None and not is_kernels:
             ended = times.children_user + times.children_system
-            found[process.pid] = Process(facts["ppid"] or 0, facts["create_time"], times.user + times.system, ended)
-    if psutil.LINUX and _name(_KERNEL_THREADS) == "kthreadd":
-        found.pop(_KERNEL_THREADS, None)
-        return {pid: process for pid, process in found.items() if process.parent != _KERNEL_THREADS}
+            found[process.pid] = Process(parent or 0, started, times.user + times.system, ended)
     return found
 
 
@@ -309,18 +272,19 @@ def used_by_others(before: Mapping[int, Process], after: Mapping[int, Process], 
     holds for the other children of our ancestors too.
     """
     ours, ancestors = _descendants(before, pid) | _descendants(after, pid), _ancestors(after, pid)
+    # Ids are given again, but not within a second.
+    alive = {each for each in before.keys() & after.keys() if abs(before[each].started - after[each].started) < 1}
     # An ended child adds to its parent all that it ever used; what it had used at the first listing is subtracted.
-    old = dict.fromkeys(after, 0.0)
-    for ended in (each for each in before if not _lives(before[each], after.get(each))):
+    old: dict[int, float] = defaultdict(float)
+    for ended in before.keys() - alive:
         parent = before[ended].parent
-        while parent in before and not _lives(before[parent], after.get(parent)):
+        while parent in before and parent not in alive:
             parent = before[parent].parent
-        old[parent] = old.get(parent, 0.0) + before[ended].seconds + before[ended].ended
+        old[parent] += before[ended].seconds + before[ended].ended
     used = {}
     for other in after.keys() - ours:
-        now, then = after[other], before.get(other)
-        if then is None or not _lives(then, now):
-            then = Process(now.parent, now.started, 0.0, 0.0)
+        now = after[other]
+        then = before[other] if other in alive else Process(now.parent, now.started, 0.0, 0.0)
         own = 0.0 if other in ancestors else max(0.0, now.seconds - then.seconds)
         used[other] = own + max(0.0, now.ended - then.ended - old[other])
     return {other: seconds for other, seconds in used.items() if seconds > 0}
@@ -334,11 +298,6 @@ def describe(pid: int) -> str:
 
 def _name(pid: int) -> str | None:
     return _known(lambda: psutil.Process(pid).name())
-
-
-def _lives(process: Process, later: Process | None) -> bool:
-    """Whether a later process of the same id is the same one: ids are given again, but not within a second."""
-    return later is not None and abs(process.started - later.started) < 1
 
 
 def _ancestors(processes: Mapping[int, Process], pid: int) -> set[int]:

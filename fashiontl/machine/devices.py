@@ -32,11 +32,10 @@ class Memory:
     """Bytes; None where the device has no such figure.
 
     Attributes:
-        peak: the most that was in use: by tensors on devices with their own memory, by the process on the CPU (its
-            resident set's high-water mark).
+        peak: the most that was in use: by tensors on devices with their own memory, by the process on the CPU.
         reserved: the most that torch's allocator held on the device, in use or not.
-        process: what the process held, as the system reports it: on the CPU the high-water mark again, on CUDA the
-            driver's current figure, including the context and the libraries' workspaces.
+        process: what the process held, as the system reports it: on the CPU its peak again, on CUDA the driver's
+            current figure, including the context and the libraries' workspaces.
     """
 
     peak: int
@@ -50,25 +49,17 @@ class Device:
 
     Attributes:
         index: position among the devices of its kind that this process sees.
-        kind: torch's name of the kind.
-        title: for people.
-        is_countable: whether a machine may have several of the kind.
         has_queue: whether work is queued: a call may return before the device has finished.
     """
 
     index: int = 0
     kind: ClassVar[str]
     title: ClassVar[str]
-    is_countable: ClassVar[bool] = False
     has_queue: ClassVar[bool] = True
 
     @staticmethod
     def of(name: str) -> "Device":
-        """The device of a name: `cuda`, `cuda:0` and `cuda:00` are the same one.
-
-        Raises:
-            FashiontlError: the name is not a known kind with an optional index.
-        """
+        """The device of a name, FashiontlError for others: `cuda`, `cuda:0` and `cuda:00` are the same one."""
         kind, index = _parsed(name)
         if kind not in DEVICES:
             raise FashiontlError(f"expected a device such as {', '.join(DEVICES)} or cuda:1, got {name!r}")
@@ -126,10 +117,6 @@ class Device:
         """Bytes of the device's own memory that nobody uses; None if it has none of its own, or does not say."""
         return None
 
-    def total_memory(self) -> int | None:
-        """Bytes of the device's own memory; None where it shares the host's."""
-        return None
-
     @staticmethod
     def is_out_of_memory(error: BaseException) -> bool:
         """Whether an error says that memory ran out."""
@@ -152,7 +139,7 @@ class Device:
         return list(dict.fromkeys([ProfilerActivity.CPU, own]))
 
     def gpu(self) -> nvml.Gpu | None:
-        """NVML's view of the device; None where there is none."""
+        """NVML's view of the device, if it has one."""
         return None
 
     def energy_counter(self) -> EnergyCounter | None:
@@ -198,7 +185,7 @@ class Cpu(Device):
 
 
 class Accelerator(Device):
-    """A device with a queue, as `torch.accelerator` and the module of its kind (`torch.cuda`) describe it."""
+    """A device with a queue, driven by `torch.accelerator` and the module of its kind, such as `torch.cuda`."""
 
     absent: ClassVar[str]
 
@@ -209,14 +196,10 @@ class Accelerator(Device):
 
         return torch.get_device_module(self.kind)
 
-    def is_available(self) -> bool:
-        """Whether torch sees any device of this kind."""
-        return bool(self.module.is_available())
-
     def unavailable_reason(self) -> str | None:
         import torch
 
-        if not self.is_available():
+        if not self.module.is_available():
             return f"torch {torch.__version__} {self.absent}"
         count = self.module.device_count()
         if self.index < count:
@@ -248,9 +231,6 @@ class Accelerator(Device):
         super().release_memory()
         self.module.empty_cache()
 
-    def total_memory(self) -> int | None:
-        return int(self.module.get_device_properties(self.index).total_memory)
-
     def facts(self) -> dict[str, str | None]:
         return {"accelerator": self.module.get_device_name(self.index)}
 
@@ -260,7 +240,6 @@ class Cuda(Accelerator):
 
     kind = "cuda"
     title = "NVIDIA GPU (or AMD's, through ROCm)"
-    is_countable = True
     absent = "sees no NVIDIA GPU; check the driver with nvidia-smi"
 
     @classmethod
@@ -275,7 +254,11 @@ class Cuda(Accelerator):
 
     @property
     def id(self) -> str:
-        """The GPU's UUID, from NVML; without NVML, what CUDA_VISIBLE_DEVICES says in this GPU's place."""
+        """The GPU's UUID, from NVML; without NVML, what CUDA_VISIBLE_DEVICES says in this GPU's place.
+
+        So without nvidia-ml-py a GPU that one process names by UUID and another by number has two ids. torch knows the
+        UUID too, but only once it has made a context on the GPU, which the process that takes the lock must not do.
+        """
         if gpu := self.gpu():
             return gpu.uuid
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -333,11 +316,6 @@ class Mps(Accelerator):
     def seen(cls) -> int:
         return int(sys.platform == "darwin" and platform.machine() == "arm64")
 
-    def is_available(self) -> bool:
-        import torch
-
-        return torch.backends.mps.is_available()
-
     def event(self) -> Any:
         # torch.Event does not time MPS in all versions that are supported.
         event = self.module.event.Event(enable_timing=True)
@@ -352,9 +330,6 @@ class Mps(Accelerator):
     def reset_peak(self) -> None:
         pass
 
-    def total_memory(self) -> int | None:
-        return None
-
     def facts(self) -> dict[str, str | None]:
         return {"accelerator": f"Apple {platform.processor()}"}
 
@@ -364,7 +339,6 @@ class Xpu(Accelerator):
 
     kind = "xpu"
     title = "Intel GPU"
-    is_countable = True
     absent = "sees no Intel GPU; it needs torch's XPU build and Intel's driver"
 
     @classmethod
@@ -382,7 +356,7 @@ def _parsed(name: str) -> tuple[str, int]:
 
 
 def is_device(name: str) -> bool:
-    """Whether the name is a known kind with an optional index (the machine need not have it)."""
+    """Whether the name is a known kind with an optional index; the machine need not have it."""
     return _parsed(name)[0] in DEVICES
 
 

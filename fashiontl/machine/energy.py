@@ -13,7 +13,7 @@ _POWERCAP = Path("/sys/class/powercap")
 # power measurements" (SC 2024, arXiv:2312.02741), find windows near that period to be off by tens of per cent.
 _IDLE_SECONDS = 0.5
 _LEAST_SECONDS = 1.0
-# The counter is taken where it moves, so that no window begins or ends within a period. A longer wait is in vain.
+# The counter is taken where it moves, so that no window begins or ends within a period. The wait for it ends here.
 _LONGEST_PERIOD = 0.2
 _POLL_SECONDS = 0.001
 _RUN_SECONDS = 0.05
@@ -29,16 +29,15 @@ class EnergyCounter:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of a workload, and how it was measured.
+    """Energy of a workload, and how it was measured; None is unknown.
 
     Attributes:
-        joules: an image, above what the device takes when it is idle; None when unknown.
+        joules: an image, above what the device takes when it is idle.
         idle_watts: before the workload, with the process and its memory on the device and nothing running.
         gross_watts: mean over the window, idle power included.
         seconds: length of the window.
         images: processed in it.
         source: of the counter.
-        warnings: what is wrong with the numbers.
     """
 
     joules: float | None
@@ -56,9 +55,7 @@ def rapl_counter() -> EnergyCounter | None:
     Since CVE-2020-8694 only root may read them, unless the machine's owner allows it. AMD's have Intel's name too.
     """
     # Not their parts (`core`, `uncore`, `dram`), and not `psys`, which contains the packages.
-    zones = [
-        zone for zone in sorted(_POWERCAP.glob("intel-rapl:*")) if (text_of(zone / "name") or "").startswith("package-")
-    ]
+    zones = [each for each in _POWERCAP.glob("intel-rapl:*") if (text_of(each / "name") or "").startswith("package-")]
     counter = EnergyCounter("RAPL packages", Rapl(zones).joules)
     return counter if zones and counter.read() is not None else None
 
@@ -66,10 +63,8 @@ def rapl_counter() -> EnergyCounter | None:
 class Rapl:
     """Sum of the CPU packages' energy, carried past the counters' overflow.
 
-    Two reads must not be further apart than one counter takes to overflow: minutes at full power.
-
-    Args:
-        zones: folders with `energy_uj` and `max_energy_range_uj`, in microjoules (kernel documentation, powercap).
+    Two reads must not be further apart than one counter takes to overflow: minutes at full power. Zones are folders
+    with `energy_uj` and `max_energy_range_uj`, in microjoules (kernel documentation, powercap).
     """
 
     def __init__(self, zones: Sequence[Path]) -> None:
@@ -86,7 +81,7 @@ class Rapl:
             return None
         if self._last is not None:
             steps = zip(now, self._last, ranges, strict=True)
-            self._microjoules += sum((new - old) % most if most else max(0, new - old) for new, old, most in steps)
+            self._microjoules += sum((new - old) % most for new, old, most in steps)
         self._last = now
         return self._microjoules / 1e6
 
@@ -103,16 +98,8 @@ def measure_energy(
 ) -> Energy:
     """Energy that calls take above idle: first the idle power, then the calls, both between movements of the counter.
 
-    The moment between the last call and the counter's next movement is idle, so it adds nothing to the net energy.
-
-    Args:
-        call: the workload, warm.
-        images_a_call: images that one call processes.
-        counter: of the device that works.
-        synchronize: waits for the device.
-        seconds: least length of the window; at least 1 s is taken.
-        clock: seconds, monotonic.
-        sleep: waits for so many seconds.
+    The moment between the last call and the counter's next movement is idle, so it adds nothing to the net energy. The
+    calls are warm, and take at least `seconds`, or 1 s if that is longer.
     """
     synchronize()
     before, idle_start = _at_movement(counter, clock, sleep)
@@ -129,23 +116,18 @@ def measure_energy(
         run *= 2 if now - run_start < _RUN_SECONDS else 1
     end_joules, end = _at_movement(counter, clock, sleep)
 
-    images, window = calls * images_a_call, end - start
-
-    def unknown(warning: str, *watts: float) -> Energy:
-        idle_watts, gross_watts = watts or (None, None)
-        return Energy(None, idle_watts, gross_watts, window, images, counter.source, (warning,))
-
+    images, window, source = calls * images_a_call, end - start, counter.source
     if before is None or start_joules is None or end_joules is None:
-        return unknown(f"{counter.source} could not be read")
+        return Energy(None, None, None, window, images, source, (f"{source} could not be read",))
     idle, gross = start_joules - before, end_joules - start_joules
     if idle <= 0 or gross <= 0:
-        return unknown(f"{counter.source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work")
+        warning = f"{source} did not move in {start - idle_start:.1f} s idle or in {window:.1f} s of work"
+        return Energy(None, None, None, window, images, source, (warning,))
     idle_watts, gross_watts = idle / (start - idle_start), gross / window
-    net = gross - idle_watts * window
-    if net <= 0:
+    if gross_watts <= idle_watts:
         warning = f"work took {gross_watts:.3g} W, which is not above the {idle_watts:.3g} W of the idle device"
-        return unknown(warning, idle_watts, gross_watts)
-    return Energy(net / images, idle_watts, gross_watts, window, images, counter.source)
+        return Energy(None, idle_watts, gross_watts, window, images, source, (warning,))
+    return Energy((gross - idle_watts * window) / images, idle_watts, gross_watts, window, images, source)
 
 
 def _at_movement(

@@ -9,7 +9,7 @@ import re
 import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,13 +39,12 @@ class Environment:
     Attributes:
         git_sha: commit of the current directory.
         git_dirty: whether its tracked files differ from that commit, those below `results` aside.
-        usable_cores: of this process: its CPU affinity and its control group's quota, which may be a fraction.
-        threads: CPU threads of the measured process.
+        usable_cores: by this process's CPU affinity and its control group's quota, which may be a fraction.
         memory: bytes that this process may use: the machine's, or its control group's limit.
-        accelerator: name of the accelerator; with MIG it names the slice.
+        accelerator: with MIG it names the slice.
         cuda: version of CUDA (or ROCm) that torch was built with.
         load: load average of the last minute, in runnable processes, when the case started.
-        threads_limit: what decided how many threads there are, as in `Threads.limit`; None in records from before it.
+        threads_limit: as in `Threads.limit`.
     """
 
     python: str
@@ -71,19 +70,13 @@ class Environment:
 def read_environment(
     accelerator: Mapping[str, str | None] | None = None, *, threads: int, limit: str | None = None
 ) -> Environment:
-    """Read the fingerprint of this machine and process.
-
-    Args:
-        accelerator: as `Device.facts` gives it, which needs torch.
-        threads: CPU threads of the measured process.
-        limit: what decided that number, as in `Threads.limit`; None when unknown.
-    """
+    """Read the fingerprint of this machine and process; `accelerator` is what `Device.facts` returns."""
     facts = accelerator or {}
     sha, dirty = _git(Path.cwd())
     return Environment(
         python=platform.python_version(),
-        torch=_version("torch"),
-        torchvision=_version("torchvision"),
+        torch=version("torch"),
+        torchvision=version("torchvision"),
         fashiontl=__version__,
         git_sha=sha,
         git_dirty=dirty,
@@ -100,26 +93,14 @@ def read_environment(
 
 
 def machine_key(environment: Environment) -> str:
-    """Name of the machine as far as its numbers depend on it; safe in paths and URLs.
+    """Name of the machine as far as its numbers depend on it, such as `amd-epyc-2c-2t-5c0f9d3e`; safe in paths.
 
-    Two environments have one key exactly when their hard facts (`_HARD`) and the protocol's version are equal.
-
-    Returns:
-        The accelerator's or CPU's name, the cores, the threads, and a hash of all hard facts, such as
-        `amd-epyc-2c-2t-5c0f9d3e`.
+    It has the accelerator's or CPU's name, the cores, the threads, and a hash of the protocol and of all hard facts.
     """
     facts = [str(PROTOCOL), *(str(getattr(environment, name)) for name in _HARD)]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
     name = re.sub(r"[^a-z0-9]+", "-", (environment.accelerator or environment.cpu).lower()).strip("-")[:40]
     return f"{name}-{environment.usable_cores:g}c-{environment.threads}t-{digest}"
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 @functools.cache
@@ -139,7 +120,7 @@ def _git(folder: Path) -> tuple[str | None, bool | None]:
 
 def _output(*command: str) -> str | None:
     """What a command prints; None when it is absent, fails or hangs."""
-    # Without optional locks, `git status` cannot get in the way of a git command that the user gives meanwhile.
+    # Without optional locks, `git status` cannot get in the way of a git command that the user runs meanwhile.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
@@ -153,14 +134,7 @@ def _output(*command: str) -> str | None:
 def _cpu() -> str:
     if platform.system() == "Darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    try:
-        found = re.search(
-            r"^model name\s*:\s*(\S.*)$",
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"),
-            re.MULTILINE,
-        )
-    except OSError:
-        found = None
+    found = re.search(r"^model name\s*:\s*(\S.*)$", text_of(Path("/proc/cpuinfo")) or "", re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
@@ -169,7 +143,6 @@ class Threads:
     """How many CPU threads a measured process has.
 
     Attributes:
-        count: one or more.
         limit: what decided it: the process's CPU `affinity`, which a cpuset sets too; the number of `physical cores`
             among those CPUs; the `quota` of its control groups; `OMP_NUM_THREADS`; or the `setting` of that name.
         reason: that in words, with the numbers.
@@ -181,14 +154,11 @@ class Threads:
 
 
 def choose_threads(asked: int = 0) -> Threads:
-    """How many threads to run: as many as were asked for, or as keep this process's own cores busy.
+    """How many threads to run: as many as the setting `threads` asks for, or as keep this process's own cores busy.
 
     The latter is the least of four limits; of equal ones the first in the order of `Threads.limit` counts. Two
     threads of one physical core share what computes, and a thread that a quota stops makes the others wait, so a
     quota is rounded down to whole cores, of which there is at least one.
-
-    Args:
-        asked: by the setting `threads`; 0 leaves it to the machine.
     """
     if asked:
         return Threads(asked, "setting", f"--set threads={asked}")
@@ -210,21 +180,19 @@ def usable_cores() -> float:
 
 
 def _affinity() -> Collection[int]:
-    """Numbers of the CPUs that this process may run on; cpusets of its control groups are in it (cpuset(7))."""
+    """Numbers of the CPUs that this process may run on, within the cpusets of its control groups (cpuset(7))."""
     # sched_getaffinity exists on Linux only.
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
 def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/system/cpu")) -> int:
     """How many physical cores some CPUs belong to; a CPU whose core is not in the kernel's folder counts as one."""
-    siblings = []
-    for cpu in allowed:
-        topology = cpus / f"cpu{cpu}" / "topology"
-        # The second is the name before Linux 5.3.
-        siblings.append(text_of(topology / "core_cpus_list") or text_of(topology / "thread_siblings_list"))
+    folders = [cpus / f"cpu{cpu}" / "topology" for cpu in allowed]
+    # The second is the name before Linux 5.3.
+    siblings = [text_of(each / "core_cpus_list") or text_of(each / "thread_siblings_list") for each in folders]
     if any(siblings):
         return len(set(siblings) - {None}) + siblings.count(None)
-    # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may tell.
+    # Elsewhere there is no affinity either; in a container that hides the folder, /proc/cpuinfo may say.
     return min(len(allowed), psutil.cpu_count(logical=False) or len(allowed))
 
 

@@ -39,7 +39,7 @@ class GpuConditions(msgspec.Struct, frozen=True):
 
     Attributes:
         watts: power of the board: on most GPUs a mean over the last second.
-        throttle_reasons: why the clocks are below their maximum, in `_REASONS`' names.
+        throttle_reasons: why the clocks are below their maximum.
         thermal_violation_seconds: how long heat has held the clocks down, since the driver was loaded.
         foreign_processes: who computes on it besides this process, its ancestors and descendants: `name (pid 12)`.
             Unknown in a container with process ids of its own, since some drivers report the host's.
@@ -60,8 +60,6 @@ class Gpu:
     """One GPU. What cannot be read is None, and nothing here raises.
 
     Attributes:
-        library: the module `pynvml`, initialised.
-        handle: NVML's handle of the GPU.
         uuid: of the GPU or, where CUDA_VISIBLE_DEVICES names one, of its MIG slice.
         is_shared: whether the GPU is in MIG mode, so that power, energy and processes are not this slice's alone.
     """
@@ -73,12 +71,11 @@ class Gpu:
 
     def conditions(self) -> GpuConditions:
         """Everything but `foreign_processes`."""
-        celsius = self._read("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_TEMPERATURE_GPU,))
         return GpuConditions(
             sm_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
             max_sm_hertz=self._read("nvmlDeviceGetMaxClockInfo", arguments=(_CLOCK_SM,), unit=1e6),
             memory_hertz=self._read("nvmlDeviceGetClockInfo", arguments=(_CLOCK_MEMORY,), unit=1e6),
-            celsius=celsius,
+            celsius=self._read("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_TEMPERATURE_GPU,)),
             watts=None if self.is_shared else self._read("nvmlDeviceGetPowerUsage", unit=1e-3),
             throttle_reasons=self.throttle_reasons(),
             thermal_violation_seconds=self.thermal_violation_seconds(),
@@ -118,11 +115,7 @@ class Gpu:
 
 
 def find(index: int, library: Any = None) -> Gpu | None:
-    """The GPU that torch calls `cuda:index`.
-
-    Args:
-        index: position among the devices that CUDA_VISIBLE_DEVICES leaves.
-        library: the module `pynvml`, or a stand-in for it.
+    """The GPU that torch calls `cuda:index`, its position among the devices that CUDA_VISIBLE_DEVICES leaves.
 
     Returns:
         None without nvidia-ml-py, driver or such a device, and where CUDA's order of devices is not known.
@@ -138,11 +131,11 @@ def find(index: int, library: Any = None) -> Gpu | None:
 
 
 def _installed() -> Any:
-    try:
+    with suppress(ImportError):
         import pynvml
-    except ImportError:
-        return None
-    return pynvml
+
+        return pynvml
+    return None
 
 
 def _errors(library: Any) -> tuple[type[Exception], ...]:

@@ -8,19 +8,23 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
-import tomllib
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fashiontl.core.errors import FashiontlError, no_file, real_path, said, user_path
+import msgspec
+
+from fashiontl.core.errors import FashiontlError, no_file, user_path
 from fashiontl.core.metrics import METRICS, Metric, unit_faults
+from fashiontl.core.parsing import decode_toml
 from fashiontl.data import TASKS, Task
 from fashiontl.freezing import POLICIES, Policy
+from fashiontl.machine.devices import DEVICES, Device
 from fashiontl.models.registry import ARCHITECTURES, Architecture
 
 
@@ -38,69 +42,93 @@ class ExtraPhase:
     function: str
 
 
-EXTRA_PHASES: dict[str, ExtraPhase] = {}
+@dataclass(frozen=True)
+class ReportSection:
+    """One more section under each table of the leaderboard.
 
-Entry: TypeAlias = Architecture | Policy | Task | Metric | ExtraPhase
+    Attributes:
+        name: its heading.
+        function: `module:function`. It is called with the table's records (`fashiontl.records.Record`), the most
+            accurate first, and returns Markdown; `fashiontl.core.escape.to_markdown` escapes texts from records.
+    """
+
+    name: str
+    function: str
+
+
+EXTRA_PHASES: dict[str, ExtraPhase] = {}
+REPORT_SECTIONS: dict[str, ReportSection] = {}
+
+Entry: TypeAlias = Architecture | Policy | Task | Metric | ExtraPhase | ReportSection | type[Device]
 
 # A case's id joins names with `-`, options separate them with commas, and `@`, `+`, `:` and `/` have meanings of their
 # own in names.
 _NAME = re.compile(r"\w[\w.]*", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_FUNCTION = re.compile(rf"{_MODULE.pattern}:[A-Za-z_]\w*", re.ASCII)
 _TABLES: dict[type, tuple[str, dict[str, Any]]] = {
     Architecture: ("architecture", ARCHITECTURES),
     Policy: ("policy", POLICIES),
     Task: ("task", TASKS),
     Metric: ("metric", METRICS),
     ExtraPhase: ("phase", EXTRA_PHASES),
+    ReportSection: ("report section", REPORT_SECTIONS),
+    Device: ("device", DEVICES),
 }
 # Kind and name of what each extension that was loaded has added.
 _ADDED: dict[str, tuple[str, ...]] = {}
 
 
 def register(*entries: Entry) -> None:
-    """Add entries to the tables of architectures, policies, tasks, metrics and phases.
+    """Add entries: architectures, policies, tasks, metrics, phases, report sections, and classes of devices.
 
-    Registering an equal entry again changes nothing.
+    An equal entry changes nothing.
 
     Raises:
-        FashiontlError: something is no entry, or its name is taken or would break the ids of cases. All faults are
+        FashiontlError: something is no entry, or its name is taken or would break the ids of cases. All errors are
             listed, and then nothing is added.
     """
-    faults = [fault for entry in entries for fault in _faults(entry)]
-    if faults:
-        raise FashiontlError("\n".join(faults))
+    if errors := [error for entry in entries for error in _errors(entry)]:
+        raise FashiontlError("\n".join(errors))
     for entry in entries:
-        _TABLES[type(entry)][1][entry.name] = entry
+        _TABLES[_kind(entry)][1][_key(entry)] = entry
 
 
-def _faults(entry: Entry) -> list[str]:
-    if type(entry) not in _TABLES:
+def _kind(entry: Entry) -> type:
+    return Device if isinstance(entry, type) and issubclass(entry, Device) else type(entry)
+
+
+def _key(entry: Any) -> str:
+    name: str = entry.kind if _kind(entry) is Device else entry.name
+    return name
+
+
+def _errors(entry: Entry) -> list[str]:
+    if _kind(entry) not in _TABLES:
         known = ", ".join(each.__name__ for each in _TABLES)
         return [f"expected one of {known}, got {entry!r}"]
-    kind, table = _TABLES[type(entry)]
-    faults = []
-    if not _NAME.fullmatch(entry.name) or entry.name == "all":
-        faults.append(f"expected a name of letters, digits, _ and . (not all), got {entry.name!r}")
-    elif table.get(entry.name, entry) != entry:
-        faults.append("this name is taken by another entry; choose a new one")
+    kind, table = _TABLES[_kind(entry)]
+    name, errors = _key(entry), []
+    if not _NAME.fullmatch(name) or name == "all":
+        errors.append(f"expected a name of letters, digits, _ and . (not all), got {name!r}")
+    elif table.get(name, entry) != entry:
+        errors.append("this name is taken by another entry; choose a new one")
     if isinstance(entry, Architecture) and entry.weights and ":" in entry.builder:
-        faults.append(
+        errors.append(
             "weights are names that torchvision publishes, for torchvision's builders only; name a file instead"
         )
-    if isinstance(entry, ExtraPhase) and not re.fullmatch(rf"{_MODULE.pattern}:[A-Za-z_]\w*", entry.function):
-        faults.append(f"expected a function as module:function, got {entry.function!r}")
+    if isinstance(entry, ExtraPhase | ReportSection) and not _FUNCTION.fullmatch(entry.function):
+        errors.append(f"expected a function as module:function, got {entry.function!r}")
     if isinstance(entry, Metric):
-        faults += unit_faults(entry)
-    return [f"{kind} {entry.name}: {fault}" for fault in faults]
+        errors += unit_faults(entry)
+    return [f"{kind} {name}: {error}" for error in errors]
 
 
 def load(names: Sequence[str]) -> None:
-    """Import extensions, each once a process. What one prints meanwhile goes to standard error.
+    """Import extensions, each once a process: modules that are installed or in the current folder, or `.py` files.
 
-    Args:
-        names: of modules that are installed or in the current folder, or paths of `.py` files. A file becomes the
-            module of its name, and its folder can be imported from, so that a file `my_nets.py` may name the builder
-            `my_nets:Tiny`.
+    A file becomes the module of its name, and its folder can be imported from, so that a file `my_nets.py` may name the
+    builder `my_nets:Tiny`. What one prints meanwhile goes to standard error.
 
     Raises:
         FashiontlError: one cannot be found, or fails; the message names the file, the line and the error.
@@ -114,7 +142,7 @@ def load(names: Sequence[str]) -> None:
                 importlib.import_module(module)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever a file of someone else does, the message says where
+        except BaseException as error:  # whatever someone else's file does, the message says where
             raise FashiontlError(f"extension {name}: {_account(error)}") from error
         added = tuple(entry for entry in _registered() if entry not in before)
         _ADDED[module] = _ADDED.get(module, ()) + added
@@ -127,7 +155,7 @@ def _registered() -> list[str]:
 def _findable(name: str) -> str:
     """The name of an extension's module, which can be imported after this."""
     if name.endswith(".py"):
-        path = real_path(user_path(name))
+        path = Path(os.path.realpath(user_path(name)))
         module = path.stem
         if not path.is_file() or not _MODULE.fullmatch(module) or "." in module:
             raise FashiontlError(
@@ -169,7 +197,7 @@ def _account(error: BaseException) -> str:
     """What failed, and in which line of the extension."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {said(error)}"
+    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {error}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -188,60 +216,49 @@ def added() -> dict[str, tuple[str, ...]]:
 
 
 def facts(names: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of each extension, for the record, by the name of its module.
+    """The SHA-256 of each loaded extension, for the record, by the name of its module.
 
-    Args:
-        names: of extensions that are loaded. Of a package all its Python files count; what an extension imports from
-            elsewhere does not.
+    Of a package all its Python files count; what an extension imports from elsewhere does not.
     """
-    return {module: _sha256(Path(str(_file(module)))) for module in map(_module, names)}
-
-
-def _module(name: str) -> str:
-    return Path(name).stem if name.endswith(".py") else name
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    found = {}
+    for name in names:
+        module = Path(name).stem if name.endswith(".py") else name
+        file = Path(str(_file(module)))
+        paths = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+        found[module] = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    return found
 
 
 def located(names: Sequence[str], folder: Path) -> list[str]:
-    """The same names, with paths of files made absolute from a folder, so that every process finds them."""
-    return [str(real_path(folder / user_path(name))) if name.endswith(".py") else name for name in names]
+    """The same names, with paths of files made absolute, so that every process finds them."""
+    return [os.path.realpath(folder / user_path(name)) if name.endswith(".py") else name for name in names]
 
 
 def chosen(named: Sequence[str], folder: Path, project: Path | None = None) -> list[str]:
-    """All extensions of a session, each once: those of a project, then those named.
+    """All extensions of a session, each once: those of a project's `pyproject.toml`, then those named in a folder.
 
-    Args:
-        named: on a command line.
-        folder: where that was typed.
-        project: whose `pyproject.toml` is read; None is the folder.
+    Without a project it is the folder.
     """
     return list(dict.fromkeys([*configured(project or folder), *located(named, folder)]))
 
 
-def configured(folder: Path) -> list[str]:
-    """The extensions that `[tool.fashiontl] extensions = […]` names in a folder's `pyproject.toml`; absolute paths.
+class _Entry(msgspec.Struct, frozen=True):
+    extensions: tuple[str, ...] = ()
 
-    Raises:
-        FashiontlError: the file cannot be read, or the entry is not a list of texts.
-    """
+
+class _Tools(msgspec.Struct, frozen=True):
+    fashiontl: _Entry = _Entry()
+
+
+class _Project(msgspec.Struct, frozen=True):
+    tool: _Tools = _Tools()
+
+
+def configured(folder: Path) -> list[str]:
+    """The extensions that `[tool.fashiontl] extensions = [...]` names in a folder's `pyproject.toml`."""
     path = folder / "pyproject.toml"
     if not path.exists():
         return []
     if kind := no_file(path):
         raise FashiontlError(f"{path}: expected TOML, got {kind}; move it away, or call this in another folder")
-    try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("fashiontl", {})
-    except (OSError, ValueError, AttributeError, RecursionError) as error:  # TOML's and UTF-8's are ValueErrors
-        raise FashiontlError(f"{path}: expected TOML, got: {error}; correct the file") from error
-    names = table.get("extensions", []) if isinstance(table, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FashiontlError(
-            f'{path}: expected [tool.fashiontl] with extensions = ["my_package.nets", "path/to/file.py"], got {table!r}'
-        )
-    return located(names, folder)
+    return located(decode_toml(path.read_bytes(), _Project, str(path)).tool.fashiontl.extensions, folder)

@@ -1,10 +1,11 @@
 """From option texts to a validated matrix: the same checks for pytest and the command line. No torch."""
 
 import argparse
-import math
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from fashiontl.core.case import (
     override,
     parse_text,
 )
-from fashiontl.core.errors import FashiontlError, is_there, unknown_name
+from fashiontl.core.errors import FashiontlError, unknown_name
 from fashiontl.data import TASKS, find_task
 from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES, Device, is_device, seen_devices
@@ -46,7 +47,7 @@ _VARIANTS = {"precision": PRECISIONS, "memory_format": MEMORY_FORMATS, "executio
 # The task whose training made a backbone, for weights that are made here.
 SOURCE_TASKS = {"fashion6": "fashion6"}
 
-# What names each axis on a command line, for `--help`; the names are the fields of `Axes`.
+# What names each axis on a command line, for `--help`.
 AXES = {
     "arch": "architecture",
     "policy": "freezing policy",
@@ -61,77 +62,82 @@ AXES = {
 }
 
 
-@dataclass(frozen=True)
-class Axes:
-    """Option texts as they were given; each may be repeated and may hold several names between commas."""
+def _several(metavar: str, text: str) -> dict[str, Any]:
+    return {"action": "append", "default": [], "metavar": metavar, "help": text}
 
-    arch: Sequence[str] = ()
-    policy: Sequence[str] = ()
-    device: Sequence[str] = ()
-    task: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    precision: Sequence[str] = ()
-    memory_format: Sequence[str] = ()
-    execution: Sequence[str] = ()
-    image_size: Sequence[str] = ()
-    batch: Sequence[str] = ()
+
+# Attributes for argparse of the options that name cells, by the option's name.
+CELL_OPTIONS: dict[str, dict[str, Any]] = {
+    **{
+        f"--{name.replace('_', '-')}": _several(
+            "NAMES", f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)"
+        )
+        for name, title in AXES.items()
+    },
+    "--fashiontl-plugin": _several(
+        "MODULE_OR_FILE", "Python module that registers entries of your own; repeat it for several"
+    ),
+    "--preset": {"default": "quick", "metavar": "NAME", "help": f"settings: {', '.join(PRESETS)} (quick)"},
+    "--set": _several("NAME=VALUE", "override one setting of the preset"),
+}
 
 
 def matrix(
-    axes: Axes, preset: str, assignments: Sequence[str] = (), data_root: str = "", extensions: Sequence[str] = ()
+    axes: Mapping[str, Sequence[str]],
+    preset: str,
+    assignments: Sequence[str] = (),
+    data_root: str = "",
+    extensions: Sequence[str] = (),
 ) -> tuple[list[Case], Settings]:
     """Load extensions, validate all options and expand them.
 
     Args:
-        axes: option texts.
+        axes: option texts as they were given, by names of `AXES`; each may hold several names between commas.
         preset: a name in `PRESETS`.
         assignments: `name=value` texts that override the preset.
         data_root: folder of the original images; empty for none.
         extensions: as `fashiontl.matrix.extensions.load` takes them.
 
     Raises:
-        FashiontlError: lists every fault of every option, not just the first.
+        FashiontlError: lists every error of every option, not just the first.
     """
-    faults: list[str] = []
-    settings = PRESETS["quick"]
-    try:
-        extension_modules.load(extensions)
-    except FashiontlError as error:
-        faults += str(error).splitlines()
-    try:
-        settings = _settings(preset, assignments, data_root)
-    except FashiontlError as error:
-        faults += str(error).splitlines()
-    architectures = _names(
-        "arch", axes.arch, PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES), ARCHITECTURES, check_name, faults
-    )
-    policies = _names(
-        "policy",
-        axes.policy,
-        PRESET_POLICIES.get(preset, DEFAULT_POLICIES),
-        POLICIES,
-        _known("policy", POLICIES),
-        faults,
-    )
-    tasks = _names("task", axes.task, (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task, faults)
-    devices = _names("device", axes.device, seen_devices(), DEVICES, _known("device", DEVICES, is_device), faults)
-    known_weights = (*WEIGHTS, *published_names(architectures))
-    a_path = _known("weights", known_weights, is_there)
-    weights = _names("weights", axes.weights, ("",), WEIGHTS, a_path, faults)
+    errors: list[str] = []
+
+    def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return check(*arguments)
+        except FashiontlError as error:
+            errors.extend(str(error).splitlines())
+
+    def chosen(axis: str, default: Sequence[str], known: Collection[str], check: Callable[[str], object]) -> list[str]:
+        names = attempt(_parted, axis.replace("_", " "), axes.get(axis, ())) or []
+        if names == ["all"]:
+            return list(known)
+        for name in names:
+            attempt(check, name)
+        return names or list(default)
+
+    attempt(extension_modules.load, extensions)
+    settings = attempt(_settings, preset, assignments, data_root)
+    default_architectures = PRESET_ARCHITECTURES.get(preset, DEFAULT_ARCHITECTURES)
+    architectures = chosen("arch", default_architectures, ARCHITECTURES, check_name)
+    default_policies = PRESET_POLICIES.get(preset, DEFAULT_POLICIES)
+    policies = chosen("policy", default_policies, POLICIES, _known("policy", POLICIES))
+    tasks = chosen("task", (PRESET_TASKS.get(preset, DEFAULT_TASK),), TASKS, find_task)
+    devices = chosen("device", seen_devices(), DEVICES, _known("device", DEVICES, is_device))
+    check_weights = _known("weights", (*WEIGHTS, *published_names(architectures)), os.path.exists)
+    weights = chosen("weights", ("",), WEIGHTS, check_weights)
     variants: dict[str, list[Any]] = {
-        name: _names(
-            name.replace("_", " "), getattr(axes, name), known[:1], known, _known(name.replace("_", " "), known), faults
-        )
-        for name, known in _VARIANTS.items()
+        name: chosen(name, known[:1], known, _known(name.replace("_", " "), known)) for name, known in _VARIANTS.items()
     }
-    for name in ("image_size", "batch"):
-        variants[name] = _sizes(name.replace("_", " "), getattr(axes, name), faults)
-    if not faults:
+    for name, largest in (("image_size", LARGEST_IMAGE), ("batch", LARGEST_BATCH)):
+        variants[name] = attempt(_sizes, name.replace("_", " "), axes.get(name, ()), largest)
+    if not errors:
         devices = list(dict.fromkeys(Device.of(name).name for name in devices))
         cases = expand(architectures, policies, devices, tasks, weights, **variants)
-        faults = list(dict.fromkeys(fault for case in cases if (fault := _leak(case))))
-    if faults:
-        raise FashiontlError("\n".join(faults))
+        errors = list(dict.fromkeys(error for case in cases if (error := _leak(case))))
+    if errors:
+        raise FashiontlError("\n".join(errors))
     return cases, settings
 
 
@@ -139,15 +145,16 @@ def published_names(architectures: Iterable[str] = ()) -> list[str]:
     """Names under which weights of any architecture in the table are published, and of those named here."""
     entries = list(ARCHITECTURES.values())
     for name in architectures:
-        with suppress(FashiontlError):  # an unknown architecture is a fault of its own axis
+        with suppress(FashiontlError):  # an unknown architecture is an error of its own axis
             entries += [find(member) for member in members(name) or (name,)]
     return sorted({name for entry in entries for name in entry.weights})
 
 
 def anchored(weights: str) -> str:
     """Weights by an absolute path where they are a file or folder, for a process that has another current folder."""
-    is_name = weights in WEIGHTS or is_published(weights)
-    return weights if is_name or not is_there(weights) else str(Path(weights).absolute())
+    if weights in WEIGHTS or is_published(weights) or not os.path.exists(weights):  # noqa: PTH110 Path refuses some texts
+        return weights
+    return str(Path(weights).absolute())
 
 
 def as_timed(case: Case) -> Case:
@@ -165,49 +172,30 @@ def _settings(preset: str, assignments: Sequence[str], data_root: str) -> Settin
     return override(settings, list(assignments))
 
 
-def _names(
-    kind: str,
-    texts: Sequence[str],
-    default: Sequence[str],
-    known: Iterable[str],
-    check: Callable[[str], object],
-    faults: list[str],
-) -> list[str]:
-    names = _parted(kind, texts, faults)
-    if names == ["all"]:
-        return list(known)
-    for name in names:
-        try:
-            check(name)
-        except FashiontlError as error:
-            faults += str(error).splitlines()
-    return list(dict.fromkeys(names)) or list(default)
-
-
-def _sizes(kind: str, texts: Sequence[str], faults: list[str]) -> list[int]:
+def _sizes(kind: str, texts: Sequence[str], largest: int) -> list[int]:
     """Whole numbers in their range; 0, which is the settings' own, when none is named."""
-    largest = {"image size": LARGEST_IMAGE, "batch": LARGEST_BATCH}[kind]
-    sizes = []
-    for name in _parted(kind, texts, faults):
+    sizes, errors = [], []
+    for name in _parted(kind, texts):
         try:
             sizes.append(parse_text(name, Annotated[int, Meta(ge=1, le=largest)]))
         except ValueError as error:
-            faults.append(f"{kind}: {error}")
-    return list(dict.fromkeys(sizes)) or [0]
+            errors.append(f"{kind}: {error}")
+    if errors:
+        raise FashiontlError("\n".join(errors))
+    return sizes or [0]
 
 
-def _parted(kind: str, texts: Sequence[str], faults: list[str]) -> list[str]:
-    """The names between commas; an empty one, as of a shell's variable that is not set, never means all or none."""
-    names = []
-    for text in texts:
-        parts = [name.strip() for name in text.split(",")]
-        if not all(parts):
-            faults.append(
-                f"{kind}: expected names between commas, each of one letter or more, got {text!r}; leave the option "
-                "out for the default"
-            )
-        names += [name for name in parts if name]
-    return names
+def _parted(kind: str, texts: Sequence[str]) -> list[str]:
+    """The names between commas, each once; an empty one, as of an unset variable, never means all or none."""
+    names = {text: [name.strip() for name in text.split(",")] for text in texts}
+    errors = [
+        f"{kind}: expected names between commas, each of one letter or more, got {text!r}; leave the option out for "
+        "the default"
+        for text, parts in names.items() if not all(parts)
+    ]  # fmt: skip
+    if errors:
+        raise FashiontlError("\n".join(errors))
+    return list(dict.fromkeys(itertools.chain.from_iterable(names.values())))
 
 
 def _known(kind: str, known: Iterable[str], also: Callable[[str], bool] = lambda name: False) -> Callable[[str], None]:
@@ -243,22 +231,17 @@ def filled_path(text: str) -> Path:
     return Path(filled(text))
 
 
-def minutes(text: str) -> float:
-    """A budget of the gate as argparse's `type`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    # 60 times it must be a number of seconds as well; nobody waits for ten years.
-    if not 0 < value <= 5e6:
-        raise argparse.ArgumentTypeError(
-            f"expected minutes above 0 and up to 5000000, got {text[:40]!r}; leave it out for no limit"
-        )
-    return value
+def _argument(kind: Any) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return parse_text(text, kind)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
-def whole(text: str) -> int:
-    """A number of things as argparse's `type`: Python reads none of thousands of digits, and none here is so large."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 999999999, got {text[:40]!r}")
-    return int(text)
+# For argparse's `type`. Nobody waits for ten years, and 60 times as many seconds must be a number as well.
+minutes = _argument(Annotated[float, Meta(ge=1e-3, le=5_000_000)])
+seconds = _argument(Annotated[float, Meta(ge=1e-3, le=60)])
+whole = _argument(Annotated[int, Meta(ge=1, le=10**9)])

@@ -1,10 +1,9 @@
 """A few steps under torch's profiler, as tables and as a trace that viewers open."""
 
 import gzip
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -15,12 +14,13 @@ import torch
 from torch import nn
 from torch.profiler import profile, record_function, schedule
 
+from fashiontl.core.files import write_atomically
 from fashiontl.machine.devices import Device
 from fashiontl.profiling.events import MODULE_PREFIX, tables
 from fashiontl.profiling.operators import Profile, folded
 
 _WARM_UP = 1
-# Few steps bound the size of the trace: one step of a deep network is already thousands of events.
+# Few steps bound the size of the trace: one step of a deep network is thousands of events.
 _STEPS = 2
 # Perfetto and torch-tb-profiler hold a trace several times over in memory, and Python parses this much in seconds.
 _MOST_BYTES = 64 * 2**20
@@ -36,30 +36,32 @@ def profile_steps(
 ) -> Profile:
     """Profile a few steps, after one that warms the profiler up, and write their trace.
 
-    Args:
-        step: the workload.
-        device: on which it runs.
-        folder: gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
-        name: of the worker in the trace's file name.
-        modules: networks that the step runs, each under the prefix of its modules' dotted paths; operators are told
-            apart by module.
+    The folder gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
+    Operators are listed by module; `modules` are as in `module_ranges`.
 
     Returns:
-        Tables of one step. The profiler slows the host down: shares tell where time goes, no figure is a time of the
+        Tables of one step. The profiler slows the host down: shares show where time goes, no figure is a time of the
         step as it runs without.
     """
-    warnings = []
+    activities = device.profiler_activities()
     with module_ranges(modules):
-        profiler = _recorded(step, device, _STEPS, details=True)
-        read = tables(profiler.events() or (), _STEPS)  # type: ignore[no-untyped-call]
+        with profile(
+            activities=activities,
+            schedule=schedule(wait=0, warmup=_WARM_UP, active=_STEPS, repeat=1),
+            record_shapes=True,
+            with_flops=True,
+            profile_memory=True,
+        ) as profiler:
+            for _ in range(_WARM_UP + _STEPS):
+                step()
+                device.synchronize()
+                profiler.step()
+        read = tables(profiler.events() or (), _STEPS)
         content = _exported(profiler)
-        if len(content) > _MOST_BYTES:
-            profiler = _recorded(step, device, 1, details=False)
-            warnings.append(f"the trace is of one step, without shapes: it had {_mebibytes(content)} with them")
-            content = _exported(profiler)
-    if read.device_idle is None and len(device.profiler_activities()) > 1:
-        warnings.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
     path, error = _written(content, folder, name)
+    warnings = [error] if error else []
+    if read.device_idle is None and len(activities) > 1:
+        warnings.append("the profiler saw nothing on the device; see that no other profiler uses its counters")
     return Profile(
         operators=folded(read.operators),
         kernels=folded(read.kernels),
@@ -68,7 +70,7 @@ def profile_steps(
         step_s=read.step_s,
         trace=None if path is None else str(path),
         trace_bytes=None if path is None else path.stat().st_size,
-        warnings=(*warnings, *([error] if error else [])),
+        warnings=tuple(warnings),
     )
 
 
@@ -89,94 +91,52 @@ def module_ranges(modules: Mapping[str, nn.Module]) -> Iterator[None]:
     `nn.MultiheadAttention` shows the ordinary path. What torch.compile has compiled has no modules inside.
 
     Args:
-        modules: networks, each under the prefix of its modules' dotted paths: nothing for `""`. A module that occurs
-            twice has its first path.
+        modules: networks, each under the prefix of its modules' dotted paths. A module that occurs twice has its first.
     """
+    paths: dict[nn.Module, str] = {}
+    for prefix, network in modules.items():
+        for path, module in network.named_modules(prefix=prefix):
+            paths.setdefault(module, path)
     opened: list[record_function] = []
-    handles = []
 
-    def add_hooks(path: str, module: nn.Module) -> None:
-        def before(*unused: object) -> None:
-            del unused
-            if not torch.compiler.is_compiling():
-                opened.append(record_function(MODULE_PREFIX + path))
-                opened[-1].__enter__()  # type: ignore[no-untyped-call]
+    def before(module: nn.Module, _: object) -> None:
+        if not torch.compiler.is_compiling():
+            opened.append(record_function(MODULE_PREFIX + paths[module]))
+            opened[-1].__enter__()  # type: ignore[no-untyped-call]
 
-        def after(*unused: object) -> None:
-            del unused
-            if not torch.compiler.is_compiling():
-                opened.pop().__exit__(None, None, None)
-
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, always_call=True))
-
-    try:
-        met: set[nn.Module] = set()
-        for prefix, network in modules.items():
-            for path, module in network.named_modules(memo=met, prefix=prefix):
-                add_hooks(path, module)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        # Left open by a KeyboardInterrupt: torch calls no hooks then.
-        while opened:
+    def after(*_: object) -> None:
+        if not torch.compiler.is_compiling():
             opened.pop().__exit__(None, None, None)
 
-
-def _recorded(step: Callable[[], object], device: Device, steps: int, *, details: bool) -> profile:
-    profiler = profile(
-        activities=device.profiler_activities(),
-        schedule=schedule(wait=0, warmup=_WARM_UP, active=steps, repeat=1),
-        record_shapes=details,
-        with_flops=details,
-        profile_memory=details,
-    )
-    with profiler:
-        for _ in range(_WARM_UP + steps):
-            step()
-            device.synchronize()
-            profiler.step()
-    return profiler
+    with ExitStack() as hooks:
+        for module in paths:
+            hooks.enter_context(module.register_forward_pre_hook(before))
+            hooks.enter_context(module.register_forward_hook(after, always_call=True))
+        try:
+            yield
+        finally:
+            # Left open by a KeyboardInterrupt: torch calls no hooks then.
+            while opened:
+                opened.pop().__exit__(None, None, None)
 
 
 def _exported(profiler: profile) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
-        # torch takes no path that is not UTF-8. Only Linux has such names, and a descriptor of the folder leads to it.
-        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-        try:
-            str(path).encode()
-            profiler.export_chrome_trace(str(path))
-        except UnicodeEncodeError:
-            profiler.export_chrome_trace(f"/proc/self/fd/{handle}/trace.json")
-        finally:
-            if handle is not None:
-                os.close(handle)
+        profiler.export_chrome_trace(str(path))
         return path.read_bytes()
 
 
 def _written(content: bytes, folder: Path, name: str) -> tuple[Path | None, str]:
     """The trace's path, or None and the reason why there is none."""
     if len(content) > _MOST_BYTES:
-        return None, f"no trace: it has {_mebibytes(content)}, and viewers open {_MOST_BYTES / 2**20:.0f} MiB"
+        return None, f"no trace: it has {len(content) >> 20} MiB, and viewers open {_MOST_BYTES >> 20} MiB"
     try:
         trace: dict[str, Any] = msgspec.json.decode(content, type=dict)
     except ValueError as error:
         return None, f"no trace: torch wrote no valid JSON ({error})"
     path = folder / f"{name}.{time.time_ns()}.pt.trace.json.gz"
     trace = {"distributedInfo": {"rank": 0, "world_size": 1}, **trace, "traceName": path.name}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")  # so that a viewer never sees half of it
-    try:
-        with gzip.open(part, "wb", compresslevel=6) as file:
-            # HolisticTraceAnalysis finds the rank by a pattern that needs a space after the colon.
-            file.write(msgspec.json.format(msgspec.json.encode(trace), indent=0))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # HolisticTraceAnalysis finds the rank by a pattern that needs a space after the colon.
+    write_atomically(path, gzip.compress(msgspec.json.format(msgspec.json.encode(trace), indent=0), 6))
     return path, ""
-
-
-def _mebibytes(content: bytes) -> str:
-    return f"{len(content) / 2**20:.0f} MiB"

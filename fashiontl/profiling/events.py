@@ -33,10 +33,7 @@ _NOWHERE = Place("", "other")
 
 
 class Tables(NamedTuple):
-    """Tables of one step; not folded.
-
-    `device_idle` is None when nothing ran on a device.
-    """
+    """Tables of one step, not folded; `device_idle` is None when nothing ran on a device."""
 
     operators: list[Operator]
     kernels: list[Kernel]
@@ -45,35 +42,20 @@ class Tables(NamedTuple):
 
 
 def tables(events: Iterable[FunctionEvent], steps: int) -> Tables:
-    """Read the events of a profiler that recorded a few steps.
-
-    Args:
-        events: of `torch.profiler.profile`, their tree built; times in microseconds.
-        steps: how many were recorded.
-    """
+    """Read the events of `torch.profiler.profile`, which recorded so many steps; times are in microseconds."""
     events = sorted(events, key=lambda event: (event.time_range.start, -event.time_range.end))
     host = [event for event in events if event.device_type == DeviceType.CPU and not event.is_async]
     windows = [event.time_range for event in host if event.name.startswith(_STEP)]
-    annotations = {event.name for event in host if _is_annotation(event)}
     # A range on the host has a counterpart on the device, from the first to the last of its kernels.
-    device = [
-        event
-        for event in events
-        if event.device_type != DeviceType.CPU
-        and not _is_annotation(event)
-        and event.name not in annotations
-        and not event.name.startswith(_STEP)
-    ]
-    places = _places(host)
+    ranges = {event.name for event in events if _is_annotation(event) or event.name.startswith(_STEP)}
+    device = [event for event in events if event.device_type != DeviceType.CPU and event.name not in ranges]
     shown = [
         (event, place)
-        for event, place in zip(host, places, strict=True)
+        for event, place in zip(host, _places(host), strict=True)
         if not event.name.startswith((MODULE_PREFIX, _STEP))
     ]
-    idle = None
-    if device:
-        busy = [(event.time_range.start, event.time_range.end) for event in device]
-        idle = idle_share([(window.start, window.end) for window in windows], busy)
+    busy = [(event.time_range.start, event.time_range.end) for event in device]
+    idle = idle_share([(window.start, window.end) for window in windows], busy) if device else None
     seconds = sum(window.end - window.start for window in windows) / _PER_SECOND
     return Tables(_operators(shown, bool(device), steps), _kernels(shown, device, steps), idle, seconds / steps)
 

@@ -30,7 +30,6 @@ class Operator:
         module: dotted path of the innermost network module in which it ran; of a backward operator, that whose
             forward made it. Empty when there is none: the loss, adding up gradients, the optimiser.
         phase: `forward` (modules, and what else a backward pass went through), `backward`, or `other`.
-        calls: of it.
         self_cpu_s: seconds on the CPU, without the operators that it calls.
         self_device_s: seconds of the kernels that it launched itself; they may run at the same time.
         flops: FLOP as the profiler estimates them from shapes: convolutions, matrix products, sums and products of
@@ -60,10 +59,7 @@ class Kernel:
 
     Attributes:
         name: of at most 120 characters, the middle cut out.
-        operator: that launched it; empty when the profiler does not say.
-        module: of that operator.
-        calls: of it.
-        self_device_s: seconds.
+        operator: that launched it, in `module`; empty when the profiler does not say.
     """
 
     name: str
@@ -89,9 +85,7 @@ class Profile:
             not the device, so this is an upper bound. None on the CPU.
         steps: how many were recorded.
         step_s: seconds a step under the profiler, which is slower than without: never to be used as its time.
-        trace: path of the trace; None when there is none.
-        trace_bytes: of that file.
-        warnings: about the above.
+        trace: path of the trace, if there is one.
     """
 
     operators: tuple[Operator, ...]
@@ -106,15 +100,9 @@ class Profile:
 
 @dataclass(frozen=True)
 class Change:
-    """An operator in two profiles.
+    """An operator in two profiles; self seconds, CPU and device, a step.
 
     Attributes:
-        operator: its name.
-        module: in which it runs.
-        phase: in which it runs.
-        before_s: self seconds, CPU and device, a step.
-        after_s: the same.
-        change_s: the second less the first.
         share: of the change of all operators together, so that all shares sum to 1: negative for one that changed
             against the sum. None when that sum is 0.
     """
@@ -144,12 +132,9 @@ def short(name: str, length: int = _NAME_LENGTH) -> str:
 
 
 def folded(rows: Iterable[_Row], least: float = _LEAST_SHARE, count: int = _ROWS) -> tuple[_Row, ...]:
-    """Sort rows by self time and sum up the small ones in one row, so that totals stay.
+    """Sort rows by self time and sum up those below a share of the total in one row, so that totals stay.
 
-    Args:
-        rows: all operators, or all kernels; no two of the same name and place.
-        least: share of the total self time below which a row is small.
-        count: most rows of the result.
+    `rows` are all operators, or all kernels, no two of the same name and place; the result has at most `count`.
     """
     ordered = sorted(rows, key=lambda row: (row.name == OTHERS, -row.self_s, row.name, row.module))
     smallest = least * math.fsum(row.self_s for row in ordered)
@@ -172,11 +157,9 @@ def _total(rows: list[_Row]) -> _Row:
 
 
 def idle_share(windows: Iterable[tuple[float, float]], busy: Iterable[tuple[float, float]]) -> float:
-    """Share of windows in which nothing is busy.
+    """Share of windows, disjoint starts and ends, in which nothing is busy.
 
-    Args:
-        windows: starts and ends, disjoint, together longer than 0.
-        busy: starts and ends, which may overlap and extend beyond the windows; in the same unit.
+    `busy` has starts and ends in the same unit, which may overlap and extend beyond the windows.
     """
     merged: list[tuple[float, float]] = []
     for start, end in sorted(busy):
@@ -208,14 +191,9 @@ def difference(before: Profile, after: Profile) -> list[Change]:
 
 
 def top(profile: Profile, count: int) -> str:
-    """A table of the operators with the most self time, and one row for all others.
+    """A table of the `count` operators with the most self time, and one row for all others.
 
-    Args:
-        profile: of which.
-        count: of rows before that last one.
-
-    Returns:
-        Lines of text. Shares are of the self time of all operators, CPU and device.
+    Shares are of the self time of all operators, CPU and device.
     """
     from tabulate import tabulate
 
@@ -239,11 +217,7 @@ def top(profile: Profile, count: int) -> str:
 
 
 def from_dict(values: Mapping[str, Any]) -> Profile:
-    """Read a profile back from its JSON; unknown keys are ignored, since a later version may have written them.
-
-    Raises:
-        FashiontlError: something that a profile has is absent or of the wrong type.
-    """
+    """Read a profile back from its JSON, FashiontlError if it is damaged; keys of later versions are ignored."""
     try:
         # Older records call the warnings doubts.
         return msgspec.convert({"warnings": values.get("doubts", ()), **values}, Profile)

@@ -38,10 +38,7 @@ class Validation(Struct, frozen=True):
 
 
 class Evaluation(Struct, frozen=True):
-    """One seed's answers on the test images: `confusion[label][answer]` counts images; the loss is in nats.
-
-    The loss may be anything that float32 can hold, as after a training that went wrong.
-    """
+    """One seed's answers on the test images: `confusion[label][answer]` counts images; the loss is in nats."""
 
     confusion: tuple[tuple[Count, ...], ...] | None = None
     loss: Annotated[float, Meta(ge=0, le=1e39)] | None = None
@@ -89,19 +86,15 @@ class Facts(Struct, frozen=True):
     """Entries of a record's provenance. Old records lack most; a default means unknown.
 
     Attributes:
-        data: of the images.
-        weights: that training started from.
         pretraining: of weights that were pretrained here.
         image_size: side in pixels that was used, if it had to be larger than asked for.
         validation: of each seed; None where no images were carved out.
         deterministic: whether the same seed gives identical weights on the same machine and versions.
         extensions: SHA-256 of each module of the user's own.
         peak: measured peak in FLOP/s of each kind of operator.
-        compile: what the compiler made, by the phase.
+        compile, sweep: by phase, `inference` or `training`.
         evaluation: of each seed.
-        sweep: over batch sizes, of `inference` and `training`.
         timing: of each timing loop, by its metric.
-        periods: of the training step.
     """
 
     data: Source = Source()

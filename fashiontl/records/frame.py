@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     """The raw values, one row each.
 
-    >>> from pathlib import Path
-    >>> from fashiontl.records import latest, read_runs
     >>> frame = to_frame(latest(read_runs(Path("results")).records))  # doctest: +SKIP
     >>> frame[frame.metric == "latency"].groupby(["architecture", "policy"]).value.median()  # doctest: +SKIP
-
-    Args:
-        records: as from `read_runs` or `latest`; a metric without values, which is unknown, has no row.
 
     Returns:
         Columns: the fields of `Case`; of the record `machine`, `run`, `started` (UTC) and `status`; of the measurement

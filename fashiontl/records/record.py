@@ -5,8 +5,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -17,7 +15,7 @@ from msgspec.structs import replace
 from fashiontl.core.case import OLD_SETTINGS, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
 from fashiontl.core.metrics import METRICS, Measurement
-from fashiontl.core.parsing import NEXT_STEP, check_schema, explained
+from fashiontl.core.parsing import NEXT_STEP, check_schema, explained, load_json
 from fashiontl.machine.environment import Environment
 from fashiontl.records.facts import Facts, Proof
 
@@ -32,25 +30,19 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 # No version of this package is older.
 FIRST_TIME = datetime(2025, 1, 1, tzinfo=UTC)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(\+00:00|Z)")
-_MOST_ERRORS = 40
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """What was measured of one case, and everything needed to judge it.
 
     Attributes:
-        schema: of the line; `SCHEMA`.
-        id: the case's id.
         run: name of the run, which is its file's name without `.jsonl`.
         command: what was typed.
-        started: when the case started, ISO 8601 in UTC.
-        case: what was measured.
-        settings: how.
-        environment: where and with what.
+        started: ISO 8601 in UTC.
         machine: `machine_key(environment)`.
         status: `ok`, or how the case failed.
         reason: why it is not `ok`; empty when it is.
-        warnings: reasons to doubt the numbers.
+        warnings: why the numbers may be wrong or unusual.
         measurements: raw values; those of the phases before a failure are kept.
         proof: that the policy was kept; None when the case did not get so far.
         provenance: sources and SHA-256 of data and weights, the recipe, and what else the phases returned.
@@ -100,68 +92,50 @@ def to_json(record: Record) -> str:
     broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
     if broken:
         known = tuple(replace(m, values=()) if m.metric in broken else m for m in record.measurements)
-        doubts = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
-        record = replace(record, measurements=known, warnings=record.warnings + doubts)
+        added = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
+        record = replace(record, measurements=known, warnings=record.warnings + added)
     values = msgspec.to_builtins(record)
     try:
-        return compact(values)
+        return _compact(values)
     except ValueError:
         finite = json.loads(json.dumps(values), parse_constant=lambda constant: None)
         finite["warnings"].append("numbers of the provenance that were not finite are written as null")
-        return compact(finite)
+        return _compact(finite)
 
 
-def compact(value: Any) -> str:
-    """JSON without needless spaces, in ASCII: a file's name may hold what no encoding of Unicode can.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+def _compact(value: Any) -> str:
+    """JSON without needless spaces, in ASCII: a file's name may hold what no encoding of Unicode can."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def from_json(text: str | bytes, where: str) -> Record:
-    """Parse one line.
-
-    Args:
-        text: the line; bytes are UTF-8.
-        where: `file:line`, for messages.
+    """Parse one line; `where` is `file:line`, for messages.
 
     Raises:
         FashiontlError: not JSON, another schema, fields missing, unknown or of a wrong type, or values that cannot be;
             the message lists one error for each field.
     """
-    raw = with_todays_names(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
+    values = load_json(text, where, surrogates="replace")
+    if isinstance(values, dict) and isinstance(values.get("settings"), dict):
+        values["settings"] = current_settings(values["settings"])
+    check_schema(values, (SCHEMA,), where)
+    errors = list(_unknown_fields(values))
     try:
-        raw.decode()
-        record: Record = _decoder(Record).decode(raw)
-        line = _decoder(_strict_line()).decode(raw)
-    except (ValueError, RecursionError, msgspec.MsgspecError):
-        with suppress(ValueError, RecursionError):
-            if b"\\ud" in raw.lower() and (plain := _without_surrogates(raw)) != raw:
-                return from_json(plain, where)
-        check_schema(raw, (SCHEMA,), where)
-        errors = list(_type_errors(raw, _strict_line(), "$"))
-    else:
-        if record.schema != SCHEMA or _may_repeat_keys(raw):
-            check_schema(raw, (SCHEMA,), where)
-        errors = list(_value_errors(record, line.provenance))
-        if not errors:
-            return replace(
-                record,
-                case=_shared(record.case),
-                settings=_shared(record.settings),
-                environment=_shared(record.environment),
-            )
-    more = f"; and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
-    raise FashiontlError(f"{where}: {'; '.join(errors[:_MOST_ERRORS])}{more}; {NEXT_STEP}")
+        record = msgspec.convert(values, Record)
+        errors += _value_errors(record, record.facts())
+    except msgspec.ValidationError:
+        errors += _type_errors(values, Record, "$")
+        if isinstance(values.get("provenance"), dict):
+            errors += _type_errors(values["provenance"], Facts, "$.provenance")
+    if errors:
+        raise FashiontlError(f"{where}: {'; '.join(errors)}; {NEXT_STEP}")
+    shared = {name: _shared(getattr(record, name)) for name in ("case", "settings", "environment")}
+    return replace(record, **shared)
 
 
-def with_todays_names(raw: bytes) -> bytes:
-    """A line in which settings that were renamed have their new names."""
-    for old, name in OLD_SETTINGS.items():
-        raw = re.sub(rb'("settings": ?\{[^{}]*)"%s":' % old.encode(), rb'\1"%s":' % name.encode(), raw, count=1)
-    return raw
+def current_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, in which those that were renamed have their new names."""
+    return {OLD_SETTINGS.get(name, name): value for name, value in values.items()}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -170,66 +144,32 @@ def _shared(value: Any) -> Any:
     return value
 
 
-@functools.cache
-def _decoder(kind: Any) -> Any:
-    return msgspec.json.Decoder(kind)
+def _unknown_fields(values: dict[str, Any]) -> Iterator[str]:
+    """Those of dataclasses, which msgspec lets pass."""
+    for name, kind in (("case", Case), ("settings", Settings), ("environment", Environment)):
+        if isinstance(part := values.get(name), dict):
+            for field in sorted(part.keys() - kind.__dataclass_fields__.keys()):
+                yield f"$.{name}: expected known fields only, got {brief(field)}"
 
 
-@functools.cache
-def _strict_line() -> Any:
-    """`Record` with the types of all its parts, numbers in ranges, and no unknown fields in cases and settings."""
-    described = []
-    for field in msgspec.structs.fields(Record):
-        kind = Facts if field.name == "provenance" else field.type
-        described.append((field.name, _closed(kind) if is_dataclass(kind) else kind))
-    return msgspec.defstruct("Line", described, forbid_unknown_fields=True)
-
-
-def _closed(kind: Any) -> Any:
-    """A dataclass as JSON holds it. Older lines lack newer fields, whose defaults mean what was the case then."""
-    hints = get_type_hints(kind, include_extras=True)
-    described: list[Any] = [
-        (field.name, hints[field.name]) + (() if field.default is MISSING else (field.default,))
-        for field in fields(kind)
-    ]
-    return msgspec.defstruct(kind.__name__, described, forbid_unknown_fields=True)
-
-
-def _type_errors(raw: bytes, kind: Any, place: str) -> Iterator[str]:
-    """The errors of JSON that is not of a type, each field's first: msgspec itself stops at the first of all."""
+def _type_errors(value: Any, kind: Any, place: str) -> Iterator[str]:
+    """The errors of a value that is not of a type, each field's first: msgspec itself stops at the first of all."""
     try:
-        _decoder(kind).decode(raw)
-    except msgspec.MsgspecError as error:
-        is_struct = isinstance(kind, type) and issubclass(kind, Struct)
-        if not is_struct or not raw.lstrip().startswith(b"{"):
-            yield explained(error, raw, place)
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        fields = getattr(msgspec.inspect.type_info(kind), "fields", None)
+        if fields is None or not isinstance(value, dict):
+            yield explained(error, value, place)
             return
-        parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        known = {field.name: field for field in msgspec.structs.fields(kind)}
-        for name, field in known.items():
-            if name in parts:
-                yield from _type_errors(bytes(parts[name]), field.type, f"{place}.{name}")
+        hints = get_type_hints(kind, include_extras=True)
+        for field in fields:
+            if field.name in value:
+                yield from _type_errors(value[field.name], hints[field.name], f"{place}.{field.name}")
             elif field.required:
-                yield f"{place}: expected a field `{name}`, got none"
-        if kind.__struct_config__.forbid_unknown_fields:
-            yield from (
-                f"{place}: expected known fields only, got {brief(name)}" for name in sorted(parts.keys() - known)
-            )
-
-
-def _may_repeat_keys(raw: bytes) -> bool:
-    """Whether some object may have a key twice, of which msgspec takes the last; False is certain.
-
-    Each key ends with a quote and a colon, as long as no space is between them and no quote is written as an escape.
-    """
-    if any(doubt in raw for doubt in (b"\\u0022", b'" ', b'"\t', b'"\n', b'"\r')):
-        return True
-    return raw.count(b'":') != msgspec.json.encode(msgspec.json.decode(raw)).count(b'":')
-
-
-def _without_surrogates(raw: bytes) -> bytes:
-    """JSON with a question mark for each half of a surrogate pair, as in file names that are not UTF-8."""
-    return json.dumps(json.loads(raw), ensure_ascii=False).encode(errors="replace")
+                yield f"{place}: expected a field `{field.name}`, got none"
+        if kind is Record:
+            for name in sorted(value.keys() - hints.keys()):
+                yield f"{place}: expected known fields only, got {brief(name)}"
 
 
 def _value_errors(record: Record, facts: Facts) -> Iterator[str]:

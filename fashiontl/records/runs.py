@@ -5,13 +5,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, no_file
-from fashiontl.records.record import Record, from_json, with_todays_names
+from fashiontl.records.record import Record, current_settings, from_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -19,8 +19,6 @@ _NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads
 
 # A line is often longer than the usual buffer, and would be put together from pieces.
 _BUFFER = 2**20
-# A thousand times the longest record; without a limit, a file that is none would have to be held whole.
-_LONGEST = 2**26
 
 _Kept = TypeVar("_Kept")
 
@@ -47,7 +45,11 @@ class _Identity(msgspec.Struct):
     started: str
     machine: str
     case: Case
-    settings: Settings
+    settings: dict[str, Any]
+
+    def key(self) -> Hashable:
+        """As `_key` of its record."""
+        return self.machine, self.case, meaning(msgspec.convert(current_settings(self.settings), Settings))
 
 
 class Runs(NamedTuple):
@@ -60,12 +62,7 @@ class Runs(NamedTuple):
 def new_run_path(results: Path, machine: str, sha: str | None, now: datetime, unique: str) -> Path:
     """Path of a new run, a name that no other run has, so that merges never conflict.
 
-    Args:
-        results: folder of the results.
-        machine: key of the machine.
-        sha: commit, None when there is none.
-        now: any time zone.
-        unique: tells apart runs of one second.
+    `sha` is the commit, if there is one, and `unique` tells apart runs of one second.
     """
     commit = sha[:8] if sha else "nogit"
     return results / "runs" / machine / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{commit}-{unique}.jsonl"
@@ -95,28 +92,25 @@ def _read(paths: Iterable[Path]) -> Runs:
 def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
     """What `latest` chooses of all runs, without holding lines or records in memory or parsing what is out of date.
 
-    Args:
-        results: folder of the results.
-        keep: makes of a record what is wanted of it.
-
     Returns:
-        What was kept of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the one
-        before it counts; errors deep in lines that are out of date are not looked for.
+        What `keep` makes of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the
+        one before it counts; errors deep in lines that are out of date are not looked for.
     """
     decoder = msgspec.json.Decoder(_Identity)
     lines: dict[Hashable, list[tuple[str, _Place]]] = {}
     errors: list[str] = []
     for place, line in _lines(_run_files(results), errors):
         try:
-            found = decoder.decode(with_todays_names(line))
+            found = decoder.decode(line)
+            key, started = found.key(), found.started
         except (ValueError, RecursionError, msgspec.MsgspecError):
             try:
                 record = place.read(line)
             except FashiontlError as error:
                 errors.append(str(error))
                 continue
-            found = _Identity(record.started, record.machine, record.case, record.settings)
-        lines.setdefault(_identity(found), []).append((found.started, place))
+            key, started = _key(record), record.started
+        lines.setdefault(key, []).append((started, place))
     kept = []
     for places in lines.values():
         for _, place in sorted(places, key=lambda entry: entry[0])[::-1]:
@@ -132,14 +126,14 @@ def latest(records: Iterable[Record]) -> list[Record]:
     """The newest record of each case, on each machine, with each meaning of the settings."""
     newest: dict[Hashable, Record] = {}
     for record in records:
-        key = _identity(record)
+        key = _key(record)
         # Times in UTC of one form sort as text. The later of two records of one second is the newer.
         if key not in newest or record.started >= newest[key].started:
             newest[key] = record
     return list(newest.values())
 
 
-def _identity(record: Record | _Identity) -> Hashable:
+def _key(record: Record) -> Hashable:
     return record.machine, record.case, meaning(record.settings)
 
 
@@ -151,13 +145,7 @@ def meaning(settings: Settings) -> Settings:
 
 
 def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
-    """The machine's newest run with these settings, and the ids of the cases that it has measured.
-
-    Cases that failed or were skipped do not count as measured.
-
-    Returns:
-        None and nothing when there is no such run.
-    """
+    """The machine's newest run with these settings, if there is one, and the ids of its cases that went well."""
     for path in reversed(_run_files(results, machine)):
         records = read_file(path).records
         if records and meaning(records[0].settings) == meaning(settings):
@@ -178,25 +166,10 @@ def _lines(paths: Iterable[Path], errors: list[str]) -> Iterator[tuple[_Place, b
             continue
         try:
             with path.open("rb", buffering=_BUFFER) as file:
-                offset = number = 0
-                while line := file.readline(_LONGEST):
-                    number += 1
-                    size = len(line)
-                    if size == _LONGEST and not line.endswith(b"\n"):
-                        size += _skip(file)
-                        errors.append(f"{path}:{number}: expected a line of less than {_LONGEST:,} bytes, got {size:,}")
-                    elif not line.isspace():
+                offset = 0
+                for number, line in enumerate(file, start=1):
+                    if not line.isspace():
                         yield _Place(path, number, offset), line
-                    offset += size
+                    offset += len(line)
         except OSError as error:
             errors.append(f"{path}: expected a run's file, got: {error.strerror}")
-
-
-def _skip(file: BinaryIO) -> int:
-    """Go to the end of the line, and say how many bytes that was."""
-    size = 0
-    while part := file.readline(_BUFFER):
-        size += len(part)
-        if part.endswith(b"\n"):
-            break
-    return size

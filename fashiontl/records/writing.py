@@ -21,11 +21,7 @@ from fashiontl.records.record import FIRST_TIME, Record, to_json
 
 
 def check_writable(results: Path) -> None:
-    """Find out before anything is measured that results can be saved.
-
-    Raises:
-        FashiontlError: as `check_folder`, or this machine's clock is wrong by years, so that nobody would read them.
-    """
+    """Raise a FashiontlError unless results can be saved, and read: of records from before 2025 nobody does."""
     now = datetime.fromtimestamp(time.time(), UTC)
     if now < FIRST_TIME:
         raise FashiontlError(
@@ -38,25 +34,24 @@ def check_writable(results: Path) -> None:
 
 @dataclass(frozen=True)
 class RunFile:
-    """The file of one run; processes may share it.
-
-    Attributes:
-        path: of the file; it and its folder are made by the first record.
-    """
+    """The file of one run, which the first record creates; processes may share it."""
 
     path: Path
 
     def append(self, record: Record) -> list[str]:
-        """Add a record; the file holds whole lines at every moment.
-
-        Returns:
-            What there is to say: as `repair`.
+        """Add a record after a `repair`, and return the same; the file holds whole lines at every moment.
 
         Raises:
             FashiontlError: the file cannot be written; the record was saved elsewhere, and the message says where and
                 how it gets into the file. Where no file can be written at all, the message holds the record.
         """
-        line = _line_of(record)
+        try:
+            line = to_json(record).encode() + b"\n"
+        except (ValueError, TypeError, RecursionError) as error:
+            # Whatever a phase left in its facts, what was measured is kept.
+            reason = f"its provenance could not be written: {error}"
+            kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, reason))
+            line = to_json(kept).encode() + b"\n"
         try:
             with _one_writer(self.path):
                 before, said = self._whole_lines()
@@ -69,10 +64,7 @@ class RunFile:
         """Make whole what a killed process, a full disk or an editor left behind, so that a run can go on.
 
         A last line without its end gets it if it is whole; if it was cut off, it is moved to a file of its own beside
-        the run's, `RUN.jsonl.broken-…`, which nothing reads.
-
-        Returns:
-            What was moved where; nothing when there was no need.
+        the run's, `RUN.jsonl.broken-…`, which nothing reads; the answer says so.
 
         Raises:
             FashiontlError: the file cannot be read or written.
@@ -115,16 +107,6 @@ def _one_writer(path: Path) -> Iterator[None]:
         with suppress(OSError):
             stack.enter_context(locked(Path(tempfile.gettempdir()) / f"fashiontl-{name}.lock"))
         yield
-
-
-def _line_of(record: Record) -> bytes:
-    try:
-        return to_json(record).encode() + b"\n"
-    except (ValueError, TypeError, RecursionError) as error:
-        # Whatever a phase left in its facts, what was measured is kept.
-        reason = f"its provenance could not be written: {error}"
-        kept = replace(record, proof=None, provenance={}, warnings=(*record.warnings, reason))
-        return to_json(kept).encode() + b"\n"
 
 
 def _saved_elsewhere(path: Path, line: bytes, error: OSError) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from fashiontl.core.encoding import printable
 from fashiontl.core.escape import to_terminal_line
 from fashiontl.runner.estimate import Estimate, Range
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 # Within this factor one number says it.
 _CERTAIN = 1.5
-# By the number of finished cases: of the machine nothing is known, or something.
-_PREDICTED_BEFORE = {0: "before the first case", 2: "before the third"}
 
 
 class ProgressLine:
@@ -24,10 +21,6 @@ class ProgressLine:
 
     Only at the default verbosity: with `-q` and `-v`, and in the processes of pytest-xdist, tests are reported as
     pytest always does.
-
-    Args:
-        config: of the session, for its terminal.
-        clock: seconds.
     """
 
     def __init__(self, config: "pytest.Config", clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,19 +29,16 @@ class ProgressLine:
         self.expected = 0
         self._estimate: Estimate | None = None
         self._done = 0
-        self._spent = 0.0
-        # What was predicted of all cases together before the first and before the third.
-        self._predicted: list[Range] = []
         self._id = ""
         self._begun = 0.0
         self._broken = False
 
     def expect(self, count: int) -> None:
-        """Say how many cases there will be."""
+        """Set how many cases there will be."""
         self.expected = count
 
     def predict(self, estimate: Estimate) -> None:
-        """Say how long they may take."""
+        """Set how long they may take."""
         self._estimate = estimate
 
     def say(self, text: str) -> None:
@@ -59,9 +49,6 @@ class ProgressLine:
         """A case starts."""
         self._id = case_id
         self._begun = self._clock()
-        if self._estimate and self._done in _PREDICTED_BEFORE:
-            left = self._estimate.left()
-            self._predicted.append(Range(*(self._spent + seconds for seconds in (left.low, left.expected, left.high))))
         self.update("starting")
 
     def update(self, doing: str) -> None:
@@ -72,20 +59,11 @@ class ProgressLine:
         """The case has its record; whether a line says so, which then stands for the test's letter."""
         seconds = self._clock() - self._begun
         self._done += 1
-        self._spent += seconds
         if self._estimate:
             self._estimate.finish(self._id, record.status, seconds)
         self._id, case_id = "", self._id
         text = f"[{self._done}/{self.expected}] {case_id}: {record.status} in {seconds:.0f} s{self._left()}"
         return self._write(text, keep=True)
-
-    def account(self) -> str:
-        """How long all cases took, and what was predicted; empty unless all were measured."""
-        if not self._predicted or self._done < self.expected:
-            return ""
-        pairs = zip(_PREDICTED_BEFORE.values(), self._predicted, strict=False)
-        told = [f"{span(found)} {when}" for when, found in pairs]
-        return f"{duration(self._spent)} taken; predicted {', '.join(told)}"
 
     def _left(self) -> str:
         """How long is left; nothing where nobody has predicted it."""
@@ -96,36 +74,27 @@ class ProgressLine:
 
     def _write(self, text: str, *, keep: bool) -> bool:
         """Whether the line was written. A terminal that takes none any more must not end what is being measured."""
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if self._broken or reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
+            return False
+        text = to_terminal_line(text)
+        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
         try:
-            return not self._broken and self._shown(text, keep=keep)
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                # Past pytest's own methods for new lines: they forget which file was named last and name it each time.
+                if reporter.isatty:
+                    reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
+                else:
+                    reporter.write(("\n" if reporter._tw.width_of_current_line else "") + text, flush=True)
+                if keep:
+                    reporter._tw.line()
         except Exception:  # closed, gone, or another plug-in's
             self._broken = True
-            return False
-
-    def _shown(self, text: str, *, keep: bool) -> bool:
-        text = to_terminal_line(text)
-        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None or self._config.get_verbosity() != 0 or not (keep or reporter.isatty):
-            return False
-        text = printable(text, reporter._tw._file)
-        capture: Any = self._config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            # Past pytest's own methods for new lines: they forget which file was named last and name it at each case.
-            if reporter.isatty:
-                reporter.rewrite(text[: reporter._tw.fullwidth - 1], erase=True)
-            else:
-                reporter.write(("\n" if reporter._tw.width_of_current_line else "") + text, flush=True)
-            if keep:
-                reporter._tw.line()
-        return True
+        return not self._broken
 
 
 def span(seconds: Range) -> str:
-    """Seconds for people, between what they may be where that is not certain.
-
-    >>> span(Range(100, 110, 121)), span(Range(100, 200, 400))
-    ('about 1 min', '1 min to 6 min')
-    """
+    """Seconds for people, as a range where they are not certain."""
     if seconds.high <= _CERTAIN * seconds.expected:
         return f"about {duration(seconds.expected)}"
     return f"{duration(seconds.low)} to {duration(seconds.high)}"
@@ -145,15 +114,11 @@ class ProgressText:
         # Back to the line's beginning, and what is right of it erased (ECMA-48, EL). A terminal that is gone must not
         # end what is being measured.
         with suppress(OSError, ValueError):
-            print(f"\r\x1b[K{printable(to_terminal_line(text), sys.stderr)}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{to_terminal_line(text)}", end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> duration(42), duration(185), duration(7300)
-    ('42 s', '3 min', '2 h 1 min')
-    """
+    """Seconds for people, such as `42 s`, `3 min`, `2 h 1 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = int(seconds // 60)

@@ -5,27 +5,25 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fashiontl.core.encoding import printable
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import to_terminal
 
 
-def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str], time: str = "") -> None:
-    """Write the summary and the leaderboard. The records are saved by now, so a error of either is a line more.
+def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str]) -> None:
+    """Write the summary and the leaderboard. The records are saved by now, so an error of either is a line more.
 
     Args:
         reporter: pytest's terminal reporter.
         path: of the run's file.
         results: folder of the results.
-        said: what else there is to say.
-        time: how long it took beside what was predicted; empty where that is not known.
+        said: messages to repeat.
     """
     from fashiontl.records import read_file
     from fashiontl.reports.leaderboard.page import summary, write
 
     def line(text: str, **markup: bool) -> None:
         for each in to_terminal(text).split("\n"):
-            reporter.write_line(printable(each, reporter._tw._file), **markup)
+            reporter.write_line(each, **markup)
 
     def attempt(what: str, do: Callable[[], object]) -> None:
         try:
@@ -42,8 +40,6 @@ def write_summary(reporter: Any, path: Path, results: Path, said: Iterable[str],
     for each in (*said, *own):
         line(each, yellow=True)
     attempt("the summary could not be made", lambda: line(summary(records)))
-    if time:
-        line(f"\ntime         {time}")
     line(f"\nrecords      {path}")
     errors: list[str] = []
     attempt("the leaderboard was not written", lambda: line(f"leaderboard  {write(results, errors.append)}"))

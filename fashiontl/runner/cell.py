@@ -144,7 +144,7 @@ class Measurer:
 
     def device(self, name: str) -> Outcome[DeviceFacts]:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
-        return _skipped_where_unavailable(self._once(DEVICE, DeviceJob(name)))
+        return _skipped_where_unavailable(self._once(DEVICE, DeviceJob(name, self._extensions)))
 
     def count(self, case: Case) -> Work | None:
         """What a case computes, before it is measured; asked once an architecture. None where it cannot be counted."""
@@ -156,10 +156,6 @@ class Measurer:
 
         A phase that fails ends the case with its status; what earlier phases measured stays in the record. After a
         training that diverged the others follow all the same, and the record has their numbers, but no accuracy.
-
-        Args:
-            case: what to measure.
-            progress: called with what is being done.
         """
         started = datetime.now(UTC)
         begun = time.perf_counter()
@@ -208,7 +204,7 @@ class Measurer:
         )
 
     def _variant(self, case: Case, collected: _Collected) -> Outcome[VariantSupport]:
-        job = CaseJob(replace(case, architecture="", policy=""), PRESETS["quick"])
+        job = CaseJob(replace(case, architecture="", policy=""), PRESETS["quick"], extensions=self._extensions)
         outcome = _skipped_where_unavailable(self._once(VARIANT, job))
         if outcome.result:
             collected.warnings += outcome.result.warnings
@@ -223,10 +219,7 @@ class Measurer:
             if phase is PROFILE:
                 traces = str(self._results / "traces" / self._run / case.file_name)
                 job = structs.replace(job, traces=traces)
-            own = job
-            if phase.job is ExtraJob:
-                own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
-            outcome = self._worker.run(phase, own, self._settings.timeout, progress)
+            outcome = self._run_phase(phase, job, progress)
             if outcome.status in {"ok", "diverged"} and outcome.result is not None:
                 collected.add(outcome.result)
             if outcome.status == "diverged" and phase is TRAIN:
@@ -239,6 +232,16 @@ class Measurer:
             if isinstance(outcome.result, Pretraining):
                 job = structs.replace(job, checkpoints=outcome.result.checkpoints)
         return diverged or Outcome("ok")
+
+    def _run_phase(self, phase: Phase[Any, R], job: CaseJob, progress: Progress) -> Outcome[R]:
+        if phase.job is not ExtraJob:
+            return self._worker.run(phase, job, self._settings.timeout, progress)
+        own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
+        outcome = self._worker.run(phase, own, self._settings.timeout, progress)
+        if outcome.status == "ok" or outcome.reason.startswith(phase.name):
+            return outcome
+        # Of a FashiontlError that the user's function raises there is the message alone.
+        return replace(outcome, reason=f"{phase.name}: {outcome.reason}")
 
     def _case_phases(self, case: Case) -> list[Phase[CaseJob, Any]]:
         settings = self._settings
@@ -261,7 +264,7 @@ class Measurer:
             collected.warnings.append(f"this machine cannot measure: {self._clock_error}")
         seconds = min(_MOST_PEAK_SECONDS, 2 * self._settings.seconds)
         progress("measuring the peak")
-        peak = self._once(PEAK, PeakJob(device, precision, seconds))
+        peak = self._once(PEAK, PeakJob(device, self._extensions, precision=precision, seconds=seconds))
         if peak.result:
             collected.provenance["peak"] = peak.result
             collected.measure("peak_flops", max(peak.result.values()))

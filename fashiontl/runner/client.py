@@ -143,13 +143,7 @@ class Worker:
         self.close()
 
     def run(self, phase: Phase[J, R], job: J, timeout: float, progress: Progress = lambda text: None) -> Outcome[R]:
-        """Run one phase in a fresh process and wait for it.
-
-        Args:
-            phase: names a function in the phases' module.
-            job: its argument.
-            timeout: seconds after which the process is killed.
-            progress: called with each line that the phase reports.
+        """Run one phase in a fresh process and wait for it; after `timeout` seconds the process is killed.
 
         Raises:
             FashiontlError: the server itself cannot start.
@@ -172,10 +166,6 @@ class Worker:
 
     def start(self, phase: Phase[J, R], job: J) -> "PhaseHandle[R]":
         """Start one phase in a fresh process; the next may start when it has ended.
-
-        Args:
-            phase: names a function in the phases' module.
-            job: its argument.
 
         Raises:
             FashiontlError: the server itself cannot start.
@@ -313,12 +303,7 @@ def _inherited() -> dict[str, str]:
 
 
 def _last_words(log: str, code: int | None) -> str:
-    """The error of a process with the last line of a file that it names; of one without words, how it ended.
-
-    Args:
-        log: what it wrote.
-        code: its exit code, the negative of a signal's number; None where it did not end.
-    """
+    """The last error in a process's log, with the line that it names; without a log, how the process ended."""
     lines = [line.strip() for line in log.strip().splitlines()]
     if not lines:
         if code is None:
@@ -329,14 +314,7 @@ def _last_words(log: str, code: int | None) -> str:
 
 
 class PhaseHandle(Generic[R]):
-    """A phase that has been started; `Worker.start` makes it.
-
-    Args:
-        read: the server's next message, None at a deadline.
-        phase: which one.
-        result: file that the phase leaves.
-        log: file of what it prints.
-    """
+    """A phase that has been started; `Worker.start` makes it."""
 
     def __init__(
         self, read: Callable[[float], dict[str, Any] | None], phase: Phase[Any, R], result: Path, log: Path
@@ -350,8 +328,7 @@ class PhaseHandle(Generic[R]):
     def next(self, deadline: float) -> str | Outcome[R] | None:
         """The next line that the phase reports, or how it ended; None when there is neither at a deadline.
 
-        Args:
-            deadline: by `time.monotonic`.
+        The deadline is in seconds of `time.monotonic`.
         """
         while self._ended is None:
             message = self._read(deadline)

@@ -51,11 +51,9 @@ _LEAST_FACTOR = 1e-2
 
 @dataclass(frozen=True)
 class Work:
-    """What a network computes; the defaults are a guess for one that could not be counted.
+    """What one image's forward pass computes; the defaults are a guess for a network that could not be counted.
 
     Attributes:
-        flops: of one image's forward pass.
-        operators: that it calls.
         parameters: of each stage, in the stages' order.
         normalised: whether there are normalisation layers for policies to train.
     """
@@ -68,12 +66,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """Predicted seconds of a case.
-
-    Attributes:
-        fixed: of time budgets and processes, which any machine takes.
-        work: of arithmetic, which a fast machine does faster.
-    """
+    """Predicted seconds: of time budgets and processes, which any machine takes, and of arithmetic."""
 
     fixed: float
     work: float
@@ -121,14 +114,7 @@ class _Pace:
 
 
 def cost(case: Case, settings: Settings, work: Work, *, pretrained: bool) -> Cost:
-    """Predict a case.
-
-    Args:
-        case: the cell.
-        settings: how it is run.
-        work: what its network computes; of a hybrid, all of them together.
-        pretrained: whether the backbone that it starts from is there already, or another case makes it.
-    """
+    """Predict a case; `pretrained` says whether the backbone that it starts from is there, or another case makes it."""
     is_cpu = case.device == "cpu"
     pace, classes = _Pace(work, is_cpu), len(find_task(case.task).class_names)
     phases, seconds = 0, 0.0
@@ -268,12 +254,7 @@ class Range:
 
 
 class Estimate:
-    """What is left of a session's cases.
-
-    Args:
-        cases: that are to be measured, in any order.
-        predicted: costs, by the case's id.
-    """
+    """What is left of a session's cases, given their predicted costs by id."""
 
     def __init__(self, cases: Sequence[Case], predicted: Mapping[str, Cost]) -> None:
         self._left = list(cases)
@@ -284,13 +265,7 @@ class Estimate:
         self._skipping: dict[str, bool] = {}
 
     def finish(self, case_id: str, status: str, seconds: float) -> None:
-        """A case has its record.
-
-        Args:
-            case_id: of the case.
-            status: of the record; only whole cases say how long others take.
-            seconds: that it took.
-        """
+        """A case has its record; only one that is ok says how long others take."""
         case = next(case for case in self._left if case.id == case_id)
         self._left.remove(case)
         self._skipping[case.device] = status == "skipped" and self._skipping.get(case.device, True)
@@ -301,12 +276,7 @@ class Estimate:
             self._taken[case.architecture].append((work, cost.work))
 
     def left(self, running: str = "", elapsed: float = 0.0) -> Range:
-        """Seconds from now until the last case has finished.
-
-        Args:
-            running: id of the case that is being measured.
-            elapsed: seconds since it began.
-        """
+        """Seconds from now until the last case has finished; one may have been running for some seconds."""
         machine = _factor([pair for pairs in self._taken.values() for pair in pairs])
         total, low, high = (0.0 if self._taken else _START,) * 3
         for case in self._left:

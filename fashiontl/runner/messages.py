@@ -59,25 +59,23 @@ class ExtraJob(CaseJob, frozen=True, omit_defaults=True):
     function: str = ""
 
 
-class DeviceJob(Struct, frozen=True):
-    """A question about a device, by its name."""
+class DeviceJob(Struct, frozen=True, omit_defaults=True):
+    """A question about a device, by its name; `extensions` as in `CaseJob`."""
 
     device: str
+    extensions: tuple[str, ...] = ()
 
 
-class PeakJob(Struct, frozen=True):
-    """Which rate of arithmetic to measure, and for how many seconds."""
-
-    device: str
-    precision: str
-    seconds: float
-
-
-class TimedJob(Struct, frozen=True):
+class TimedJob(DeviceJob, frozen=True, kw_only=True):
     """A look of some seconds at a device."""
 
-    device: str
     seconds: float
+
+
+class PeakJob(TimedJob, frozen=True, kw_only=True):
+    """Which rate of arithmetic to measure."""
+
+    precision: str
 
 
 class IdentityJob(Struct, frozen=True):
@@ -168,12 +166,10 @@ class DeviceFacts(Struct, frozen=True):
     Attributes:
         unavailable: why not; empty when it can.
         facts: its name and the versions of its driver and libraries.
-        total_memory: bytes of its own; None where it has none.
     """
 
     unavailable: str = ""
     facts: dict[str, str | None] = {}
-    total_memory: int | None = None
 
 
 class VariantSupport(Struct, frozen=True):

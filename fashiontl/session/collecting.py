@@ -1,4 +1,4 @@
-"""Which tests a session makes of the functions that ask for a cell."""
+"""Which tests a session makes of the functions that ask for a cell, and whether their order may change."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,9 @@ from fashiontl.session.replay import ReplayTimer
 # Tests ask for the fixtures with short names, of which a project may have its own; only where they get those of
 # `fashiontl.plugin` do they depend on these, and are parametrised.
 CELL, GATED_CELL, UNSEEN_DEVICE = "fashiontl_cell", "fashiontl_gated_cell", "fashiontl_unseen_device"
+
+# Options of pytest that put tests in an order, or go on after a failure by the order of collection.
+_ORDERS = ("failedfirst", "newfirst", "stepwise")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,7 @@ def parametrize(metafunc: pytest.Metafunc, option: Namespace, cases: Sequence[Ca
 def _parameter(case: Case) -> Any:
     timer = ReplayTimer()
     mark = pytest.mark.benchmark(group=to_line(f"latency {case.task} {case.device}", LONGEST_NAME), timer=timer)
-    alone = pytest.mark.xdist_group(case.device)
-    return pytest.param(Parameter(case, timer), id=to_terminal_line(case.id), marks=[mark, alone])
+    return pytest.param(Parameter(case, timer), id=to_terminal_line(case.id), marks=mark)
 
 
 def useful(made: Iterable[Any]) -> list[Any]:
@@ -55,3 +57,14 @@ def useful(made: Iterable[Any]) -> list[Any]:
 def _is_useful(item: pytest.Function) -> bool:
     ours = {CELL, GATED_CELL, UNSEEN_DEVICE} & set(item.fixturenames)
     return ours <= set(item.callspec.params if hasattr(item, "callspec") else ())
+
+
+def order_is_free(config: pytest.Config, cases: Sequence[Case], matrix: Sequence[Case]) -> bool:
+    """Whether nobody has said in which order the cases of the collected tests run: their order is the matrix's."""
+    place = {case.id: number for number, case in enumerate(matrix)}
+    places = [place[case.id] for case in cases]
+    return (
+        places == sorted(places)
+        and not any("::" in str(argument) for argument in config.args)
+        and not any(config.getoption(name, False) for name in _ORDERS)
+    )

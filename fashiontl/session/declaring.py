@@ -1,11 +1,9 @@
 """The options of a bench, each by its own name and by one that no other plug-in has."""
 
 from argparse import Namespace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from fashiontl.core.case import PRESETS
-from fashiontl.matrix.options import AXES
+from fashiontl.matrix.options import CELL_OPTIONS
 from fashiontl.session import gating
 
 if TYPE_CHECKING:
@@ -14,42 +12,14 @@ if TYPE_CHECKING:
 _PREFIX = "fashiontl_"
 
 
-class _Table(dict[str, dict[str, Any]]):
-    """Collects options by their names, with what argparse needs of each."""
-
-    def addoption(self, name: str, **attributes: Any) -> None:
-        """Take one, as pytest's groups do."""
-        default = False if attributes.get("action") == "store_true" else attributes["default"]
-        self[name] = {**attributes, "default": default}
-
-
-@cache
-def _options() -> _Table:
-    table = _Table()
-    for name, title in AXES.items():
-        table.addoption(
-            f"--{name.replace('_', '-')}",
-            action="append",
-            default=[],
-            metavar="NAMES",
-            help=f"{title}; repeat it or separate names with commas, 'all' takes each (see fashiontl list)",
-        )
-    table.addoption(
-        "--fashiontl-plugin",
-        action="append",
-        default=[],
-        metavar="MODULE_OR_FILE",
-        help="Python module that registers architectures, policies or tasks of your own; repeat it for several",
-    )
-    table.addoption("--preset", default="quick", metavar="NAME", help=f"settings: {', '.join(PRESETS)} (quick)")
-    table.addoption(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting of the preset"
-    )
-    table.addoption("--data-root", default="", metavar="DIR", help="folder with Fashion-MNIST's four files")
-    table.addoption("--results", default="results", metavar="DIR", help="where runs and the leaderboard go (results)")
-    table.addoption("--resume", action="store_true", help="go on with the newest run: measure only what it lacks")
-    gating.add_options(table)
-    return table
+# Attributes for argparse, by the option's name.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    **CELL_OPTIONS,
+    "--data-root": {"default": "", "metavar": "DIR", "help": "folder with Fashion-MNIST's four files"},
+    "--results": {"default": "results", "metavar": "DIR", "help": "where runs and the leaderboard go (results)"},
+    "--resume": {"action": "store_true", "help": "go on with the newest run: measure only what it lacks"},
+    **gating.OPTIONS,
+}
 
 
 def _plain(name: str) -> str:
@@ -64,15 +34,11 @@ def declare(config: "pytest.Config", parser: "pytest.Parser", arguments: list[st
     """Add the options to pytest's, unless that was done.
 
     A name that another plug-in has taken remains its own for whoever asks pytest for it, but in a session of a bench it
-    is the bench's on the command line: the arguments are changed to the name that cannot clash.
-
-    Args:
-        config: in which other plug-ins have declared their options.
-        parser: pytest's.
-        arguments: of the command line and of pytest's settings; changed in place, before pytest reads them.
+    is the bench's on the command line: the arguments are changed in place to the name that cannot clash, before pytest
+    reads them.
     """
     group = parser.getgroup("fashiontl", "transfer-learning benchmarks; each option is also --fashiontl-NAME")
-    for name, attributes in _options().items():
+    for name, attributes in _OPTIONS.items():
         destination = _destination(name)
         unclashing = "--" + destination.replace("_", "-")
         if _is_taken(config, unclashing):
@@ -104,7 +70,7 @@ def read(config: "pytest.Config") -> Namespace:
     given = config.option
     return Namespace(
         **{
-            _plain(name): getattr(given, _destination(name), attributes["default"])
-            for name, attributes in _options().items()
+            _plain(name): getattr(given, _destination(name), attributes.get("default", False))
+            for name, attributes in _OPTIONS.items()
         }
     )

@@ -3,14 +3,14 @@
 import argparse
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.core.errors import INTERNAL, FashiontlError, told
+from fashiontl.core.errors import INTERNAL, FashiontlError, explain
 from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.result import EXIT_CODES, GateResult, Verdict
 from fashiontl.matrix.options import filled, minutes
@@ -28,35 +28,29 @@ _PASSED = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
 _DECIDED = {*_PASSED, pytest.ExitCode.INTERRUPTED}
 
 
-def add_options(group: Any) -> None:
-    """Declare the gate's options."""
-    group.addoption("--gate", default=None, metavar="REF", help="compare each cell with this commit instead")
-    group.addoption("--gate-budget", default=None, metavar="MINUTES", help="of the whole gate (no limit)")
-    group.addoption("--gate-accuracy", action="store_true", help="train and test in both arms too, with paired seeds")
-    group.addoption("--gate-json", default=None, metavar="FILE", help="write all that the gate measured")
-    group.addoption(
-        "--gate-unchanged",
-        action="store_true",
-        help="compare even where the working tree is the base, without a change",
-    )
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--gate": {"default": None, "metavar": "REF", "help": "compare each cell with this commit instead"},
+    "--gate-budget": {"default": None, "metavar": "MINUTES", "help": "of the whole gate (no limit)"},
+    "--gate-accuracy": {"action": "store_true", "help": "train and test in both arms too, with paired seeds"},
+    "--gate-json": {"default": None, "metavar": "FILE", "help": "write all that the gate measured"},
+    "--gate-unchanged": {
+        "action": "store_true", "help": "compare even where the working tree is the base, without a change",
+    },
+}  # fmt: skip
 
 
-def faults(config: pytest.Config, option: Namespace) -> list[str]:
-    """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error.
-
-    Args:
-        config: for options of pytest's own.
-        option: ours, as `fashiontl.session.declaring.read` gives them.
-    """
-    found = [
-        f"{name}: {error}"
-        for name, kind, text in (
-            ("--gate", filled, option.gate),
-            ("--gate-budget", minutes, option.gate_budget),
-            ("--gate-json", filled, option.gate_json),
-        )
-        if text is not None and (error := _error(kind, text))
-    ]
+def option_errors(config: pytest.Config, option: Namespace) -> list[str]:
+    """What is wrong with the options of the gate; a gate that is asked for and would compare nothing is an error."""
+    found = []
+    for name, kind, text in (
+        ("--gate", filled, option.gate), ("--gate-budget", minutes, option.gate_budget),
+        ("--gate-json", filled, option.gate_json),
+    ):  # fmt: skip
+        try:
+            if text is not None:
+                kind(text)
+        except argparse.ArgumentTypeError as error:
+            found.append(f"{name}: {error}")
     if option.gate is None:
         given = [
             f"--{name.replace('_', '-')}"
@@ -65,24 +59,13 @@ def faults(config: pytest.Config, option: Namespace) -> list[str]:
         ]
         return found + ([f"expected --gate REF beside {', '.join(given)}, got none; name a commit"] if given else [])
     # Their controller has checked for the processes of pytest-xdist.
-    if not hasattr(config, "workerinput") and (option_of(config, "numprocesses") or option_of(config, "tx")):
+    if not hasattr(config, "workerinput") and (
+        getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None)
+    ):
         found.append("expected the gate in one process, got pytest-xdist's -n; leave it out")
-    if given := [text for name, text in _IDLE.items() if option_of(config, name)]:
+    if given := [text for name, text in _IDLE.items() if getattr(config.option, name, None)]:
         found.append(f"expected --gate without {', '.join(given)}, which compares nothing; leave one of them out")
     return found
-
-
-def option_of(config: pytest.Config, name: str) -> Any:
-    """An option of a plug-in that need not be here."""
-    return getattr(config.option, name, None)
-
-
-def _error(kind: Callable[[str], object], text: str) -> str:
-    try:
-        kind(text)
-    except argparse.ArgumentTypeError as error:
-        return str(error)
-    return ""
 
 
 @dataclass
@@ -91,13 +74,12 @@ class GatedSession:
 
     Attributes:
         option: as `fashiontl.session.declaring.read` gives them.
-        cases: the cells of the collected tests.
-        settings: how they are run.
+        cases, settings: of the collected tests.
         progress: called with what is being done.
         result: None before it was run, and where the base cannot be compared.
         verdict: of the whole gate; None before it was run.
         reason: why the base cannot be compared.
-        fault: why its file could not be written.
+        error: why its file could not be written.
     """
 
     option: Namespace
@@ -107,14 +89,12 @@ class GatedSession:
     result: GateResult | None = None
     verdict: Verdict | None = None
     reason: str = ""
-    fault: str = ""
-    _asked: bool = field(default=False, repr=False)
+    error: str = ""
 
     def measure(self) -> None:
         """Run the gate, unless that was done; what cannot be compared becomes a verdict and a reason."""
-        if self._asked:
+        if self.verdict is not None:
             return
-        self._asked = True
         from fashiontl.gate import raw
         from fashiontl.gate.arm import IncomparableError
         from fashiontl.gate.commands import check_reports, compare
@@ -142,15 +122,13 @@ class GatedSession:
             if file is not None:
                 raw.write(self.result.raw, file)
         except FashiontlError as error:  # the verdict stands without its file
-            self.fault = str(error)
+            self.error = str(error)
 
 
 def exit_status(gate: GatedSession | None, status: int) -> int:
     """What pytest ends with when a gate was asked for: its exit code, unless more than a test went wrong.
 
-    Args:
-        gate: None where no tests were collected.
-        status: what pytest would end with; where nothing was compared, success is none.
+    Where nothing was compared, pytest's success, `status`, is none.
     """
     if gate is not None and gate.verdict is not None and status in _DECIDED:
         return EXIT_CODES[gate.verdict] or status
@@ -172,7 +150,7 @@ class GatedCell:
         except SystemExit as error:  # as of SIGTERM; pytest would take it for a test that failed
             pytest.exit("\nthe gate was ended", returncode=error.code if isinstance(error.code, int) else INTERNAL)
         except Exception as error:
-            message, code = told("pytest --gate", error)
+            message, code = explain("pytest --gate", error)
             pytest.exit(to_terminal(f"\n{message}"), returncode=code)
         if self.session.result is None:
             pytest.fail(to_terminal(f"{self.session.verdict}: {self.session.reason}"), pytrace=False)

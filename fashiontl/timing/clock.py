@@ -7,18 +7,14 @@ _SECONDS = 0.02
 _TOLERANCE = 0.01
 
 
-def independent_clock() -> Callable[[], float]:
-    """A clock in seconds that nothing adjusts: Linux and macOS have one beside the loops' own.
-
-    Elsewhere it is `time.monotonic`, and the check proves less.
-    """
+def _independent() -> float:
+    """Seconds on a clock that nothing adjusts; only Linux and macOS have one, elsewhere the check proves less."""
     raw = getattr(time, "CLOCK_MONOTONIC_RAW", None)
-    return time.monotonic if raw is None else lambda: time.clock_gettime_ns(raw) / 1e9
+    return time.monotonic() if raw is None else time.clock_gettime_ns(raw) / 1e9
 
 
-def clock_ratio(clock: Callable[[], float] = time.perf_counter, reference: Callable[[], float] | None = None) -> float:
+def clock_ratio(clock: Callable[[], float] = time.perf_counter, reference: Callable[[], float] = _independent) -> float:
     """How long 20 ms of an independent clock are on the clock that the loops use, as a ratio of the two."""
-    reference = reference or independent_clock()
     started, known = clock(), reference()
     while reference() < known + _SECONDS:
         pass

@@ -26,15 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def forward_flops(model: nn.Module, images: Tensor) -> int:
-    """Count one forward pass, without gradients.
-
-    Args:
-        model: in the mode in which it is to be counted; in training mode the pass moves running statistics as any does.
-        images: what it takes, on its device.
-
-    Returns:
-        FLOP of the whole batch.
-    """
+    """Count one forward pass of a batch, without gradients; in training mode it moves running statistics."""
     # torch's counter hooks tensors that require gradients, and in inference mode it cannot.
     with torch.inference_mode(False), torch.no_grad():
         return step_flops(lambda: model(images))
@@ -44,13 +36,8 @@ def step_flops(step: Callable[[], object]) -> int:
     """Count whatever a step runs, forwards and backwards.
 
     A frozen layer counts as autograd runs it: forwards, and for the gradient of its input only where something before
-    it trains. What the step computes twice, as with activation checkpointing, counts twice.
-
-    Args:
-        step: called once. It must be eager: inside what `torch.compile` has compiled nothing is seen.
-
-    Returns:
-        FLOP.
+    it trains. What the step computes twice, as with activation checkpointing, counts twice. It is called once, and must
+    be eager: inside what `torch.compile` has compiled nothing is seen.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

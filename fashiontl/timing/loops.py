@@ -43,7 +43,7 @@ class DeviceTimer:
     """The clocks of a device and of the host.
 
     Attributes:
-        synchronize: waits until the device has finished; called before the clock is read.
+        synchronize: waits until the device has finished.
         event: records an event in the device's queue, without waiting; None where there is no queue.
         elapsed: seconds between two such events, once the device has passed them.
         throttled: whether the machine was slowed down since the last call.
@@ -83,7 +83,6 @@ class WarmUp:
     """How a warm-up ended.
 
     Attributes:
-        calls: made before the first sample.
         steady: whether it ended because the calls had become steady, not because its time was up.
         drift: from one half of the last window to the other, relative to the median.
         noise: standard deviation within it, relative to the median.
@@ -103,7 +102,6 @@ class Samples:
         values: seconds a call, in the order in which they were taken.
         device: seconds a call in the device's own time; empty where it has none.
         parts: seconds of each part of a call, by its name; empty when the call has none.
-        warm_up: how it went.
         ended: why sampling ended: the median was precise, the time was up, or there were samples enough.
         throttled: samples that were dropped because the machine was slowed down meanwhile.
     """
@@ -132,29 +130,25 @@ def time_calls(call: Callable[[], object], timer: DeviceTimer, budget: SamplingB
 
 
 def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
-    """Time runs of calls with one wait at the end of each: the throughput of a full queue.
+    """Time blocks of calls with one wait at the end of each: the throughput of a full queue.
 
-    Waiting after every call would keep a device idle between small steps. A block is at least 20 ms long, so that
-    the clock and the wait do not count.
-
-    Returns:
-        Samples whose values are seconds a call, one a block.
+    A block is at least 20 ms long, so that the clock and the wait do not count, and gives one value, seconds a call.
     """
     return _run(lambda calls: _timed(call, timer, calls), timer, budget)
 
 
 def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
-    """Warm a call up until it is steady, for blocks that are then taken one by one, by two processes in turns.
+    """Warm a call up for at most `seconds`, for blocks that two processes then take in turns.
 
     What ran in between has cooled caches: a block of ResNet-18's single images was 19 % slower after a block of the
     other process than after one of its own. So half as many calls that do not count come first in each block of short
     ones. The caller enters `no_garbage_collection`.
 
     Returns:
-        A function that takes one block and returns its seconds a call, and how the warm-up of at most `seconds` ended.
+        A function that takes one block and returns its seconds a call, and how the warm-up ended.
     """
     warm_up, window = _warm_up(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
-    calls = _calls_of_block(_median(window))
+    calls = _calls_of_block(window)
     uncounted = calls // 2
 
     def take() -> float:
@@ -168,11 +162,8 @@ def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float
 def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Time calls that consist of parts, one after the other, and each part.
 
-    The device is waited for only after several calls, as in real use; events in its queue separate the parts. Without
-    them (on the CPU, where a call has finished when it returns) the clock does.
-
-    Returns:
-        Samples whose values are seconds a call, the means of runs of at least 20 ms.
+    The device is waited for only after blocks of at least 20 ms, as in real use; events in its queue separate the
+    parts. Without them (on the CPU, where a call has finished when it returns) the clock does.
     """
     event = timer.event or timer.clock
     elapsed = timer.elapsed or (lambda before, after: after - before)
@@ -195,12 +186,7 @@ def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, bu
     return _run(take, timer, budget, tuple(parts))
 
 
-def _calls_of_block(seconds: float) -> int:
-    """How many calls of that length a block has."""
-    return max(1, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9)))
-
-
-# Seconds of the whole call by the host's clock, then by the device's or of each part.
+# Seconds of the whole call by the host's clock, then by the device's or of each part; means over a block of calls.
 _Sample = tuple[float, ...]
 # Takes one sample of so many calls.
 _Take = Callable[[int], _Sample]
@@ -231,14 +217,11 @@ def _run(
 
     Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
     which may have set something up: six more steps of VGG-11 would only be the same again.
-
-    A sample is a block of calls or a single one; it holds the seconds of the whole call, and of the parts or, without
-    any, of the device.
     """
     with no_garbage_collection():
         started = timer.clock()
         warm_up, window = _warm_up(take, timer.clock, budget.seconds)
-        calls = _calls_of_block(_median(window)) if in_blocks else 1
+        calls = _calls_of_block(window) if in_blocks else 1
         is_enough = calls == 1 and timer.clock() - started >= budget.seconds
         first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
         kept, ended, throttled = _sample(take, calls, timer, budget, first)
@@ -253,8 +236,8 @@ def _run(
     )
 
 
-def _median(samples: Sequence[_Sample]) -> float:
-    return statistics.median(sample[0] for sample in samples)
+def _calls_of_block(window: Sequence[_Sample]) -> int:
+    return max(1, math.ceil(_BLOCK_SECONDS / max(statistics.median(sample[0] for sample in window), 1e-9)))
 
 
 def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:

@@ -8,8 +8,8 @@ with fewer multiplications than are counted (Winograd's algorithm: 2.25 to 4 tim
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from fashiontl.machine.devices import Device
 from fashiontl.timing import torch_flags
-from fashiontl.timing.flops import step_flops
 
 # Long enough that the clock and the wait for the device do not count.
 _BLOCK_SECONDS = 0.01
 _BLOCKS = 5
+# Operands are random and not zeros: a device that switches fewer bits draws less power, and may clock higher than any
+# network lets it.
 _SIDES = (512, 1024, 2048, 4096, 8192)
 _BATCHES = (1, 8, 64, 512)
 # Channels and side of the images in the middle of a ResNet, where 3x3 convolutions do most of its work.
@@ -37,33 +38,28 @@ class Work(NamedTuple):
 
 
 def measured_peak(
-    device: Device,
-    precision: str,
-    seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
+    device: Device, precision: str, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
     """Measure what matrix products and 3x3 convolutions reach, each at the size that suits the device best.
 
-    Run it in a process whose memory is not measured: an allocator may keep what it took.
+    For a process that ends with its phase: it leaves torch's switches for timing set, and its allocator may keep what
+    it took.
 
-    Args:
-        device: where.
-        precision: `fp32`, `tf32`, `bf16` or `fp16`, of the operands.
-        seconds: about how long, half of it for each; the smallest work is measured even when it takes longer.
-        clock: seconds, monotonic.
+    It takes about `seconds`, half of them for each; the smallest work is measured even when it takes longer. The
+    precision, that of the operands, is `fp32`, `tf32`, `bf16` or `fp16`.
 
     Returns:
         FLOP/s, 2 for each multiply-add, of `matmul` and `convolution`; one whose smallest operands do not fit into the
         device's memory is left out.
     """
+    torch_flags.fastest(precision)
     dtype = _DTYPES[precision]
-    found = {}
-    with torch.inference_mode(), _switches(precision):
-        for name, works in (("matmul", matrix_products), ("convolution", convolutions)):
-            rate = fastest(works(device.name, dtype), seconds / 2, device, clock)
-            if rate is not None:
-                found[name] = rate
-    return found
+    with torch.inference_mode():
+        rates = {
+            "matmul": fastest(matrix_products(device.name, dtype), seconds / 2, device, clock),
+            "convolution": fastest(convolutions(device.name, dtype), seconds / 2, device, clock),
+        }
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def fastest(works: Iterable[Work], seconds: float, device: Device, clock: Callable[[], float]) -> float | None:
@@ -90,44 +86,32 @@ def fastest(works: Iterable[Work], seconds: float, device: Device, clock: Callab
 def matrix_products(device: str, dtype: torch.dtype) -> list[Work]:
     """Products of two square matrices, the smallest first."""
 
-    def work(side: int) -> Work:
-        def make(where: str) -> Callable[[], object]:
-            left, right = _noise((side, side), where, dtype), _noise((side, side), where, dtype)
-            # Taking fresh memory from the operating system at each call is no part of the arithmetic.
-            out = torch.empty_like(left)
-            return lambda: torch.mm(left, right, out=out)
+    def prepare(side: int) -> Callable[[], object]:
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        # Taking fresh memory from the operating system at each call is no part of the arithmetic.
+        out = torch.empty_like(left)
+        return lambda: torch.mm(left, right, out=out)
 
-        return _counted(make, device)
-
-    return [work(side) for side in _SIDES]
+    return [Work(2 * side**3, partial(prepare, side)) for side in _SIDES]
 
 
 def convolutions(device: str, dtype: torch.dtype) -> list[Work]:
     """3x3 convolutions of stride 1 in both memory formats, the smallest batch first."""
 
-    def work(batch: int, channels: int, side: int, memory_format: torch.memory_format) -> Work:
-        def make(where: str) -> Callable[[], object]:
+    def prepare(memory_format: torch.memory_format, *shapes: tuple[int, ...]) -> Callable[[], object]:
+        images, weight = (
+            torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format) for shape in shapes
+        )
+        return lambda: functional.conv2d(images, weight, padding=1)
+
+    works = []
+    for batch in _BATCHES:
+        for channels, side in _IMAGES:
             shapes = (batch, channels, side, side), (channels, channels, 3, 3)
-            images, weight = (_noise(shape, where, dtype).to(memory_format=memory_format) for shape in shapes)
-            return lambda: functional.conv2d(images, weight, padding=1)
-
-        return _counted(make, device)
-
-    return [
-        work(batch, channels, side, memory_format)
-        for batch in _BATCHES
-        for channels, side in _IMAGES
-        for memory_format in (torch.channels_last, torch.contiguous_format)
-    ]
-
-
-def _counted(make: Callable[[str], Callable[[], object]], device: str) -> Work:
-    return Work(step_flops(make("meta")), lambda: make(device))
-
-
-def _noise(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> torch.Tensor:
-    # Not zeros: a device that switches fewer bits draws less power, and may clock higher than any network lets it.
-    return torch.randn(shape, device=device, dtype=dtype)
+            flops = 2 * math.prod(shapes[0]) * channels * 3 * 3
+            for memory_format in (torch.channels_last, torch.contiguous_format):
+                works.append(Work(flops, partial(prepare, memory_format, *shapes)))
+    return works
 
 
 def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None], clock: Callable[[], float]) -> float:
@@ -143,14 +127,3 @@ def _seconds_a_call(call: Callable[[], object], synchronize: Callable[[], None],
     timed(1)
     calls = max(1, math.ceil(_BLOCK_SECONDS / max(timed(1), 1e-9)))
     return statistics.median(timed(calls) for _ in range(_BLOCKS))
-
-
-@contextmanager
-def _switches(precision: str) -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    torch_flags.fastest(precision)
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before

@@ -18,31 +18,18 @@ CPU_LARGEST = 512
 
 @dataclass(frozen=True)
 class Point:
-    """One batch size.
-
-    Attributes:
-        batch: images a call.
-        seconds: a call, one value a block; empty when all blocks were taken while the machine was throttled.
-    """
+    """One batch size, and seconds a call, one value a block; none when the machine was throttled all the while."""
 
     batch: int
     seconds: tuple[float, ...]
 
-    @property
-    def images_per_second(self) -> float | None:
-        """At the median of the blocks."""
-        return self.batch / statistics.median(self.seconds) if self.seconds else None
-
 
 @dataclass(frozen=True)
 class Sweep:
-    """The results of a sweep.
+    """The sizes that were timed, in rising order, and the largest that ran: 0 when none did.
 
-    Attributes:
-        points: the sizes that were timed, in rising order.
-        largest: the largest size that ran; 0 when none did.
-        limit: why no larger one did: memory was full, the settings ask for no more, or a call took longer than the
-            time budget.
+    `limit` is why no larger one did: memory was full, the settings ask for no more, or a call took longer than the time
+    budget.
     """
 
     points: tuple[Point, ...]
@@ -65,14 +52,8 @@ def sweep(
     When a size runs out of memory, sizes between it and the largest that fitted are tried, each with one call, until
     the two are an eighth of the latter or one image apart; then the largest is timed too.
 
-    Args:
-        call_of: makes the call for a batch size; may itself run out of memory.
-        device: on which calls run.
-        timer: of the device.
-        budget: for each size.
-        most: the last size.
-        progress: called with each size before it is tried.
-        least: the first size; 2 for training steps of networks whose BatchNorm would see one value a channel.
+    `call_of` makes the call for a batch size and may itself run out of memory. Sizes go from `least` to `most`, each
+    within the budget, and `progress` is called with each before it is tried.
     """
     points: list[Point] = []
 
@@ -105,7 +86,6 @@ def sweep(
 
 
 def _largest(fits: Callable[[int], bool], fitted: int, failed: int) -> int:
-    """The largest size that fits, by halving between one that does and one that does not."""
     granularity = max(1, fitted // _GRANULARITY)
     while failed - fitted > granularity:
         middle = (fitted + failed) // 2

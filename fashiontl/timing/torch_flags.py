@@ -7,11 +7,7 @@ import torch
 
 
 def deterministic(precision: str = "fp32") -> None:
-    """Ask for the same result each time, as far as the device can; torch's documentation, "Reproducibility".
-
-    Args:
-        precision: the case's.
-    """
+    """Ask for the same result each time, as far as the device can; torch's documentation, "Reproducibility"."""
     _allow_tf32(precision == "tf32")
     # cuBLAS reads it when its first handle is made; without it torch warns of every matrix product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -22,11 +18,7 @@ def deterministic(precision: str = "fp32") -> None:
 
 
 def fastest(precision: str = "fp32") -> None:
-    """Let cuDNN choose its algorithms by trying, which pays because a timed loop's shapes never change.
-
-    Args:
-        precision: the case's.
-    """
+    """Let cuDNN choose its algorithms by trying, which pays because a timed loop's shapes never change."""
     _allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = True
 

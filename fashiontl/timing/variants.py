@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,16 @@ from torch import Tensor, nn
 
 from fashiontl.core.case import Case
 from fashiontl.machine.devices import Device
+from fashiontl.machine.environment import text_of
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Linux's names for instructions that compute in these types (arch/x86 and arch/arm64 in its sources).
 _CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 _CPU_FACTS = Path("/proc/cpuinfo")
-_TRITON_CAPABILITY = (7, 0)
-_TF32_CAPABILITY = (8, 0)
-# A sweep meets one shape after the other. Past its limit, 8 by default, torch would go on uncompiled without a word.
+# A sweep meets one shape after the other. Past its limit, 8 by default, torch would silently go on uncompiled.
 _MOST_COMPILES = 200
 # torch starts at 65,536 and skips steps until gradients no longer overflow; from here on none was skipped.
 _FIRST_SCALE = 2.0**8
-
-
 # Above this share of small convolutions channels_last is the faster way to train on a CPU (docs/evidence/fast.md
 # under "Memory formats").
 _SMALL_CONVOLUTIONS = 0.4
@@ -58,7 +55,7 @@ class Variant:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of deployed weights."""
+        """Of deployed weights."""
         return _DTYPES.get(self.precision, torch.float32)
 
     def autocast(self, kind: str) -> AbstractContextManager[Any]:
@@ -72,28 +69,25 @@ class Variant:
         return torch.amp.GradScaler(kind, init_scale=_FIRST_SCALE, enabled=self.precision == "fp16")
 
     def place(self, network: nn.Module) -> None:
-        """Give a network's weights the memory format, in place; only those with four dimensions have one."""
+        """Give a network's weights the memory format, in place."""
         for tensor in itertools.chain(network.parameters(), network.buffers()):
             tensor.data = self.arrange(tensor.data)
 
     def arrange(self, images: Tensor) -> Tensor:
-        """Give images, or anything else with four dimensions, the memory format; their type is kept."""
+        """Give a tensor with four dimensions the memory format."""
         if self.memory_format == "channels_last" and images.ndim == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
     def deployed_images(self, images: Tensor) -> Tensor:
-        """Images, float32 `[n, 3, size, size]`, as inference takes them: of `dtype`, in the memory format."""
+        """Give images, float32 `[n, 3, size, size]`, the type and format of inference."""
         return self.arrange(images.to(self.dtype))
 
     def deploy(self, network: nn.Module) -> nn.Module:
         """What inference runs: in eval mode, weights and floating-point buffers of `dtype`, in the memory format.
 
-        Args:
-            network: left in eval mode, and otherwise as it is.
-
-        Returns:
-            The network itself where nothing would change; else a copy, made without a second copy of the old weights.
+        The network is left in eval mode, and is returned itself where nothing else would change; otherwise a copy,
+        made without a second copy of the old weights.
         """
         network.eval()
         deployed: dict[int, Any] = {}
@@ -115,7 +109,7 @@ class Variant:
 
 
 def small_convolutions(network: nn.Module) -> float:
-    """Share of a network's convolutions that are of one pixel or in groups; 0 where there are none."""
+    """Share of a network's convolutions that are of one pixel or in groups."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     small = sum(module.kernel_size == (1, 1) or module.groups > 1 for module in convolutions)
     return small / max(1, len(convolutions))
@@ -127,8 +121,7 @@ def faster_format(network: nn.Module, kind: str) -> str:
     A CPU library turns images into a layout of its own at each convolution in the contiguous format. A convolution of
     one pixel, or in groups, has too little to compute to make up for that. On other devices nothing was measured.
     """
-    is_faster = kind == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS
-    return "channels_last" if is_faster else "contiguous"
+    return "channels_last" if kind == "cpu" and small_convolutions(network) > _SMALL_CONVOLUTIONS else "contiguous"
 
 
 def unavailable_reason(case: Case) -> str | None:
@@ -151,13 +144,8 @@ def warnings_for(case: Case) -> list[str]:
     """What a reader should know of a variant that runs, but not as its name suggests."""
     if Device.of(case.device).kind != "cpu" or case.precision not in _DTYPES:
         return []
-    try:
-        # "flags" on x86, "Features" on Arm.
-        found = re.search(
-            r"^(?:flags|Features)\s*:(.*)$", _CPU_FACTS.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
-        )
-    except OSError:
-        found = None
+    # "flags" on x86, "Features" on Arm.
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text_of(_CPU_FACTS) or "", re.MULTILINE)
     if found is None:
         return [f"not known whether this CPU has {case.precision} hardware; without, it is emulated"]
     if _CPU_FLAGS[case.precision] & set(found.group(1).split()):
@@ -170,31 +158,26 @@ def _tf32_unavailable(kind: str, index: int) -> str | None:
     if kind != "cuda" or torch.version.hip is not None:
         return f"{needed}, got {'an AMD GPU' if kind == 'cuda' else kind}; measure fp32 or bf16 there"
     major, minor = torch.cuda.get_device_capability(index)
-    return None if (major, minor) >= _TF32_CAPABILITY else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
+    return None if major >= 8 else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
 
 
 def _half_unavailable(precision: str, kind: str, index: int) -> str | None:
-    """Of `bf16` and `fp16`."""
     if kind == "cuda" and precision == "bf16":
         with torch.cuda.device(index):
             if torch.cuda.is_bf16_supported(including_emulation=False):
                 return None
         return "bf16 needs a GPU that computes in it (NVIDIA: compute capability 8.0 or later); measure fp16 there"
-    if not _takes(precision, kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # autocast warns and stays off where it does not take a type
+        with torch.autocast(kind, dtype=_DTYPES[precision]):
+            is_taken = torch.is_autocast_enabled(kind)
+    if not is_taken:
         return f"torch {torch.__version__} has no {precision} autocast on this {kind}; measure fp32 there"
     if precision == "fp16" and kind == "mps":
         unscale = "aten::_amp_foreach_non_finite_check_and_unscale_"
         if not torch._C._dispatch_has_kernel_for_dispatch_key(unscale, "MPS"):
             return f"torch {torch.__version__} cannot scale fp16 losses on mps; install a newer torch, or measure bf16"
     return None
-
-
-def _takes(precision: str, kind: str) -> bool:
-    """Whether autocast takes a type: it warns and stays off where it does not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.autocast(kind, dtype=_DTYPES[precision]):
-            return torch.is_autocast_enabled(kind)
 
 
 def _compile_unavailable(kind: str, index: int) -> str | None:
@@ -204,28 +187,24 @@ def _compile_unavailable(kind: str, index: int) -> str | None:
         return f"torch {torch.__version__} does not compile for mps; install a newer torch, or measure eager"
     missing = []
     if kind == "cpu":
-        if not _has_cpp_compiler():
+        from torch._inductor import cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler:
             missing.append("a C++ compiler (install g++ or clang++, or name one in CXX)")
     else:
         if importlib.util.find_spec("triton") is None:
             missing.append("triton (python -m pip install triton)")
-        if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if name):
+        if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang")):
             missing.append("a C compiler (install gcc, or name one in CC)")
         if kind == "cuda" and torch.version.hip is None:
-            capability = torch.cuda.get_device_capability(index)
-            if capability < _TRITON_CAPABILITY:
-                missing.append("compute capability 7.0 or later, got {}.{} (measure eager)".format(*capability))
+            major, minor = torch.cuda.get_device_capability(index)
+            if major < 7:
+                missing.append(f"compute capability 7.0 or later, got {major}.{minor} (measure eager)")
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append("Python's header files (install python3-dev)")
     return f"torch.compile needs {', and '.join(missing)}" if missing else None
-
-
-def _has_cpp_compiler() -> bool:
-    from torch._inductor import cpp_builder, exc
-
-    with suppress(exc.InvalidCxxCompiler):
-        return bool(cpp_builder.get_cpp_compiler())
-    return False
 
 
 @contextmanager
@@ -234,9 +213,6 @@ def cold_compile(folder: Path | None = None) -> Iterator[None]:
 
     For a process that ends with its phase: the code that was compiled is in memory until then. The compiler itself is
     imported before anything is timed.
-
-    Args:
-        folder: where caches are made, and removed at the end; None takes the system's place for temporary files.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
@@ -262,13 +238,13 @@ def compile_counts() -> dict[str, int]:
 
     Returns:
         `graphs` it made, `graph_breaks` at what it could not follow, and `recompiles`: code that was compiled again,
-        for another shape, mode or set of trained weights. What this version of torch does not report is left out.
+        for another shape, mode or set of trained weights.
     """
-    import torch._dynamo.convert_frame as frames
+    from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER
     from torch._dynamo.utils import counters
 
-    counts = {"graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values())}
-    compiles: dict[Any, int] | None = getattr(frames, "FRAME_COMPILE_COUNTER", None)
-    if compiles is not None:
-        counts["recompiles"] = sum(count - 1 for count in compiles.values())
-    return counts
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "recompiles": sum(count - 1 for count in FRAME_COMPILE_COUNTER.values()),
+    }

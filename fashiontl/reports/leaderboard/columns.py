@@ -22,13 +22,7 @@ _STEP_PARTS = ("step_data_time", "step_forward_time", "step_backward_time", "ste
 
 @dataclass(frozen=True)
 class Column:
-    """One column of numbers.
-
-    Attributes:
-        label: header, with the unit; no two columns share one.
-        metric: how the number is shown and which way is better.
-        statistic: the number and its interval in the metric's base unit; None is unknown.
-    """
+    """One column of numbers: a header that no other has, how it is shown, and what it is in base units."""
 
     label: str
     metric: Metric
@@ -47,7 +41,6 @@ accuracy_of = functools.lru_cache(maxsize=2**14)(accuracy_interval)
 
 
 def _column(name: str, statistic: _Statistic | None = None, label: str = "", better: Better | None = None) -> Column:
-    """A metric's column, by default of its median."""
     metric = replace(METRICS[name], label=label or METRICS[name].label, better=better or METRICS[name].better)
 
     def of_median(measured: Measured) -> Interval | None:
@@ -66,7 +59,6 @@ def _circumstance(name: str) -> Column:
 
 
 def _fraction(label: str, better: Better, statistic: _Statistic) -> Column:
-    """A share, in percent."""
     return Column(label, Metric("", "1", better, label, 100.0), statistic)
 
 
@@ -84,10 +76,7 @@ def _latency_percentile(q: int) -> Column:
 
 
 def waiting_share(measured: Measured) -> Interval | None:
-    """The share of a step's time that goes into its data, as the median over the steps that were timed.
-
-    The parts of one step were timed together, so each step has a share of its own and the median an interval.
-    """
+    """The share of a step's time that goes into its data, as the median over the steps that were timed."""
     parts = [measured[name].values for name in _STEP_PARTS if name in measured]
     if len(parts) < len(_STEP_PARTS) or len(set(map(len, parts))) > 1:
         return None

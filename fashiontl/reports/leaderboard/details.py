@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fashiontl.core.escape import to_markdown
 from fashiontl.core.metrics import METRICS, Metric
 from fashiontl.core.stats import Interval, median_interval
-from fashiontl.records.facts import Graphs, Sweep
+from fashiontl.records.facts import Sweep
 from fashiontl.reports.leaderboard.columns import (
     ACCURACY,
     ARITHMETIC,
@@ -25,10 +25,10 @@ from fashiontl.reports.leaderboard.rows import (
     UNKNOWN,
     Row,
     best_marks,
-    column_texts,
     decimals,
     estimate_text,
     relative_widths,
+    text_column,
 )
 
 # They say nothing that is worth a table of its own: most stand in others.
@@ -45,7 +45,7 @@ _CALIBRATION = Metric("calibration_error", "1", "lower", "ECE (%)", 100.0)
 
 
 def details_text(rows: Sequence[Row], names: Names) -> list[str]:
-    """The tables of a section that say anything, each in Markdown and folded away."""
+    """The tables of a section that show anything, each in Markdown and folded away."""
     found = {
         "Latency, loading and compiling": _table(rows, names, LATENCIES, _graphs(rows)),
         "Training step": _table(rows, names, STEP),
@@ -59,7 +59,6 @@ def details_text(rows: Sequence[Row], names: Names) -> list[str]:
 def _table(
     rows: Sequence[Row], names: Names, groups: Sequence[Group], compiled: Mapping[str, Mapping[int, str]] | None = None
 ) -> list[str]:
-    """Legends and a table of the rows and columns of which anything is known."""
     reasons = [column for group in groups for column in group.columns if column not in _NOT_REASON_ENOUGH]
     shown = [row for row in rows if any(map(row.interval, reasons))]
     if not shown:
@@ -67,10 +66,7 @@ def _table(
     known = {
         group: [column for column in group.columns if any(row.interval(column) for row in shown)] for group in groups
     }
-    columns = [
-        TextColumn(column.label, column_texts(rows, column, shown), "right")
-        for column in itertools.chain.from_iterable(known.values())
-    ]
+    columns = [text_column(rows, column, shown) for column in itertools.chain.from_iterable(known.values())]
     columns += [
         TextColumn(title, [texts.get(id(row), UNKNOWN) for row in shown], "right")
         for title, texts in (compiled or {}).items()
@@ -80,56 +76,52 @@ def _table(
         legends.append(
             "**Graphs**: how many the compiler made; a break parts one, a recompile makes it anew for other inputs."
         )
-    return ["\n".join(f"- {legend}" for legend in legends), table([*names.columns(shown), *columns])]
+    return [
+        "\n".join(f"- {legend}" for legend in legends),
+        table([*names.columns([row.record.case for row in shown]), *columns]),
+    ]
 
 
 def _graphs(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     """What the compiler made, by column and by identity of the row; columns of which nothing is known are left out."""
-    found = {
-        f"Graphs, {name}": {id(row): _graph_text(row.facts.compile[name]) for row in rows if name in row.facts.compile}
-        for name in _SWEPT
-    }
-    return {title: texts for title, texts in found.items() if texts}
-
-
-def _graph_text(made: Graphs) -> str:
-    counts = {"break": made.graph_breaks, "recompile": made.recompiles}
-    parts = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
-    return ", ".join([UNKNOWN if made.graphs is None else str(made.graphs), *parts])
+    found: dict[str, dict[int, str]] = {}
+    for row, name in itertools.product(rows, _SWEPT):
+        if made := row.facts.compile.get(name):
+            counts = {"break": made.graph_breaks, "recompile": made.recompiles}
+            parts = [f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
+            text = ", ".join([UNKNOWN if made.graphs is None else str(made.graphs), *parts])
+            found.setdefault(f"Graphs, {name}", {})[id(row)] = text
+    return found
 
 
 def _sweeps(rows: Sequence[Row], names: Names) -> list[str]:
     """Grids of cells and batch sizes in Markdown; none when no row has a sweep."""
     grids: list[str] = []
     for name, metric in _SWEPT.items():
-        found = {id(row): sweep for row in rows if (sweep := row.facts.sweep.get(name)) and sweep.points}
-        shown = [row for row in rows if id(row) in found]
-        speeds = {row: _throughputs(sweep) for row, sweep in found.items()}
-        batches = sorted({batch for by_batch in speeds.values() for batch in by_batch})
-        texts = [_best_of_line([speeds[id(row)].get(batch) for batch in batches], metric, row.sound) for row in shown]
-        if shown:
-            columns = [
-                *names.columns(shown),
-                *(
-                    TextColumn(str(batch), column, "right")
-                    for batch, column in zip(batches, zip(*texts, strict=True), strict=True)
-                ),
-                TextColumn("Largest", [_largest(sweep) for sweep in found.values()], "right"),
-            ]
-            widths = relative_widths([speed for by_batch in speeds.values() for speed in by_batch.values()])
-            grids += [f"**{metric.label}** by batch size", table(columns), *([widths] if widths else [])]
+        found = [(row, sweep) for row in rows if (sweep := row.facts.sweep.get(name)) and sweep.points]
+        if not found:
+            continue
+        speeds = [
+            {point.batch: median_interval([point.batch / each for each in point.seconds]) for point in sweep.points}
+            for _, sweep in found
+        ]
+        batches = sorted(set(itertools.chain.from_iterable(speeds)))
+        lines = [
+            _best_of_line([speed.get(batch) for batch in batches], metric, row.sound)
+            for (row, _), speed in zip(found, speeds, strict=True)
+        ]
+        columns = [
+            *names.columns([row.record.case for row, _ in found]),
+            *(TextColumn(str(b), texts, "right") for b, texts in zip(batches, zip(*lines, strict=True), strict=True)),
+            TextColumn("Largest", [_largest(sweep) for _, sweep in found], "right"),
+        ]
+        widths = relative_widths([speed for by_batch in speeds for speed in by_batch.values()])
+        grids += [f"**{metric.label}** by batch size", table(columns), *filter(None, [widths])]
     legend = (
         "Batch sizes double until memory, the setting's largest or the time is reached, which stands after the largest "
         "that ran. **Bold** is a line's best."
     )
     return [legend, *grids] if grids else []
-
-
-def _throughputs(sweep: Sweep) -> dict[int, Interval]:
-    """Images a second by batch size."""
-    return {
-        point.batch: median_interval([point.batch / seconds for seconds in point.seconds]) for point in sweep.points
-    }
 
 
 def _best_of_line(intervals: Sequence[Interval | None], metric: Metric, sound: bool) -> list[str]:
@@ -164,8 +156,8 @@ def classes_text(rows: Sequence[Row], names: Names) -> str:
     else:
         by_class = [TextColumn("Worst classes (%)", [_worst(found, titles) for found in classes])]
     columns = [
-        *names.columns(shown),
-        TextColumn(ACCURACY.label, column_texts(shown, ACCURACY), "right"),
+        *names.columns([row.record.case for row in shown]),
+        text_column(shown, ACCURACY),
         *by_class,
         TextColumn(_LOSS.label, _estimates(shown, [answers.loss for _, answers in answered], _LOSS), "right"),
         TextColumn(

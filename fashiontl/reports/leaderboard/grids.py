@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fashiontl.core.case import Case
 from fashiontl.core.escape import LONGEST_NAME, to_markdown
@@ -10,7 +10,7 @@ from fashiontl.core.stats import Interval
 from fashiontl.freezing import POLICIES
 from fashiontl.reports.leaderboard.columns import ACCURACY, LATENCY, TRAINING, TRAINING_MEMORY, Column
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
-from fashiontl.reports.leaderboard.names import Names, variant_name, weights_name
+from fashiontl.reports.leaderboard.names import Names
 from fashiontl.reports.leaderboard.notes import Footnotes
 from fashiontl.reports.leaderboard.rows import (
     UNKNOWN,
@@ -18,10 +18,10 @@ from fashiontl.reports.leaderboard.rows import (
     best_marks,
     best_of,
     by_accuracy,
-    column_texts,
     estimate_text,
     half_width,
     relative_widths,
+    text_column,
 )
 
 _MOST_ROWS_WITHOUT = 12
@@ -30,18 +30,17 @@ _MOST_POLICIES = 9
 _MOST_ON_FRONTIER = 10
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One line of a grid: a start of one architecture on one device, run in one way, by policy."""
 
     case: Case
-    cells: dict[str, Row] = field(default_factory=dict)
+    cells: dict[str, Row]
 
     def rank(self) -> tuple[float, str, str, str, tuple[str, ...]]:
         """Lines by their best accuracy."""
-        known = [i.estimate for row in self.cells.values() if row.sound and (i := row.interval(ACCURACY))]
+        best = max((known.estimate for known in _known(list(self.cells.values()), ACCURACY)), default=-math.inf)
         case = self.case
-        return -max(known, default=-math.inf), case.architecture, case.weights, case.device, case.variant
+        return -best, case.architecture, case.weights, case.device, case.variant
 
 
 def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
@@ -70,11 +69,7 @@ def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Sound rows that no other beats: that is as good in accuracy and training speed, and better in one of them.
-
-    Returns:
-        From the most accurate, which is the slowest to train, to the fastest.
-    """
+    """The Pareto frontier of accuracy and training speed, from the most accurate, the slowest to train."""
     both = [(row, row.interval(ACCURACY), row.interval(TRAINING)) for row in rows if row.sound]
     known = [(row, a.estimate, t.estimate) for row, a, t in both if a is not None and t is not None]
     known.sort(key=lambda entry: (-entry[1], -entry[2]))
@@ -93,7 +88,7 @@ def _lines(rows: Sequence[Row]) -> list[_Line]:
         case = row.record.case
         way = (case.architecture, case.device, *case.variant)
         beside = [line for key, line in lines.items() if key[1:] == way] if case.policy == "scratch" else []
-        for line in beside or [lines.setdefault((case.weights, *way), _Line(case))]:
+        for line in beside or [lines.setdefault((case.weights, *way), _Line(case, {}))]:
             line.cells[case.policy] = row
     return sorted(lines.values(), key=_Line.rank)
 
@@ -107,13 +102,8 @@ def _grid(
         key=lambda policy: (places.index(policy) if policy in places else len(places), policy),
     )
     cases = [line.case for line in lines]
-    first = [TextColumn("Architecture", [names.architecture(case.architecture) for case in cases])]
-    if len({(case.architecture, case.device, case.variant) for case in cases}) < len(cases):
-        first.append(TextColumn("Weights", [weights_name(case.weights) for case in cases]))
-    if names.variants:
-        first.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
-    if names.devices:
-        first.append(TextColumn("Device", [to_markdown(case.device, LONGEST_NAME) for case in cases]))
+    has_weights = len({(case.architecture, case.device, case.variant) for case in cases}) < len(cases)
+    first = names.columns(cases, "Architecture", *["Weights"] * has_weights)
     texts = [_line_texts([line.cells.get(policy) for policy in policies], column, best, footnotes) for line in lines]
     cells = [
         TextColumn(to_markdown(policy, LONGEST_NAME), own, "right")
@@ -141,7 +131,6 @@ def _known(rows: Sequence[Row], column: Column) -> list[Interval]:
 
 
 def _widths(known: Sequence[Interval], column: Column) -> str:
-    """How wide the intervals are that the grid leaves out."""
     if column is not ACCURACY:
         return relative_widths(known)
     widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
@@ -149,7 +138,6 @@ def _widths(known: Sequence[Interval], column: Column) -> str:
 
 
 def _proof(best: Interval, known: Sequence[Interval]) -> str:
-    """Whether the best is proven."""
     rivals = sum(best.overlaps(interval) for interval in known) - 1
     if not math.isfinite(half_width(best)):
         proof = "not proven: a single measurement has no interval"
@@ -164,13 +152,16 @@ def _frontier_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> s
         return ""
     shown = found[:_MOST_ON_FRONTIER]
     # As in the table of all cells: what is best, and how many decimals, is of all rows.
-    columns = [
-        TextColumn(column.label, column_texts(rows, column, shown), "right")
-        for column in (ACCURACY, TRAINING, LATENCY, TRAINING_MEMORY)
-    ]
+    columns = [text_column(rows, column, shown) for column in (ACCURACY, TRAINING, LATENCY, TRAINING_MEMORY)]
     more = f"; the most accurate {len(shown)} of {len(found)}" if len(found) > len(shown) else ""
     return (
         "**Accuracy against training speed**: the cells to choose from. Whatever is more accurate than one of these "
         f"trains more slowly, by the estimates{more}.\n\n"
-        + table([*names.columns(shown), *columns, TextColumn("Status", [footnotes.status(row) for row in shown])])
+        + table(
+            [
+                *names.columns([row.record.case for row in shown]),
+                *columns,
+                TextColumn("Status", [footnotes.status(row) for row in shown]),
+            ]
+        )
     )

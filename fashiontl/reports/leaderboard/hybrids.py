@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from fashiontl.core.stats import Interval
 from fashiontl.models.registry import members
-from fashiontl.reports.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING, Column
+from fashiontl.reports.leaderboard.columns import ACCURACY, INFERENCE_MEMORY, LATENCY, TRAINING
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.leaderboard.names import Names
-from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts, decimals, half_width
+from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, decimals, half_width, text_column
 
 _FACTORS = {"Latency (times)": LATENCY, "Inference peak (times)": INFERENCE_MEMORY, "Training speed (times)": TRAINING}
 
@@ -29,23 +29,19 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
     """A section's table in Markdown; empty without hybrids that went well and whose accuracy is known."""
     known = [row for row in rows if row.sound and row.interval(ACCURACY)]
     hybrids = [row for row in known if members(row.record.case.architecture)]
-    known = by_accuracy(known)
     if not hybrids:
         return ""
-    found = [_measured_members(row, known) for row in hybrids]
-    pairs = [(row, those[0] if those else None) for row, those in zip(hybrids, found, strict=True)]
-    gains = [_gain(row, member) for row, member in pairs]
+    known = by_accuracy(known)
+    gains, texts = zip(*(_compared(row, known, names) for row in hybrids), strict=True)
+    member, gain, verdict, *factors = zip(*texts, strict=True)
     text = table(
         [
-            *names.columns(hybrids),
-            TextColumn(ACCURACY.label, column_texts(rows, ACCURACY, hybrids), "right"),
-            TextColumn("Best member", [_member_text(*each, names) for each in zip(hybrids, found, strict=True)]),
-            TextColumn("Difference (points)", [_gain_text(gain) for gain in gains], "right"),
-            TextColumn("It helps", [_verdict(gain) for gain in gains]),
-            *(
-                TextColumn(title, [_factor(row, member, column) for row, member in pairs], "right")
-                for title, column in _FACTORS.items()
-            ),
+            *names.columns([row.record.case for row in hybrids]),
+            text_column(rows, ACCURACY, hybrids),
+            TextColumn("Best member", member),
+            TextColumn("Difference (points)", gain, "right"),
+            TextColumn("It helps", verdict),
+            *(TextColumn(title, column, "right") for title, column in zip(_FACTORS, factors, strict=True)),
         ]
     )
     proven = [gain.low > 0 for gain in gains if gain is not None]
@@ -61,42 +57,30 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
     )
 
 
-def _measured_members(hybrid: Row, known: Sequence[Row]) -> list[Row]:
-    """Rows of its members that are the same case otherwise, the most accurate first."""
-    case = hybrid.record.case
-    names = members(case.architecture)
-    beside = [row for row in known if row.record.case.architecture in names]
-    return [row for row in beside if replace(row.record.case, architecture=case.architecture) == case]
+def _compared(hybrid: Row, known: Sequence[Row], names: Names) -> tuple[Interval | None, list[str]]:
+    """How much more accurate it is than its most accurate member in the same case otherwise, and the line's texts."""
+    case, architectures = hybrid.record.case, set(members(hybrid.record.case.architecture))
+    measured = [
+        row for row in known
+        if row.record.case.architecture in architectures
+        and replace(row.record.case, architecture=case.architecture) == case
+    ]  # fmt: skip
+    mine = hybrid.interval(ACCURACY)
+    its = measured[0].interval(ACCURACY) if measured else None
+    if mine is None or its is None:
+        return None, [UNKNOWN] * (3 + len(_FACTORS))
+    gain = difference(mine, its)
+    missing = f" (of {len(measured)} measured)" if len(measured) < len(architectures) else ""
+    return gain, [
+        names.architecture(measured[0].record.case.architecture) + missing,
+        # Adding 0 makes a difference that is rounded to minus zero a plain one.
+        f"{round(gain.estimate * 100, 1) + 0.0:+.1f}\xa0±\xa0{half_width(gain) * 100:.1f}",
+        "yes" if gain.low > 0 else "no, it harms" if gain.high < 0 else "not proven",
+        *(_factor(hybrid.interval(column), measured[0].interval(column)) for column in _FACTORS.values()),
+    ]
 
 
-def _member_text(hybrid: Row, measured: Sequence[Row], names: Names) -> str:
-    if not measured:
-        return UNKNOWN
-    all_of_them = len(set(members(hybrid.record.case.architecture)))
-    missing = f" (of {len(measured)} measured)" if len(measured) < all_of_them else ""
-    return names.architecture(measured[0].record.case.architecture) + missing
-
-
-def _gain(hybrid: Row, member: Row | None) -> Interval | None:
-    mine, its = hybrid.interval(ACCURACY), member.interval(ACCURACY) if member else None
-    return difference(mine, its) if mine is not None and its is not None else None
-
-
-def _gain_text(gain: Interval | None) -> str:
-    if gain is None:
-        return UNKNOWN
-    # Adding 0 makes a difference that is rounded to minus zero a plain one.
-    return f"{round(gain.estimate * 100, 1) + 0.0:+.1f}\xa0±\xa0{half_width(gain) * 100:.1f}"
-
-
-def _verdict(gain: Interval | None) -> str:
-    if gain is None:
-        return UNKNOWN
-    return "yes" if gain.low > 0 else "no, it harms" if gain.high < 0 else "not proven"
-
-
-def _factor(hybrid: Row, member: Row | None, column: Column) -> str:
-    mine, its = hybrid.interval(column), member.interval(column) if member else None
+def _factor(mine: Interval | None, its: Interval | None) -> str:
     if mine is None or its is None or not its.estimate:
         return UNKNOWN
     ratio = mine.estimate / its.estimate

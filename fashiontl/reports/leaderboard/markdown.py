@@ -10,13 +10,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class TextColumn(NamedTuple):
-    """One column of a table as it is shown.
-
-    Attributes:
-        header: in Markdown.
-        texts: one a line, in Markdown.
-        align: numbers stand to the right.
-    """
+    """One column of a table, in Markdown; numbers stand to the right."""
 
     header: str
     texts: Sequence[str]
@@ -42,18 +36,10 @@ def folded(title: str, *parts: str) -> str:
 
 
 def short_digest(digest: object, length: int = 12) -> str:
-    """The beginning of a SHA as code; in a record that others wrote it may be anything.
-
-    >>> short_digest("14410854cf7a2b"), short_digest("| `")
-    ('`14410854cf7a`', '`???`')
-    """
+    """The beginning of a SHA as code; in a record that others wrote it may be anything."""
     return f"`{re.sub('[^0-9A-Za-z]', '?', str(digest)[:length])}`"
 
 
 def superscript(number: int) -> str:
-    """A footnote's mark.
-
-    >>> superscript(12)
-    '¹²'
-    """
+    """A footnote's mark."""
     return str(number).translate(_SUPERSCRIPTS)

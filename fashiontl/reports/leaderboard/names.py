@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS
+from fashiontl.core.case import EXECUTIONS, MEMORY_FORMATS, PRECISIONS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_markdown
 from fashiontl.data import Task, find_task
@@ -25,9 +25,8 @@ class Names:
 
     Attributes:
         letters: what stands for the members of hybrids whose own names would widen every table.
-        hybrids: whether there are any.
-        variants: whether any cell has one, as of precision.
-        devices: whether devices must be told apart; a single one is in the section's title already, as the machine.
+        hybrids, variants: whether any cell has one.
+        devices: whether there are several; a single one is in the section's title already, as the machine.
     """
 
     letters: dict[tuple[str, ...], str]
@@ -52,19 +51,18 @@ class Names:
         letter = self.letters.get(members(name)) if len(name) > _LONGEST else None
         return _SHORT[name.partition(":")[0]].format(letter) if letter else to_markdown(name, LONGEST_NAME)
 
-    def columns(self, rows: Sequence[Row]) -> list[TextColumn]:
-        """The columns that say which cell a line is."""
-        cases = [row.record.case for row in rows]
-        found = [
-            TextColumn("Architecture", [self.architecture(case.architecture) for case in cases]),
-            TextColumn("Policy", [to_markdown(case.policy, LONGEST_NAME) for case in cases]),
-            TextColumn("Weights", [weights_name(case.weights) for case in cases]),
-        ]
-        if self.variants:
-            found.append(TextColumn("Variant", [variant_name(case.variant) for case in cases]))
-        if self.devices:
-            found.append(TextColumn("Device", [to_markdown(case.device, LONGEST_NAME) for case in cases]))
-        return found
+    def columns(self, cases: Sequence[Case], *which: str) -> list[TextColumn]:
+        """The columns that say which cell a line is: those named, or by default all, and what tells variants apart."""
+        found = {
+            "Architecture": [self.architecture(case.architecture) for case in cases],
+            "Policy": [to_markdown(case.policy, LONGEST_NAME) for case in cases],
+            "Weights": [weights_name(case.weights) for case in cases],
+            # Empty without any, since `—` would mean unknown.
+            "Variant": [" ".join(map(to_markdown, case.variant)) for case in cases],
+            "Device": [to_markdown(case.device, LONGEST_NAME) for case in cases],
+        }
+        shown = [*(which or list(found)[:3]), *["Variant"] * self.variants, *["Device"] * self.devices]
+        return [TextColumn(title, found[title]) for title in shown]
 
     def legend(self) -> str:
         """What hybrids, their letters and variants are; empty without any."""
@@ -83,14 +81,9 @@ class Names:
         return "\n\n".join(found)
 
 
-def variant_name(variant: Sequence[str]) -> str:
-    """The parts of `Case.variant` in Markdown; empty without any, since `—` would mean unknown."""
-    return " ".join(map(to_markdown, variant))
-
-
 @functools.lru_cache(maxsize=1024)
 def weights_name(weights: str) -> str:
-    """The weights' name, of a path its last part, in Markdown."""
+    """In Markdown; of a path its last part."""
     return to_markdown(PurePath(weights).name, LONGEST_NAME)
 
 
@@ -103,11 +96,7 @@ def known_task(name: str) -> Task | None:
 
 
 def class_names(task: str, count: int) -> Sequence[str]:
-    """Names of a task's classes; their numbers when this process does not know the task, or knows it otherwise.
-
-    >>> class_names("fashion4", 4)[1], class_names("of_a_user", 2)
-    ('Trouser', ('0', '1'))
-    """
+    """Names of a task's classes; their numbers when this process does not know the task, or knows it otherwise."""
     known = known_task(task)
     return known.class_names if known and len(known.class_names) == count else tuple(map(str, range(count)))
 

@@ -1,4 +1,4 @@
-"""What stands under a table: all that its numbers depend on, and the reasons to doubt them as footnotes."""
+"""What stands under a table: all that its numbers depend on, and warnings about them as footnotes."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,26 +26,35 @@ _VERSIONS = {
 }  # fmt: skip
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """The notes of a section's rows, each in Markdown and on one line."""
-    newest = max((row.record for row in rows), key=lambda record: record.started)
-    environments = [row.record.environment for row in rows]
-    return [
-        _command(rows),
-        f"{_hardware(newest.environment, environments)} (machine {to_code(newest.machine, LONGEST_NAME)})",
-        _versions(environments),
-        f"**Settings** {to_code(_assignments(newest))}",
-        *_tests(rows),
-        *_timing(rows),
-        *_extensions(rows),
-        *_proof(rows),
-        *_determinism(rows),
-        *([_REFERENCE] if newest.case.task == "fashion10" else []),
-    ]
-
-
-def _command(rows: Sequence[Row]) -> str:
+def notes(rows: Sequence[Row]) -> Iterator[str]:
+    """The notes of a section, each in Markdown and on one line."""
     records = [row.record for row in rows]
+    newest = max(records, key=lambda record: record.started)
+    environments = [record.environment for record in records]
+    yield _command(records)
+    yield f"{_hardware(newest.environment, environments)} (machine {to_code(newest.machine, LONGEST_NAME)})"
+    yield _versions(environments)
+    settings = dataclasses.asdict(newest.settings)
+    if "@" in newest.case.task:
+        # The task says how many, whatever the setting.
+        del settings["train_per_class"]
+    yield f"**Settings** {to_code(' '.join(f'{name}={value}' for name, value in settings.items() if value != ''))}"
+    yield from _tests(rows)
+    yield from _timing(rows)
+    if extensions := [entry for row in rows for entry in row.facts.extensions.items()]:
+        texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in extensions]
+        yield f"**Extensions** {_several(texts, most=5)}"
+    yield from _proof(rows)
+    if known := [row.facts.deterministic for row in rows if row.facts.deterministic is not None]:
+        yield (
+            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
+            "give identical weights"
+        )
+    if newest.case.task == "fashion10":
+        yield _REFERENCE
+
+
+def _command(records: Sequence[Record]) -> str:
     # ISO times in UTC: the first sixteen characters are the date and the minute.
     times = sorted(to_markdown(record.started[:16].replace("T", " ")) for record in records)
     commits = _several(
@@ -81,14 +90,6 @@ def _versions(environments: Sequence[Environment]) -> str:
     }
     parts = [f"{title} {versions}" for title, versions in found.items() if versions]
     return f"**Versions** {', '.join(parts)}; {_several(to_markdown(environment.os) for environment in environments)}"
-
-
-def _assignments(record: Record) -> str:
-    values = dataclasses.asdict(record.settings)
-    if "@" in record.case.task:
-        # The task says how many, whatever the setting.
-        del values["train_per_class"]
-    return " ".join(f"{name}={value}" for name, value in values.items() if value != "")
 
 
 def _tests(rows: Sequence[Row]) -> Iterator[str]:
@@ -144,23 +145,6 @@ def _timing(rows: Sequence[Row]) -> Iterator[str]:
     )
 
 
-def _determinism(rows: Sequence[Row]) -> Iterator[str]:
-    known = [row.facts.deterministic for row in rows if row.facts.deterministic is not None]
-    if known:
-        yield (
-            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
-            "give identical weights"
-        )
-
-
-def _extensions(rows: Sequence[Row]) -> Iterator[str]:
-    """Files of the user's own that took part, such as an architecture or a policy."""
-    found = [entry for row in rows for entry in row.facts.extensions.items()]
-    if found:
-        texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in found]
-        yield f"**Extensions** {_several(texts, most=5)}"
-
-
 def _proof(rows: Sequence[Row]) -> Iterator[str]:
     proofs = [row.record.proof for row in rows if row.record.proof]
     if not proofs:
@@ -184,24 +168,20 @@ def _several(texts: Iterable[str], most: int = 3) -> str:
 
 
 class Footnotes:
-    """The reasons to doubt a section's rows, numbered; rows with the same reasons share a number.
-
-    Args:
-        rows: in the order in which they are shown.
-    """
+    """The warnings about a section's rows, numbered in their order; rows with the same warnings share a number."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        doubts = [(id(row), text) for row in rows if (text := _reasons_to_doubt(row))]
-        self._texts = list(dict.fromkeys(text for _, text in doubts))
+        warnings = [(id(row), text) for row in rows if (text := _warnings(row))]
+        self._texts = list(dict.fromkeys(text for _, text in warnings))
         marks = {text: f" {superscript(number)}" for number, text in enumerate(self._texts, start=1)}
-        self._marks = {row: marks[text] for row, text in doubts}
+        self._marks = {row: marks[text] for row, text in warnings}
 
     def mark(self, row: Row) -> str:
-        """The row's superscript with the space before it; empty when there is no doubt."""
+        """The row's superscript with the space before it; empty without a warning."""
         return self._marks.get(id(row), "")
 
     def status(self, row: Row) -> str:
-        """Whether a row's numbers may be compared, else why not, and the mark of its doubts."""
+        """Whether a row's numbers may be compared, else why not, and the mark of its warnings."""
         record = row.record
         reason = to_markdown(record.reason, _LONGEST_REASON)
         text = "ok" if row.sound else f"**{to_markdown(record.status)}**" + (f": {reason}" if reason else "")
@@ -209,7 +189,7 @@ class Footnotes:
 
     @property
     def text(self) -> str:
-        """The footnotes in Markdown; empty without doubts."""
+        """The footnotes in Markdown; empty without warnings."""
         # Two spaces at the end are a line break.
         lines = [
             f"{superscript(number)} {to_markdown(text, _LONGEST_FOOTNOTE)}  "
@@ -219,18 +199,17 @@ class Footnotes:
         return folded(f"{len(lines)} footnotes", text) if len(lines) > _MOST_OPEN else text
 
 
-def _reasons_to_doubt(row: Row) -> str:
-    """All that a reader must know about a row's numbers; empty when there is nothing."""
+def _warnings(row: Row) -> str:
     record, facts = row.record, row.facts
-    doubts = list(record.warnings)
+    found = list(record.warnings)
     if facts.image_size and facts.image_size > (record.case.image_size or record.settings.image_size):
-        doubts.append(f"images of {facts.image_size} pixels, the least that it takes")
+        found.append(f"images of {facts.image_size} pixels, the least that it takes")
     if len(facts.periods.each) > 1:
-        doubts.append(
+        found.append(
             f"a training step is the mean over {len(facts.periods.each)} plans, weighted by their epochs; the peak of "
             "memory is the largest of them"
         )
     if record.proof and (unmoved := record.proof.unmoved):
         names = ", ".join(unmoved[:3]) + (", …" if len(unmoved) > 3 else "")
-        doubts.append(f"{len(unmoved)} tensors that should train did not move ({names})")
-    return "; ".join(doubts)
+        found.append(f"{len(unmoved)} tensors that should train did not move ({names})")
+    return "; ".join(found)

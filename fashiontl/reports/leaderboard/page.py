@@ -5,6 +5,7 @@ depend on.
 """
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from fashiontl.core.case import PRESETS, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_line, to_markdown, to_terminal
 from fashiontl.core.files import write_atomically
+from fashiontl.matrix.extensions import REPORT_SECTIONS, ReportSection
 from fashiontl.records import Record, latest, meaning, read_newest
 from fashiontl.reports.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, SUMMARY, Column
 from fashiontl.reports.leaderboard.details import classes_text, details_text
@@ -21,7 +23,7 @@ from fashiontl.reports.leaderboard.hybrids import hybrids_text
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, short_digest, table
 from fashiontl.reports.leaderboard.names import Names, known_task
 from fashiontl.reports.leaderboard.notes import Footnotes, notes
-from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, column_texts, row_of
+from fashiontl.reports.leaderboard.rows import UNKNOWN, Row, by_accuracy, row_of, text_column
 from fashiontl.timing.loops import no_garbage_collection
 
 _INTRODUCTION = """# Leaderboard
@@ -52,26 +54,14 @@ _MOST_ROWS_OPEN = 24
 
 
 def render(records: Iterable[Record], errors: Sequence[str] = ()) -> str:
-    """The page in Markdown of the newest record of each case, machine and meaning of the settings.
-
-    Args:
-        records: in any order.
-        errors: what could not be read, `file:line: what`.
-    """
+    """The page in Markdown of the newest record of each cell, and of errors of lines that could not be read."""
     return "".join(parts(sections(map(row_of, latest(records))), errors))
 
 
 # Rows and texts form no cycles, and going through very many of them in search of some takes a long time.
 @no_garbage_collection()
 def write(results: Path, warn: Callable[[str], None] = lambda error: None) -> Path:
-    """Read all runs and write `leaderboard.md` beside them.
-
-    Args:
-        results: folder of the results.
-        warn: called with each line that cannot be read, once the page is written.
-
-    Returns:
-        The path of the page.
+    """Read all runs and write `leaderboard.md` beside them; `warn` is called with each error of a line.
 
     Raises:
         FashiontlError: there are no runs.
@@ -104,7 +94,7 @@ def summary(records: Iterable[Record]) -> str:
     columns = {
         # Each word goes to a line of its own, since a terminal is narrow.
         column.label.replace(" ", "\n"): [
-            text.replace("*", "").replace("\xa0", " ") for text in column_texts(rows, column)
+            text.replace("*", "").replace("\xa0", " ") for text in text_column(rows, column).texts
         ]
         for column in SUMMARY
     }
@@ -166,11 +156,7 @@ def section_title(rows: Sequence[Row]) -> str:
 
 
 def settings_name(settings: Settings) -> str:
-    """The preset, and what was changed in it as far as it matters.
-
-    >>> settings_name(dataclasses.replace(PRESETS["quick"], epochs=3, timeout=5.0))
-    'quick with epochs=3'
-    """
+    """The preset, and what was changed in it as far as it matters, such as `quick with epochs=3`."""
     preset = PRESETS.get(settings.preset)
     if preset is None:
         return settings.preset
@@ -207,13 +193,24 @@ def section_text(rows: Sequence[Row]) -> str:
         *details_text(rows, names),
         folded("Sizes, times and weights", sizes),
         folded("Accuracy by class, loss and calibration", classes) if classes else "",
+        *(_own_section(section, rows) for section in REPORT_SECTIONS.values()),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
+def _own_section(section: ReportSection, rows: Sequence[Row]) -> str:
+    """A section of the user's own; where its function fails, the error stands in its place."""
+    module, _, name = section.function.partition(":")
+    try:
+        text = str(getattr(importlib.import_module(module), name)([row.record for row in by_accuracy(rows)]))
+    except Exception as error:  # the page must not be lost by it
+        text = to_markdown(f"{section.function} failed: {type(error).__name__}: {error}")
+    return folded(section.name, text)
+
+
 def _table(rows: Sequence[Row], columns: Sequence[Column], names: Names, last: TextColumn) -> str:
-    numbers = [TextColumn(column.label, column_texts(rows, column), "right") for column in columns]
-    return table([*names.columns(rows), *numbers, last])
+    numbers = [text_column(rows, column) for column in columns]
+    return table([*names.columns([row.record.case for row in rows]), *numbers, last])
 
 
 def _weights(row: Row) -> str:
@@ -231,6 +228,8 @@ def overview(found: Sequence[Sequence[Row]]) -> str:
             TextColumn("Section", [to_markdown(section_title(rows)) for rows in found]),
             TextColumn("Cells ok", [f"{sum(row.sound for row in rows)} of {len(rows)}" for rows in found], "right"),
             TextColumn("Most accurate", [to_markdown(row.record.id, LONGEST_NAME) if row else UNKNOWN for row in best]),
-            TextColumn(ACCURACY.label, [column_texts([row], ACCURACY)[0] if row else UNKNOWN for row in best], "right"),
+            TextColumn(
+                ACCURACY.label, [text_column([row], ACCURACY).texts[0] if row else UNKNOWN for row in best], "right"
+            ),
         ]
     )

@@ -9,9 +9,11 @@ from msgspec.structs import replace
 
 from fashiontl.core.metrics import Metric
 from fashiontl.core.stats import Interval
+from fashiontl.matrix.extensions import REPORT_SECTIONS
 from fashiontl.records import Record
 from fashiontl.records.facts import Evaluation, Facts
 from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, Column, accuracy_of
+from fashiontl.reports.leaderboard.markdown import TextColumn
 
 UNKNOWN = "—"
 
@@ -23,8 +25,8 @@ class Answers:
     Attributes:
         classes: fraction right of each class, in the order of the network's outputs; None where a class has no test
             image. Empty when unknown.
-        loss: cross-entropy in nats; None when unknown. Its interval is open: the record holds no loss of each image.
-        calibration_error: expected calibration error, from 0 to 1; as the loss.
+        loss: cross-entropy in nats. Its interval is open: the record holds no loss of each image.
+        calibration_error: from 0 to 1; as the loss.
     """
 
     classes: tuple[Interval | None, ...]
@@ -38,11 +40,10 @@ class Row:
 
     Attributes:
         record: without raw values, artifacts and provenance, so that very many fit in memory.
-        facts: of its provenance, without the answers.
-        numbers: by the label of each column of which it is known.
+        facts: without the answers.
+        numbers: by the column's label.
         trials: test images of each accuracy; 0 when unknown.
         seeds: how many accuracies there are.
-        answers: what else is known of the answers on them.
     """
 
     record: Record
@@ -58,7 +59,7 @@ class Row:
         return self.record.status == "ok"
 
     def interval(self, column: Column) -> Interval | None:
-        """The number of a column with its interval; None when unknown."""
+        """The number of a column, if it is known."""
         return self.numbers.get(column.label)
 
 
@@ -72,17 +73,17 @@ def row_of(record: Record) -> Row:
     numbers = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
     accuracy = measured.get("accuracy")
     return Row(
-        replace(record, measurements=(), provenance={}, artifacts={}),
+        # Very many records are held at once; whole ones only where a section of the user's own asks for them.
+        record if REPORT_SECTIONS else replace(record, measurements=(), provenance={}, artifacts={}),
         replace(facts, evaluation=()),
         numbers,
         accuracy.trials if accuracy else 0,
         len(accuracy.values) if accuracy else 0,
-        answers_of(facts.evaluation),
+        _answers(facts.evaluation),
     )
 
 
-def answers_of(seeds: Sequence[Evaluation]) -> Answers | None:
-    """Means over seeds of what they answered; None when nothing is known."""
+def _answers(seeds: Sequence[Evaluation]) -> Answers | None:
     if not seeds:
         return None
     found = Answers(
@@ -101,15 +102,12 @@ def _mean(values: Sequence[float | None]) -> Interval | None:
 def _classes(confusions: Sequence[Sequence[Sequence[int]]]) -> tuple[Interval | None, ...]:
     if len(set(map(len, confusions))) > 1:
         return ()
-    return tuple(_class([confusion[index] for confusion in confusions], index) for index in range(len(confusions[0])))
-
-
-def _class(rows: Sequence[Sequence[int]], index: int) -> Interval | None:
-    """One class from its row of each seed's confusion matrix."""
-    images = [sum(row) for row in rows]
-    if not all(images):
-        return None
-    return accuracy_of(tuple([row[index] / count for row, count in zip(rows, images, strict=True)]), min(images))
+    found: list[Interval | None] = []
+    for label, rows in enumerate(zip(*confusions, strict=True)):
+        images = [sum(row) for row in rows]
+        fractions = [row[label] / count for row, count in zip(rows, images, strict=True) if count]
+        found.append(accuracy_of(tuple(fractions), min(images)) if all(images) else None)
+    return tuple(found)
 
 
 def by_accuracy(rows: Sequence[Row]) -> list[Row]:
@@ -122,46 +120,34 @@ def by_accuracy(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def column_texts(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> list[str]:
-    """The cells of a column; measured numbers have one number of decimals, exact ones their own.
+def text_column(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> TextColumn:
+    """A column as it is shown; measured numbers have one number of decimals, exact ones their own.
 
     The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
-
-    Args:
-        rows: that are compared.
-        column: what is shown of them.
-        shown: those of the rows to give the cells of; all when None.
+    `shown` are those of the rows to give the cells of; all when None.
     """
-    metric = column.metric
-    known = [found for row in rows if (found := row.interval(column))]
-    best, mark = _best_and_mark([found for row in rows if row.sound and (found := row.interval(column))], metric)
-    common = decimals([interval.estimate * metric.scale for interval in known], metric.digits)
-    texts = []
-    for row in rows if shown is None else shown:
-        interval = row.interval(column)
+    metric, known = column.metric, [row.interval(column) for row in rows]
+    marks = best_marks([interval if row.sound else None for row, interval in zip(rows, known, strict=True)], metric)
+    common = decimals([interval.estimate * metric.scale for interval in known if interval], metric.digits)
+    texts = {}
+    for row, interval, mark in zip(rows, known, marks, strict=True):
         if interval is None:
-            texts.append(UNKNOWN)
-            continue
-        own = [interval.estimate * metric.scale]
-        places = decimals(own, metric.digits) if metric.better == "equal" else common
-        text = number(interval, metric.scale, places)
-        texts.append(mark.format(text) if row.sound and interval.estimate == best else text)
-    return texts
+            texts[id(row)] = UNKNOWN
+        else:
+            own = decimals([interval.estimate * metric.scale], metric.digits)
+            text = number(interval, metric.scale, own if metric.better == "equal" else common)
+            texts[id(row)] = mark.format(text)
+    return TextColumn(column.label, [texts[id(row)] for row in (rows if shown is None else shown)], "right")
 
 
 def best_marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
-    """A template for each number's text that makes the best bold, as in `column_texts`; None is no candidate."""
-    best, mark = _best_and_mark([interval for interval in intervals if interval is not None], metric)
-    return [mark if interval is not None and interval.estimate == best else "{}" for interval in intervals]
-
-
-def _best_and_mark(intervals: Sequence[Interval], metric: Metric) -> tuple[float | None, str]:
-    """The best estimate and the template that makes its text bold; None where none is best."""
-    if metric.better == "equal" or len(intervals) < 2:
-        return None, "{}"
-    best = best_of(intervals, metric)
-    proven = sum(best.overlaps(interval) for interval in intervals) == 1
-    return best.estimate, "**{}**" if proven else "~**{}**"
+    """A template for each number's text that makes the best bold, as in `text_column`; None is no candidate."""
+    known = [interval for interval in intervals if interval is not None]
+    if metric.better == "equal" or len(known) < 2:
+        return ["{}"] * len(intervals)
+    best = best_of(known, metric)
+    mark = "**{}**" if sum(best.overlaps(interval) for interval in known) == 1 else "~**{}**"
+    return [mark if interval is not None and interval.estimate == best.estimate else "{}" for interval in intervals]
 
 
 def best_of(intervals: Sequence[Interval], metric: Metric) -> Interval:
@@ -170,11 +156,7 @@ def best_of(intervals: Sequence[Interval], metric: Metric) -> Interval:
 
 
 def decimals(values: Sequence[float], digits: int) -> int:
-    """Decimals with which the smallest value has the digits asked; values below a hundredth of the largest have fewer.
-
-    >>> decimals([91.2, 87.5, 60.0], 3), decimals([1807.2, 0.5], 3), decimals([], 3)
-    (1, 1, 0)
-    """
+    """Decimals with which the smallest value has some digits; values below a hundredth of the largest have fewer."""
     sizes = [abs(value) for value in values if value]
     if not sizes:
         return 0
@@ -189,12 +171,9 @@ def estimate_text(interval: Interval, metric: Metric) -> str:
 
 
 def number(interval: Interval, scale: float, places: int) -> str:
-    r"""An estimate with the larger half of its interval; alone when the interval is open.
+    """An estimate with the larger half of its interval; alone when the interval is open.
 
     The spaces do not break, so that a narrow column does not part the two.
-
-    >>> number(Interval(0.91, 0.89, 0.925), 100, 1)
-    '91.0\xa0±\xa02.0'
     """
     half = half_width(interval)
     text = f"{interval.estimate * scale:.{places}f}"
@@ -208,9 +187,7 @@ def half_width(interval: Interval) -> float:
 
 def relative_widths(intervals: Sequence[Interval]) -> str:
     """How wide intervals are that a table leaves out, in a sentence; empty when none has a width."""
-    widths = [100 * half_width(interval) / interval.estimate for interval in intervals if interval.estimate]
-    widths = list(filter(math.isfinite, widths))
-    if not widths:
-        return ""
-    ends = dict.fromkeys(f"{width:.0f}" for width in (min(widths), max(widths)))
-    return f"Each number is ± {' to '.join(ends)} % of itself."
+    widths = (100 * half_width(interval) / interval.estimate for interval in intervals if interval.estimate)
+    finite = sorted(filter(math.isfinite, widths))
+    ends = dict.fromkeys(f"{width:.0f}" for width in (finite[0], finite[-1])) if finite else ()
+    return f"Each number is ± {' to '.join(ends)} % of itself." if ends else ""

@@ -18,7 +18,7 @@ from fashiontl.freezing import POLICIES
 from fashiontl.machine.devices import DEVICES, is_device
 from fashiontl.machine.environment import PROTOCOL
 from fashiontl.matrix import extensions
-from fashiontl.matrix.options import Axes, matrix
+from fashiontl.matrix.options import AXES, matrix
 from fashiontl.models.registry import check_name
 from fashiontl.runner.messages import Identity, IdentityJob, Progress
 
@@ -96,12 +96,10 @@ def _matrix(options: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The cases that the same options mean here; none where they name what is not here."""
     if options is None:
         return []
-    if not options["axes"].keys() <= {field.name for field in fields(Axes)}:
+    if not options["axes"].keys() <= AXES.keys():
         return []
     try:
-        cases, _ = matrix(
-            Axes(**options["axes"]), options["preset"], options["assignments"], options.get("data_root", "")
-        )
+        cases, _ = matrix(options["axes"], options["preset"], options["assignments"], options.get("data_root", ""))
     except FashiontlError:
         return []
     return [{field: getattr(case, field) for field in _names(Case)} for case in cases]

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from fashiontl.machine.devices import Device
+from fashiontl.matrix import extensions
 from fashiontl.runner.messages import (
     CaseJob,
     DeviceFacts,
@@ -29,19 +30,25 @@ _IMAGES, _SIDE, _CHANNELS, _CLASSES = 16, 32, 16, 10
 def device(job: DeviceJob, progress: Progress) -> DeviceFacts:
     """Whether a device can be used, and what it is."""
     del progress
-    found = Device.of(job.device)
+    found = _device(job)
     reason = found.unavailable_reason()
     if reason is not None:
         return DeviceFacts(unavailable=reason)
     # A device that is listed but broken shows here, before any case is lost to it.
     torch.ones(8, 8, device=found.name).matmul(torch.ones(8, 8, device=found.name))
     found.synchronize()
-    return DeviceFacts(facts=found.facts(), total_memory=found.total_memory())
+    return DeviceFacts(facts=found.facts())
+
+
+def _device(job: DeviceJob) -> Device:
+    extensions.load(job.extensions)
+    return Device.of(job.device)
 
 
 def variant(job: CaseJob, progress: Progress) -> VariantSupport:
     """Whether a case's device can run it as its variant says."""
     del progress
+    extensions.load(job.extensions)
     reason = variants.unavailable_reason(job.case)
     return VariantSupport(unavailable=reason) if reason else VariantSupport(warnings=variants.warnings_for(job.case))
 
@@ -49,14 +56,14 @@ def variant(job: CaseJob, progress: Progress) -> VariantSupport:
 def peak(job: PeakJob, progress: Progress) -> dict[str, float]:
     """What matrix products and convolutions reach in a precision, FLOP/s; one that does not fit is left out."""
     progress(f"measuring the peak in {job.precision}")
-    return dict(measured_peak(Device.of(job.device), job.precision, job.seconds))
+    return dict(measured_peak(_device(job), job.precision, job.seconds))
 
 
 def noise(job: TimedJob, progress: Progress) -> Noise:
     """Time one small training step that is always the same; what differs from process to process is noise."""
     progress("timing a small step")
     torch_flags.fastest()
-    found = Device.of(job.device)
+    found = _device(job)
     samples = time_blocks(_step(found.name), DeviceTimer.of(found), SamplingBudget(job.seconds, half_width=0.0))
     if not samples.values:
         return Noise(None, None, steady=False)
