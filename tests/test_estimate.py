@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,18 +181,3 @@ def test_what_has_no_plan_or_could_not_be_counted_breaks_no_estimate() -> None:
     found = costs(cases, QUICK, {each.id: short for each in cases}, NOWHERE)
     assert found[cases[0].id].work < found[cases[1].id].work
     assert costs([case()], Settings(), {}, NOWHERE)[case().id].work > 0
-
-
-def test_the_account_sets_what_was_taken_beside_what_was_predicted() -> None:
-    now = [0.0]
-    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda name: None))  # has no terminal
-    line = ProgressLine(config, clock=lambda: now[0])  # type: ignore[arg-type]
-    line.expect(3)
-    line.predict(estimate(*CASES))
-    for number, each in enumerate(CASES):
-        line.begin(each.id)
-        now[0] += 103.0 if number == 0 else 100.0
-        assert line.account() == ""
-        line.end(record(case=each))
-    expected = "5 min taken; predicted 13 s to 1 min before the first case, about 5 min before the third"
-    assert line.account() == expected
