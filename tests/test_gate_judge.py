@@ -164,13 +164,6 @@ def test_twice_the_same_metric_is_an_error() -> None:
         assert any("is there twice" in f.reason for f in result.findings)
 
 
-@pytest.mark.parametrize("metric", ["wall_time", "accuracy", "no_metric"])
-def test_what_has_no_limit_cannot_be_judged(metric: str) -> None:
-    assert judged(gate(timed(), timed(metric=metric), cells=(CELL,))).exit_code == 12
-    counts = (Counts(CELL, metric, (5.0,), (5.0,)),)
-    assert judged(gate(timed(), cells=(CELL,), counts=counts)).exit_code == 12
-
-
 def test_the_worst_verdict_decides() -> None:
     slow = (timed(1.08), timed(0.9, OTHER))
     assert judged(gate(*slow)).verdict == "REGRESSED"
@@ -191,3 +184,10 @@ def test_notes_tell_what_a_reader_must_know() -> None:
     assert any("both arms are commit 0123456789ab" in note for note in judged(same).notes)
     assert any("working tree, differs" in note for note in judged(measured).notes)
     assert "the clock is coarse" in judged(measured).notes
+
+
+@pytest.mark.parametrize("metric", ["wall_time", "accuracy", "no_metric"])
+def test_what_has_no_limit_cannot_be_judged(metric: str) -> None:
+    assert judged(gate(timed(), timed(metric=metric), cells=(CELL,))).exit_code == 12
+    counts = (Counts(CELL, metric, (5.0,), (5.0,)),)
+    assert judged(gate(timed(), cells=(CELL,), counts=counts)).exit_code == 12

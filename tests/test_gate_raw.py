@@ -136,26 +136,6 @@ def test_a_file_that_is_cut_is_no_file(schema: int, cut: int) -> None:
         from_json(text[:-cut], "gate.json")
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"series": (Series(CELL, "speed", (trial(),)),)},
-        {"series": (Series(CELL, "latency", ()),)},
-        {"series": (Series(CELL, "latency", (trial(), trial(head=(1.0,)))),)},
-        {"series": (Series(CELL, "latency", (trial(slices=0),)),)},
-        {"series": (Series(CELL, "latency", (trial(seconds=0),)),)},
-        {"counts": (Counts(CELL, "size", (1.0,), (1.0,)),)},
-        {"answers": (Answers(CELL, (pair(0, "11", "1"),)),)},
-        {"answers": (Answers(CELL, (pair(0, "12", "11"),)),)},
-    ],
-)
-def test_values_that_cannot_be_never_pass(fields: dict[str, Any]) -> None:
-    made = from_json(to_json(raw(failures=(), cells=(CELL,), **fields)), "gate.json")
-    result = judge(made, today=date(2026, 11, 25))
-    assert result.exit_code == 12
-    assert "CRASHED" in {finding.verdict for finding in result.findings}
-
-
 @pytest.mark.parametrize("processes", [{}, {CELL: 6}])
 def test_a_statement_without_processes_for_each_cell_never_passes(processes: dict[str, int]) -> None:
     entry = json.loads(to_json(raw(failures=())))

@@ -172,21 +172,3 @@ def test_a_shallow_clone_says_how_to_deepen(shared: Path, tmp_path: Path) -> Non
         base_tree(working_tree(tmp_path / "clone"), "HEAD~1"),
     ):
         raise AssertionError
-
-
-def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(FashiontlError, match=r"got fatal: not a git repository.*; call the gate inside a clone"):
-        working_tree(tmp_path)
-
-
-def test_a_repository_without_a_commit(tmp_path: Path) -> None:
-    git(tmp_path, "init", "--quiet")
-    with pytest.raises(FashiontlError, match="expected a repository with a commit to compare with"):
-        working_tree(tmp_path)
-
-
-def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FashiontlError, match="got none on PATH; install it"):
-        working_tree(tmp_path)
