@@ -136,7 +136,7 @@ MINUTES = "--gate-budget: expected a number from 0.001 to 5,000,000, got "
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({}, []),
         ({"gate": "main", "gate_budget": "1.5", "gate_json": "gate.json", "gate_accuracy": True}, []),
@@ -153,13 +153,13 @@ MINUTES = "--gate-budget: expected a number from 0.001 to 5,000,000, got "
         ({"gate": "main", "tx": ["2*popen"]}, ["expected the gate in one process, got pytest-xdist's -n"]),
     ],
 )  # fmt: skip
-def test_options_with_which_a_gate_compares_nothing_or_something_else_are_faults(
-    options: dict[str, Any], told: list[str]
+def test_options_with_which_a_gate_compares_nothing_or_something_else_are_errors(
+    options: dict[str, Any], expected: list[str]
 ) -> None:
-    option = SimpleNamespace(**{**LEFT_OUT, **options})
-    found = option_errors(SimpleNamespace(option=option), option)  # type: ignore[arg-type]
-    assert len(found) == len(told)
-    assert all(fault.startswith(start) for fault, start in zip(found, told, strict=True)), found
+    values = {**LEFT_OUT, **options}
+    found = option_errors(SimpleNamespace(getoption=values.get), SimpleNamespace(**values))  # type: ignore[arg-type]
+    assert len(found) == len(expected)
+    assert all(error.startswith(start) for error, start in zip(found, expected, strict=True)), found
 
 
 @pytest.mark.slow
