@@ -106,8 +106,8 @@ def explain(what: str, error: Exception) -> tuple[str, int]:
     if isinstance(error, FashiontlError):
         return f"{what}: {error}", 2
     if isinstance(error, OSError) and error.filename is not None:
-        fault = f"expected a path that can be used, got {error.filename}: {error.strerror}"
-        return f"{what}: {fault}; free it, or name another", 2
+        text = f"expected a path that can be used, got {error.filename}: {error.strerror}"
+        return f"{what}: {text}; free it, or name another", 2
     return internal_error(what, error), INTERNAL
 
 

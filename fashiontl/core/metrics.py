@@ -47,14 +47,14 @@ _MOST = {
 _COUNTED = {"1", "B", "images", "FLOP"}
 
 
-def unit_faults(metric: Metric) -> list[str]:
+def unit_errors(metric: Metric) -> list[str]:
     """What is wrong with a metric's unit and direction; the range of its values follows from its unit."""
-    faults = []
+    errors = []
     if metric.unit not in _MOST:
-        faults.append(f"expected a unit of {', '.join(_MOST)}, got {metric.unit!r}")
+        errors.append(f"expected a unit of {', '.join(_MOST)}, got {metric.unit!r}")
     if metric.better not in get_args(Better):
-        faults.append(f"expected better to be {', '.join(get_args(Better))}, got {metric.better!r}")
-    return faults
+        errors.append(f"expected better to be {', '.join(get_args(Better))}, got {metric.better!r}")
+    return errors
 
 
 # Parts that there may be nothing of, and differences.

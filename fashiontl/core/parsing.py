@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 NEXT_STEP = "correct it, or restore it from version control"
 # msgspec's messages: what was expected, and the place of it.
-_MESSAGE = re.compile(r"(?P<fault>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(?P<text>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _NOT_ONE_OF = re.compile(r"Invalid enum value (.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
@@ -119,21 +119,21 @@ def explained(error: msgspec.MsgspecError, source: Any, root: str = "") -> str:
     """
     found = _MESSAGE.fullmatch(str(error))
     assert found is not None  # every text matches
-    fault, place = found["fault"], found["place"] or ""
-    if missing := _MISSING.fullmatch(fault):
-        fault = f"expected a field `{missing[1]}`, got none"
-    elif unknown := _UNKNOWN.fullmatch(fault):
-        fault = f"expected known fields only, got {brief(unknown[1])}"
-    elif other := _NOT_ONE_OF.fullmatch(fault):
-        fault = f"expected one of the known values, got {brief(other[1])[1:-1]}"
-    elif fault.startswith("Invalid "):
-        fault = fault.replace("Invalid", "expected a valid", 1) + _got(source, place)
-    elif fault.endswith("out of range"):
-        fault = "expected a number that a float holds, got a larger one"
-    elif ", got " not in fault:
-        fault += _got(source, place)
+    text, place = found["text"], found["place"] or ""
+    if missing := _MISSING.fullmatch(text):
+        text = f"expected a field `{missing[1]}`, got none"
+    elif unknown := _UNKNOWN.fullmatch(text):
+        text = f"expected known fields only, got {brief(unknown[1])}"
+    elif other := _NOT_ONE_OF.fullmatch(text):
+        text = f"expected one of the known values, got {brief(other[1])[1:-1]}"
+    elif text.startswith("Invalid "):
+        text = text.replace("Invalid", "expected a valid", 1) + _got(source, place)
+    elif text.endswith("out of range"):
+        text = "expected a number that a float holds, got a larger one"
+    elif ", got " not in text:
+        text += _got(source, place)
     where = root + place.removeprefix("$") if root else place
-    return f"{where}: {fault[:1].lower()}{fault[1:]}" if where else f"{fault[:1].lower()}{fault[1:]}"
+    return f"{where}: {text[:1].lower()}{text[1:]}" if where else f"{text[:1].lower()}{text[1:]}"
 
 
 def _got(source: Any, place: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from fashiontl.core.errors import FashiontlError, no_file, user_path
-from fashiontl.core.metrics import METRICS, Metric, unit_faults
+from fashiontl.core.metrics import METRICS, Metric, unit_errors
 from fashiontl.core.parsing import decode_toml
 from fashiontl.data import TASKS, Task
 from fashiontl.freezing import POLICIES, Policy
@@ -120,7 +120,7 @@ def _errors(entry: Entry) -> list[str]:
     if isinstance(entry, ExtraPhase | ReportSection) and not _FUNCTION.fullmatch(entry.function):
         errors.append(f"expected a function as module:function, got {entry.function!r}")
     if isinstance(entry, Metric):
-        errors += unit_faults(entry)
+        errors += unit_errors(entry)
     return [f"{kind} {name}: {error}" for error in errors]
 
 
