@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.data.torchvision_import import models
-from fashiontl.models.blocks import TutorialVGG
 from fashiontl.models.build import build
 from fashiontl.models.network import Network
+from fashiontl.models.own import TutorialVGG
 from fashiontl.models.registry import ARCHITECTURES, Architecture
 
 

@@ -93,8 +93,8 @@ _SMALL_STEM = tuple(
 )
 
 _OWN = (
-    Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.models.blocks:TutorialVGG"),
-    Architecture("resnet9", "", 8, builder="fashiontl.models.blocks:resnet9"),
+    Architecture("tutorial_vgg", "vgg", 32, builder="fashiontl.models.own:TutorialVGG"),
+    Architecture("resnet9", "", 8, builder="fashiontl.models.own:resnet9"),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {entry.name: entry for entry in (*_TORCHVISION, *_SMALL_STEM, *_OWN)}
