@@ -88,7 +88,7 @@ def tabulated(result: GateResult, amounts: dict[str, Amount]) -> str:
     )
 
 
-def faults(result: GateResult, module: str) -> list[str]:
+def errors(result: GateResult, module: str) -> list[str]:
     """Metrics whose slowdown was not found, or is explained by something else first."""
     found = []
     for metric in METRICS:
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None, compare: Callable[..., GateResu
         print(error, file=sys.stderr)
         return 2
     print(f"{tabulated(result, amounts)}\n\nTaken on {result.raw.started[:10]}: {conditions([result.raw])}")
-    said = faults(result, planted(options.arch))
+    said = errors(result, planted(options.arch))
     print("\n".join([*result.notes, *said]), file=sys.stderr)
     return 1 if said else 0
 

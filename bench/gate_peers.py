@@ -114,14 +114,14 @@ def run_epoch(stage: Stage, slowdown: float, spread: float, rng: np.random.Gener
     for arm, slower in (("base", 0.0), ("head", slowdown)):
         mine = first if (arm == "base") == begins else ~first
         arms[arm] = 0.01 * np.exp(process(math.log1p(slower), spread, rng) + drift[mine] + noise(rng))
-        arms[f"control_{arm}"] = 0.005 * np.exp(drift[mine] + noise(rng))
+        arms[f"reference_{arm}"] = 0.005 * np.exp(drift[mine] + noise(rng))
     return Trial(
         stage, "base" if begins else "head", **{name: tuple(times.tolist()) for name, times in arms.items()}
     )  # fmt: skip
 
 
 def gate(slowdown: float, spread: float, rng: np.random.Generator) -> tuple[str, int]:
-    """The gate's word on one cell, and how many trials it took."""
+    """The gate's verdict on one cell, and how many trials it took."""
     trials: list[Trial] = []
     while (action := next_action(trials, LIMIT)) != "stop":
         trials.append(run_epoch(action, slowdown, spread, rng))
@@ -129,7 +129,7 @@ def gate(slowdown: float, spread: float, rng: np.random.Generator) -> tuple[str,
 
 
 def simulate(spread: float, slowdown: float, repeats: int, seed: Sequence[int]) -> Counter[str]:
-    """How often each rule calls the head slower; the gate's words and trials besides."""
+    """How often each rule calls the head slower; the gate's verdicts and trials besides."""
     rng = np.random.default_rng(seed)
     found: Counter[str] = Counter()
     for _ in range(repeats):

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -135,13 +135,14 @@ def measured(extension: Path, case: Case, settings: Settings, seconds: float) ->
     """
     import torch
 
+    from fashiontl.runner.messages import CaseJob
     from fashiontl.runner.workload import Workload
     from fashiontl.timing import torch_flags
 
     extensions.load([str(extension)])
     torch.set_num_threads(settings.threads)
     torch_flags.fastest()
-    work = Workload.of({"case": asdict(case), "settings": asdict(settings), "cache": ""})
+    work = Workload.of(CaseJob(case, settings))
     starts = work.starts()
     step = work.training_step(starts)
     trained = starts[0].network.stages["stage1"][-1]

@@ -32,7 +32,7 @@ from fashiontl.gate.runner import stated
 
 METRICS = ("latency", "train_throughput")
 PLANTED = (0.05, 0.07, 0.10)
-WORDS = ("REGRESSED", "INCONCLUSIVE", "PASS", "IMPROVED")
+VERDICTS = ("REGRESSED", "INCONCLUSIVE", "PASS", "IMPROVED")
 CALIBRATION = "calibration.json"
 Compare = Callable[..., GateResult]
 Calibration = dict[str, dict[str, Amount]]
@@ -161,14 +161,14 @@ def tabulated(found: dict[str, list[GateResult]], amounts: Calibration) -> str:
             amount = amounts.get(name, {}).get(metric)
             rows.append((
                 name, metric, _percent(amount.achieved if amount else None), f"{verdicts.total()}",
-                *(f"{verdicts[verdict]}" for verdict in WORDS),
-                f"{sum(verdicts[verdict] for verdict in verdicts if verdict not in WORDS)}",
+                *(f"{verdicts[verdict]}" for verdict in VERDICTS),
+                f"{sum(verdicts[verdict] for verdict in verdicts if verdict not in VERDICTS)}",
                 _percent(statistics.median(changes) if changes else None),
                 f"{statistics.median(trials):g}" if trials else "—",
                 f"{statistics.median(each.raw.seconds for each in results):.0f}" if whole else "—",
             ))  # fmt: skip
     header = (
-        "kind", "word on", "head slower, calibrated", "n", "FAIL", *WORDS[1:], "other", "median change",
+        "kind", "verdict on", "head slower, calibrated", "n", "FAIL", *VERDICTS[1:], "other", "median change",
         "median trials", "median seconds",
     )  # fmt: skip
     return tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", "left"))
@@ -191,7 +191,7 @@ def conditions(raws: Sequence[Raw]) -> str:
     return "\n".join([*(f"{line}." for line in lines), told]).rstrip()
 
 
-def faults(found: dict[str, list[GateResult]]) -> list[str]:
+def errors(found: dict[str, list[GateResult]]) -> list[str]:
     """What must not be: unchanged code that fails, and a slowdown of 10 % that passes, even in one metric."""
     failed = [v for v in found.get("aa", []) if EXIT_CODES[v.verdict] and v.verdict != "INCONCLUSIVE"]
     passed = [
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None, compare: Compare | None = None)
     print(text)
     if options.out:
         options.out.write_text(text)
-    said = faults(found)
+    said = errors(found)
     print("\n".join(said), file=sys.stderr, end="\n" if said else "")
     return 1 if said else 0
 

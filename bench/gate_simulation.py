@@ -69,7 +69,7 @@ class Tally:
         gates: how many.
         failed: in how many an unchanged cell was said to have regressed.
         green: in how many of them all unchanged cells passed.
-        words: of unchanged cells under 0, of slowed ones under their slowdown.
+        verdicts: of unchanged cells under 0, of slowed ones under their slowdown.
         trials: taken, of unchanged cells.
     """
 
@@ -87,7 +87,7 @@ class Tally:
         )  # fmt: skip
 
     def share(self, slowdown: float, verdict: str) -> float:
-        """Of the cells with a slowdown, how many got a word."""
+        """Of the cells with a slowdown, how many got a verdict."""
         return self.verdicts[slowdown][verdict] / self.verdicts[slowdown].total()
 
 
@@ -129,11 +129,11 @@ def simulate(setup: Setup, gates: int, seed: Sequence[int]) -> Tally:
         tally.failed += any(decision.verdict == "REGRESSED" for _, _, decision in unchanged)
         tally.green += all(decision.verdict in {"PASS", "IMPROVED"} for _, _, decision in unchanged)
         tally.trials += sum(len(evidence.screen) + len(evidence.confirm) for _, evidence, _ in unchanged)
-        count_words(tally, slowdowns, decisions)
+        count_verdicts(tally, slowdowns, decisions)
     return tally
 
 
-def count_words(tally: Tally, slowdowns: Sequence[float], decisions: Sequence[Decision]) -> None:
+def count_verdicts(tally: Tally, slowdowns: Sequence[float], decisions: Sequence[Decision]) -> None:
     for slowdown, decision in zip(slowdowns, decisions, strict=True):
         tally.verdicts[slowdown][decision.verdict] += 1
 
@@ -199,7 +199,7 @@ def shape_table(gates: int, seed: int, processes: int) -> str:
     return f"{table(rows, header)}\n\n{gates:,} gates a line, seed {seed}."
 
 
-def control_table(gates: int, seed: int, processes: int) -> str:
+def reference_table(gates: int, seed: int, processes: int) -> str:
     """What a reference kernel that does not repeat itself costs."""
     setups = [Setup(0.015, reference=reference, planted=(0.05,)) for reference in (0.003, 0.006, 0.01, 0.02, 0.04)]
     rows = [
@@ -229,7 +229,7 @@ def accuracy_table(repeats: int, seed: int, processes: int) -> str:
     verdicts: dict[float, Counter[str]] = {loss: Counter() for loss in losses}
     with ProcessPoolExecutor(processes) as pool:
         counters = pool.map(
-            accuracy_words, *zip(*[(loss, 20, (seed, i)) for i, (loss, _) in enumerate(pieces)], strict=True)
+            accuracy_verdicts, *zip(*[(loss, 20, (seed, i)) for i, (loss, _) in enumerate(pieces)], strict=True)
         )
         for (loss, _), counter in zip(pieces, counters, strict=True):
             verdicts[loss] += counter
@@ -247,7 +247,7 @@ def accuracy_table(repeats: int, seed: int, processes: int) -> str:
     )
 
 
-def accuracy_words(loss: float, repeats: int, seed: Sequence[int], images: int = 10_000) -> Counter[str]:
+def accuracy_verdicts(loss: float, repeats: int, seed: Sequence[int], images: int = 10_000) -> Counter[str]:
     """Judge some pairs of five seeds, alone in their gates."""
     rng = np.random.default_rng(seed)
     return Counter(
@@ -283,7 +283,7 @@ def sections(gates: int, seed: int, processes: int) -> Iterator[str]:
     """The page, part by part."""
     yield f"## {CELLS} cells, heavy tails\n\n{main_table(gates, seed, processes)}"
     yield f"## Other shapes, spread 2.6 %\n\n{shape_table(gates // 3, seed + 10, processes)}"
-    yield f"## A restless reference kernel, spread 1.5 %\n\n{control_table(gates // 10, seed + 20, processes)}"
+    yield f"## A noisy reference kernel, spread 1.5 %\n\n{reference_table(gates // 10, seed + 20, processes)}"
     yield f"## Accuracy, 5 seeds, 10,000 test images\n\n{accuracy_table(gates // 4, seed + 30, processes)}"
 
 

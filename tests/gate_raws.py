@@ -1,18 +1,23 @@
 """Made-up gates, alike to what one leaves, for tests of what reads and shows them."""
 
 import dataclasses
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from records import LAPTOP
 
 from fashiontl.core.case import PRESETS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Failure, Raw, SeedPair, Series, Tree, Trial
-from fashiontl.gate.result import Change, Explained, Finding, GateResult
+from fashiontl.gate.result import Explained, Finding, GateResult
 from fashiontl.gate.runner import stated
+from fashiontl.gate.waivers import Waiver
 from fashiontl.machine.environment import PROTOCOL, machine_key
 
 BASE_COMMIT, HEAD_COMMIT = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
+TODAY = date(2026, 11, 25)
 CELL, OTHER = "resnet18-full-cpu", "vgg11-linear_probe-cpu"
 # Breaks tables, ends folded parts, and looks like a command of GitHub's.
 HOSTILE = "own|`a`|<b>\n::error::x%0A\x1b[31m##[add-mask]</details>*_[l](u)"
@@ -83,16 +88,31 @@ def finding(**fields: Any) -> Finding:
     values: dict[str, Any] = {
         "cell": CELL, "metric": "latency", "verdict": "REGRESSED",
         "reason": "lower bound 4.9 % is above the 2 % tolerated, and a confirmation agrees",
-        "base": 0.00921, "head": 0.00977, "change": Change(0.061, 0.049, 0.073), "trials": (6, 16),
+        "base": 0.00921, "head": 0.00977, "change": Interval(0.061, 0.049, 0.073), "trials": (6, 16),
     }  # fmt: skip
     return Finding(**{**values, **fields})
 
 
 PASSED = finding(verdict="PASS", cell=OTHER, reason="upper bound 1.1 % is below 5 %", base=0.0485, head=0.0486,
-                 change=Change(0.002, -0.007, 0.011), trials=(6, 0))  # fmt: skip
+                 change=Interval(0.002, -0.007, 0.011), trials=(6, 0))  # fmt: skip
 EQUAL = finding(metric="parameters", verdict="PASS", reason="equal", base=11_181_642.0, head=11_181_642.0, change=None,
                 trials=(0, 0))  # fmt: skip
 EXPLAINED = Explained(CELL, "latency", "aten::convolution", "stage2.0.conv1", 0.0012, 0.0017, 0.89)
+
+
+def timed(factor: float = 1.0, cell: str = CELL, metric: str = "latency", *, images: int = 1, **fields: Any) -> Series:
+    """As many trials as decide: those of the screen, and of a confirmation where they would be asked for."""
+    fresh = [trial(factor=factor, stage="confirm", **fields)] * (16 if abs(factor - 1) > 0.02 else 0)
+    return Series(cell, metric, (*[trial(factor=factor, **fields)] * 6, *fresh), images)
+
+
+def waiver(**fields: Any) -> Waiver:
+    """Of a latency, for today; fields replace its own."""
+    values: dict[str, Any] = {
+        "cell": CELL, "metric": "latency", "ceiling": 100.0, "owner": "ann", "reason": "asked for",
+        "created": TODAY, "expires": TODAY, "path": Path("w1.toml"),
+    }  # fmt: skip
+    return Waiver(**{**values, **fields})
 
 
 def gate_result(*findings: Finding, **fields: Any) -> GateResult:

@@ -193,3 +193,13 @@ def test_the_tutorials_vgg_computes_as_a_chain_what_it_computes_as_a_model() -> 
     for chained, own in zip(network.parameters(), model.parameters(), strict=True):
         chained.data = own.data
     assert torch.equal(network(images(32)), model(images(32)))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ARCHITECTURES.items() if ":" in entry.builder])
+def test_an_architecture_of_our_own_takes_its_smallest_size_and_all_classes(name: str) -> None:
+    size = ARCHITECTURES[name].minimum_size
+    with torch.device("meta"):
+        network = build(name, 7, image_size=size)
+        assert network(torch.empty(2, 3, size, size)).shape == (2, 7)
+    assert list(network.stages)[-1] == "head"
+    assert all(any(True for _ in stage.parameters()) for name, stage in network.stages.items() if name != "neck")

@@ -143,15 +143,6 @@ def test_doctor_examines_what_is_seen_or_named_and_its_exit_code_says_what_is_no
     assert boxes[0][1] == 0.7
 
 
-def test_doctor_refuses_unknown_devices(boxes: list[tuple[str, float]], capsys: Capture) -> None:
-    assert cli.main(["doctor", "--device", "cpu,gpu,cdua"]) == 2
-    captured = capsys.readouterr()
-    assert [line.partition(";")[0] for line in captured.err.splitlines()] == [
-        "fashiontl doctor: unknown device 'gpu'", "unknown device 'cdua'",
-    ]  # fmt: skip
-    assert (captured.out, boxes) == ("", [])
-
-
 def test_progress_is_one_line_of_a_terminal_that_is_gone_at_the_end(
     boxes: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

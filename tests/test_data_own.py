@@ -147,12 +147,11 @@ def test_names_that_are_not_the_folders(pets: Path) -> None:
 def test_all_faults_of_a_function_of_ones_own() -> None:
     images = Images(torch.zeros(2, 4, 4), torch.tensor([0, 2]), torch.zeros(2, 3, 4, 5).byte(), torch.zeros(3), "mine")
     assert fault(Task("mine", "", names=("a", "b"), images=lambda size: images)).splitlines() == [
-        "images of task mine: expected training images, uint8, of shape [n, side, side] or [n, 3, side, side], "
-        "got torch.float32 of shape [2, 4, 4]",
+        "images of task mine: expected training images, uint8 [n, side, side] or [n, 3, side, side], and labels, "
+        "int64 [n], got torch.float32 [2, 4, 4] and torch.int64 [2]",
         "images of task mine: expected training labels from 0 to 1, got 0 to 2",
-        "images of task mine: expected test images, uint8, of shape [n, side, side] or [n, 3, side, side], "
-        "got torch.uint8 of shape [2, 3, 4, 5]",
-        "images of task mine: expected one test label, int64, for each of 2 images, got torch.float32 of shape [3]",
+        "images of task mine: expected test images, uint8 [n, side, side] or [n, 3, side, side], and labels, "
+        "int64 [n], got torch.uint8 [2, 3, 4, 5] and torch.float32 [3]",
     ]
     assert fault(Task("mine", "", names=("a", "b"), images=lambda size: None)) == (  # type: ignore[arg-type,return-value]
         "images of task mine: expected fashiontl.data.sources.Images, got NoneType"

@@ -1,7 +1,6 @@
 """The real thing, once: pytest in a shell, processes that measure, files that other programs open."""
 
 import contextlib
-import gzip
 import importlib.util
 import json
 import os
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from fashiontl.core.metrics import METRICS
-from fashiontl.data.sources import EMBEDDED_FOLDER
 from fashiontl.freezing import POLICIES
 from fashiontl.records import Record, read_runs
 
@@ -174,36 +172,6 @@ def test_a_killed_run_loses_no_finished_case_and_is_resumed(measured: Project, p
     assert [(record.id, record.status) for record in project.records] == [(id_, "ok") for id_ in IDS]
 
 
-@pytest.mark.parametrize("cut", [1, 1000])
-def test_a_run_whose_file_was_truncated_is_resumed(measured: Project, project: Project, cut: int) -> None:
-    shutil.copytree(measured.folder / "results", project.folder / "results")
-    (path,) = run_files(project)
-    subprocess.run(["truncate", "-s", f"-{cut}", path], check=True)
-    status, output = project.run("--resume")
-    assert status == 0, output
-    # Without its last newline the record is whole; cut in its middle it is measured again, and the rest is kept.
-    assert ("2 skipped" if cut == 1 else "1 passed, 1 skipped") in output
-    assert [(record.id, record.status) for record in project.records] == [(id_, "ok") for id_ in IDS]
-    assert project.records[0] == measured.records[0]
-    assert len(list(path.parent.glob(f"{path.name}.broken-*"))) == (cut > 1)
-
-
-def test_a_truncated_file_fails_each_case_with_its_name(project: Project) -> None:
-    shutil.copytree(EMBEDDED_FOLDER, project.folder / "images")
-    packed = project.folder / "images" / "train-images-idx3-ubyte.gz"
-    content = gzip.decompress(packed.read_bytes())
-    packed.unlink()
-    packed.with_suffix("").write_bytes(content[:-1])
-    status, output = project.run("--data-root=images")
-    assert status == 1
-    assert "2 failed" in output
-    assert "Traceback" not in output
-    fault = f"images/train-images-idx3-ubyte: expected {len(content)} bytes for 6000 x 28 x 28 values"
-    assert [(record.id, record.status) for record in project.records] == [(id_, "crashed") for id_ in IDS]
-    assert all(record.reason.startswith(f"{fault}, got {len(content) - 1}\n") for record in project.records)
-    assert fault in (project.folder / "results" / "leaderboard.md").read_text()
-
-
 def run_files(project: Project) -> list[Path]:
     return list((project.folder / "results" / "runs").rglob("*.jsonl"))
 
@@ -237,18 +205,7 @@ def alive(pid: int) -> bool:
 
 
 # What stands in the way of a library, wherever Python starts.
-BLOCKER = """
-import sys
-
-
-class Blocker:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "peft":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocker())
-"""
+BLOCKER = "import sys; sys.modules['peft'] = None"
 
 
 @pytest.mark.parametrize("peft", [True, False])
@@ -283,19 +240,3 @@ def test_all_policies_have_no_crashed_cell_with_and_without_peft(
     page = (project.folder / "results" / "leaderboard.md").read_text()
     assert "Training step by epoch" in page
     assert "weighted by their epochs" in page
-
-
-def test_training_at_a_rate_of_1e20_has_diverged(project: Project, measured: Project) -> None:
-    del measured  # made the backbone
-    status, output = project.run("--set", "lr=1e20", "--set", "profile=false")
-    assert status == 1
-    assert "Traceback" not in output
-    for record in project.records:
-        assert record.status == "diverged", record.reason
-        found = record.provenance["divergence"]
-        assert f"epoch {found['epoch']} of {found['epochs']}, step {found['step']} of {found['steps']}" in record.reason
-        assert record.measurement("accuracy") is None
-        assert all(record.values(metric) for metric in ("latency", "train_throughput", "training_peak_memory"))
-        assert not [warning for warning in record.warnings if "null" in warning]
-    page = (project.folder / "results" / "leaderboard.md").read_text()
-    assert page.count("**diverged**: training, seed 1 of 1, epoch ") == len(IDS)

@@ -226,8 +226,6 @@ def test_older_kernels_have_another_name_for_siblings(box: Box) -> None:
         folder = box.folder / "cpu" / f"cpu{cpu}" / "topology"
         (folder / "core_cpus_list").rename(folder / "thread_siblings_list")
     assert chosen() == (8, "physical cores")
-    (box.folder / "cpu" / "cpu1" / "topology" / "thread_siblings_list").write_text("0-0\n")
-    assert chosen() == (7, "physical cores")
 
 
 @pytest.mark.parametrize(("told", "cores"), [(4, 4), (None, 8), (99, 8)])
@@ -237,13 +235,6 @@ def test_where_the_kernel_does_not_tell_cores_psutil_may(
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: told)
     box.folder /= "nowhere"
     assert chosen() == (cores, "physical cores")
-
-
-@pytest.mark.usefixtures("box")
-def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert module.usable_cores() == 8
-    assert chosen() == (8, "physical cores")
 
 
 @pytest.mark.parametrize(

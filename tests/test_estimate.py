@@ -71,12 +71,12 @@ def replay(run: str, *, cheap: bool) -> list[tuple[float, Range]]:
     return answers[:-1]
 
 
-@pytest.mark.parametrize("cheap", [False, True], ids=["as measured", "cheap first"])
 @pytest.mark.parametrize("run", RUNS)
-def test_from_the_third_cell_on_the_whole_time_is_right_within_a_factor_of_1_5(run: str, cheap: bool) -> None:
+def test_from_the_third_cell_on_the_whole_time_is_right_within_a_factor_of_1_5(run: str) -> None:
     total = sum(found.values("wall_time")[0] for found in records(run))
-    factors = [(total - left + guess.expected) / total for left, guess in replay(run, cheap=cheap)[1:]]
-    assert 1 / 1.5 <= min(factors) <= max(factors) <= 1.5
+    for cheap in (False, True):
+        factors = [(total - left + guess.expected) / total for left, guess in replay(run, cheap=cheap)[1:]]
+        assert 1 / 1.5 <= min(factors) <= max(factors) <= 1.5, cheap
 
 
 def test_the_range_holds_what_was_left() -> None:
@@ -84,15 +84,6 @@ def test_the_range_holds_what_was_left() -> None:
     within = [guess.low <= left <= guess.high for left, guess in answers]
     assert len(within) > 200
     assert sum(within) / len(within) > 0.9
-
-
-def test_the_range_narrows() -> None:
-    run = next(run for run in RUNS if len(records(run)) == 20)
-    before = Estimate([found.case for found in records(run)], predicted(run)).left()
-    widths = [guess.high / guess.low for guess in (before, *(guess for _, guess in replay(run, cheap=False)))]
-    assert widths[0] > 4
-    assert widths[3] < widths[0] / 2
-    assert widths[12] < 3
 
 
 def case(architecture: str = "resnet18", policy: str = "full", **fields: Any) -> Case:
@@ -148,12 +139,8 @@ def test_cheap_architectures_come_first_among_those_of_a_device_and_a_task() -> 
     ]
     dear = {"vgg11": Cost(1.0, 9.0), "resnet18": Cost(4.0, 2.0)}
     found = cheapest_first(cases, {each.id: dear[each.architecture] for each in cases})
-    assert [(each.device, each.task, each.architecture, each.policy) for each in found] == [
-        (device, task, name, policy)
-        for device, task in axes
-        for name in ("resnet18", "vgg11")
-        for policy in ("full", "scratch")
-    ]
+    assert [(each.device, each.task) for each in found] == [pair for pair in axes for _ in range(4)]
+    assert [each.architecture for each in found] == ["resnet18", "resnet18", "vgg11", "vgg11"] * 4
 
 
 CASES = [case(policy=policy) for policy in ("full", "scratch", "bn_only")]
@@ -178,25 +165,19 @@ def test_what_is_left() -> None:
     assert running.left() == Range(0.0, 0.0, 0.0)
 
 
-def test_a_crash_or_a_skip_says_nothing_of_other_cases() -> None:
+def test_a_crash_or_a_skip_says_nothing_of_other_cases_but_an_absent_device_takes_no_time() -> None:
     running = estimate(*CASES)
     running.finish(CASES[0].id, "crashed", 0.1)
     assert running.left().expected == pytest.approx(23)
-
-
-def test_a_device_whose_cases_are_skipped_takes_no_time() -> None:
     absent = [case(policy=policy, device="cuda") for policy in ("full", "scratch")]
     running = estimate(*absent, CASES[0])
     running.finish(absent[0].id, "skipped", 0.01)
     assert running.left().expected == pytest.approx(13)
 
 
-def test_a_policy_that_has_no_plan_for_a_network_breaks_no_estimate() -> None:
+def test_what_has_no_plan_or_could_not_be_counted_breaks_no_estimate() -> None:
     short = Work(parameters={"stage1": 1.0, "head": 1.0})
     cases = [case(policy="last_3"), case()]
     found = costs(cases, QUICK, {each.id: short for each in cases}, NOWHERE)
     assert found[cases[0].id].work < found[cases[1].id].work
-
-
-def test_what_could_not_be_counted_is_guessed() -> None:
     assert costs([case()], Settings(), {}, NOWHERE)[case().id].work > 0

@@ -20,6 +20,7 @@ COMMANDS = [
 
 def test_the_page_shows_each_example_as_it_is() -> None:
     shown = dict(re.findall(r"^`(docs/examples/\w+\.py)`\n\n```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    assert len(shown) == 4
     assert shown == {str(path.relative_to(ROOT)): path.read_text() for path in EXAMPLES}
 
 
@@ -42,6 +43,21 @@ def run(command: list[str]) -> str:
 def test_the_first_command_collects_the_cells_that_it_names() -> None:
     shown = run([*shlex.split(COMMANDS[0]), "--device=cpu", "--collect-only", "-q"])
     assert re.findall(r"\[(.*)\]", shown) == ["tiny-scratch-cpu", "tiny-full-cpu-none"]
+
+
+@pytest.mark.slow
+def test_a_metric_and_a_phase_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    less = ["--set=accuracy=false", "--set=profile=false", "--set=threads=1"]
+    run([*shlex.split(COMMANDS[2]), f"--results={tmp_path}", "--device=cpu", *less])
+    runs = read_runs(tmp_path)
+    assert runs.errors == ()
+    [record] = runs.records
+    assert (record.id, record.status) == ("resnet9-full-cpu-none", "ok")
+    [logit] = record.values("largest_logit")
+    assert logit > 0
+    assert record.values("latency")
+    assert list(record.provenance["extensions"]) == ["logits"]
 
 
 @pytest.mark.slow

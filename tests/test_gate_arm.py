@@ -333,22 +333,3 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own / "nets.py").write_text("import no_such_module_anywhere\n")
     with arm(base, head) as one, pytest.raises(IncomparableError, match="No module named 'no_such_module_anywhere'"):
         one.identify()
-
-
-@pytest.mark.slow
-def test_a_real_arm_lists_and_runs_cases_with_the_callers_data_and_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, head = checkout(repository(tmp_path / "base"), "main"), checkout(repository(tmp_path / "head"))
-    monkeypatch.chdir(head.folder)
-    (head.folder / "own.pt").write_bytes(b"")
-    axes = {"arch": ["tiny"], "policy": ["full"], "device": ["cpu"], "weights": ["own.pt"]}
-    settings = replace(SETTINGS, data="original", data_root="images")
-    with Arm("base", base, head, settings, Path("cache"), ()) as one:
-        one.identify()
-        (case,) = one.expand({"axes": axes, "preset": "smoke", "assignments": [], "data_root": "images"})
-        assert case == replace(CASE, weights=str(head.folder / "own.pt"))
-        assert case.id == replace(CASE, weights="own.pt").id
-        outcome = one.run(TRAIN, CASE, settings, lambda text: None)
-    assert outcome.status != "ok"
-    assert f"data root {head.folder / 'images'}: " in outcome.reason

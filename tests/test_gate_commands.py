@@ -172,12 +172,6 @@ def test_a_gate_measures_or_replays_or_plans(here: Path, options: list[str]) -> 
         cli.main(["gate", *options])
 
 
-def test_outside_of_a_repository(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    del here
-    assert cli.main(GATE) == 2
-    assert "git" in capsys.readouterr().err
-
-
 def test_a_waiver_is_written_and_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = {"cell": CELL, "metric": "latency", "ceiling": "5", "owner": "ada", "reason": "a fix"}
     options = [text for name, value in fields.items() for text in (f"--{name}", value)]

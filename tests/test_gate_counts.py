@@ -30,11 +30,6 @@ def test_any_change_of_a_count_is_a_finding(metric: str, head: float) -> None:
     assert finding.change.estimate == pytest.approx(head / 100 - 1)
 
 
-def test_large_counts_are_told_to_the_last_digit() -> None:
-    finding = judged("parameters", (11_181_642.0,), (11_181_643.0,))
-    assert "11,181,642 to 11,181,643" in finding.reason
-
-
 def test_nothing_to_train_is_a_count_like_others() -> None:
     assert judged("trainable_parameters", (0.0,), (0.0,)).verdict == "PASS"
     finding = judged("trainable_parameters", (0.0,), (5.0,))
@@ -59,10 +54,6 @@ def test_counts_that_do_not_repeat_themselves() -> None:
 )
 def test_values_that_are_none(base: tuple[float, ...], head: tuple[float, ...], verdict: str) -> None:
     assert judged("flops", base, head).verdict == verdict
-
-
-def test_a_process_without_memory_was_not_measured() -> None:
-    assert judged("inference_peak_memory", (MIB,) * 6, (0.0,) * 6).verdict == "CRASHED"
 
 
 def test_on_cuda_memory_that_repeats_is_exact() -> None:
@@ -111,7 +102,7 @@ def test_on_the_cpu_resident_sets_range_over_some_percent(low: float, high: floa
 
 
 @given(st.lists(st.floats(1e6, 1e9), min_size=6, max_size=8), st.lists(st.floats(1e6, 1e9), min_size=6, max_size=8))
-def test_swapping_the_arms_exchanges_the_words(base: list[float], head: list[float]) -> None:
+def test_swapping_the_arms_exchanges_the_verdicts(base: list[float], head: list[float]) -> None:
     there = judged("inference_peak_memory", tuple(base), tuple(head))
     back = judged("inference_peak_memory", tuple(head), tuple(base))
     assert (there.verdict == "REGRESSED") == (back.verdict == "IMPROVED")

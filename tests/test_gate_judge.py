@@ -1,9 +1,7 @@
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_raws import CELL, OTHER, pair, raw, trial
+from gate_raws import CELL, OTHER, TODAY, pair, raw, timed, trial, waiver
 from msgspec.structs import replace
 
 from fashiontl.core.errors import FashiontlError
@@ -11,23 +9,6 @@ from fashiontl.gate.judge import judge
 from fashiontl.gate.raw import Answers, Counts, Failure, Raw, Series
 from fashiontl.gate.result import Finding, GateResult
 from fashiontl.gate.waivers import Waiver
-
-TODAY = date(2026, 11, 25)
-
-
-def waiver(**fields: Any) -> Waiver:
-    values = {
-        "cell": CELL, "metric": "latency", "ceiling": 100.0, "owner": "ann", "reason": "asked for",
-        "created": TODAY, "expires": TODAY, "path": Path("w1.toml"),
-    }  # fmt: skip
-    return Waiver(**{**values, **fields})
-
-
-def timed(factor: float = 1.0, cell: str = CELL, metric: str = "latency", *, images: int = 1) -> Series:
-    trials = [trial(factor=factor) for _ in range(6)]
-    if abs(factor - 1) > 0.02:
-        trials += [trial(factor=factor, stage="confirm") for _ in range(16)]
-    return Series(cell, metric, tuple(trials), images)
 
 
 def gate(*series: Series, **fields: Any) -> Raw:
@@ -83,8 +64,8 @@ def test_throughput_is_shown_in_images_and_judged_by_seconds(metric: str) -> Non
 
 
 def test_the_tail_is_shown_and_decides_nothing() -> None:
-    calm = trial(slices=12)
-    stalled = replace(calm, head=(*calm.head[:-1], 0.02))
+    steady = trial(slices=12)
+    stalled = replace(steady, head=(*steady.head[:-1], 0.02))
     result = judged(gate(Series(CELL, "latency", (stalled,) * 6), cells=(CELL,)))
     assert result.exit_code == 0
     (tail,) = [f for f in result.findings if f.advisory]
@@ -93,7 +74,7 @@ def test_the_tail_is_shown_and_decides_nothing() -> None:
     assert tail.change.low > 0.05
 
 
-def test_counts_do_not_stand_in_for_epochs() -> None:
+def test_counts_do_not_stand_in_for_trials() -> None:
     result = judged(gate(timed(), counts=(Counts(OTHER, "parameters", (5.0,), (5.0,)),)))
     assert finding(result, OTHER, "*").verdict == "MISSING"
 
@@ -174,7 +155,7 @@ def test_a_waiver_of_what_is_harmless_is_not_used() -> None:
     assert finding(judged(gate(), waiver())).waiver == ""
 
 
-def test_twice_the_same_metric_is_a_fault() -> None:
+def test_twice_the_same_metric_is_an_error() -> None:
     counts = Counts(CELL, "parameters", (5.0,), (5.0,))
     answers = Answers(CELL, (pair(0),))
     for fields in ({"series": (timed(), timed())}, {"counts": (counts,) * 2}, {"answers": (answers,) * 2}):
@@ -183,14 +164,7 @@ def test_twice_the_same_metric_is_a_fault() -> None:
         assert any("is there twice" in f.reason for f in result.findings)
 
 
-@pytest.mark.parametrize("metric", ["wall_time", "accuracy", "no_metric"])
-def test_what_has_no_limit_cannot_be_judged(metric: str) -> None:
-    assert judged(gate(timed(), timed(metric=metric), cells=(CELL,))).exit_code == 12
-    counts = (Counts(CELL, metric, (5.0,), (5.0,)),)
-    assert judged(gate(timed(), cells=(CELL,), counts=counts)).exit_code == 12
-
-
-def test_the_worst_word_decides() -> None:
+def test_the_worst_verdict_decides() -> None:
     slow = (timed(1.08), timed(0.9, OTHER))
     assert judged(gate(*slow)).verdict == "REGRESSED"
     assert judged(gate(*slow, failures=(Failure(OTHER, "head", "oom", "x"),))).verdict == "CRASHED"
@@ -210,3 +184,10 @@ def test_notes_tell_what_a_reader_must_know() -> None:
     assert any("both arms are commit 0123456789ab" in note for note in judged(same).notes)
     assert any("working tree, differs" in note for note in judged(measured).notes)
     assert "the clock is coarse" in judged(measured).notes
+
+
+@pytest.mark.parametrize("metric", ["wall_time", "accuracy", "no_metric"])
+def test_what_has_no_limit_cannot_be_judged(metric: str) -> None:
+    assert judged(gate(timed(), timed(metric=metric), cells=(CELL,))).exit_code == 12
+    counts = (Counts(CELL, metric, (5.0,), (5.0,)),)
+    assert judged(gate(timed(), cells=(CELL,), counts=counts)).exit_code == 12

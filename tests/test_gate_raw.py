@@ -53,13 +53,6 @@ def test_what_is_written_is_read_again(made: Raw) -> None:
     assert from_json(text, "gate.json") == made
 
 
-def test_a_file_is_written_whole_and_read(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "gate.json"
-    write(raw(), path)
-    assert read(path) == raw()
-    assert [each.name for each in path.parent.iterdir()] == ["gate.json"]
-
-
 def test_a_file_that_cannot_be_written_or_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(FashiontlError, match=r"can be written, got .*: .*; free it"):
         write(raw(), tmp_path)
@@ -141,26 +134,6 @@ def test_a_file_that_is_cut_is_no_file(schema: int, cut: int) -> None:
     text = of_schema(schema) if schema < SCHEMA else to_json(raw()).rstrip()
     with pytest.raises(FashiontlError, match="expected JSON, got"):
         from_json(text[:-cut], "gate.json")
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"series": (Series(CELL, "speed", (trial(),)),)},
-        {"series": (Series(CELL, "latency", ()),)},
-        {"series": (Series(CELL, "latency", (trial(), trial(head=(1.0,)))),)},
-        {"series": (Series(CELL, "latency", (trial(slices=0),)),)},
-        {"series": (Series(CELL, "latency", (trial(seconds=0),)),)},
-        {"counts": (Counts(CELL, "size", (1.0,), (1.0,)),)},
-        {"answers": (Answers(CELL, (pair(0, "11", "1"),)),)},
-        {"answers": (Answers(CELL, (pair(0, "12", "11"),)),)},
-    ],
-)
-def test_values_that_cannot_be_never_pass(fields: dict[str, Any]) -> None:
-    made = from_json(to_json(raw(failures=(), cells=(CELL,), **fields)), "gate.json")
-    result = judge(made, today=date(2026, 11, 25))
-    assert result.exit_code == 12
-    assert "CRASHED" in {finding.verdict for finding in result.findings}
 
 
 @pytest.mark.parametrize("processes", [{}, {CELL: 6}])

@@ -1,4 +1,3 @@
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,14 +45,6 @@ def test_results_and_new_files_make_no_tree_dirty(tmp_path: Path) -> None:
     assert working_tree(folder).dirty is False
 
 
-def test_a_project_below_the_root(shared: Path) -> None:
-    head = working_tree(shared / "below")
-    with base_tree(head, "HEAD") as base:
-        assert (head.root, head.folder) == (shared.resolve(), shared.resolve() / "below")
-        assert (base.folder / "b.txt").read_text() == "two"
-        assert base.folder == base.root / "below"
-
-
 def test_a_project_that_the_base_lacks(tmp_path: Path) -> None:
     folder = repository(tmp_path / "one", {"a.txt": "one"})
     (folder / "fresh").mkdir()
@@ -80,12 +71,6 @@ def test_the_worktree_is_gone_when_the_program_is_terminated(shared: Path) -> No
     assert caught.value.code == 128 + signal.SIGTERM
     assert worktrees(shared) == 1
     assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
-
-
-def test_a_worktree_that_someone_removed_is_forgotten(shared: Path) -> None:
-    with base_tree(working_tree(shared), "base") as base:
-        shutil.rmtree(base.root.parent)
-    assert worktrees(shared) == 1
 
 
 # A gate as far as its base's worktree, of which it tells the folder.
@@ -187,21 +172,3 @@ def test_a_shallow_clone_says_how_to_deepen(shared: Path, tmp_path: Path) -> Non
         base_tree(working_tree(tmp_path / "clone"), "HEAD~1"),
     ):
         raise AssertionError
-
-
-def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(FashiontlError, match=r"got fatal: not a git repository.*; call the gate inside a clone"):
-        working_tree(tmp_path)
-
-
-def test_a_repository_without_a_commit(tmp_path: Path) -> None:
-    git(tmp_path, "init", "--quiet")
-    with pytest.raises(FashiontlError, match="expected a repository with a commit to compare with"):
-        working_tree(tmp_path)
-
-
-def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FashiontlError, match="got none on PATH; install it"):
-        working_tree(tmp_path)

@@ -55,7 +55,7 @@ def test_what_is_added_is_read_again(tmp_path: Path) -> None:
 def test_each_waiver_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert read_waivers(tmp_path, TODAY) == ((), ())
     assert len({add(tmp_path).path for _ in range(3)}) == 3
-    assert len(read_waivers(tmp_path, TODAY).waivers) == 3
+    assert len(read_waivers(tmp_path, TODAY)[0]) == 3
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_no_file_of_text_is_an_error_and_is_not_waited_for(tmp_path: Pat
     (folder / "device.toml").symlink_to("/dev/zero")
     (folder / "a.toml").write_bytes(b"\xff\xfe")
     (folder / "b.toml").symlink_to("nowhere")
-    errors = read_waivers(tmp_path, TODAY).errors
+    errors = read_waivers(tmp_path, TODAY)[1]
     assert ["expected TOML" in errors[0], "No such file" in errors[1]] == [True, True]
     assert [error.partition("got ")[2] for error in errors[2:]] == [
         "a device or socket; move it away", "a folder; move it away", "a named pipe; move it away",
@@ -163,4 +163,4 @@ NAMES = PRINTABLE.filter(lambda text: not set(text) & set("*?["))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, name: str, owner: str, reason: str, days: int):
     made = terms(cell=name, owner=owner, reason=reason, expires=TODAY + timedelta(days=days))
     results = tmp_path_factory.mktemp("results")
-    assert add_waivers(results, TODAY, [made]) == list(read_waivers(results, TODAY).waivers)
+    assert add_waivers(results, TODAY, [made]) == list(read_waivers(results, TODAY)[0])

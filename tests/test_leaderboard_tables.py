@@ -72,7 +72,11 @@ SCALES = {
 def test_no_unit_is_divided_twice() -> None:
     for label, metric in [*((m.label, m) for m in METRICS.values()), *((c.label, c.metric) for c in ALL)]:
         unit = re.search(r" \((.*)\)$", label)
-        assert metric.scale == SCALES[metric.unit, unit[1] if unit else metric.unit], label
+        pair = metric.unit, unit[1] if unit else metric.unit
+        assert pair in SCALES, (
+            f"{label}: add to SCALES by what a value in {pair[0]} is multiplied to be shown in {pair[1]}"
+        )
+        assert metric.scale == SCALES[pair], label
 
 
 def test_every_metric_has_a_column() -> None:

@@ -46,58 +46,33 @@ def measured(result: R, trials: int = 0, /, **values: Any) -> R:
     return result
 
 
+MACHINE = {"peak_flops": (2e9,)}
+TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
+INFERRED = {
+    "load_time": (0.5,), "latency": (0.25, 0.5), "inference_throughput": (8.0,), "base_memory": (20,), "flops": (30,),
+}  # fmt: skip
+STEPPED = {"train_throughput": (4.0,), "training_peak_memory": (60,)}
+
+
 def answers() -> dict[str, Any]:
     """What each phase returns."""
+    proofs = [PROOF, structs.replace(PROOF, unmoved=("a",))]
+    trained = Training(proofs=proofs, provenance={"losses": [[1.0]]}, warnings=["twice", "of training"])
+    inferred = PhaseResult(loops={"timing": {"latency": {"warm_up": 6}}}, warnings=["twice"])
+    stepped = PhaseResult(loops={"timing": {"train_throughput": {"warm_up": 7}}}, warnings=["flat battery"])
+    swept = PhaseResult(provenance={"sweep": {"inference": {"limit": "memory"}}})
+    profile = {"operators": [{"name": "mm"}]}
     return {
         "device": DeviceFacts(facts={"accelerator": "Abacus 3000", "driver": "7"}),
         "variant": VariantSupport(warnings=["emulated"]),
         "peak": {"matmul": 2e9, "convolution": 1e9},
         "pretrain": Pretraining(checkpoints={"resnet18": "source.pt"}, provenance={"pretraining": PRETRAINING}),
-        "train": measured(
-            Training(
-                proofs=[PROOF, structs.replace(PROOF, unmoved=("a",))],
-                provenance={"data": {"source": "here", "sha256": "bb"}, "losses": [[1.0]]},
-                warnings=["twice", "of training"],
-            ),
-            20,
-            **TRAINED,
-        ),
-        "inference": measured(
-            PhaseResult(loops={"timing": {"latency": {"warm_up": 6}}}, warnings=["twice"]), **INFERRED
-        ),
-        "step": measured(
-            PhaseResult(loops={"timing": {"train_throughput": {"warm_up": 7}}}, warnings=["flat battery"]),
-            **STEPPED,
-            base_memory=(21,),
-        ),
-        "sweep": measured(
-            PhaseResult(provenance={"sweep": {"inference": {"limit": "memory"}}}), largest_inference_batch=64
-        ),
-        "profile": PhaseResult(
-            provenance={"profile": {"operators": [{"name": "mm"}]}}, artifacts={"trace": "traces/x"}
-        ),
+        "train": measured(trained, 20, **TRAINED),
+        "inference": measured(inferred, **INFERRED),
+        "step": measured(stepped, **STEPPED, base_memory=(21,)),
+        "sweep": measured(swept, largest_inference_batch=64),
+        "profile": PhaseResult(provenance={"profile": profile}, artifacts={"trace": "traces/x"}),
     }
-
-
-MACHINE = {"peak_flops": (2e9,)}
-TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
-INFERRED = {
-    "load_time": (0.5,),
-    "latency": (0.25, 0.5),
-    "inference_throughput": (8.0,),
-    "inference_peak_memory": (10,),
-    "inference_process_memory": (30,),
-    "base_memory": (20,),
-    "flops": (30,),
-    "parameters": (40,),
-    "trainable_parameters": (50,),
-}
-STEPPED = {
-    "train_throughput": (4.0,),
-    "step_data_time": (0.125,),
-    "training_peak_memory": (60,),
-    "training_flops": (90.0,),
-}
 
 
 class FakeWorker:
@@ -162,8 +137,8 @@ def test_what_the_phases_are_told(tmp_path: Path) -> None:
     worker = FakeWorker()
     measurer(worker, tmp_path, extensions=["json"]).measure(CASE)
     assert worker.calls[:2] == [
-        ("device", DeviceJob("cpu"), 120),
-        ("peak", PeakJob("cpu", precision="fp32", seconds=0.8), 120),
+        ("device", DeviceJob("cpu", ("json",)), 120),
+        ("peak", PeakJob("cpu", ("json",), precision="fp32", seconds=0.8), 120),
     ]
     job = CaseJob(CASE, SETTINGS, str(tmp_path / "cache"), ("json",))
     later = structs.replace(job, checkpoints={"resnet18": "source.pt"})
@@ -267,9 +242,7 @@ def test_only_what_is_wanted_runs_and_only_source_weights_are_pretrained(
     ("status", "phase", "kept"),
     [
         ("crashed", "device", {}),
-        ("timeout", "pretrain", MACHINE),
         ("oom", "train", MACHINE),
-        ("crashed", "inference", {**MACHINE, **TRAINED}),
         ("oom", "step", {**MACHINE, **TRAINED, **INFERRED}),
         ("timeout", "profile", {**MACHINE, **TRAINED, **INFERRED, **STEPPED}),
     ],
@@ -282,17 +255,9 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert (record.status, record.reason) == (status, "the sky fell")
     assert values(record) == kept
     assert worker.phases[-1] == phase, "nothing runs after it"
-    assert (record.proof is None) == (phase in {"device", "pretrain", "train"})
+    assert (record.proof is None) == (phase in {"device", "train"})
     assert len(record.values("wall_time")) == 1
     assert from_json(to_json(record), "here") == record
-
-
-def test_the_machine_is_tested_once_a_session(tmp_path: Path) -> None:
-    worker = FakeWorker()
-    cases = measurer(worker, tmp_path)
-    for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
-        assert cases.measure(case).values("peak_flops") == (2e9,)
-    assert [job.precision for phase, job, _ in worker.calls if phase == "peak"] == ["fp32", "bf16"]
 
 
 def test_a_machine_that_cannot_measure_is_told_in_every_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,8 +275,16 @@ def test_a_variant_that_the_device_lacks_is_skipped(tmp_path: Path) -> None:
     record = measurer(worker, tmp_path).measure(Case("resnet18", "full", precision="tf32"))
     assert (record.status, record.reason, record.measurements) == ("skipped", "needs an NVIDIA GPU", ())
     assert worker.phases == ["device", "variant"]
-    record = measurer(FakeWorker(), tmp_path).measure(Case("resnet18", "full", precision="bf16"))
-    assert (record.status, record.warnings[0]) == ("ok", "emulated")
+
+
+def test_the_machine_is_tested_once_a_session_for_each_variant(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    cases = measurer(worker, tmp_path)
+    for case in (CASE, Case("vgg11", "full"), Case("vgg11", "full", precision="bf16")):
+        record = cases.measure(case)
+        assert (record.status, record.values("peak_flops")) == ("ok", (2e9,))
+    assert record.warnings[0] == "emulated"
+    assert [job.precision for phase, job, _ in worker.calls if phase == "peak"] == ["fp32", "bf16"]
 
 
 def test_what_was_taken_while_throttled_is_invalid(tmp_path: Path) -> None:
@@ -377,15 +350,12 @@ def test_a_module_that_was_started_is_a_command_too(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASHIONTL_CACHE", raising=False)
+    assert cell_module.cache_folder().name == "fashiontl"
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "a" / "b"))
     cell_module.check_cache()
     assert cell_module.cache_folder() == tmp_path / "a" / "b"
     assert list((tmp_path / "a" / "b").iterdir()) == []
-    monkeypatch.delenv("FASHIONTL_CACHE")
-    assert cell_module.cache_folder().name == "fashiontl"
-
-
-def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     folder = os.fspath(tmp_path / "file" / "cache")
     monkeypatch.setenv("FASHIONTL_CACHE", folder)

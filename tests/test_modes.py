@@ -40,15 +40,6 @@ def test_tf32_is_on_for_tf32_alone_and_every_switch_agrees(mode: Callable[[str],
             assert (torch.backends.cuda.matmul.fp32_precision == "tf32") is expected
 
 
-def test_without_a_precision_float32_is_meant() -> None:
-    fastest("tf32")
-    fastest()
-    assert not torch.backends.cudnn.allow_tf32
-    deterministic("tf32")
-    deterministic()
-    assert not torch.backends.cuda.matmul.allow_tf32
-
-
 def test_accuracy_runs_are_deterministic_and_timed_ones_let_cudnn_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     fastest()

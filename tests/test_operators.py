@@ -16,6 +16,7 @@ from fashiontl.profiling.operators import (
     folded,
     from_dict,
     idle_share,
+    short,
     top,
 )
 
@@ -142,3 +143,4 @@ def test_the_table_of_operators() -> None:
     assert row.split() == ["aten::mm", "head.0", "forward", "2", "100.000", "300.000", "100.0%", "—", "0.0"]
     assert top(profile(operator(cpu=0.0)), 5).splitlines()[-1].split()[-3:] == ["—", "—", "0.0"]
     assert top(profile(), 5).startswith("operator")
+    assert short("cut::" * 40) == f"{('cut::' * 40)[:79]}…{'cut::' * 8}"

@@ -31,12 +31,6 @@ def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.Mo
     assert run(phases.peak, PeakJob("cuda:1", precision="bf16", seconds=0.5)) == {"matmul": 0.5}
 
 
-def test_the_peak_of_this_cpu() -> None:
-    value = run(phases.peak, PeakJob("cpu", precision="fp32", seconds=0.001))
-    assert set(value) == {"matmul", "convolution"}
-    assert all(rate > 1e6 for rate in value.values())
-
-
 def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[SamplingBudget] = []
 
@@ -72,9 +66,6 @@ def test_whether_a_device_is_here_and_what_it_is(monkeypatch: pytest.MonkeyPatch
     assert run(phases.device, DeviceJob("cpu")) == {"unavailable": "", "facts": {"accelerator": "Abacus"}}
 
 
-MEMBERS = ("resnet9", "squeezenet1_1")
-
-
 def profiled(folder: Path, case: Case, **settings: Any) -> dict[str, Any]:
     chosen = replace(PRESETS["smoke"], **settings)
     value = run(phases.profile, CaseJob(case, chosen, traces=str(folder)))
@@ -97,25 +88,18 @@ def test_a_profile_knows_the_modules(tmp_path: Path) -> None:
     assert convolutions(profile) & known
     assert {row.phase for row in profile.operators} == {"forward", "backward", "other"}
     assert profile.trace is not None
-    path = Path(profile.trace)
-    assert path.parent == tmp_path
-    assert path.name.startswith("resnet18-full-cpu-none.")
+    assert Path(profile.trace).parent == tmp_path
     assert profile.device_idle is None
 
 
 @pytest.mark.parametrize("kind", ["mean", "joined"])
 def test_a_hybrids_modules_are_told_apart_by_member(kind: str, tmp_path: Path) -> None:
-    profile = from_dict(profiled(tmp_path, Case(f"{kind}:{'+'.join(MEMBERS)}", "full", weights="none")))
-    assert {module.partition(".")[0] for module in convolutions(profile)} == {*MEMBERS}
-    assert all(re.match(r"\w+\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile))
+    profile = from_dict(profiled(tmp_path, Case(f"{kind}:resnet9+squeezenet1_1", "full", weights="none")))
+    places = {re.match(r"(\w+)\.(stem|stage\d|neck|head)\b", module) for module in convolutions(profile)}
+    assert {place and place[1] for place in places} == {"resnet9", "squeezenet1_1"}
 
 
-@pytest.mark.parametrize(
-    ("execution", "expected"), [("eager", ["profiler", "step"]), ("compile", ["step", "profiler", "step"])]
-)
-def test_compiling_is_not_profiled(
-    execution: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_compiling_is_not_profiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     order: list[str] = []
     monkeypatch.setattr(Workload, "training_step", lambda self, starts: lambda: order.append("step"))
 
@@ -126,8 +110,9 @@ def test_compiling_is_not_profiled(
         return Profile((), (), None, 1, 1.0, None, None, ("no trace: too large",))
 
     monkeypatch.setattr(profile_step, "profile_steps", profile_steps)
-    profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
-    assert order == expected
+    for execution in ("eager", "compile"):
+        profiled(tmp_path, Case("resnet9", "full", weights="none", execution=execution))
+    assert order == ["profiler", "step", "step", "profiler", "step"]
 
 
 def test_what_a_case_computes_is_counted_without_computing() -> None:
@@ -144,9 +129,7 @@ def test_what_a_case_computes_is_counted_without_computing() -> None:
     assert count("resnet18", 64)["flops"] == pytest.approx(4 * 74027008, rel=0.01)
     plain = count("squeezenet1_1")
     assert not plain["normalised"]
-    for hybrid in ("mean:resnet18+squeezenet1_1", "joined:resnet18+squeezenet1_1"):
-        both = count(hybrid)
+    for kind in ("mean", "joined"):
+        both = count(f"{kind}:resnet18+squeezenet1_1")
         assert both["flops"] == found["flops"] + plain["flops"]
-        assert sum(both["parameters"].values()) == sum(
-            map(sum, (each["parameters"].values() for each in (found, plain)))
-        )
+        assert sum(both["parameters"].values()) == 11178564 + sum(plain["parameters"].values())

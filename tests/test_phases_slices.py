@@ -65,44 +65,28 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool, bool]] = []
-    whole = Workload.random_images
+    epochs: list[int] = []
+    images, step = Workload.random_images, Workload.training_step
 
     def counted(work: Any, count: int) -> torch.Tensor:
         seen.append((count, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
-        return whole(work, count)
+        return images(work, count)
+
+    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
+        epochs.append(epoch)
+        return step(work, starts, epoch)
 
     monkeypatch.setattr(Workload, "random_images", counted)
+    monkeypatch.setattr(Workload, "training_step", noted)
     serve(tmp_path, ["warm latency", "warm inference_throughput"], settings=replace(SETTINGS, throughput_batch=5))
     assert seen == [(1, True, False), (5, True, False)]
     seen.clear()
     (tmp_path / "train").mkdir()
     case = replace(PROBE, batch=3)
-    serve(tmp_path / "train", ["warm train_throughput"], case)
+    serve(tmp_path / "train", ["warm train_throughput"], case, replace(SETTINGS, epochs=4))
     assert (3, False, True) in seen
     assert not any(is_inference for _, is_inference, _ in seen)
-
-
-def test_training_steps_are_those_of_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs: list[int] = []
-    whole = Workload.training_step
-
-    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
-        epochs.append(epoch)
-        return whole(work, starts, epoch)
-
-    monkeypatch.setattr(Workload, "training_step", noted)
-    serve(tmp_path, ["warm train_throughput"], settings=replace(SETTINGS, epochs=4))
-    assert epochs == [3]
-
-
-def test_an_arm_that_imports_the_other_tree_refuses_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "stranger_of_the_gate.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("stranger_of_the_gate")
-    with pytest.raises(
-        FashiontlError, match=r"expected the arm to import its own tree, got .*stranger_of_the_gate\.py"
-    ):
-        serve(tmp_path, ["warm latency"])
+    assert epochs == [3], "the last"
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:
@@ -114,11 +98,8 @@ def test_identity_tells_what_was_imported(tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(nets())
     found = identity(tmp_path / "elsewhere", extensions=(str(tmp_path / "nets.py"),), modules=("fashiontl", "nets"))
     assert found["modules"] == {"fashiontl": fashiontl.__file__, "nets": str(tmp_path / "nets.py")}
-    assert (found["protocol"], found["version"], found["torch"]) == (
-        PROTOCOL,
-        fashiontl.__version__,
-        torch.__version__,
-    )
+    expected = (PROTOCOL, fashiontl.__version__, torch.__version__)
+    assert (found["protocol"], found["version"], found["torch"]) == expected
     assert found["strangers"] == []
     assert found["fields"]["case"][:2] == ["architecture", "policy"]
     assert "throughput_batch" in found["fields"]["settings"]
@@ -155,6 +136,8 @@ def test_strangers_are_files_of_the_other_tree(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "base_prefix", str(other / "venv"))
     assert strangers(other) == [str(other / "stranger_of_the_gate.py")]
     assert strangers(tmp_path / "nowhere") == []
+    with pytest.raises(FashiontlError, match=r"expected the arm to import its own tree, got .*stranger_of_the_gate"):
+        serve(other, ["warm latency"])
 
 
 def test_training_tells_which_answers_were_right() -> None:

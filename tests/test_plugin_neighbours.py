@@ -59,9 +59,8 @@ class TestCells:
 def helper(cell, unseen_device):
     raise AssertionError("not a test")
 """
+STRICT = ["-W", "error", "--strict-config", "--strict-markers"]
 OPTIONS = {
-    "alone": [],
-    "strict": ["-W", "error", "--strict-config", "--strict-markers"],
     "xdist": ["-n2"],
     "cov": ["--cov=.", "--cov-report="],
     "randomly": ["-p", "randomly"],
@@ -77,7 +76,13 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 # pytest-playwright has a --device of its own, so that a project that has one does not run beside it.
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] * (name != "strict"))
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_another_projects_suite_is_unchanged(project: pytest.Pytester, options: list[str]) -> None:
     result = project.runpytest_subprocess("-p", "no:playwright", "--device=scanner", "-s", *options)
     result.assert_outcomes(passed=7)
@@ -89,13 +94,12 @@ def test_another_projects_suite_is_unchanged(project: pytest.Pytester, options: 
 
 def test_another_projects_help_is_unchanged(project: pytest.Pytester) -> None:
     # The help of pytest-benchmark shows the time of day.
-    without_others = ["--help", "-p", "no:playwright", "-p", "no:benchmark"]
-    with_ours = project.runpytest_subprocess(*without_others).outlines
-    assert with_ours.pop() == "loaded: fashiontl fashiontl.session fashiontl.session.entry"
-    without = project.runpytest_subprocess(*without_others, "-p", "no:fashiontl").outlines
-    assert without.pop() == "loaded:"
-    assert with_ours == without
-    assert any("--device={printer,scanner}" in line for line in without)
+    options = ["--help", "-p", "no:playwright", "-p", "no:benchmark"]
+    ours, theirs = (
+        project.runpytest_subprocess(*options, *more).outlines[:-1] for more in ([], ["-p", "no:fashiontl"])
+    )
+    assert ours == theirs
+    assert any("--device={printer,scanner}" in line for line in theirs)
 
 
 @pytest.fixture
@@ -141,12 +145,11 @@ def test_the_others_option_of_a_taken_name_stays_at_its_default(bench: pytest.Py
     result.stdout.fnmatch_lines(["theirs: 64 never None"])
 
 
-@pytest.mark.parametrize("folders", [["tests", "bench"], ["bench", "tests"]])
-def test_a_bench_and_other_tests_in_one_session(bench: pytest.Pytester, folders: list[str]) -> None:
+def test_a_bench_and_other_tests_in_one_session(bench: pytest.Pytester) -> None:
     (bench.path / "tests" / "conftest.py").write_text(CONFTEST)
-    result = bench.runpytest_subprocess(*folders, "-p", "no:playwright", *ONE, "--device=cpu")
+    result = bench.runpytest_subprocess("tests", "bench", "-p", "no:playwright", *ONE, "--device=cpu")
     result.assert_outcomes(passed=8)
-    gated = bench.runpytest_subprocess(*folders, "-p", "no:playwright", *ONE, "--gate=x", "-k", "test_theirs")
+    gated = bench.runpytest_subprocess("bench", "tests", "-p", "no:playwright", *ONE, "--gate=x", "-k", "test_theirs")
     gated.assert_outcomes(passed=7, deselected=1)
     assert gated.ret == 12, "the cell that was asked for was not compared"
 
@@ -163,8 +166,6 @@ def collected(bench: pytest.Pytester, *arguments: str, folder: str = ".") -> lis
 def test_a_bench_is_found_however_it_is_named(bench: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = [*ONE, "--device=cpu"]
     inner = f"bench/{ID}"
-    assert collected(bench, "bench/", *axes) == [inner]
-    assert collected(bench, *axes, "bench/test_matrix.py") == [inner]
     assert collected(bench, inner, *axes) == [inner]
     assert collected(bench, *axes, folder="bench") == [inner.removeprefix("bench/")]
     assert collected(bench, str(bench.path / "bench"), *axes, folder="tests") != []
@@ -186,17 +187,13 @@ def test_it_may_be_loaded_by_name_or_without_what_pytest_finds_itself(
 
 def test_names_that_cannot_clash(bench: pytest.Pytester) -> None:
     names = ["--fashiontl-arch=resnet18", "--fashiontl-policy=full", "--fashiontl-device=cpu,mps"]
-    assert len(collected(bench, "bench", *names)) == 2
     assert len(collected(bench, "bench", *names, "--device=xpu")) == 3
-
-
-def test_help_shows_a_benchs_options_for_a_bench_alone(bench: pytest.Pytester) -> None:
     shown = bench.runpytest_subprocess("bench", "--help").stdout.str()
     assert "--arch" in shown
     assert "--fashiontl-device" in shown
-    assert "--arch" not in bench.runpytest_subprocess("--help").stdout.str()
 
 
+@pytest.mark.slow
 def test_a_bench_that_is_met_during_collection(bench: pytest.Pytester) -> None:
     """Named by a folder above it, it has no options, and pytest-xdist's controller would not know of it."""
     assert len(collected(bench, ".", "--ignore=tests")) >= 20

@@ -129,7 +129,8 @@ def test_a_line_gives_the_record_back_and_can_be_shown(original: Record) -> None
 def test_every_committed_record_is_read() -> None:
     records, errors = read_runs(RESULTS)
     assert (len(records), errors) == (145, ())
-    assert render(records) == (RESULTS / "leaderboard.md").read_text()
+    made = render(records)
+    assert made == (RESULTS / "leaderboard.md").read_text(), "run `fashiontl leaderboard` and commit the page"
 
 
 def test_what_is_not_finite_becomes_unknown_with_a_warning() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fashiontl.core.errors import DivergedError
+from fashiontl.core.errors import DivergedError, FashiontlError
 from fashiontl.data.preprocessing import Preprocessing
-from fashiontl.freezing import POLICIES
+from fashiontl.freezing import POLICIES, StagePlan
 from fashiontl.machine.devices import DEVICES, Cpu
 from fashiontl.models.network import Network
 from fashiontl.training import fit as fit_module
@@ -330,3 +330,15 @@ def test_looking_for_divergence_reads_the_device_once_an_epoch(monkeypatch: pyte
     )
     # What is read before an epoch is of the proof, which looks at the network before the first.
     assert [after - before for before, after in itertools.pairwise(seen[1:])] == [1, 1]
+
+
+def test_only_a_batch_that_is_elsewhere_is_copied() -> None:
+    images = examples().images
+    assert fit_module.copied(images, torch.device("cpu")) is images
+    assert fit_module.copied(images, torch.device("meta")).device.type == "meta"
+
+
+def test_a_plan_under_which_nothing_trains_is_an_error() -> None:
+    plan = (StagePlan("none", "eval", 0.0),) * 4
+    with pytest.raises(FashiontlError, match="expected a plan under which something trains, got none in the stages"):
+        fit_module.new_optimizer(tiny(), plan, RECIPE)

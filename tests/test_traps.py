@@ -4,10 +4,8 @@ import gzip
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from phase_runs import run
@@ -20,7 +18,6 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.data.cut import write_idx
 from fashiontl.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fashiontl.data.sources import EMBEDDED_FOLDER, EMBEDDED_MD5, idx_array, load_folder
-from fashiontl.data.torchvision_import import models
 from fashiontl.freezing import POLICIES, Plan
 from fashiontl.freezing import apply as freezing
 from fashiontl.freezing.apply import apply, frozen_prefix, parameter_groups
@@ -30,7 +27,6 @@ from fashiontl.models.network import Network
 from fashiontl.models.weights.files import load_file, save
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob
-from fashiontl.timing import torch_flags
 from fashiontl.training import fit as fit_module
 from fashiontl.training.fit import Examples, Fit, fit
 from fashiontl.training.prefix import FeatureStore
@@ -90,17 +86,16 @@ def test_statistics_of_frozen_batchnorm_do_not_drift(policy: str, monkeypatch: p
 
 def test_the_tutorials_loop_lets_them_drift_though_no_weight_moves() -> None:
     network = tiny()
-    weight, mean = network.stages["stem"][0].weight.clone(), network.stages["stem"][1].running_mean.clone()
+    before = {name: value.clone() for name, value in network.stages["stem"].state_dict().items()}
     for name, parameter in network.named_parameters():
         parameter.requires_grad = name.startswith("stages.head")
-    network.train()
     optimizer = torch.optim.SGD(network.stages["head"].parameters(), 0.1)
     for _ in range(3):
-        optimizer.zero_grad()
-        functional.cross_entropy(network(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
+        functional.cross_entropy(network.train()(PREPROCESSING(NOISE)), EXAMPLES.labels).backward()
         optimizer.step()
-    assert torch.equal(network.stages["stem"][0].weight, weight)
-    assert (network.stages["stem"][1].running_mean - mean).abs().max() > 0.05
+    moved = {name: (value - before[name]).abs().max() for name, value in network.stages["stem"].state_dict().items()}
+    assert moved["0.weight"] == 0
+    assert moved["1.running_mean"] > 0.05
 
 
 def difference(policy: str) -> float:
@@ -112,9 +107,7 @@ def difference(policy: str) -> float:
             module.p = 0.0
     apply(network, plan_of(network, policy))
     images = PREPROCESSING(NOISE)
-    in_training = network.run(images, 0, 2)
-    in_evaluation = network.eval().run(images, 0, 2)
-    return (in_training - in_evaluation).abs().max().item()
+    return (network.run(images, 0, 2) - network.eval().run(images, 0, 2)).abs().max().item()
 
 
 @pytest.mark.parametrize("policy", ["linear_probe", "full_frozen_bn", "bias_only"])
@@ -129,18 +122,16 @@ def test_frozen_batchnorm_computes_the_same_in_training_and_evaluation(
 # Dropout.
 
 
-def jitter() -> float:
-    """How much a frozen prefix changes from one step to the next on the same images."""
-    network = tiny()
-    apply(network, plan_of(network, "linear_probe"))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    images = PREPROCESSING(NOISE)
-    return (network.run(images, 0, 3) - network.run(images, 0, 3)).abs().max().item()
-
-
 def test_dropout_is_off_in_frozen_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def jitter() -> float:
+        """How much a frozen prefix changes from one step to the next on the same images."""
+        network = tiny()
+        apply(network, plan_of(network, "linear_probe"))
+        for stage in ("stem", "stage1"):
+            network.stages[stage][1].eval()
+        images = PREPROCESSING(NOISE)
+        return (network.run(images, 0, 3) - network.run(images, 0, 3)).abs().max().item()
+
     assert jitter() == 0
     without_modes(monkeypatch)
     assert jitter() > 0.01
@@ -224,23 +215,14 @@ def test_what_thaws_starts_with_fresh_state_and_what_goes_on_keeps_its_own() -> 
 # Data.
 
 
-def tampered(folder: Path, change: Callable[[np.ndarray, np.ndarray], None]) -> Path:
-    """A copy of the set in the package whose test images were changed."""
+def tampered(folder: Path) -> Path:
+    """A copy as the early ones of Fashion-MNIST were, of which ten test images were training images too."""
     shutil.copytree(EMBEDDED_FOLDER, folder)
     train_images, test_images = (folder / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k"))
     images = idx_array(gzip.decompress(test_images.read_bytes()))
-    change(images, idx_array(gzip.decompress(train_images.read_bytes())))
+    images[:10] = idx_array(gzip.decompress(train_images.read_bytes()))[:10]
     write_idx(test_images, images)
     return folder
-
-
-def one_pixel(test: np.ndarray, _: np.ndarray) -> None:
-    test[7, 14, 14] ^= 1
-
-
-def ten_overlaps(test: np.ndarray, train_images: np.ndarray) -> None:
-    """As in the early copies of Fashion-MNIST, of which ten test images were training images too."""
-    test[:10] = train_images[:10]
 
 
 def overlaps(folder: Path, checksums: dict[str, str]) -> int:
@@ -249,39 +231,19 @@ def overlaps(folder: Path, checksums: dict[str, str]) -> int:
     return sum(image.numpy().tobytes() in known for image in images.test_images)
 
 
-@pytest.mark.parametrize(("change", "expected"), [(one_pixel, 0), (ten_overlaps, 10)])
-def test_images_are_what_their_checksum_says(
-    tmp_path: Path, change: Callable[[np.ndarray, np.ndarray], None], expected: int
-) -> None:
+def test_images_are_what_their_checksum_says(tmp_path: Path) -> None:
     assert overlaps(EMBEDDED_FOLDER, EMBEDDED_MD5) == 0
-    folder = tampered(tmp_path / "copy", change)
+    folder = tampered(tmp_path / "copy")
     changed = "t10k-images-idx3-ubyte"
     with pytest.raises(FashiontlError, match=f"{changed}.gz: expected content with MD5 {EMBEDDED_MD5[changed]}, got"):
         overlaps(folder, EMBEDDED_MD5)
     # A reader that trusts what it finds takes it without a word, and tests on images that it trained on.
     content = gzip.decompress((folder / f"{changed}.gz").read_bytes())
     trusting = {**EMBEDDED_MD5, changed: hashlib.md5(content, usedforsecurity=False).hexdigest()}
-    assert overlaps(folder, trusting) == expected
+    assert overlaps(folder, trusting) == 10
 
 
 # Preprocessing.
-
-
-def summed_difference(mean: tuple[float, float, float], deviation: tuple[float, float, float]) -> float:
-    """Between a convolution over grey repeated to three channels, and one whose weights were summed over them."""
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 8, 3, bias=False)
-    repeated = convolution(Preprocessing(28, mean, deviation)(NOISE))
-    middle = Preprocessing(28, (sum(mean) / 3,) * 3, (sum(deviation) / 3,) * 3)
-    summed = functional.conv2d(middle(NOISE)[:, :1], convolution.weight.sum(1, keepdim=True))
-    return (repeated - summed).abs().max().item()
-
-
-def test_summing_the_first_convolution_is_only_right_where_channels_share_mean_and_deviation() -> None:
-    assert summed_difference((0.45,) * 3, (0.22,) * 3) < 1e-5
-    assert summed_difference(IMAGENET_MEAN, (0.22,) * 3) > 0.05
-    assert summed_difference((0.45,) * 3, IMAGENET_STD) > 0.01
-    assert summed_difference(IMAGENET_MEAN, IMAGENET_STD) > 0.05
 
 
 def test_each_channel_is_normalised_by_the_checkpoints_own_numbers() -> None:
@@ -304,16 +266,6 @@ def test_interpolation_is_the_checkpoints_own(tmp_path: Path) -> None:
     torch.save(without, tmp_path / "resnet9.pt")
     guessed = load_file("resnet9", CLASSES, 48, tmp_path / "resnet9.pt", "file").preprocessing
     assert (guessed(NOISE) - bicubic(NOISE)).abs().mean() > 0.05
-
-
-def test_published_weights_do_not_agree_on_interpolation() -> None:
-    def interpolation(name: str) -> str:
-        return str(models.get_model_weights(name).DEFAULT.transforms().interpolation.value)
-
-    assert {name: interpolation(name) for name in ("resnet18", "efficientnet_b0")} == {
-        "resnet18": "bilinear",
-        "efficientnet_b0": "bicubic",
-    }
 
 
 # Counting.
@@ -352,19 +304,11 @@ def test_flops_are_of_the_forward_pass_because_torch_counts_grouped_backward_wro
         assert backward.get_total_flops() == wrong
 
 
-def test_the_flops_of_a_record_are_the_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_flags, "fastest", lambda precision: None)
+def test_the_flops_of_a_record_are_the_forward_passes() -> None:
     case = Case("mobilenet_v2", "scratch")
-    settings = replace(PRESETS["smoke"], seconds=0.01)
-    result = run(phases.inference, CaseJob(case, settings))
-    network = build("mobilenet_v2", CLASSES, image_size=settings.image_size).eval()
-    images = torch.zeros(1, 3, settings.image_size, settings.image_size)
-    assert result["flops"] == by_hand(network, images)
-    with FlopCounterMode(display=False) as counter:
-        network(images).sum().backward()
-    step = 3 * result["flops"]
-    if torch.__version__.startswith("2.13."):
-        assert counter.get_total_flops() > 3 * step, "counting a training step would have been off by this much"
+    network = build("mobilenet_v2", CLASSES, image_size=32).eval()
+    found = run(phases.count, CaseJob(case, PRESETS["smoke"]))["flops"]
+    assert found == by_hand(network, torch.zeros(1, 3, 32, 32))
 
 
 # What is cheap and what only trains few parameters.
@@ -388,16 +332,12 @@ def reaches_the_stem(policy: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("policy", ["bn_only", "bias_only", "lora", "full"])
-def test_training_few_parameters_of_each_stage_still_takes_gradients_to_the_first(policy: str) -> None:
-    assert reaches_the_stem(policy)
-    network = tiny()
-    assert frozen_prefix(plan_of(network, policy)) == 0
-
-
-@pytest.mark.parametrize(("policy", "prefix"), [("linear_probe", 3), ("last_stage", 1)])
-def test_a_frozen_prefix_takes_none(policy: str, prefix: int) -> None:
-    assert not reaches_the_stem(policy)
+@pytest.mark.parametrize(
+    ("policy", "prefix"),
+    [("bn_only", 0), ("bias_only", 0), ("lora", 0), ("full", 0), ("linear_probe", 3), ("last_stage", 1)],
+)
+def test_training_few_parameters_of_each_stage_still_takes_gradients_to_the_first(policy: str, prefix: int) -> None:
+    assert reaches_the_stem(policy) == (prefix == 0)
     assert frozen_prefix(plan_of(tiny(), policy)) == prefix
 
 

@@ -76,18 +76,17 @@ def gone(pid: int) -> bool:
 
 def test_a_phase_runs_in_a_fresh_process(worker: Worker) -> None:
     lines: list[str] = []
-    first, second = (worker.run(FACTS, {"number": number}, 30, lines.append).found() for number in (1, 2))
+    large = {"text": "x" * 2_000_000}
+    first, second = (worker.run(FACTS, job, 30, lines.append).found() for job in (large, {}))
     assert first["pid"] != second["pid"]
     assert first["parent"] == second["parent"] != os.getpid()
-    assert first["job"] == {"number": 1}
+    assert first["job"] == large
     assert first["torch_threads"] == 1
     assert first["environment"] == {"MALLOC_TRIM_THRESHOLD_": str(2**34), "PYTHONHASHSEED": "0"}
     assert lines == ["one", "two"] * 2
     if sys.platform == "linux":
         assert first["threads_of_parent"] == 1, "a process with threads must not be forked"
-
-
-def test_what_a_first_optimizer_imports_is_there_before_the_fork(worker: Worker) -> None:
+    # What a first optimiser imports is there before the fork.
     imported = run(worker, "imports_of_training").found()["imported"]
     assert not [name for name in imported if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))]
 
@@ -135,18 +134,12 @@ def test_jobs_and_results_are_checked_against_their_types(worker: Worker) -> Non
     assert "facts: ValidationError: Expected `object`, got `str`" in outcome.reason
 
 
-def test_a_result_of_any_size_arrives(worker: Worker) -> None:
-    text = "x" * 2_000_000
-    assert run(worker, "facts", text=text).found()["job"] == {"text": text}
-
-
 def test_a_phase_that_takes_too_long_is_killed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: 1000.0 * len(lines)))
     outcome = worker.run(HANG, {}, 90.5, lines.append)
     assert outcome == Outcome("timeout", "hang took longer than 90.5 s; raise it with --set timeout=SECONDS")
     assert gone(int(lines[0]))
-    assert run(worker, "facts").status == "ok"
 
 
 @pytest.mark.usefixtures("light")
@@ -175,7 +168,6 @@ def test_a_server_is_started_anew_after_an_interrupt_and_when_it_was_killed() ->
     [
         ("raise RuntimeError('no')", r"RuntimeError: no \(File \".*broken.py\", line 1, in <module>\)"),
         ("def (", r"SyntaxError: invalid syntax \(File \".*broken.py\", line 1\)"),
-        ("import no_such_module", r"ModuleNotFoundError: No module named 'no_such_module' \(File .*\)"),
         ("import os\nos.abort()", "it ended with SIGABRT"),
         ("import os\nos._exit(3)", "it ended with exit code 3"),
     ],
@@ -198,9 +190,8 @@ def test_an_interpreter_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, 
 # Modules of Python's own, of torch's and of ours that a worker imports, optional ones that it would like to, and those
 # that an interpreter runs by itself.
 HOSTILE = (
-    "ctypes", "random", "json", "gc", "signal", "traceback", "importlib", "pathlib", "types", "subprocess", "sysconfig",
-    "torch", "numpy", "sympy", "networkx", "psutil", "msgspec", "filelock", "triton", "opt_einsum", "dill", "cupy",
-    "fashiontl", "sitecustomize", "usercustomize", "__main__",
+    "ctypes", "json", "signal", "importlib", "pathlib", "types", "torch", "numpy", "psutil", "msgspec", "opt_einsum",
+    "dill", "fashiontl", "sitecustomize", "usercustomize", "__main__",
 )  # fmt: skip
 WHO = IdentityJob((), ("fashiontl",), "/nowhere", [], None)
 LOUD = """

@@ -39,10 +39,10 @@ def select(
     Args:
         images: the whole set.
         task: which classes, in which order.
-        train_per_class: training images of each class, drawn with the seed; 0 takes all but the validation images.
-        test_per_class: test images of each class, the first in the set; 0 takes all.
-        seed: of the draw, at least 0.
-        validation_per_class: images of each class, drawn from the set's training images.
+        train_per_class: drawn with the seed; 0 takes all but the validation images.
+        test_per_class: the first in the set; 0 takes all.
+        seed: at least 0.
+        validation_per_class: drawn from the set's training images.
 
     Raises:
         FashiontlError: more images are asked for than the set has.

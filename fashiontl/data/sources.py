@@ -208,17 +208,15 @@ def _own_errors(images: object, task: Task) -> list[str]:
     splits = ("training", images.train_images, images.train_labels), ("test", images.test_images, images.test_labels)
     for split, pixels, labels in splits:
         square = pixels.ndim in {3, 4} and pixels.shape[-1] == pixels.shape[-2] and pixels.shape[1:-2] in {(), (3,)}
-        if not square or pixels.dtype != torch.uint8:
+        labelled = labels.shape == pixels.shape[:1] and labels.dtype == torch.int64
+        if not square or pixels.dtype != torch.uint8 or not labelled:
             errors.append(
-                f"expected {split} images, uint8, of shape [n, side, side] or [n, 3, side, side], "
-                f"got {pixels.dtype} of shape {[*pixels.shape]}"
+                f"expected {split} images, uint8 [n, side, side] or [n, 3, side, side], and labels, int64 [n], "
+                f"got {pixels.dtype} {[*pixels.shape]} and {labels.dtype} {[*labels.shape]}"
             )
-        if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
-            errors.append(
-                f"expected one {split} label, int64, for each of {len(pixels)} images, "
-                f"got {labels.dtype} of shape {[*labels.shape]}"
-            )
-        elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(task.names):
+        if not labelled:
+            continue
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(task.names):
             got = f"{int(labels.min())} to {int(labels.max())}"
             errors.append(f"expected {split} labels from 0 to {len(task.names) - 1}, got {got}")
     return errors

@@ -47,7 +47,7 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
             timed.append(worker.run(NOISE, TimedJob(name, seconds=seconds), _TIMEOUT))
         floor, noise_section = _noise(timed)
         observed = observer.end()
-    facts, error, difference = found.result.facts, clock_error(clock) or "", floor["smallest_difference"]
+    facts, error, difference = found.result.facts, clock_error(clock) or "", floor["smallest_difference"] or 0.0
     here = (
         Line("here", "yes"),
         *(Line(key, value) for key, value in facts.items() if value is not None),
@@ -58,8 +58,6 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
     errors = [line.advice for section in sections for line in section.lines if line.verdict == "bad"]
     if errors:
         summary = f"This box cannot measure on {name}: {'; '.join(errors)}."
-    elif difference is None:
-        summary = f"This box can measure on {name}, but how small a difference it can tell is unknown."
     else:
         summary = (
             f"This box can measure on {name}: differences of about {_percent(difference)} can be told apart with "

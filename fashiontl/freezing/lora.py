@@ -28,15 +28,10 @@ def prepare(network: Network, plan: Plan, inputs: Tensor) -> None:
     parameters change: `conv1.weight` becomes `conv1.base_layer.weight`, beside it are `conv1.lora_A.default.weight` and
     `conv1.lora_B.default.weight`.
 
-    Only layers that a forward pass calls can have adapters, not those whose weights another module reads, as in the
-    attention of torchvision's Swin. In `nn.MultiheadAttention` the joint projection of queries, keys and values has
-    one, the output projection none. Nor have grouped convolutions, whose adapters cannot be merged, and dilated ones,
-    whose adapters peft would not dilate.
-
-    Args:
-        network: changed in place, and left in eval mode.
-        plan: of any epoch.
-        inputs: a batch that the network takes, on its device.
+    Only layers that a forward pass (on `inputs`) calls can have adapters, not those whose weights another module reads,
+    as in the attention of torchvision's Swin. In `nn.MultiheadAttention` the joint projection of queries, keys and
+    values has one, the output projection none. Nor have grouped convolutions, whose adapters cannot be merged, and
+    dilated ones, whose adapters peft would not dilate. The network is changed in place, and left in eval mode.
 
     Raises:
         SkippedError: peft is not installed, or the network has no layer that an adapter could be put beside.

@@ -220,11 +220,9 @@ _ALL = (
 
 def unavailable_reason(library: str) -> str | None:
     """Why a policy that needs a library cannot run here; None if it is installed, or none is needed."""
-    try:
-        found = not library or importlib.util.find_spec(library) is not None
-    except (ImportError, ValueError):  # the second where `sys.modules` has a None for it
-        found = False
-    return None if found else f"needs the library {library}; pip install {_INSTALLED_BY.get(library, library)}"
+    if not library or importlib.util.find_spec(library.partition(".")[0]) is not None:
+        return None
+    return f"needs the library {library}; pip install {_INSTALLED_BY.get(library, library)}"
 
 
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}

@@ -7,7 +7,7 @@ from fashiontl.core.stats import Interval
 from fashiontl.gate.comparison import clustered_interval, holm_levels, mcnemar
 from fashiontl.gate.limits import Limit
 from fashiontl.gate.raw import Answers, SeedPair
-from fashiontl.gate.result import Change, Finding, Verdict
+from fashiontl.gate.result import Finding, Verdict
 from fashiontl.gate.sequential import ALPHA
 
 
@@ -103,8 +103,7 @@ def _finding(cell: Answers, verdict: Verdict, reason: str, loss: Interval | None
         fmean(right.count("1") / len(right) for right in arm)
         for arm in ([pair.right_base for pair in cell.seeds], [pair.right_head for pair in cell.seeds])
     )
-    change = None if loss is None else Change(loss.estimate, loss.low, loss.high)
-    return Finding(cell.cell, "accuracy", verdict, reason, base, head, change)
+    return Finding(cell.cell, "accuracy", verdict, reason, base, head, loss)
 
 
 def _text(loss: Interval) -> str:

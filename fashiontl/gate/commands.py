@@ -30,7 +30,7 @@ def add_gate(commands: Parsers) -> None:
     gate = commands.add_parser(
         "gate",
         help="is a change slower, larger or less accurate than its base?",
-        description="Compare the working tree with a base, head to head on this machine; the exit code tells the end.",
+        description="Compare the working tree with a base, head to head on this machine; the exit code is the verdict.",
     )
     ways = gate.add_mutually_exclusive_group(required=True)
     ways.add_argument("--base", type=filled, metavar="REF", help="commit to compare with, such as origin/main")
@@ -39,7 +39,7 @@ def add_gate(commands: Parsers) -> None:
         "--plan",
         type=filled_path,
         metavar="FILE",
-        help="from what --json wrote: which slowdown this box detects in which time",
+        help="from what --json wrote: which slowdown this machine detects, and in which time",
     )
     gate.add_argument(
         "--unchanged",
@@ -81,7 +81,7 @@ def add_waive(commands: Parsers) -> None:
         "--ceiling", required=True, type=_ceiling, help="largest change that passes, in %%, of accuracy in points"
     )
     waive.add_argument("--owner", required=True, help="who answers for it")
-    waive.add_argument("--reason", required=True, help="why it is meant")
+    waive.add_argument("--reason", required=True, help="why it is accepted")
     waive.add_argument("--expires", required=True, type=_day, help="last day, YYYY-MM-DD, at most 90 days from now")
     add_results(waive)
     waive.set_defaults(run=_waive)

@@ -6,9 +6,10 @@ from statistics import median
 import msgspec
 
 from fashiontl.core.metrics import METRICS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.limits import Limit, on_cuda
 from fashiontl.gate.raw import Counts
-from fashiontl.gate.result import Change, Finding, Verdict
+from fashiontl.gate.result import Finding, Verdict
 
 
 def judge_counts(counts: Counts, limit: Limit, processes: int = 0) -> Finding:
@@ -84,7 +85,7 @@ def _finding(counts: Counts, verdict: Verdict, reason: str) -> Finding:
     if min(counts.base) > 0:
         # Relative to the base, and all that pairs of processes say; unknown where the base is nothing.
         low, high = min(counts.head) / max(counts.base), max(counts.head) / min(counts.base)
-        change = Change(head / base - 1, low - 1, high - 1)
+        change = Interval(head / base - 1, low - 1, high - 1)
     return Finding(counts.cell, counts.metric, verdict, reason, base, head, change)
 
 

@@ -18,21 +18,16 @@ from fashiontl.gate.accuracy import judge_answers
 from fashiontl.gate.comparison import trimmed_interval
 from fashiontl.gate.counts import judge_counts
 from fashiontl.gate.limits import COUNTED, LIMITS, TAIL, TIMED, Limit, limit_of
-from fashiontl.gate.raw import SCHEMA, Answers, Counts, Raw, Series, Trial
-from fashiontl.gate.result import EXIT_CODES, Change, Finding, GateResult, Verdict, change_of
-from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, evidence_of, thresholds, trial_errors
+from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Raw, Series
+from fashiontl.gate.result import EXIT_CODES, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, evidence_of, relative, thresholds, trial_errors
 from fashiontl.gate.waivers import WHOLE, Waiver
 
 _Measured = TypeVar("_Measured", Series, Counts)
 
 
 def judge(raw: Raw, waivers: Sequence[Waiver] = (), *, today: date) -> GateResult:
-    """Judge a gate.
-
-    Args:
-        raw: what it measured.
-        waivers: all that were found, expired ones too.
-        today: decides which waivers count.
+    """Judge a gate by the waivers that count today; `waivers` has expired ones too.
 
     Raises:
         FashiontlError: the measurements are of another schema.
@@ -41,12 +36,22 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), *, today: date) -> GateResul
         raise FashiontlError(
             f"expected measurements of schema {SCHEMA}, got {raw.schema}; judge them with the version that took them"
         )
-    findings = [*_failures(raw), *_timed(raw), *_counts(raw), *_accuracy(raw)]
-    findings += _absent(raw, findings)
+    # Where it is not known what was asked for, that is what there is.
+    timed = {series.metric for series in raw.series}
+    asked = raw.asked or Asked(
+        cells=raw.cells, metrics=tuple(metric for metric in LIMITS if metric in timed), processes={}, slices=0, seeds=0,
+        settings={}, base=raw.base.commit, head=raw.head.commit, thresholds={},
+    )  # fmt: skip
+    findings = [*_failures(raw), *_timed(raw, asked), *_counts(raw, asked), *_accuracy(raw, asked)]
+    findings += _absent(raw, asked, findings)
     order = {cell: index for index, cell in enumerate((*raw.cells, *raw.removed))}
     metrics = {metric: index for index, metric in enumerate((WHOLE, *METRICS))}
     findings.sort(key=lambda f: (order.get(f.cell, len(order)), metrics.get(f.metric, len(metrics)), f.advisory))
-    findings = [_waived(finding, waivers, today) for finding in findings]
+    for index, finding in enumerate(findings):
+        covering = (each for each in waivers if each.covers(finding.cell, finding.metric, change_of(finding), today))
+        # What is harmless needs none.
+        if finding.is_bad and not finding.advisory and (waiver := next(covering, None)):
+            findings[index] = replace(finding, waiver=str(waiver))
     compared = any(not finding.advisory and finding.verdict not in {"MISSING", "CRASHED"} for finding in findings)
     deciding = {finding.verdict for finding in findings if finding.decides}
     verdict: Verdict = next((verdict for verdict in EXIT_CODES if verdict in deciding), "PASS")
@@ -67,7 +72,7 @@ def judge(raw: Raw, waivers: Sequence[Waiver] = (), *, today: date) -> GateResul
 def _failures(raw: Raw) -> list[Finding]:
     """Cells that one of the arms does not have, or could not measure."""
     found = [
-        Finding(cell, WHOLE, "MISSING", "the base has this cell and the head does not; waive it if that is meant")
+        Finding(cell, WHOLE, "MISSING", "the base has this cell and the head does not; waive it if that is intended")
         for cell in raw.removed
     ]
     for failure in raw.failures:
@@ -97,8 +102,8 @@ def _less(raw: Raw) -> Iterator[str]:
     for arm, commit, tree in (("base", asked.base, raw.base), ("head", asked.head, raw.head)):
         if commit != tree.commit:
             yield f"expected commit {commit} as the {arm}, as it was asked for, got {tree.commit}; run the gate again"
-    if strangers := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
-        yield f"expected the cells that were asked for, got {', '.join(strangers)} as well; run the gate again"
+    if unasked := [cell for cell in (*raw.cells, *raw.removed) if cell not in asked.cells]:
+        yield f"expected the cells that were asked for, got {', '.join(unasked)} as well; run the gate again"
     # A statement that was shortened would otherwise hide a number that another cell lacks.
     taken = [(each.cell, each.metric) for each in raw.series] + [(each.cell, each.metric) for each in raw.counts]
     taken += [(answers.cell, "accuracy") for answers in raw.answers]
@@ -107,23 +112,18 @@ def _less(raw: Raw) -> Iterator[str]:
         yield f"expected the metrics that were asked for, got {', '.join(more)} as well; run the gate again"
 
 
-def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
-    """Cells that were asked for and have nothing, and metrics that were asked for and that they lack.
-
-    Where it is not known what was asked for, that is what the other cells have.
-    """
+def _absent(raw: Raw, asked: Asked, findings: Sequence[Finding]) -> list[Finding]:
+    """Cells that were asked for and have nothing, and metrics that were asked for and that they lack."""
     failed = {finding.cell for finding in findings if finding.metric == WHOLE}
     reported = {(found.cell, found.metric) for found in findings if not found.advisory}
     reported |= {(unavailable.cell, unavailable.metric) for unavailable in raw.unavailable}
-    timed = {series.metric for series in raw.series}
-    metrics = raw.asked.metrics if raw.asked else [metric for metric in LIMITS if metric in timed]
     found = []
-    for cell in dict.fromkeys((*raw.cells, *(raw.asked.cells if raw.asked else ()))):
+    for cell in dict.fromkeys((*raw.cells, *asked.cells)):
         if cell in failed or cell in raw.new:
             continue
-        lacking = [metric for metric in metrics if (cell, metric) not in reported]
+        lacking = [metric for metric in asked.metrics if (cell, metric) not in reported]
         # Counts do not stand in for times.
-        times = [metric for metric in metrics if metric in TIMED]
+        times = [metric for metric in asked.metrics if metric in TIMED]
         if not any(each.cell == cell for each in findings) or (times and set(times) <= set(lacking)):
             found.append(Finding(cell, WHOLE, "MISSING", "was asked for and has no measurements; see the notes"))
         else:
@@ -132,16 +132,15 @@ def _absent(raw: Raw, findings: Sequence[Finding]) -> list[Finding]:
     return found
 
 
-def _timed(raw: Raw) -> list[Finding]:
+def _timed(raw: Raw, asked: Asked) -> list[Finding]:
     """Series by the sequential rule, and their tails beside them."""
     found = []
     sound: list[tuple[Series, Limit]] = []
-    slices = raw.asked.slices if raw.asked else 0
     for series, error in _each_once(raw, raw.series, TIMED):
         limit = limit_of(series.cell, series.metric)
         errors = [*trial_errors(series.trials), *([error] if error else [])]
-        if (fewest := min((len(trial.base) for trial in series.trials), default=slices)) < slices:
-            errors.append(f"expected {slices} slices of each arm in a trial or more, got {fewest}")
+        if (fewest := min((len(trial.base) for trial in series.trials), default=asked.slices)) < asked.slices:
+            errors.append(f"expected {asked.slices} slices of each arm in a trial or more, got {fewest}")
         if errors or limit is None:
             found.append(Finding(series.cell, series.metric, "CRASHED", "; ".join(errors)))
         else:
@@ -161,7 +160,7 @@ def _timed(raw: Raw) -> list[Finding]:
             )
         )  # fmt: skip
         if limit.metric == TAIL.metric:
-            found += _tail(series, TAIL)
+            found += _tail(series)
     return found
 
 
@@ -173,38 +172,34 @@ def _each_once(raw: Raw, measured: Sequence[_Measured], metrics: Sequence[str]) 
             continue
         error = "" if each.metric in metrics else "is no metric that the gate judges so"
         if (each.cell, each.metric) in seen:
-            error = "is there twice, and which is meant is unknown"
+            error = "is there twice, and which one counts is unknown"
         seen.add((each.cell, each.metric))
         yield each, error
 
 
-def _tail(series: Series, limit: Limit) -> list[Finding]:
+def _tail(series: Series) -> list[Finding]:
     """A high percentile of the slices, compared trial by trial; it is shown and decides nothing."""
-    assert limit.percentile is not None
+    assert TAIL.percentile is not None
     trials = [trial for trial in series.trials if trial.stage == "screen"]
     if len(trials) < LOOKS[0]:
         return []
-    changes = [_tail_change(trial, limit.percentile) for trial in trials]
+    bases, heads = ([percentile(arm, TAIL.percentile) for arm in arms]
+                    for arms in zip(*((trial.base, trial.head) for trial in trials), strict=True))  # fmt: skip
+    changes = [math.log(head) - math.log(base) for base, head in zip(bases, heads, strict=True)]
     bounds = trimmed_interval(changes, 1 - 2 * ALPHA)
     verdict: Verdict = "INCONCLUSIVE"
-    if bounds.low > math.log1p(limit.tolerated):
+    if bounds.low > math.log1p(TAIL.tolerated):
         verdict = "SUSPECT"
-    elif bounds.high < math.log1p(limit.detect):
+    elif bounds.high < math.log1p(TAIL.detect):
         verdict = "PASS"
-    base = median(percentile(trial.base, limit.percentile) for trial in trials)
-    head = median(percentile(trial.head, limit.percentile) for trial in trials)
-    change = Change(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
-    reason = f"{limit.percentile:g}th percentile of the slices, for information"
+    reason, taken = f"{TAIL.percentile:g}th percentile of the slices, for information", (len(trials), 0)
     return [
-        Finding(series.cell, limit.metric, verdict, reason, base, head, change, (len(trials), 0), advisory=True)
+        Finding(series.cell, TAIL.metric, verdict, reason, median(bases), median(heads), relative(bounds), taken,
+                advisory=True)
     ]  # fmt: skip
 
 
-def _tail_change(trial: Trial, q: float) -> float:
-    return math.log(percentile(trial.head, q)) - math.log(percentile(trial.base, q))
-
-
-def _counts(raw: Raw) -> list[Finding]:
+def _counts(raw: Raw, asked: Asked) -> list[Finding]:
     found = []
     crashed = {failure.cell for failure in raw.failures if failure.kind != "missing"}
     # What an arm that crashed did not count is no finding beside the crash.
@@ -214,28 +209,19 @@ def _counts(raw: Raw) -> list[Finding]:
         if error or limit is None:
             found.append(Finding(counts.cell, counts.metric, "CRASHED", error))
         else:
-            found.append(judge_counts(counts, limit, raw.asked.processes.get(counts.cell, 0) if raw.asked else 0))
+            found.append(judge_counts(counts, limit, asked.processes.get(counts.cell, 0)))
     return found
 
 
-def _accuracy(raw: Raw) -> list[Finding]:
+def _accuracy(raw: Raw, asked: Asked) -> list[Finding]:
     by_cell: dict[str, list[Answers]] = {}
     for answers in raw.answers:
         if answers.cell not in raw.new:
             by_cell.setdefault(answers.cell, []).append(answers)
     once = [answers[0] for answers in by_cell.values() if len(answers) == 1]
-    found = judge_answers(once, LIMITS["accuracy"], raw.asked.seeds if raw.asked else 0)
-    reason = "is there twice, and which is meant is unknown"
+    found = judge_answers(once, LIMITS["accuracy"], asked.seeds)
+    reason = "is there twice, and which one counts is unknown"
     return found + [Finding(c, "accuracy", "CRASHED", reason) for c, answers in by_cell.items() if len(answers) > 1]
-
-
-def _waived(finding: Finding, waivers: Sequence[Waiver], today: date) -> Finding:
-    """The finding with the waiver that covers it; what is harmless needs none."""
-    if not finding.is_bad or finding.advisory:
-        return finding
-    size = change_of(finding)
-    covering = next((waiver for waiver in waivers if waiver.covers(finding.cell, finding.metric, size, today)), None)
-    return finding if covering is None else replace(finding, waiver=str(covering))
 
 
 def _unused(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[str]:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from fashiontl.core.errors import no_file
 from fashiontl.core.escape import LONGEST_NAME, to_code, to_line, to_markdown, to_terminal, to_xml, workflow_command
 from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
-from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, change_of
 from fashiontl.gate.waivers import LARGEST
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.progress import duration
@@ -20,6 +19,7 @@ from fashiontl.reports.progress import duration
 # By its first line the comment is found again, to be updated in place.
 MARKER = "<!-- fashiontl gate -->"
 UNKNOWN = "—"
+_NAME = "fashiontl gate"
 # Letters in a line on a terminal.
 WIDTH = 110
 
@@ -37,14 +37,8 @@ _MOST_ROWS = ((60, 200), (30, 30), (15, 0), (5, 0))
 _LONGEST_TEXT = 240
 # GitHub's runner shows ten annotations of each kind a step, and drops the rest without a word.
 _MOST_ANNOTATIONS = 10
-# What a verdict is in JUnit's terms where it fails the gate.
-_JUNIT_KINDS: dict[Verdict, str] = {
-    "REGRESSED": "failure", "SUSPECT": "failure", "INCONCLUSIVE": "failure", "CRASHED": "error", "MISSING": "error",
-    "NO_BASELINE": "error",
-}  # fmt: skip
-
-
-# --- what all reports say in the same words ---
+# What JUnit calls a failure where it fails the gate; the other verdicts that do are errors.
+_FAILURES = {"REGRESSED", "SUSPECT", "INCONCLUSIVE"}
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -163,29 +157,23 @@ def _next_steps(result: GateResult) -> list[tuple[str, str]]:
             f"fashiontl waive --cell {cell} --metric {metric} --ceiling {ceiling:g} --owner YOU --reason WHY "
             "--expires YYYY-MM-DD"
         )
-        if verdict == "CRASHED":
-            alone = f"pytest bench/ -k {cell}"
-            if {failure.arm for failure in result.raw.failures if failure.kind != "missing"} == {"base"}:
-                commit = shlex.quote(to_line(result.raw.base.commit or "REF"))
-                alone = f"git switch --detach {commit} && {alone}"
-                steps.append(("name a base that runs, or see this one alone, with the gate's own axes", alone))
-            else:
-                steps.append(("see it alone, with the gate's own axes", alone))
-        elif verdict == "MISSING":
-            steps.append(("bring it back or, if it is meant", waive))
-        elif verdict == "REGRESSED":
-            steps.append(("if it is meant", waive))
-        elif verdict == "NO_BASELINE":
-            steps.append(("name a base that has these numbers", "fashiontl gate --base REF"))
-        elif verdict == "INCONCLUSIVE":
-            needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
-            trials = f"about {needed} trials would decide it; " if needed is not None else ""
-            what = f"{trials}give the gate more time or a quieter machine, or let it pass visibly"
-            steps.append((what, "--inconclusive=warn"))
+        needed = max((finding.needed for finding in findings if finding.needed is not None), default=None)
+        trials = f"about {needed} trials would decide it; " if needed is not None else ""
+        known = {
+            "CRASHED": (
+                "see it alone, in the tree where it crashed, with the gate's own axes",
+                f"pytest bench/ -k {cell}",
+            ),
+            "MISSING": ("bring it back or, if it is intended", waive),
+            "REGRESSED": ("if it is intended", waive),
+            "NO_BASELINE": ("name a base that has these numbers", "fashiontl gate --base REF"),
+            "INCONCLUSIVE": (
+                f"{trials}give the gate more time or a quieter machine, or let it pass visibly",
+                "--inconclusive=warn",
+            ),
+        }
+        steps += [known[verdict]] if verdict in known else []
     return steps
-
-
-# --- terminal ---
 
 
 def terminal(result: GateResult) -> str:
@@ -232,9 +220,6 @@ def _terminal_table(findings: Iterable[Finding]) -> str:
 def _wrapped(text: str, indent: str = "") -> str:
     # Commands are copied by whole words.
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-# --- a comment on a pull request ---
 
 
 def markdown(result: GateResult) -> str:
@@ -288,9 +273,6 @@ def _text(text: str) -> str:
     return to_markdown(text, _LONGEST_TEXT)
 
 
-# --- GitHub's runner ---
-
-
 def annotations(result: GateResult) -> list[str]:
     """Workflow commands, one for each finding that did not pass and for each note, the worst first.
 
@@ -307,7 +289,11 @@ def annotations(result: GateResult) -> list[str]:
     for messages in said.values():
         if (left := len(messages) - _MOST_ANNOTATIONS + 1) > 1:
             messages[_MOST_ANNOTATIONS - 1 :] = [("more", f"{left} more like these: see the summary of the step")]
-    return [_command(level, title, message) for level, messages in said.items() for title, message in messages]
+    return [
+        workflow_command(level, f"{_NAME}: {title}", message)
+        for level, messages in said.items()
+        for title, message in messages
+    ]
 
 
 def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
@@ -320,27 +306,14 @@ def write_github(result: GateResult, environment: Mapping[str, str]) -> str:
     outputs = f"verdict={result.verdict}\nexit-code={result.exit_code}\n"
     for variable, text in (("GITHUB_STEP_SUMMARY", markdown(result)), ("GITHUB_OUTPUT", outputs)):
         path = environment.get(variable)
-        if not path:
-            continue
         try:
-            # Who opens a pipe that nobody reads waits for ever.
-            reason = "is a named pipe" if no_file(Path(path)) == "a named pipe" else ""
-            if not reason:
+            if path:
                 with Path(path).open("ab") as file:
                     file.write(text.encode(errors="replace"))
-        except OSError as error:
-            reason = str(error.strerror)
-        if reason:
-            # A verdict must not turn into another because a summary could not be shown.
-            lines.append(_command("warning", "summary", f"{variable} cannot be written: {reason}"))
+        except OSError as error:  # a verdict must not turn into another because a summary could not be shown
+            message = f"{variable} cannot be written: {error.strerror}"
+            lines.append(workflow_command("warning", f"{_NAME}: summary", message))
     return "\n".join(lines)
-
-
-def _command(level: str, title: str, message: str) -> str:
-    return workflow_command(level, f"fashiontl gate: {title}", message)
-
-
-# --- JUnit XML, which GitLab, Jenkins and most other CI systems show ---
 
 
 def junit(result: GateResult) -> str:
@@ -350,16 +323,15 @@ def junit(result: GateResult) -> str:
     is skipped with the reason.
     """
     raw = result.raw
-    name = "fashiontl gate"
     suites = Element("testsuites")
-    suite = SubElement(suites, "testsuite", name=name, time=f"{raw.seconds:.3f}", timestamp=to_xml(raw.started))
+    suite = SubElement(suites, "testsuite", name=_NAME, time=f"{raw.seconds:.3f}", timestamp=to_xml(raw.started))
     properties = SubElement(suite, "properties")
     for key, value in _facts(result).items():
         SubElement(properties, "property", name=key, value=to_xml(value))
     kinds = [_add_case(suite, finding, result) for finding in result.findings]
     if result.exit_code and not {"failure", "error"} & set(kinds):
         # Nothing was compared, or all that was is waived: no viewer may show that as green.
-        case = SubElement(suite, "testcase", classname=name, name="verdict")
+        case = SubElement(suite, "testcase", classname=_NAME, name="verdict")
         SubElement(case, "error", message=to_xml(_headline(result)), type=result.verdict)
         kinds.append("error")
     suite.set("tests", str(len(kinds)))
@@ -379,9 +351,9 @@ def _add_case(suite: Element, finding: Finding, result: GateResult) -> str:
     if not finding.is_bad:
         SubElement(case, "system-out").text = to_xml(f"{_verdict(finding)}\n{text}")
         return ""
-    kind = _JUNIT_KINDS[finding.verdict] if finding.decides and result.exit_code else "skipped"
-    attributes = {"message": to_xml(f"{_verdict(finding)}: {_why(finding)}")}
-    if kind != "skipped":
-        attributes["type"] = finding.verdict
-    SubElement(case, kind, attributes).text = to_xml(text)
+    kind = "failure" if finding.verdict in _FAILURES else "error"
+    if finding.waiver or finding.advisory or not result.exit_code:
+        kind = "skipped"
+    message = to_xml(f"{_verdict(finding)}: {_why(finding)}")
+    SubElement(case, kind, message=message, type=finding.verdict).text = to_xml(text)
     return kind

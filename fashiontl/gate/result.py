@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from fashiontl.core.metrics import METRICS
+from fashiontl.core.stats import Interval
 from fashiontl.gate.raw import Raw
 from fashiontl.gate.waivers import ALL, WHOLE
 
@@ -23,17 +24,6 @@ EXIT_CODES: dict[Verdict, int] = {
 }
 
 
-class Change(Struct, frozen=True):
-    """How the head differs from the base: relative (0.05 is 5 % worse), or absolute for accuracy (a fraction).
-
-    Positive is worse, whichever way is better for the metric; the verdict rests on the interval.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-
 class Finding(Struct, frozen=True):
     """The verdict of one cell and metric.
 
@@ -41,7 +31,9 @@ class Finding(Struct, frozen=True):
         metric: a key of `fashiontl.core.metrics.METRICS`; `*` where the whole cell is missing or crashed.
         reason: one sentence with the numbers that decided.
         base: the base arm's number in the metric's base unit (median of the trials' medians); None when unknown.
-        change: None where the comparison is exact and equal, or nothing was measured.
+        change: of the head from the base, with the interval on which the verdict rests: relative (0.05 is 5 % worse),
+            or absolute for accuracy (a fraction). Positive is worse, whichever way is better for the metric. None where
+            the comparison is exact and equal, or nothing was measured.
         trials: how many it rests on: of the screen, and of the confirmation.
         needed: for INCONCLUSIVE, trials that would probably decide it; None when unknown.
         advisory: whether it is shown but never decides.
@@ -54,7 +46,7 @@ class Finding(Struct, frozen=True):
     reason: str
     base: float | None = None
     head: float | None = None
-    change: Change | None = None
+    change: Interval | None = None
     trials: tuple[int, int] = (0, 0)
     needed: int | None = None
     advisory: bool = False

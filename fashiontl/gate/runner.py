@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError
-from fashiontl.gate.arm import Arm, StoppedError
+from fashiontl.gate.arm import Arm, StoppedError, Turns
 from fashiontl.gate.explain import explain
 from fashiontl.gate.limits import COUNTED, TIMED, Limit, limit_of, processes_of
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Failure, Raw, Series, Stage, Tree, Trial, Unavailable
@@ -39,8 +40,7 @@ class Order:
     """What a gate was asked for.
 
     Attributes:
-        cases: to be compared.
-        settings: how they are run; an arm warms up in a trial for twice `seconds` at most.
+        settings: how cases are run; an arm warms up in a trial for twice `seconds` at most.
         accuracy: whether they are trained and tested too.
         budget: the most seconds that it may take; 0 is no limit. What has started is finished.
         matrix: the options that meant these cases, as `fashiontl.matrix.options.matrix` takes them: `axes`, `preset`,
@@ -83,41 +83,28 @@ def stated(
     )
 
 
+@dataclass
 class Gate:
     """A gate whose two arms have proved what they are; `opened_gate` makes it.
 
-    Args:
-        arms: both.
-        trees: what they run.
-        order: what was asked for.
-        progress: called with what is being done.
+    Attributes:
         rule: says what to take next of a cell and metric.
         kernel: seconds of one run of the reference kernel.
         draw: the arm that begins a trial.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        arms: Mapping[Name, Arm],
-        trees: Mapping[Name, Tree],
-        order: Order,
-        *,
-        progress: Progress = lambda text: None,
-        rule: Rule = next_action,
-        kernel: Callable[[], float] = reference_kernel,
-        draw: Callable[[], Name] = lambda: random.SystemRandom().choice(("base", "head")),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._arms = arms
-        self._trees = trees
-        self._order = order
-        self._progress = progress
-        self._rule = rule
-        self._kernel = kernel
-        self._draw = draw
-        self._clock = clock
-        self._started = clock()
+    arms: Mapping[Name, Arm]
+    trees: Mapping[Name, Tree]
+    order: Order
+    progress: Progress = lambda text: None
+    rule: Rule = next_action
+    kernel: Callable[[], float] = reference_kernel
+    draw: Callable[[], Name] = lambda: random.SystemRandom().choice(("base", "head"))
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
         self._cells: list[str] = []
         self._cases: dict[str, Case] = {}
         self._new: list[str] = []
@@ -138,7 +125,7 @@ class Gate:
         Raises:
             FashiontlError: a case is in neither tree, or its device is not here.
         """
-        order = self._order
+        order = self.order
         started = datetime.now(UTC)
         interrupted = False
         facts = self._devices()
@@ -152,15 +139,14 @@ class Gate:
             self._time()
         except KeyboardInterrupt:
             interrupted = True
-            self._warnings.append(
-                f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here"
-            )
+            text = f"interrupted after {self._elapsed():.0f} s: only what was measured until then is here"
+            self._warnings.append(text)
         for observer in observers:
             self._warnings += observer.end().warnings
         accelerator = next((found for found in facts.values() if found), {})
         limit = choose_threads(order.settings.threads).limit
-        environment = read_environment(accelerator, threads=self._arms["head"].threads, limit=limit)
-        base, head = self._trees["base"], self._trees["head"]
+        environment = read_environment(accelerator, threads=self.arms["head"].threads, limit=limit)
+        base, head = self.trees["base"], self.trees["head"]
         # An interrupt may come before the cells are found: those of the order are then all that is known.
         cells = list(dict.fromkeys([*self._cells, *self._removed])) or [case.id for case in order.cases]
         return Raw(
@@ -189,17 +175,13 @@ class Gate:
         )  # fmt: skip
 
     def explain(self, regressed: Sequence[tuple[str, str]]) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
-        """Profile both arms in processes of their own: what grew, and sentences on what could not be explained.
-
-        Args:
-            regressed: cells and metrics.
-        """
+        """Profile both arms in processes of their own: what grew, and sentences on what could not be explained."""
         found: list[Explained] = []
         warnings: list[str] = []
         for cell, case in self._cases.items():
             metrics = [metric for each, metric in regressed if each == cell and metric in TIMED]
             if metrics:
-                explained, more = explain(self._arms, case, metrics, self._order.settings, self._progress)
+                explained, more = explain(self.arms, case, metrics, self.order.settings, self.progress)
                 found += explained
                 warnings += more
         return tuple(found), tuple(warnings)
@@ -207,14 +189,14 @@ class Gate:
     def _devices(self) -> dict[str, dict[str, str | None]]:
         """Facts of each device; every one must be here, and run its cases' variants."""
         facts, errors = {}, []
-        for device in sorted({case.device for case in self._order.cases}):
-            outcome = self._arms["head"].ask(DEVICE, DeviceJob(device))
+        for device in sorted({case.device for case in self.order.cases}):
+            outcome = self.arms["head"].ask(DEVICE, DeviceJob(device))
             facts[device] = outcome.result.facts if outcome.result else {}
             if reason := outcome.result.unavailable if outcome.result else outcome.reason:
                 errors.append(f"expected a device that can be used, got {device}: {reason}; name others with --device")
-        for case in self._order.cases if not errors else ():
+        for case in self.order.cases if not errors else ():
             if case.variant:
-                variant = self._arms["head"].ask(VARIANT, CaseJob(case, self._order.settings))
+                variant = self.arms["head"].ask(VARIANT, CaseJob(case, self.order.settings))
                 if reason := variant.result.unavailable if variant.result else variant.reason:
                     errors.append(f"expected a variant that can be run, got {case.id}: {reason}")
         if errors:
@@ -222,14 +204,14 @@ class Gate:
         return facts
 
     def _find(self) -> None:
-        """Tell cases of both trees from those of one."""
-        self._progress("looking for the cells in both trees")
-        cases = {case.id: case for case in self._order.cases}
-        if self._order.matrix is not None:
+        """Find the cases of both trees and those of one alone."""
+        self.progress("looking for the cells in both trees")
+        cases = {case.id: case for case in self.order.cases}
+        if self.order.matrix is not None:
             # As they were asked for; what only the base means by the same options comes last.
-            for case in self._arms["base"].expand(self._order.matrix):
+            for case in self.arms["base"].expand(self.order.matrix):
                 cases.setdefault(case.id, case)
-        lacks = {arm: self._arms[arm].lacks(list(cases.values())) for arm in ("base", "head")}
+        lacks = {arm: self.arms[arm].lacks(list(cases.values())) for arm in ("base", "head")}
         nowhere = [f"{cell}: {lacks['head'][cell]}" for cell in cases if all(cell in found for found in lacks.values())]
         if nowhere:
             raise FashiontlError("expected cells that one of the trees has, got " + "\n".join(nowhere))
@@ -240,12 +222,11 @@ class Gate:
         self._cases = {cell: case for cell, case in cases.items() if not any(cell in found for found in lacks.values())}
 
     def _count(self) -> None:
-        for case in self._sound() if not self._order.timed else ():
+        for case in self._sound() if not self.order.timed else ():
             if self._is_over("counting"):
                 return
-            counts, failures = count(
-                self._arms, case, self._order.settings, self._progress, lambda: self._is_over("counting")
-            )
+            is_over = partial(self._is_over, "counting")
+            counts, failures = count(self.arms, case, self.order.settings, self.progress, is_over)
             self._counts += counts
             self._failures += failures
             reported = {found.metric for found in counts}
@@ -253,10 +234,10 @@ class Gate:
                 self._unavailable += [Unavailable(case.id, metric) for metric in COUNTED if metric not in reported]
 
     def _train(self) -> None:
-        for case in self._sound() if self._order.accuracy else ():
+        for case in self._sound() if self.order.accuracy else ():
             if self._is_over("training"):
                 return
-            answers, failures = train(self._arms, case, self._order.settings, self._progress)
+            answers, failures = train(self.arms, case, self.order.settings, self.progress)
             self._answers += [answers] if answers else []
             self._failures += failures
 
@@ -275,46 +256,42 @@ class Gate:
     def _wanted(self) -> list[tuple[Case, dict[str, Stage]]]:
         """What the rule wants of each cell: the stage of each metric's next trial."""
         found: list[tuple[Case, dict[str, Stage]]] = []
-        rounds = self._rounds_left()
+        # Trials of every cell that there is time for, once it is known how long one takes.
+        seconds = math.fsum(fmean(self._costs[case.id]) for case in self._sound() if self._costs[case.id])
+        left = LOOKS[-1]
+        if self.order.budget and seconds:
+            left = max(0, int((self.order.budget - self._elapsed()) / seconds))
         for case in self._sound():
             stages: dict[str, Stage] = {}
-            for metric in self._order.timed or TIMED:
+            for metric in self.order.timed or TIMED:
                 limit, trials = limit_of(case.id, metric), self._trials.get((case.id, metric), [])
                 assert limit is not None
                 screened = sum(trial.stage == "screen" for trial in trials)
-                budget = LOOKS[-1] if rounds is None else min(LOOKS[-1], screened + rounds)
-                action = self._rule(trials, limit, budget)
+                action = self.rule(trials, limit, min(LOOKS[-1], screened + left))
                 if action != "stop":
                     stages[metric] = action
-                elif self._rule(trials, limit, LOOKS[-1]) != "stop":
+                elif self.rule(trials, limit, LOOKS[-1]) != "stop":
                     self._warnings.append(f"{case.id}, {metric}: {self._budget} left no time for the trials it needs")
             if stages:
                 found.append((case, stages))
         return found
 
-    def _rounds_left(self) -> int | None:
-        """Trials of every cell that there is time for; None without a limit, or before one was taken."""
-        seconds = math.fsum(fmean(self._costs[case.id]) for case in self._sound() if self._costs[case.id])
-        if not self._order.budget or not seconds:
-            return None
-        return max(0, int((self._order.budget - self._elapsed()) / seconds))
-
     def _trial(self, case: Case, stages: Mapping[str, Stage]) -> None:
         """A fresh pair of processes, which time one metric after the other."""
-        started = self._clock()
-        timed = as_timed(case)
+        started, timed = self.clock(), as_timed(case)
         try:
-            with self._arms["base"].turns(timed) as base, self._arms["head"].turns(timed) as head:
+            with self.arms["base"].turns(timed) as base, self.arms["head"].turns(timed) as head:
                 for metric, stage in stages.items():
                     trials = self._trials[case.id, metric]
-                    self._progress(f"{case.id}: {metric}, trial {len(trials) + 1} ({stage})")
-                    taken = take_trial({"base": base, "head": head}, metric, stage, self._draw(), self._kernel)
-                    trials.append(taken.trial)
-                    self._unsteady[case.id, metric] += not taken.steady
-                    self._throttled[case.id, metric] += taken.throttled
+                    self.progress(f"{case.id}: {metric}, trial {len(trials) + 1} ({stage})")
+                    processes: dict[Name, Turns] = {"base": base, "head": head}
+                    trial, steady, throttled = take_trial(processes, metric, stage, self.draw(), self.kernel)
+                    trials.append(trial)
+                    self._unsteady[case.id, metric] += not steady
+                    self._throttled[case.id, metric] += throttled
         except StoppedError as stopped:
             self._failures.append(Failure(case.id, stopped.arm, stopped.kind, stopped.reason))
-        self._costs[case.id].append(self._clock() - started)
+        self._costs[case.id].append(self.clock() - started)
 
     def _sound(self) -> list[Case]:
         """Cells of both trees in which nothing has failed."""
@@ -323,7 +300,7 @@ class Gate:
 
     def _series(self) -> Iterator[Series]:
         for (cell, metric), trials in self._trials.items():
-            batch = self._cases[cell].batch or self._order.settings.throughput_batch
+            batch = self._cases[cell].batch or self.order.settings.throughput_batch
             if trials:
                 yield Series(cell, metric, tuple(trials), 1 if metric == "latency" else batch)
 
@@ -336,17 +313,17 @@ class Gate:
                 yield f"{cell}, {metric}: the machine was throttled in {throttled} of {slices} slices"
 
     def _is_over(self, what: str) -> bool:
-        if not self._order.budget or self._elapsed() < self._order.budget:
+        if not self.order.budget or self._elapsed() < self.order.budget:
             return False
         self._warnings.append(f"{self._budget} was used up while {what}")
         return True
 
     @property
     def _budget(self) -> str:
-        return f"the budget of {self._order.budget:g} s (--budget)"
+        return f"the budget of {self.order.budget:g} s (--budget)"
 
     def _elapsed(self) -> float:
-        return self._clock() - self._started
+        return self.clock() - self._started
 
 
 @contextmanager
@@ -385,4 +362,4 @@ def opened_gate(
         for device in sorted({case.device for case in order.cases}):
             progress(f"waiting for {device}")
             stack.enter_context(alone_on(Device.of(device), cache))
-        yield Gate({"base": base, "head": head}, trees, order, progress=progress)
+        yield Gate({"base": base, "head": head}, trees, order, progress)

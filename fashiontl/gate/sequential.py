@@ -16,7 +16,7 @@ from fashiontl.core.stats import Interval
 from fashiontl.gate.comparison import chance_above, holm_levels, round_changes, trimmed_interval, values_needed
 from fashiontl.gate.limits import LIMITS, Limit, limit_of
 from fashiontl.gate.raw import Trial
-from fashiontl.gate.result import Change, Verdict
+from fashiontl.gate.result import Verdict
 
 LOOKS = (6, 10, 16, 24)
 CONFIRMATION = 16
@@ -61,7 +61,7 @@ class Decision:
     verdict: Verdict
     reason: str
     action: Action
-    change: Change | None = None
+    change: Interval | None = None
     trials: tuple[int, int] = (0, 0)
     needed: int | None = None
     suspect: Literal["slower", "faster", ""] = ""
@@ -85,7 +85,7 @@ def thresholds() -> dict[str, object]:
 def trial_change(base: Sequence[float], head: Sequence[float]) -> float:
     """How much slower the head was in a trial: the median over rounds ABBA of log(head / base).
 
-    A median over neighbours instead halts between two heaps when one of them finds cold caches: between processes its
+    A median over neighbours instead lies between two clusters when one of them finds cold caches: between processes its
     spread was twice as wide.
     """
     return median(round_changes(base, head))
@@ -183,7 +183,7 @@ def _confirm(evidence: Evidence, look: int, limit: Limit, level: float) -> Decis
     suspect: Literal["slower", "faster"] = "slower" if slower else "faster"
     taken = min(len(evidence.confirm), CONFIRMATION)
     if taken < CONFIRMATION:
-        change = _relative(screen)
+        change = relative(screen)
         verdict: Verdict = "PASS" if not slower and screen.high < detect else "INCONCLUSIVE"
         reason = f"{_text(change)} in {look} trials; {taken} of {CONFIRMATION} fresh ones to confirm it were taken"
         return Decision(verdict, reason, "confirm", change, (look, taken), CONFIRMATION, suspect)
@@ -194,7 +194,7 @@ def _confirm(evidence: Evidence, look: int, limit: Limit, level: float) -> Decis
         return contaminated
     bounds = trimmed_interval(changes, 1 - 2 * level)
     if bounds.low > tolerated if slower else bounds.high < -tolerated:
-        change = _relative(bounds)
+        change = relative(bounds)
         reason = f"{_text(change)} in {CONFIRMATION} fresh trials, beyond {_percent(limit.tolerated)}"
         return replace(undecided, verdict="REGRESSED" if slower else "IMPROVED", reason=reason, change=change)
     return _pass_or_not(changes, limit, undecided, f"fresh trials of what looked {suspect}")
@@ -206,7 +206,7 @@ def _contaminated(reference: Sequence[float], undecided: Decision) -> Decision |
     if bounds.low >= -REFERENCE and bounds.high <= REFERENCE:
         return None
     reason = (
-        f"contaminated: the reference kernel changed by {_text(_relative(bounds))} between the arms' turns in "
+        f"contaminated: the reference kernel changed by {_text(relative(bounds))} between the arms' turns in "
         f"{len(reference)} trials, expected within ±{_percent(math.expm1(REFERENCE))}; give the gate a quiet machine"
     )
     # What lies wholly beyond will hardly come back; what is only wide gets narrower.
@@ -219,7 +219,7 @@ def _pass_or_not(changes: Sequence[float], limit: Limit, undecided: Decision, tr
     """PASS where the change is surely less than must be detected; else how many trials would probably decide."""
     tolerated, detect = math.log1p(limit.tolerated), math.log1p(limit.detect)
     bounds = trimmed_interval(changes, 1 - 2 * PASS_LEVEL)
-    change = _relative(bounds)
+    change = relative(bounds)
     said = f"{_text(change)} in {len(changes)} {trials}"
     if bounds.high < detect:
         reason = f"{said}, less than {_percent(limit.detect)}"
@@ -233,11 +233,12 @@ def _pass_or_not(changes: Sequence[float], limit: Limit, undecided: Decision, tr
     return replace(undecided, reason=f"{said} settles nothing; {hope}", change=change, needed=needed)
 
 
-def _relative(bounds: Interval) -> Change:
-    return Change(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
+def relative(bounds: Interval) -> Interval:
+    """Logarithms of head over base as relative changes."""
+    return Interval(math.expm1(bounds.estimate), math.expm1(bounds.low), math.expm1(bounds.high))
 
 
-def _text(change: Change) -> str:
+def _text(change: Interval) -> str:
     return f"{100 * change.estimate:+.1f} % ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
 
 

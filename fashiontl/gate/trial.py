@@ -11,7 +11,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from statistics import stdev
 
 from fashiontl.gate.arm import Turns
@@ -32,15 +31,6 @@ _COPIED = bytes(range(256)) * 2**13
 _COPY = bytearray(len(_COPIED))
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A trial, whether both arms were steady when its slices began, and how many slices were throttled."""
-
-    trial: Trial
-    steady: bool
-    throttled: int
-
-
 def reference_kernel(clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one run, some milliseconds, by a monotonic clock."""
     # What a slice leaves in the caches is its own affair: a pass that is not timed clears it away.
@@ -58,15 +48,13 @@ def _work() -> None:
 
 def take_trial(
     processes: Mapping[Name, Turns], metric: str, stage: Stage, first: Name, kernel: Callable[[], float]
-) -> Taken:
+) -> tuple[Trial, bool, int]:
     """Warm two processes up, one after the other, and let them take turns: ABBA, six times or more.
 
-    Args:
-        processes: of both arms, fresh.
-        metric: what they time.
-        stage: of the gate.
-        first: the arm that begins, with its warm-up too.
-        kernel: seconds of one run of the reference kernel.
+    The arm `first` begins, with its warm-up too.
+
+    Returns:
+        The trial, whether both arms were steady when its slices began, and how many slices were throttled.
 
     Raises:
         fashiontl.gate.arm.StoppedError: one of the processes ended.
@@ -87,4 +75,4 @@ def take_trial(
             break
     base, head = (tuple(seconds[arm]) for arm in ("base", "head"))
     reference_base, reference_head = (tuple(references[arm]) for arm in ("base", "head"))
-    return Taken(Trial(stage, first, base, head, reference_base, reference_head), all(steady), throttled)
+    return Trial(stage, first, base, head, reference_base, reference_head), all(steady), throttled

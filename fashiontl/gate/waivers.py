@@ -7,7 +7,7 @@ import json
 import re
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 from uuid import uuid4
 
 import msgspec
@@ -106,15 +106,11 @@ class Waiver(Terms, frozen=True):
         return f"waived up to {self.ceiling:g} {unit} by {self.owner} until {self.expires}: {self.reason}"
 
 
-class Waivers(NamedTuple):
-    """Waivers, expired ones too, and what could not be read: one `file: what` each."""
+def read_waivers(results: Path, today: date) -> tuple[tuple[Waiver, ...], tuple[str, ...]]:
+    """All waivers of a folder of results, expired ones too, and what could not be read: one `file: what` each.
 
-    waivers: tuple[Waiver, ...]
-    errors: tuple[str, ...]
-
-
-def read_waivers(results: Path, today: date) -> Waivers:
-    """All waivers of a folder of results, in the order of their names; a file with any error waives nothing."""
+    A file with any error waives nothing.
+    """
     waivers, errors = [], []
     for path in sorted((results / "waivers").glob("*.toml")):
         try:
@@ -126,7 +122,7 @@ def read_waivers(results: Path, today: date) -> Waivers:
             errors.append(f"{path}: {'; '.join(found)}; it waives nothing until this is fixed")
         else:
             waivers.append(Waiver(**msgspec.structs.asdict(terms), path=path))
-    return Waivers(tuple(waivers), tuple(errors))
+    return tuple(waivers), tuple(errors)
 
 
 def add_waivers(results: Path, today: date, waivers: list[Terms]) -> list[Waiver]:

@@ -98,16 +98,8 @@ def measure_energy(
 ) -> Energy:
     """Energy that calls take above idle: first the idle power, then the calls, both between movements of the counter.
 
-    The moment between the last call and the counter's next movement is idle, so it adds nothing to the net energy.
-
-    Args:
-        call: the workload, warm.
-        images_a_call: images that one call processes.
-        counter: of the device that works.
-        synchronize: waits for the device.
-        seconds: least length of the window; at least 1 s is taken.
-        clock: seconds, monotonic.
-        sleep: as `time.sleep`.
+    The moment between the last call and the counter's next movement is idle, so it adds nothing to the net energy. The
+    calls are warm, and take at least `seconds`, or 1 s if that is longer.
     """
     synchronize()
     before, idle_start = _at_movement(counter, clock, sleep)

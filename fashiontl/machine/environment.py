@@ -70,13 +70,7 @@ class Environment:
 def read_environment(
     accelerator: Mapping[str, str | None] | None = None, *, threads: int, limit: str | None = None
 ) -> Environment:
-    """Read the fingerprint of this machine and process.
-
-    Args:
-        accelerator: as `Device.facts` gives it, which needs torch.
-        threads: CPU threads of the measured process.
-        limit: as in `Threads.limit`.
-    """
+    """Read the fingerprint of this machine and process; `accelerator` is what `Device.facts` returns."""
     facts = accelerator or {}
     sha, dirty = _git(Path.cwd())
     return Environment(

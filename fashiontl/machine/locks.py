@@ -15,10 +15,6 @@ from fashiontl.machine.devices import Device
 def alone_on(device: Device, cache: Path) -> Iterator[None]:
     """A context in which nothing else of fashiontl uses a device, under whatever name; entering it waits.
 
-    Args:
-        device: to lock.
-        cache: folder that everyone on this machine shares; it is made if need be.
-
     Raises:
         FashiontlError: on entry: the lock file cannot be made or written.
     """

@@ -16,11 +16,9 @@ _SHOWN = 3
 class Network(nn.Module):
     """A classifier whose stages run one after the other.
 
-    Args:
-        stages: modules of each stage, in order of execution: `stem` (if any), `stage1` ... `stageN`, `neck` (if
-            there is anything between the last of these and the head: pooling, flattening, hidden linear layers, as in
-            the object-detection literature), `head`. The head holds the classifier's last layer and nothing else that
-            has parameters.
+    In order of execution these are: `stem` (if any), `stage1` ... `stageN`, `neck` (if there is anything between the
+    last of these and the head: pooling, flattening, hidden linear layers, as in the object-detection literature),
+    `head`. The head holds the classifier's last layer and nothing else that has parameters.
 
     Raises:
         FashiontlError: the last stage is not such a head.
@@ -44,10 +42,7 @@ class Network(nn.Module):
         return self.run(images, 0, len(self.stages))
 
     def run(self, inputs: Tensor, start: int, stop: int) -> Tensor:
-        """Run the stages from number `start` up to, not including, `stop`.
-
-        Inputs are images when `start` is 0, else the output of stage `start - 1`. They are left as they are.
-        """
+        """Run stages `start` up to, not including, `stop`, on the output of the one before, which is left as it is."""
         for stage in list(self.stages.values())[start:stop]:
             inputs = stage(inputs)
         return inputs

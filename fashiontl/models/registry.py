@@ -15,7 +15,7 @@ class Architecture:
         family: how it is cut into stages, a name in `fashiontl.models.families.FAMILIES`; empty where the builder
             returns a `Network`, which has its stages.
         minimum_size: side in pixels of the smallest images that it takes, found by trying.
-        weights: names of torchvision's published weights.
+        weights: names of the published weights.
         size_multiple: a divisor that the side must have.
         builder: a model of torchvision, `timm` for the model of timm that the name says, or `module:function`, called
             with `classes` and `image_size`, which returns a `Network` or a module of the family. Empty takes the name.

@@ -36,13 +36,8 @@ def profile_steps(
 ) -> Profile:
     """Profile a few steps, after one that warms the profiler up, and write their trace.
 
-    Args:
-        step: the workload.
-        device: on which it runs.
-        folder: gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
-        name: of the worker in the trace's file name.
-        modules: networks that the step runs, each under the prefix of its modules' dotted paths; operators are
-            listed by module.
+    The folder gets `NAME.TIME.pt.trace.json.gz`, which torch-tb-profiler, Perfetto and HolisticTraceAnalysis open.
+    Operators are listed by module; `modules` are as in `module_ranges`.
 
     Returns:
         Tables of one step. The profiler slows the host down: shares show where time goes, no figure is a time of the

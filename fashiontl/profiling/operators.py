@@ -132,12 +132,9 @@ def short(name: str, length: int = _NAME_LENGTH) -> str:
 
 
 def folded(rows: Iterable[_Row], least: float = _LEAST_SHARE, count: int = _ROWS) -> tuple[_Row, ...]:
-    """Sort rows by self time and sum up the small ones in one row, so that totals stay.
+    """Sort rows by self time and sum up those below a share of the total in one row, so that totals stay.
 
-    Args:
-        rows: all operators, or all kernels; no two of the same name and place.
-        least: share of the total self time below which a row is small.
-        count: most rows of the result.
+    `rows` are all operators, or all kernels, no two of the same name and place; the result has at most `count`.
     """
     ordered = sorted(rows, key=lambda row: (row.name == OTHERS, -row.self_s, row.name, row.module))
     smallest = least * math.fsum(row.self_s for row in ordered)

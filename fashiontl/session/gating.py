@@ -59,9 +59,11 @@ def option_errors(config: pytest.Config, option: Namespace) -> list[str]:
         ]
         return found + ([f"expected --gate REF beside {', '.join(given)}, got none; name a commit"] if given else [])
     # Their controller has checked for the processes of pytest-xdist.
-    if not hasattr(config, "workerinput") and (config.getoption("numprocesses", None) or config.getoption("tx", None)):
+    if not hasattr(config, "workerinput") and (
+        getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None)
+    ):
         found.append("expected the gate in one process, got pytest-xdist's -n; leave it out")
-    if given := [text for name, text in _IDLE.items() if config.getoption(name, None)]:
+    if given := [text for name, text in _IDLE.items() if getattr(config.option, name, None)]:
         found.append(f"expected --gate without {', '.join(given)}, which compares nothing; leave one of them out")
     return found
 

@@ -36,10 +36,8 @@ def step_flops(step: Callable[[], object]) -> int:
     """Count whatever a step runs, forwards and backwards.
 
     A frozen layer counts as autograd runs it: forwards, and for the gradient of its input only where something before
-    it trains. What the step computes twice, as with activation checkpointing, counts twice.
-
-    Args:
-        step: called once. It must be eager: inside what `torch.compile` has compiled nothing is seen.
+    it trains. What the step computes twice, as with activation checkpointing, counts twice. It is called once, and must
+    be eager: inside what `torch.compile` has compiled nothing is seen.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

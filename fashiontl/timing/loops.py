@@ -130,10 +130,9 @@ def time_calls(call: Callable[[], object], timer: DeviceTimer, budget: SamplingB
 
 
 def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
-    """Time runs of calls with one wait at the end of each: the throughput of a full queue.
+    """Time blocks of calls with one wait at the end of each: the throughput of a full queue.
 
-    Waiting after every call would keep a device idle between small steps. A block is at least 20 ms long, so that
-    the clock and the wait do not count, and gives one value, the seconds a call.
+    A block is at least 20 ms long, so that the clock and the wait do not count, and gives one value, seconds a call.
     """
     return _run(lambda calls: _timed(call, timer, calls), timer, budget)
 

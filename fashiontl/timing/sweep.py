@@ -26,13 +26,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The results of a sweep.
+    """The sizes that were timed, in rising order, and the largest that ran: 0 when none did.
 
-    Attributes:
-        points: the sizes that were timed, in rising order.
-        largest: the largest size that ran; 0 when none did.
-        limit: why no larger one did: memory was full, the settings ask for no more, or a call took longer than the
-            time budget.
+    `limit` is why no larger one did: memory was full, the settings ask for no more, or a call took longer than the time
+    budget.
     """
 
     points: tuple[Point, ...]
@@ -55,14 +52,8 @@ def sweep(
     When a size runs out of memory, sizes between it and the largest that fitted are tried, each with one call, until
     the two are an eighth of the latter or one image apart; then the largest is timed too.
 
-    Args:
-        call_of: makes the call for a batch size; may itself run out of memory.
-        device: on which calls run.
-        timer: of the device.
-        budget: for each size.
-        most: the last size.
-        progress: called with each size before it is tried.
-        least: the first size.
+    `call_of` makes the call for a batch size and may itself run out of memory. Sizes go from `least` to `most`, each
+    within the budget, and `progress` is called with each before it is tried.
     """
     points: list[Point] = []
 

@@ -27,8 +27,6 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Linux's names for instructions that compute in these types (arch/x86 and arch/arm64 in its sources).
 _CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 _CPU_FACTS = Path("/proc/cpuinfo")
-_TRITON_CAPABILITY = (7, 0)
-_TF32_CAPABILITY = (8, 0)
 # A sweep meets one shape after the other. Past its limit, 8 by default, torch would silently go on uncompiled.
 _MOST_COMPILES = 200
 # torch starts at 65,536 and skips steps until gradients no longer overflow; from here on none was skipped.
@@ -160,11 +158,10 @@ def _tf32_unavailable(kind: str, index: int) -> str | None:
     if kind != "cuda" or torch.version.hip is not None:
         return f"{needed}, got {'an AMD GPU' if kind == 'cuda' else kind}; measure fp32 or bf16 there"
     major, minor = torch.cuda.get_device_capability(index)
-    return None if (major, minor) >= _TF32_CAPABILITY else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
+    return None if major >= 8 else f"{needed}, got {major}.{minor}; measure fp32 or fp16 there"
 
 
 def _half_unavailable(precision: str, kind: str, index: int) -> str | None:
-    """Of `bf16` and `fp16`."""
     if kind == "cuda" and precision == "bf16":
         with torch.cuda.device(index):
             if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -202,9 +199,9 @@ def _compile_unavailable(kind: str, index: int) -> str | None:
         if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "cc", "gcc", "clang")):
             missing.append("a C compiler (install gcc, or name one in CC)")
         if kind == "cuda" and torch.version.hip is None:
-            capability = torch.cuda.get_device_capability(index)
-            if capability < _TRITON_CAPABILITY:
-                missing.append("compute capability 7.0 or later, got {}.{} (measure eager)".format(*capability))
+            major, minor = torch.cuda.get_device_capability(index)
+            if major < 7:
+                missing.append(f"compute capability 7.0 or later, got {major}.{minor} (measure eager)")
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing.append("Python's header files (install python3-dev)")
     return f"torch.compile needs {', and '.join(missing)}" if missing else None

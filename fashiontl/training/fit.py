@@ -275,8 +275,9 @@ class Batches:
             with variant.autocast(self._device.type):
                 return network.run(self._prepared(part), 0, prefix)
 
+        parts = torch.tensor_split(images, self._steps)
         key = key_of(network, prefix, images, preprocessing, variant, batches=self._steps)
-        self._features = store.features(key, torch.tensor_split(images, self._steps), run, FEATURE_BUDGET)
+        self._features = store.features(key, parts, run, FEATURE_BUDGET)
         if self._features is not None:
             self.first_stage, self.source = prefix, self._features.source
 
