@@ -1,6 +1,7 @@
 """Entries from outside: the tables they land in, and every way in which a file of someone else can be wrong."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace

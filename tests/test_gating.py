@@ -132,7 +132,7 @@ def test_what_goes_wrong_in_the_gate_is_no_verdict(
 
 
 LEFT_OUT = {"gate": None, "gate_budget": None, "gate_accuracy": False, "gate_json": None, "gate_unchanged": False}
-MINUTES = "--gate-budget: expected minutes above 0 and up to 5000000, got "
+MINUTES = "--gate-budget: expected a number from 0.001 to 5,000,000, got "
 
 
 @pytest.mark.parametrize(
