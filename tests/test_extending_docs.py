@@ -20,7 +20,6 @@ COMMANDS = [
 
 def test_the_page_shows_each_example_as_it_is() -> None:
     shown = dict(re.findall(r"^`(docs/examples/\w+\.py)`\n\n```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-    assert len(shown) == 4
     assert shown == {str(path.relative_to(ROOT)): path.read_text() for path in EXAMPLES}
 
 
