@@ -129,7 +129,9 @@ def _gate(options: argparse.Namespace) -> Answer:
                 f"got {way}, which judges all that its file has; leave out what measures"
             )
     check_reports({f"--{name}": getattr(options, name) for name in ("json", "markdown", "junit")})
-    return (_head_to_head if options.base is not None else _replay if options.replay is not None else _plan)(options)
+    if options.base is not None:
+        return _head_to_head(options)
+    return _replay(options) if options.replay is not None else _plan(options)
 
 
 def check_reports(files: Mapping[str, Path | None]) -> None:

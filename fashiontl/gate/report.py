@@ -50,17 +50,16 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 def numbers(finding: Finding) -> tuple[str, str]:
     """Base and head in the unit that is shown, with as many decimals as it takes to tell them apart."""
     metric = METRICS.get(finding.metric)
-    known = [value for value in (finding.base, finding.head) if value is not None]
+    known = {value * metric.scale for value in (finding.base, finding.head) if value is not None} if metric else set()
     if metric is None or not known:
         return UNKNOWN, UNKNOWN
-    scaled = [value * metric.scale for value in known]
-    sizes = [abs(value) for value in scaled if value]
+    sizes = [abs(value) for value in known if value]
     places = max(0, metric.digits - 1 - math.floor(math.log10(min(sizes)))) if sizes else 0
-    while len({f"{value:.{places}f}" for value in scaled}) < len(set(scaled)) and places < _MOST_DECIMALS:
+    while places < _MOST_DECIMALS and len({f"{value:.{places}f}" for value in known}) < len(known):
         places += 1
-    places = min(places, _MOST_DECIMALS)
     base, head = (
-        UNKNOWN if value is None else f"{value * metric.scale:.{places}f}" for value in (finding.base, finding.head)
+        UNKNOWN if value is None else f"{value * metric.scale:.{min(places, _MOST_DECIMALS)}f}"
+        for value in (finding.base, finding.head)
     )
     return base, head
 
