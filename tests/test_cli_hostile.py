@@ -172,7 +172,7 @@ def test_a_broken_pyproject_is_bad_input(text: str, here: Path, capsys: Capture)
     "text",
     [
         "raise SystemExit", "raise SystemExit(0)", "1/0", "(", "raise BaseException('x')", "raise GeneratorExit",
-        "raise RecursionError", "\0",
+        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E", "raise RecursionError", "\0",
         "from fashiontl.matrix.extensions import register; register(3)",
     ],
 )  # fmt: skip

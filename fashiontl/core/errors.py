@@ -113,8 +113,8 @@ def explain(what: str, error: Exception) -> tuple[str, int]:
 
 def internal_error(what: str, error: BaseException) -> str:
     """Save the traceback of an unexpected error to a file; one line that names the error and the file."""
-    text = to_line(str(error), 200)
-    kind = type(error).__name__ + (f": {text}" if text else "")
+    # Also of an error whose message cannot be made.
+    kind = to_line("".join(traceback.format_exception_only(error)), 250)
     saved = _saved_report(what, error)
     place = f"the full report is in {saved}" if saved else "no folder could be written for the full report"
     return f"{what}: internal error {kind}; this is a defect of fashiontl, please report it: {place}"

@@ -197,7 +197,7 @@ def _account(error: BaseException) -> str:
     """What failed, and in which line of the extension."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    what = str(error) if isinstance(error, FashiontlError) else f"{type(error).__name__}: {error}"
+    what = str(error) if isinstance(error, FashiontlError) else traceback.format_exception_only(error)[-1].strip()
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
