@@ -230,5 +230,4 @@ def test_all_policies_have_no_crashed_cell_though_peft_is_absent(
         assert expected[policy] in reason
     assert all(found[policy].provenance["periods"]["each"] for policy in ("lp_ft", "gradual_unfreeze"))
     page = (project.folder / "results" / "leaderboard.md").read_text()
-    assert "Training step by epoch" in page
     assert "weighted by their epochs" in page
