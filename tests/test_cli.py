@@ -298,5 +298,3 @@ def test_a_real_examination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert status == (0 if found["fit"] else 1)
     assert len(cpu["facts"]["noise"]["medians"]) == 8
     assert {"fp32"} <= set(cpu["facts"]["peak"])
-    arithmetic = [check for check in cpu["facts"]["checks"] if check["unit"] == "FLOP"]
-    assert [check["passed"] for check in arithmetic] == [True, True]

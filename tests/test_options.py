@@ -72,9 +72,9 @@ def test_all_faults_are_listed_with_the_nearest_names() -> None:
         "weights": ["imagnet"],
     }
     with pytest.raises(FashiontlError) as caught:
-        matrix(axes, "quik", ["epochs=x"])
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 6
+        matrix(axes, "quik", ["epochs=x"], extensions=["no_such_module"])
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("extension no_such_module: ModuleNotFoundError: ")
     for line, nearest in zip(lines, ["quick", "resnet18", "linear_probe", "fashion", "cpu", "imagenet"], strict=True):
         assert "did you mean" in line
         assert nearest in line

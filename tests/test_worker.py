@@ -84,8 +84,7 @@ def test_a_phase_runs_in_a_fresh_process(worker: Worker) -> None:
     assert first["torch_threads"] == 1
     assert first["environment"] == {"MALLOC_TRIM_THRESHOLD_": str(2**34), "PYTHONHASHSEED": "0"}
     assert lines == ["one", "two"] * 2
-    if sys.platform == "linux":
-        assert first["threads_of_parent"] == 1, "a process with threads must not be forked"
+    assert first["threads_of_parent"] == 1 or sys.platform != "linux", "a process with threads must not be forked"
     # What a first optimiser imports is there before the fork.
     imported = run(worker, "imports_of_training").found()["imported"]
     assert not [name for name in imported if name.startswith(("torch._dynamo", "torch._inductor", "sympy"))]
@@ -122,11 +121,8 @@ def test_what_goes_wrong_becomes_a_status(worker: Worker, phase: str, status: st
     assert run(worker, "facts").status == "ok", "the next phase must not notice"
 
 
-def test_what_a_phase_knew_when_it_ended_otherwise_arrives(worker: Worker) -> None:
+def test_results_arrive_checked_against_their_types_however_a_phase_ended(worker: Worker) -> None:
     assert run(worker, "diverged") == Outcome("diverged", "epoch 1, step 2", {"losses": [2.5]})
-
-
-def test_jobs_and_results_are_checked_against_their_types(worker: Worker) -> None:
     outcome = worker.run(phase_of("facts", dict[str, int]), {}, 30)
     assert outcome.status == "crashed"
     assert "the phase returned what it should not" in outcome.reason
