@@ -60,6 +60,22 @@ def test_a_metric_and_a_phase_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+def test_a_device_and_a_report_section_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
+    less = ["--set=profile=false", "--set=threads=1", "--set=seconds=0.02"]
+    run([*shlex.split(COMMANDS[3]), f"--results={tmp_path}", *less])
+    records = {record.id: record for record in read_runs(tmp_path).records}
+    assert {cell: record.status for cell, record in records.items()} == {
+        "resnet9-full-hpu-none": "skipped",
+        "resnet9-full-cpu-none": "ok",
+    }
+    assert "habana_frameworks" in records["resnet9-full-hpu-none"].reason
+    command = [sys.executable, "-m", "fashiontl.cli", *shlex.split(COMMANDS[4])[1:], f"--results={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert "resnet9-full-cpu-none: " in (tmp_path / "leaderboard.md").read_text().partition("cheapest</summary>")[2]
+
+
+@pytest.mark.slow
 def test_the_three_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     run([*shlex.split(COMMANDS[1]), f"--results={tmp_path}", "--device=cpu", "--set=threads=1"])
