@@ -11,20 +11,12 @@ class Hpu(Accelerator):
 
     kind = "hpu"
     title = "Intel Gaudi"
-    is_countable = True
     absent = "sees no Gaudi; it needs habana_frameworks and Intel's driver"
 
     @classmethod
     def seen(cls) -> int:
         """Devices that the machine seems to have, without importing torch."""
         return int(find_spec("habana_frameworks") is not None)
-
-    def is_available(self) -> bool:
-        """Whether torch has a module of this kind, and that sees a device."""
-        try:
-            return super().is_available()
-        except RuntimeError:  # torch does not know the kind
-            return False
 
 
 register(Hpu)

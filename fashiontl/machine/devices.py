@@ -199,7 +199,8 @@ class Accelerator(Device):
     def unavailable_reason(self) -> str | None:
         import torch
 
-        if not self.module.is_available():
+        # A kind that this torch does not know has no module.
+        if not hasattr(torch, self.kind) or not self.module.is_available():
             return f"torch {torch.__version__} {self.absent}"
         count = self.module.device_count()
         if self.index < count:
