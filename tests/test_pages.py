@@ -63,8 +63,8 @@ def test_ci_executes_the_two_commands_that_do_all_the_set_up(environment: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("command", HERE)
 def test_command(command: str, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    # The smallest settings, and one cheap cell beside those that the command names; the command itself is as printed, but
-    # for a date, which has to be near.
+    # The smallest settings, and one cheap cell beside those that the command names. The command itself is as printed,
+    # but for a date, which has to be near.
     command = re.sub(r"(--expires) \S+", rf"\1 {date.today() + timedelta(days=30)}", command)
     environment = {
         **os.environ,
