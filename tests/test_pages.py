@@ -69,7 +69,7 @@ def test_command(command: str, clone: Path, tmp_path_factory: pytest.TempPathFac
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTEST_ADDOPTS": "--preset smoke --arch resnet9 --set profile=false --set seconds=0.02",
+        "PYTEST_ADDOPTS": "--preset smoke --arch resnet18 --set profile=false --set seconds=0.02",
         "FASHIONTL_CACHE": str(tmp_path_factory.getbasetemp() / "readme-cache"),
     }
     result = subprocess.run(
