@@ -14,7 +14,7 @@ from fashiontl.core.escape import to_terminal, to_terminal_line
 from fashiontl.gate.result import EXIT_CODES, Explained, GateResult
 from fashiontl.gate.waivers import Terms, add_waivers, read_waivers
 from fashiontl.matrix.extensions import chosen
-from fashiontl.matrix.options import AXES, filled, filled_path, matrix, minutes
+from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, filled_path, matrix, minutes
 from fashiontl.reports.progress import ProgressText
 
 if TYPE_CHECKING:
@@ -47,16 +47,11 @@ def add_gate(commands: Parsers) -> None:
         help="compare even where the working tree is the base, to learn how far unchanged code scatters here",
     )
     cells = gate.add_argument_group("cells, as pytest bench/ takes them")
-    for name, title in AXES.items():
-        cells.add_argument(
-            f"--{name.replace('_', '-')}", dest=name, action="append", default=[], metavar="NAMES", help=title
-        )
+    for name, attributes in CELL_OPTIONS.items():
+        cells.add_argument(name, **attributes)
     cells.add_argument(
         "--data-root", default=None, type=filled, metavar="DIR", help="folder with Fashion-MNIST's four files"
     )
-    cells.add_argument("--preset", default="quick", metavar="NAME", help="settings (quick)")
-    cells.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override one setting")
-    cells.add_argument("--fashiontl-plugin", action="append", default=[], metavar="MODULE_OR_FILE")
     gate.add_argument("--accuracy", action="store_true", help="train and test in both arms too, with paired seeds")
     gate.add_argument(
         "--budget", type=minutes, default=0.0, metavar="MINUTES", help="stop taking trials then (no limit)"
