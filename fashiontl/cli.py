@@ -182,7 +182,7 @@ def _profile(options: argparse.Namespace) -> _Answer:
     from fashiontl.matrix.extensions import chosen
     from fashiontl.matrix.options import as_timed, matrix
     from fashiontl.runner.cell import cache_folder, check_cache
-    from fashiontl.runner.client import Worker
+    from fashiontl.runner.client import Worker, why_unavailable
     from fashiontl.runner.messages import DEVICE, PROFILE, VARIANT, CaseJob, DeviceJob
 
     extensions = tuple(chosen(options.fashiontl_plugin, Path.cwd()))
@@ -204,12 +204,12 @@ def _profile(options: argparse.Namespace) -> _Answer:
     job = CaseJob(case, settings, extensions=extensions, traces=str(traces))
     with Worker(settings.threads) as worker, ProgressText() as progress:
         device = worker.run(DEVICE, DeviceJob(case.device, extensions), settings.timeout, progress)
-        if device.result is None or device.result.unavailable:
-            return _unprofiled(case.id, device.result.unavailable if device.result else device.reason)
+        if reason := why_unavailable(device):
+            return _unprofiled(case.id, reason)
         variant = worker.run(VARIANT, job, settings.timeout, progress)
-        if variant.result is None or variant.result.unavailable:
-            return _unprofiled(case.id, variant.result.unavailable if variant.result else variant.reason)
-        said += variant.result.warnings
+        if reason := why_unavailable(variant):
+            return _unprofiled(case.id, reason)
+        said += variant.found().warnings
         progress(f"waiting for {case.device}")
         with alone_on(Device.of(case.device), cache_folder()):
             outcome = worker.run(PROFILE, job, settings.timeout, progress)

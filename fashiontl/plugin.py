@@ -127,7 +127,8 @@ class Run:
         if self.option.arch in ([], ["all"]) and collecting.order_is_free(self.config, cases, self.cases):
             cases = cheapest_first(cases, costs(cases, self.settings, works, cache_folder()))
             rank = {case.id: number for number, case in enumerate(cases)}
-            others = [item for item in session.items if item not in set(calls)]
+            ours = set(calls)
+            others = [item for item in session.items if item not in ours]
             session.items[:] = others + sorted(calls, key=lambda call: rank[_case(call).id])
         cases = [case for case in cases if case.id not in self.finished]
         self.line.predict(Estimate(cases, costs(cases, self.settings, works, cache_folder())))

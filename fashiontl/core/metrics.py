@@ -1,5 +1,6 @@
 """What is reported: each metric's unit, which way is better, and how it is shown. No torch, no I/O."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -32,6 +33,10 @@ class Metric:
     def least(self) -> float:
         """The least that a raw value can be, in the base unit."""
         return 0.0 if self.unit in _COUNTED or self.name in _MAY_BE_NOTHING else 1e-12
+
+    def outside(self, values: Iterable[float]) -> float | None:
+        """The first value below `least` or above `most`; None where there is none."""
+        return next((value for value in values if not self.least <= value <= self.most), None)
 
     @property
     def most(self) -> float:

@@ -14,7 +14,7 @@ from fashiontl.machine.conditions import Observer
 from fashiontl.machine.devices import Device
 from fashiontl.machine.locks import alone_on
 from fashiontl.runner.cell import cache_folder
-from fashiontl.runner.client import Outcome, Worker
+from fashiontl.runner.client import Outcome, Worker, why_unavailable
 from fashiontl.runner.messages import DEVICE, NOISE, PEAK, DeviceJob, Noise, PeakJob, TimedJob
 from fashiontl.timing.clock import clock_error, clock_ratio
 
@@ -36,8 +36,7 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
         observer = Observer(device)
         observer.begin()
         found = worker.run(DEVICE, DeviceJob(name), _TIMEOUT, progress)
-        if found.result is None or found.result.unavailable:
-            reason = found.result.unavailable if found.result else found.reason
+        if reason := why_unavailable(found):
             return Report(name, False, f"This box cannot measure on {name}: {reason}.")
         clock = clock_ratio()
         peaks, peak_section = _peaks(worker, device, progress)
@@ -47,7 +46,7 @@ def examine(worker: Worker, device: Device, progress: Progress, seconds: float =
             timed.append(worker.run(NOISE, TimedJob(name, seconds=seconds), _TIMEOUT))
         floor, noise_section = _noise(timed)
         observed = observer.end()
-    facts, error, difference = found.result.facts, clock_error(clock) or "", floor["smallest_difference"] or 0.0
+    facts, error, difference = found.found().facts, clock_error(clock) or "", floor["smallest_difference"] or 0.0
     here = (
         Line("here", "yes"),
         *(Line(key, value) for key, value in facts.items() if value is not None),

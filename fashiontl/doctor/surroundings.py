@@ -14,7 +14,7 @@ from fashiontl.machine.devices import DEVICES, Cpu, Device
 from fashiontl.machine.environment import choose_threads, omp_threads, text_of
 from fashiontl.machine.nvml import GpuConditions
 from fashiontl.runner.cell import cache_folder
-from fashiontl.runner.client import Worker
+from fashiontl.runner.client import Worker, why_unavailable
 from fashiontl.runner.messages import DEVICE, DeviceJob
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -115,7 +115,7 @@ def _gpu(state: GpuConditions) -> Iterable[Line]:
 
 def _device(worker: Worker, name: str, title: str) -> Line:
     outcome = worker.run(DEVICE, DeviceJob(name), _TIMEOUT)
-    reason = outcome.result.unavailable if outcome.result else outcome.reason
+    reason = why_unavailable(outcome)
     return Line(name, "absent", "note", reason) if reason else Line(name, title)
 
 

@@ -30,6 +30,7 @@ from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, machine_key, read_environment
 from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.options import as_timed
+from fashiontl.runner.client import why_unavailable
 from fashiontl.runner.messages import DEVICE, VARIANT, CaseJob, DeviceJob, Progress
 
 Rule = Callable[[Sequence[Trial], Limit, int], Literal["screen", "confirm", "stop"]]
@@ -192,12 +193,12 @@ class Gate:
         for device in sorted({case.device for case in self.order.cases}):
             outcome = self.arms["head"].ask(DEVICE, DeviceJob(device))
             facts[device] = outcome.result.facts if outcome.result else {}
-            if reason := outcome.result.unavailable if outcome.result else outcome.reason:
+            if reason := why_unavailable(outcome):
                 errors.append(f"expected a device that can be used, got {device}: {reason}; name others with --device")
         for case in self.order.cases if not errors else ():
             if case.variant:
                 variant = self.arms["head"].ask(VARIANT, CaseJob(case, self.order.settings))
-                if reason := variant.result.unavailable if variant.result else variant.reason:
+                if reason := why_unavailable(variant):
                     errors.append(f"expected a variant that can be run, got {case.id}: {reason}")
         if errors:
             raise FashiontlError("\n".join(errors))

@@ -1,10 +1,10 @@
 """From an architecture's name to a network in stages, with or without weights."""
 
-import importlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -90,9 +90,8 @@ def outline(make: Callable[[], Network]) -> Network:
 
 
 def _construct(entry: Architecture, classes: int, image_size: int) -> nn.Module:
-    module, _, function = entry.builder.partition(":")
-    if function:
-        model: nn.Module = getattr(importlib.import_module(module), function)(classes=classes, image_size=image_size)
+    if ":" in entry.builder:
+        model: nn.Module = resolve_name(entry.builder)(classes=classes, image_size=image_size)
         return model
     arguments = _ARGUMENTS[entry.family](image_size) if entry.family in _ARGUMENTS else {}
     # RegNet computes its widths with tensors, whose values the meta device does not have.

@@ -183,8 +183,7 @@ def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
         yield f"$.measurements: expected each metric once, got several of {', '.join(map(brief, twice))}"
     for each in record.measurements:
         metric = METRICS.get(each.metric)
-        if metric and each.values and not metric.least <= min(each.values) <= max(each.values) <= metric.most:
-            wrong = next(value for value in each.values if not metric.least <= value <= metric.most)
+        if metric and (wrong := metric.outside(each.values)) is not None:
             yield f"{each.metric}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}"
     if accuracy := record.measurement("accuracy"):
         yield from _accuracy_errors(accuracy, facts)

@@ -26,7 +26,7 @@ import msgspec
 import fashiontl
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.environment import choose_threads
-from fashiontl.runner.messages import Phase, Progress
+from fashiontl.runner.messages import DeviceFacts, Phase, Progress, VariantSupport
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 J = TypeVar("J")
@@ -101,6 +101,11 @@ class Outcome(Generic[R]):
         if self.result is None:
             raise FashiontlError(self.reason or f"expected a result, got the status {self.status} alone")
         return self.result
+
+
+def why_unavailable(outcome: "Outcome[DeviceFacts] | Outcome[VariantSupport]") -> str:
+    """Why what was asked about cannot be used, be it absent or broken; empty when it can."""
+    return outcome.result.unavailable if outcome.result else outcome.reason
 
 
 class Worker:

@@ -5,10 +5,10 @@ depend on.
 """
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 from fashiontl.core.case import PRESETS, Settings
 from fashiontl.core.errors import FashiontlError
@@ -200,9 +200,8 @@ def section_text(rows: Sequence[Row]) -> str:
 
 def _own_section(section: ReportSection, rows: Sequence[Row]) -> str:
     """A section of the user's own; where its function fails, the error stands in its place."""
-    module, _, name = section.function.partition(":")
     try:
-        text = str(getattr(importlib.import_module(module), name)([row.record for row in by_accuracy(rows)]))
+        text = str(resolve_name(section.function)([row.record for row in by_accuracy(rows)]))
     except Exception as error:  # the page must not be lost by it
         text = to_markdown(f"{section.function} failed: {type(error).__name__}: {error}")
     return folded(section.name, text)

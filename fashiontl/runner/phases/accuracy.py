@@ -89,7 +89,6 @@ class _Trained:
 
     Attributes:
         logits: on the test images, float32 `[n, classes]`.
-        accuracy: on them.
         seconds: that training took.
         proof: that the policy was kept.
         losses: mean ones, of each epoch.
@@ -103,7 +102,6 @@ class _Trained:
     """
 
     logits: torch.Tensor
-    accuracy: float
     seconds: float
     proof: Proof
     losses: list[float]
@@ -158,7 +156,10 @@ def _tested(
         "features": [_of_each(seed, "features") for seed in seeds],
     }
     if len(last) > 1:
-        optional["members"] = [_of_each(seed, "accuracy") for seed in seeds]
+        optional["members"] = [
+            {name: evaluate(trained.logits, chosen.test_labels).accuracy for name, trained in seed.items()}
+            for seed in seeds
+        ]
     result.provenance |= {name: values for name, values in optional.items() if any(values)}
     return result
 
@@ -206,7 +207,6 @@ def _train_network(
         ) from error
     return _Trained(
         logits=logits,
-        accuracy=evaluate(logits, chosen.test_labels).accuracy,
         seconds=result.seconds,
         proof=Proof(**asdict(result.proof)),
         losses=list(result.losses),

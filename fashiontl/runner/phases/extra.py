@@ -1,7 +1,7 @@
 """A phase of the user's own."""
 
-import importlib
 from math import isfinite
+from pkgutil import resolve_name
 
 from fashiontl.core.metrics import METRICS
 from fashiontl.runner.messages import ExtraJob, PhaseResult, Progress
@@ -16,8 +16,7 @@ def extra(job: ExtraJob, progress: Progress) -> PhaseResult:
         ValueError: it measured what no record can hold.
     """
     work = Workload.of(job)
-    module, _, name = job.function.partition(":")
-    result = getattr(importlib.import_module(module), name)(work, progress)
+    result = resolve_name(job.function)(work, progress)
     if not isinstance(result, PhaseResult):
         raise TypeError(f"expected {job.function} to return a PhaseResult, got {type(result).__name__}")
     # A record with what these raise for could not be read again, whatever else it holds.
@@ -26,7 +25,7 @@ def extra(job: ExtraJob, progress: Progress) -> PhaseResult:
         raise ValueError(f"expected each metric once, got {', '.join(names)}")
     for each in result.measurements:
         metric = METRICS[each.metric]
-        if wrong := [value for value in each.values if isfinite(value) and not metric.least <= value <= metric.most]:
+        if (wrong := metric.outside(filter(isfinite, each.values))) is not None:
             valid = f"{metric.least:g} to {metric.most:g} (unit {metric.unit})"
-            raise ValueError(f"expected {metric.name} from {valid}, got {wrong[0]:g}")
+            raise ValueError(f"expected {metric.name} from {valid}, got {wrong:g}")
     return result
