@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from fashiontl.gate.judge import judge
 from fashiontl.gate.limits import TIMED
 from fashiontl.gate.raw import Answers, Counts, Failure, Raw, Series, Trial, Unavailable
-from fashiontl.gate.result import EXIT_CODES, GateResult, Verdict
+from fashiontl.gate.report import terminal
+from fashiontl.gate.result import EXIT_CODES, NO_TIME, GateResult, Verdict
 from fashiontl.gate.waivers import Waiver
 
 RENAMED = "resnet18-all-cpu"
@@ -164,6 +165,17 @@ def test_a_cell_that_is_gone_never_passes(kind: str) -> None:
     assert verdict_of(replace(less, cells=(CELL,))) == ("MISSING", 12), "also where the cell is not listed any more"
     nothing = replace(full(), series=(), counts=(), answers=(), cells=())
     assert verdict_of(nothing) == ("MISSING", 12)
+
+
+def test_what_the_budget_left_no_time_for_is_missing_and_needs_more_time_and_no_waiver() -> None:
+    less = replace(without("series", lambda one: False), budget=30.0, seconds=36.0)
+    result = judge(less, today=TODAY)
+    assert outcome(result) == ("MISSING", 12)
+    assert {finding.reason for finding in result.findings if finding.verdict == "MISSING"} == {
+        f"the budget of 30 s (--budget) {NO_TIME}"
+    }
+    assert "--budget MINUTES" in terminal(result)
+    assert "fashiontl waive" not in terminal(result)
 
 
 @pytest.mark.parametrize("metric", [*TIMED, "parameters", *SIZES])

@@ -19,7 +19,7 @@ from fashiontl.gate.comparison import trimmed_interval
 from fashiontl.gate.counts import judge_counts
 from fashiontl.gate.limits import COUNTED, LIMITS, TAIL, TIMED, Limit, limit_of
 from fashiontl.gate.raw import SCHEMA, Answers, Asked, Counts, Raw, Series
-from fashiontl.gate.result import EXIT_CODES, Finding, GateResult, Verdict, change_of
+from fashiontl.gate.result import EXIT_CODES, NO_TIME, Finding, GateResult, Verdict, change_of
 from fashiontl.gate.sequential import ALPHA, LOOKS, decide_all, evidence_of, relative, thresholds, trial_errors
 from fashiontl.gate.waivers import WHOLE, Waiver
 
@@ -118,6 +118,9 @@ def _absent(raw: Raw, asked: Asked, findings: Sequence[Finding]) -> list[Finding
     reported = {(found.cell, found.metric) for found in findings if not found.advisory}
     reported |= {(unavailable.cell, unavailable.metric) for unavailable in raw.unavailable}
     found = []
+    # What there was no time for is not lost: the next step is more time.
+    is_over = 0 < raw.budget <= raw.seconds
+    why = f"the budget of {raw.budget:g} s (--budget) {NO_TIME}" if is_over else ""
     for cell in dict.fromkeys((*raw.cells, *asked.cells)):
         if cell in failed or cell in raw.new:
             continue
@@ -125,9 +128,9 @@ def _absent(raw: Raw, asked: Asked, findings: Sequence[Finding]) -> list[Finding
         # Counts do not stand in for times.
         times = [metric for metric in asked.metrics if metric in TIMED]
         if not any(each.cell == cell for each in findings) or (times and set(times) <= set(lacking)):
-            found.append(Finding(cell, WHOLE, "MISSING", "was asked for and has no measurements; see the notes"))
+            found.append(Finding(cell, WHOLE, "MISSING", why or "was asked for and has no measurements; see the notes"))
         else:
-            reason = "was asked for and is not here; see the notes"
+            reason = why or "was asked for and is not here; see the notes"
             found += [Finding(cell, metric, "MISSING", reason) for metric in lacking]
     return found
 

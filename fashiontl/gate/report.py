@@ -11,7 +11,7 @@ from fashiontl.core.escape import LONGEST_NAME, to_code, to_line, to_markdown, t
 from fashiontl.core.metrics import METRICS
 from fashiontl.gate.limits import TAIL
 from fashiontl.gate.raw import Tree
-from fashiontl.gate.result import EXIT_CODES, Explained, Finding, GateResult, change_of
+from fashiontl.gate.result import EXIT_CODES, NO_TIME, Explained, Finding, GateResult, change_of
 from fashiontl.gate.waivers import LARGEST
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.progress import duration
@@ -171,6 +171,9 @@ def _next_steps(result: GateResult) -> list[tuple[str, str]]:
                 "--inconclusive=warn",
             ),
         }
+        # What is not lost need not be brought back.
+        if verdict == "MISSING" and all(NO_TIME in finding.reason for finding in findings):
+            known["MISSING"] = ("give the gate more time", "--budget MINUTES")
         steps += [known[verdict]] if verdict in known else []
     return steps
 

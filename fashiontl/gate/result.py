@@ -23,6 +23,9 @@ EXIT_CODES: dict[Verdict, int] = {
     "PASS": 0,
 }
 
+# In the reason of a finding that the gate's budget was too short for: more time is the next step, not a waiver.
+NO_TIME = "left no time for it"
+
 
 class Finding(Struct, frozen=True):
     """The verdict of one cell and metric.
