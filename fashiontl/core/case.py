@@ -144,10 +144,13 @@ class Settings:
         accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
         sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
             time is full, on a CPU until 512; 0 makes none.
-        samples: latency samples after which a median that is precise enough ends the sampling; the 99th percentile
-            takes 1,000.
-        half_width: what is precise enough: half of the median's 95 % interval over the median.
-        seconds: time budget of each speed measurement, in seconds.
+        samples: the fewest latency samples of a cell; the 99th percentile takes 1,000.
+        processes: the fewest processes, each of a server of its own, that time a cell.
+        half_width: what is precise enough: half of the 95 % interval over the estimate.
+        budget: the most seconds of slices that a cell and metric is given to become precise, when its fewest processes
+            have each taken theirs; 0 gives none.
+        spacing: the fewest seconds from one slice of a cell and metric to its next.
+        seconds: time budget of a point of the sweep, of the measured peak, and of energy, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.
         threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
             quota and OMP_NUM_THREADS.
@@ -174,7 +177,10 @@ class Settings:
     accuracy: bool = True
     sweep: Annotated[int, Meta(ge=0, le=LARGEST_BATCH)] = 0
     samples: Annotated[int, Meta(ge=1, le=10**7)] = 200
-    half_width: Annotated[float, Meta(ge=1e-3, le=1)] = 0.02
+    processes: Annotated[int, Meta(ge=1, le=1000)] = 1
+    half_width: Annotated[float, Meta(ge=1e-3, le=1)] = 0.05
+    budget: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    spacing: Annotated[float, Meta(ge=0, le=600)] = 0.0
     seconds: Annotated[float, Meta(ge=1e-3, le=86400)] = 0.4
     timeout: Annotated[float, Meta(ge=1e-3, le=30 * 86400)] = 600.0
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
@@ -193,17 +199,18 @@ PRESETS: dict[str, Settings] = {
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
     # pretraining of 4 backbones take some 6 minutes on two CPU cores.
-    "quick": Settings(),
+    "quick": Settings(seeds=3, processes=3, budget=12.0, spacing=1.5),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
         "full", data="original", image_size=128, train_per_class=0, test_per_class=0, seeds=3, epochs=5, augment=True,
         batch_size=128, pretrain_per_class=0, pretrain_epochs=5, pretrain_batch_size=128, throughput_batch=128,
-        sweep=4096, samples=1000, half_width=0.01, seconds=5.0, timeout=7200.0,
+        sweep=4096, samples=1000, processes=5, half_width=0.03, budget=60.0, spacing=1.5, seconds=5.0, timeout=7200.0,
     ),
     # The two networks and the training that people have met in a widely read tutorial.
     "tutorial": Settings(
         "tutorial", data="original", train_per_class=0, test_per_class=0, recipe="naive_adam", epochs=20,
-        batch_size=32, samples=1000, seconds=5.0, timeout=86400.0,
+        batch_size=32, samples=1000, seeds=3, processes=5, half_width=0.03, budget=60.0, spacing=1.5, seconds=5.0,
+        timeout=86400.0,
     ),
 }  # fmt: skip
 

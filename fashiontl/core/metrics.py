@@ -110,6 +110,36 @@ _ALL = (
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
+class Slices(Struct, frozen=True, omit_defaults=True):
+    """How the values of a timed measurement were taken: in short slices, in turns with other cells.
+
+    `counts`, `processes`, `rounds`, `starts` and each of `conditions` have one entry a slice, in the order of time.
+
+    Attributes:
+        group: which stretch of a session; slices of one group and round were taken within seconds of each other, so
+            that two cells can be compared round by round.
+        counts: how many of the measurement's values belong to each slice.
+        processes: which process took it: each is a fresh one, of a server of its own.
+        rounds: the round of the group.
+        starts: seconds since the group began.
+        disturbed: why slices are marked, and which, by their index.
+        conditions: what was read of the machine during each slice, by name.
+        prior: variance of one process's mean log seconds that the other cells of the group suggest, and the degrees of
+            freedom that this is worth; none where there were no others.
+        shared: ids of the cells whose measurement this is, when it is that of several.
+    """
+
+    group: str
+    counts: tuple[Annotated[int, Meta(ge=0, le=10**7)], ...]
+    processes: tuple[Annotated[int, Meta(ge=0, le=10**6)], ...]
+    rounds: tuple[Annotated[int, Meta(ge=0, le=10**9)], ...]
+    starts: tuple[float, ...]
+    disturbed: dict[str, tuple[Annotated[int, Meta(ge=0, le=10**9)], ...]] = {}
+    conditions: dict[str, tuple[float, ...]] = {}
+    prior: tuple[Annotated[float, Meta(ge=0)], Annotated[float, Meta(ge=0)]] | None = None
+    shared: tuple[str, ...] = ()
+
+
 class Measurement(Struct, frozen=True):
     """Raw values of one metric, in its base unit; statistics are derived from them, never stored alone.
 
@@ -118,11 +148,14 @@ class Measurement(Struct, frozen=True):
         values: one number a sample (latency, throughput), a seed (accuracy, training time), or just one.
             Empty means unknown, shown as `—`.
         trials: for accuracy, how many test images each value is a fraction of; otherwise 0.
+        slices: how the values were taken; None for what is not timed in slices, and in records of older versions, whose
+            values are those of a single stretch in a single process.
     """
 
     metric: str
     values: tuple[float, ...]
     trials: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    slices: Slices | None = None
 
     @property
     def unit(self) -> str:

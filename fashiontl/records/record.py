@@ -95,6 +95,9 @@ def to_json(record: Record) -> str:
         added = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
         record = replace(record, measurements=known, warnings=record.warnings + added)
     values = msgspec.to_builtins(record)
+    for each in values["measurements"]:
+        if each["slices"] is None:
+            del each["slices"]
     try:
         return _compact(values)
     except ValueError:
