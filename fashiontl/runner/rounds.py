@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -149,7 +149,6 @@ class Rounds:
         servers: makes the server of a number of process.
         journal: where slices are kept as they come.
         group: name under which rounds are counted.
-        progress: called with what is being done.
         sleep, clock, draw: for tests.
     """
 
@@ -157,10 +156,9 @@ class Rounds:
         self,
         settings: Settings,
         job: CaseJob,
-        servers: Callable[[int], Worker],
+        servers: Callable[[int], AbstractContextManager[Worker]],
         journal: Journal,
         group: str,
-        progress: Progress = lambda text: None,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -173,7 +171,7 @@ class Rounds:
         self._job = job
         self._servers = servers
         self._journal = journal
-        self._progress = progress
+        self._progress: Progress = lambda text: None
         self._clock = clock
         self._sleep = sleep
         self._draw = random.Random(seed)
@@ -183,7 +181,7 @@ class Rounds:
             self._process = max(self._process, taken.process + 1)
             self._round = max(self._round, taken.round + 1)
 
-    def measure(self, subjects: Sequence[Subject]) -> None:
+    def measure(self, subjects: Sequence[Subject], progress: Progress = lambda text: None) -> None:
         """Take slices of subjects until each is precise, or its budget is spent.
 
         One whose process ends before it was told to has a failure in its place; what was measured of it stays.
@@ -191,6 +189,7 @@ class Rounds:
         Raises:
             FashiontlError: a server cannot start.
         """
+        self._progress = progress
         while wanted := self._wanted(subjects):
             with self._servers(self._process) as worker, tempfile.TemporaryDirectory(prefix="fashiontl-") as folder:
                 left = list(wanted)

@@ -1,9 +1,9 @@
 """The fork server, which `client` starts: it imports the module of the phases once and forks for each job.
 
 It reads one job a line from a pipe and answers in JSON lines on another: `{"ready": true}`, then for each job, by its
-number, `{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. Several jobs may run at once. The
-child writes its result to a file of its own, so that a result of any size arrives whole or not at all. Standard output and error are logs: whatever
-prints, from the start of the interpreter on, cannot be taken for a message.
+number, `{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. Several jobs may run at once.
+The child writes its result to a file of its own, so that a result of any size arrives whole or not at all. Standard
+output and error are logs: whatever prints, from the start of the interpreter on, cannot be taken for a message.
 """
 
 import ctypes

@@ -6,7 +6,6 @@ How fast it is once it runs is timed by `fashiontl.runner.rounds`, in other proc
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,19 +18,14 @@ from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import (
     add_energy,
     base_memory,
-    compact,
     memory,
     read_energy,
-    sampling_budget,
-    summarise,
-    throughput,
     timed_pass,
 )
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.flops import forward_flops, step_flops
-from fashiontl.timing.loops import DeviceTimer, Samples, time_blocks, time_calls, time_parts
+from fashiontl.timing.loops import DeviceTimer
 from fashiontl.timing.variants import compile_counts
-from fashiontl.training.fit import Examples
 
 # Enough for BatchNorm to train on; FLOPs an image do not depend on it.
 _COUNTED_BATCH = 2
