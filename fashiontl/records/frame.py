@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fashiontl.core.case import Case
 from fashiontl.core.metrics import Measurement
@@ -40,7 +40,7 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=columns)
     whole = dict.fromkeys(("slice", "process", "round"), "Int64")
-    kinds = {"sample": "int64", "value": float, "start": float, "disturbed": bool}
+    kinds: dict[str, Any] = {"sample": "int64", "value": float, "start": float, "disturbed": bool}
     return frame.assign(started=pd.to_datetime(frame["started"], utc=True)).astype(whole | kinds)
 
 
