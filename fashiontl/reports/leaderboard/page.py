@@ -15,7 +15,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_line, to_markdown, to_terminal
 from fashiontl.core.files import write_atomically
 from fashiontl.matrix.extensions import REPORT_SECTIONS, ReportSection
-from fashiontl.records import Record, latest, meaning, read_newest
+from fashiontl.records import Record, latest, meaning, read_newest, with_earlier
 from fashiontl.reports.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, SUMMARY, Column
 from fashiontl.reports.leaderboard.details import classes_text, details_text
 from fashiontl.reports.leaderboard.grids import grids_text
@@ -55,7 +55,8 @@ _MOST_ROWS_OPEN = 24
 
 def render(records: Iterable[Record], errors: Sequence[str] = ()) -> str:
     """The page in Markdown of the newest record of each cell, and of errors of lines that could not be read."""
-    return "".join(parts(sections(map(row_of, latest(records))), errors))
+    rows = [row_of(newest, earlier) for newest, earlier in with_earlier(records)]
+    return "".join(parts(sections(rows), errors))
 
 
 # Rows and texts form no cycles, and going through very many of them in search of some takes a long time.
