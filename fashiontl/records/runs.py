@@ -161,9 +161,7 @@ def _read(paths: Iterable[Path]) -> Runs:
     return Runs(tuple(records), tuple(errors))
 
 
-def read_newest(
-    results: Path, keep: Callable[[Record, Sequence[Earlier]], _Kept]
-) -> tuple[list[_Kept], list[str]]:
+def read_newest(results: Path, keep: Callable[[Record, Sequence[Earlier]], _Kept]) -> tuple[list[_Kept], list[str]]:
     """What `with_earlier` chooses of all runs, without holding lines or records in memory or parsing needless ones.
 
     Returns:

@@ -44,7 +44,7 @@ architecture.
 - Numbers that few people look for are folded away under each table, each with a line on what it is."""
 
 # Of a cell's name in a terminal, so that all columns fit into about 110.
-_LINE_OF_NAME = 30
+_LINE_OF_NAME = 28
 
 # Of what could not be read, with all its errors.
 _LONGEST_ERROR = 2000
