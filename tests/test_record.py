@@ -572,7 +572,7 @@ def test_read_newest_takes_an_older_line_where_the_newest_is_broken(tmp_path: Pa
 def test_read_newest_goes_on_without_a_file_that_disappears(tmp_path: Path) -> None:
     paths = [store(tmp_path, name, record(Case(name, "full"))) for name in ("a", "b")]
 
-    def keep(each: Record, earlier: object) -> str:
+    def keep(each: Record, _: object) -> str:
         paths[1].unlink(missing_ok=True)
         return each.case.architecture
 

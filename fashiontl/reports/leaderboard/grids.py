@@ -125,7 +125,8 @@ def _line_texts(
             continue
         text = f"{100 * interval.estimate:.1f}" if column is ACCURACY else estimate_text(interval, column.metric)
         star = " ★" if found[id(row)].first else ""
-        texts.append(marks[id(row)].format(text) + star + footnotes.mark(row))
+        spoiled = " disturbed" if (how := row.how(column)) and how.spoiled else ""
+        texts.append(marks[id(row)].format(text) + star + spoiled + footnotes.mark(row))
     return texts
 
 

@@ -42,8 +42,8 @@ def hybrids_text(rows: Sequence[Row], names: Names) -> str:
     proven = [gain.low > 0 for gain in gains if gain is not None]
     answer = (
         f"Proven in {sum(proven)} of {len(proven)} comparisons with the most accurate member under the same policy. "
-        "The difference's ± is paired by seed, and by test image where the records say which were right; of one seed it "
-        "is not known. Latency, memory and speed are multiples of that member's."
+        "The difference's ± is paired by seed, and by test image where the records say which were right; of one seed "
+        "it is not known. Latency, memory and speed are multiples of that member's."
         if proven
         else "No member went well under the same policy."
     )

@@ -84,9 +84,6 @@ def row_of(record: Record, earlier: Sequence[Earlier] = ()) -> Row:
         measured["latency"] = replace(latency, values=tuple(sorted(latency.values)))
     numbers = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
     timed = timed_of(record, measured, earlier)
-    for column in ALL:
-        if column.typical and column.label in numbers and (found := timed[column.timed].of_runs):
-            numbers[column.label] = found
     accuracy = measured.get("accuracy")
     return Row(
         # Very many records are held at once; whole ones only where a section of the user's own asks for them.

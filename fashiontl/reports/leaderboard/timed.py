@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fashiontl.core.metrics import Measurement, Slices
-from fashiontl.core.slices import Series, exp_interval, interval_of, log_interval, series_of
-from fashiontl.core.stats import Interval
+from fashiontl.core.slices import Series, interval_of, series_of
 from fashiontl.records import Earlier, Record
 from fashiontl.reports.leaderboard.columns import TIMED
 
@@ -56,14 +55,6 @@ class Timed:
         """Whether the number is that of several runs."""
         return len(self.runs) >= _FEWEST_RUNS
 
-    @property
-    def of_runs(self) -> Interval | None:
-        """What several runs say together, which holds for a further one too; None for fewer runs than it takes.
-
-        The runs are a random sample: Student's interval of their mean logarithm.
-        """
-        return exp_interval(log_interval(self.series)) if self.several and self.series else None
-
 
 def timed_of(record: Record, measured: Mapping[str, Measurement], earlier: Sequence[Earlier]) -> dict[str, Timed]:
     """How each timed metric of a record was taken, with what earlier runs of the same cell measured."""
@@ -75,14 +66,14 @@ def _timed(record: Record, measurement: Measurement, earlier: Sequence[Earlier])
     if slices is None:
         return Timed(None)
     series = series_of(measurement) if _undisturbed(slices) else series_of(measurement, disturbed=True)
-    # Names of groups need not differ between runs, and where slices began says nothing here.
+    # Names of groups need not differ between runs, and when slices began matters no more.
     series = replace(series, group=f"{record.run} {slices.group}", starts=())
-    runs = {series.group: _log(measurement)} if _undisturbed(slices) and record.status == "ok" else {}
+    runs = {record.run: _log(measurement)} if _undisturbed(slices) and record.status == "ok" else {}
     for before in earlier if runs else ():
         other = before.measurement(measurement.metric)
         # A copy of a file is no run of its own.
         if other and other.slices and _undisturbed(other.slices):
-            runs.setdefault(f"{before.run} {other.slices.group}", _log(other))
+            runs.setdefault(before.run, _log(other))
     made = Timed(
         series,
         sum(map(bool, slices.counts)),
