@@ -22,16 +22,23 @@ class Between:
     """How the runs of a machine differ in one metric.
 
     Attributes:
-        variance: of the logarithm of what one run says of a cell, about the mean of many runs.
-        freedom: the degrees of freedom with which it is known.
+        squares: sum of the squared deviations of what one run says of a cell, as a logarithm, from the cell's mean.
+        nominal: their degrees of freedom if all deviations were independent.
+        freedom: the degrees of freedom that they are worth.
         runs: the most that a cell has.
         cells: how many have several.
     """
 
-    variance: float
+    squares: float
+    nominal: int
     freedom: float
     runs: int
     cells: int
+
+    @property
+    def variance(self) -> float:
+        """Of the logarithm of what one run says of a cell."""
+        return self.squares / self.nominal
 
     @property
     def later(self) -> float:
@@ -45,12 +52,14 @@ class Between:
         """The mean of a cell's runs, in the metric's unit, with an interval that holds for further runs.
 
         The moderated t statistic (Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004): the
-        cell's own variance and that of all, each by its degrees of freedom.
+        cell's own variance and that of the others, each by its degrees of freedom. The cell is one of those counted.
         """
         centre, own = fmean(logs), len(logs) - 1
         squares = sum((log - centre) ** 2 for log in logs)
-        freedom = own + self.freedom
-        spread = (squares + self.freedom * self.variance) / freedom
+        others = self.nominal - own
+        worth = self.freedom * others / self.nominal
+        freedom = own + worth
+        spread = (squares + (worth * max(0.0, self.squares - squares) / others if others else 0.0)) / freedom
         half = student_quantile(int(freedom), 0.95) * math.sqrt(spread / len(logs))
         return exp_interval(Interval(centre, centre - half, centre + half))
 
@@ -80,7 +89,8 @@ def between(cells: Iterable[Mapping[str, float]]) -> Between | None:
     alone = squares / sum(map(len, by_run.values()))
     shared = min(1.0, max(0.0, products / pairs / alone)) ** 2 if pairs and alone else 0.0
     return Between(
-        squares / freedom,
+        squares,
+        freedom,
         freedom / (1 + (len(several) - 1) * max(shared, _LEAST_SHARED)),
         max(map(len, several)),
         len(several),

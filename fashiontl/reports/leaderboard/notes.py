@@ -174,15 +174,15 @@ def _slices(rows: Sequence[Row], known: Mapping[str, Between]) -> Iterator[str]:
     for groups, metrics in shared.items():
         yield (
             f"**Shared** {', '.join(metrics)}: {len(groups)} measurement{'s' * (len(groups) > 1)} for "
-            f"{sum(map(len, groups))} cells; those of one network that differ in what does not matter to it, such as the "
-            "policy in inference, share one number"
+            f"{sum(map(len, groups))} cells; those of one network that differ in what does not matter to it, such as "
+            "the policy in inference, share one number"
         )
     counts = [len(how.runs) for each in timed for how in each.values() if how.several]
     if counts:
         combined = sum(any(how.several for how in each.values()) for each in timed)
         yield (
-            f"**Several runs**: in {combined} of {len(timed)} cells speed is the mean of {_span(counts)} runs of the same "
-            "code and settings, and its ± holds for further runs; every other ± holds within the newest run"
+            f"**Several runs**: in {combined} of {len(timed)} cells speed is the mean of {_span(counts)} runs of the "
+            "same code and settings, and its ± holds for further runs; every other ± holds within the newest run"
         )
     if own := {metric: known[metric] for metric in TIMED if metric in known and any(metric in each for each in timed)}:
         widths = ", ".join(f"{_title(metric)} ± {100 * each.later:.0f} %" for metric, each in own.items())

@@ -29,17 +29,17 @@ from fashiontl.timing.loops import no_garbage_collection
 
 _INTRODUCTION = """# Leaderboard
 
-Written by `fashiontl leaderboard` from the records under `runs/`. The newest record of each cell counts; of speed, three
-or more runs of a cell on one machine are combined. Tables are sorted by accuracy on the test images, and each holds
-only what may be compared: one task, one machine, one set of settings. More than 12 cells begin with a grid of
+Written by `fashiontl leaderboard` from the records under `runs/`. The newest record of each cell counts; of speed,
+three or more runs of a cell on one machine are combined. Tables are sorted by accuracy on the test images, and each
+holds only what may be compared: one task, one machine, one set of settings. More than 12 cells begin with a grid of
 architecture and policy; more than 24 are folded away under it, by architecture.
 
 - `±` is the larger half of a 95 % interval: of accuracy for new test images and seeds; of speed for other moments and
   processes of that run, or, of combined runs, for further runs. In parentheses it is of a single process, which is too
   small: such a number is compared with nothing.
-- **Bold** is the best of a column; in a grid, of a line, and ★ of all. `~` marks it and all that cannot be told from it:
-  what is truly best is among them with 95 %. A bold `~` alone: nothing is proven, since each is one measurement, or of
-  one seed.
+- **Bold** is the best of a column; in a grid, of a line, and ★ of all. `~` marks it and all that cannot be told from
+  it: what is truly best is among them with 95 %. A bold `~` alone: nothing is proven, since each is one measurement, or
+  of one seed.
 - `disturbed` is a speed of which every moment was disturbed by something else on the machine.
 - `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before; a
   grid has their status alone.
