@@ -18,7 +18,12 @@ _MOST_FREEDOM = 1000.0
 
 @dataclass(frozen=True)
 class Prior:
-    """What other cells suggest of the variance of differences by seed, and the degrees of freedom that it is worth."""
+    """What other pairs of cells suggest of the variance of a pair's differences by seed.
+
+    Attributes:
+        variance: of one seed's difference.
+        freedom: the degrees of freedom that this is worth.
+    """
 
     variance: float
     freedom: float
