@@ -87,8 +87,12 @@ class Run:
     def _begin(self) -> dict[str, Any]:
         from fashiontl.machine.environment import choose_threads, machine_key, read_environment
         from fashiontl.records import RunFile, new_run_path, resumable
+        from fashiontl.runner.variables import recorded, variables
 
-        environment = read_environment({}, threads=choose_threads(self.settings.threads).count)
+        threads = choose_threads(self.settings.threads).count
+        environment = read_environment(
+            {}, threads=threads, variables=recorded(variables(self.settings.allocator, threads))
+        )
         machine = machine_key(environment)
         if self.option.resume:
             path, finished = resumable(self.results, machine, self.settings)
@@ -108,7 +112,7 @@ class Run:
         from fashiontl.runner.client import Worker
 
         if self._measurer is None:
-            self._worker = Worker(self.settings.threads)
+            self._worker = Worker(self.settings.threads, allocator=self.settings.allocator)
             self._measurer = Measurer(
                 self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions
             )
