@@ -12,7 +12,7 @@ from fashiontl.core.case import PRESETS, override
 from fashiontl.core.errors import FashiontlError
 from fashiontl.runner.client import Worker
 from fashiontl.runner.messages import Phase
-from fashiontl.runner.variables import recorded, removed, variables
+from fashiontl.runner.variables import recorded, removed, thresholds, variables
 
 THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"}
 ALWAYS = {
@@ -39,9 +39,18 @@ def test_what_is_pinned() -> None:
     assert variables("default", 3) == {**home, **ALWAYS}
     pinned = variables("pinned", 3)
     assert {name: pinned[name] for name in set(pinned) - THRESHOLDS} == {**home, **ALWAYS}
-    assert all(int(pinned[name]) >= 2**32 for name in THRESHOLDS)
+    assert all(int(pinned[name]) >= 2**25 for name in THRESHOLDS)
     assert names(recorded(pinned)) == ALWAYS.keys() | THRESHOLDS
     assert removed(pinned) == ()
+
+
+@pytest.mark.parametrize(
+    ("libc", "most"),
+    [("glibc 2.17", 2**25), ("glibc 2.34", 2**25), ("glibc 2.35", 2**32), ("glibc 2.42.9000", 2**32),
+     ("musl 1.2.5", 2**32), (None, 2**32)],
+)  # fmt: skip
+def test_no_threshold_that_the_c_library_refuses(libc: str | None, most: int) -> None:
+    assert thresholds(libc) == {"MALLOC_MMAP_THRESHOLD_": str(most), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 @pytest.mark.parametrize(

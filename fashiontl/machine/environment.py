@@ -130,7 +130,7 @@ def read_environment(
         variables=None if variables is None else tuple(variables),
         removed_variables=None if removed is None else tuple(removed),
         openmp=_openmp(),
-        libc=_libc(),
+        libc=c_library(),
         huge_pages=huge_pages(),
         governor=governor(),
         turbo=turbo(),
@@ -290,7 +290,7 @@ def _openmp() -> str | None:
 
 
 @functools.cache
-def _libc() -> str | None:
+def c_library() -> str | None:
     """The C library of this interpreter: `glibc 2.36`, `musl 1.2.5`."""
     # platform.libc_ver searches the interpreter for texts, and finds glibc's alone.
     if hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names:

@@ -13,11 +13,13 @@ All other variables are passed and not looked at. Each worker of a run gets the 
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import PurePath
 
 from fashiontl.core.case import PINNED
+from fashiontl.machine.environment import c_library
 
 # Each is read only once, by a library as it loads.
 _PINNED = {
@@ -27,9 +29,9 @@ _PINNED = {
     # numpy's own BLAS would start threads at import, and a process with threads must not be forked.
     "OPENBLAS_NUM_THREADS": "1",
 }
-# glibc moves its own thresholds as a program runs, which made identical code alternate between two speeds; a variable
-# fixes them (mallopt(3)). What is freed then stays with the process, so no memory is measured with these.
-_THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+# Before glibc 2.35 a greater threshold than half of an arena's heap is refused, and the least stays
+# (do_set_mmap_threshold of its malloc/malloc.c).
+_UNLIMITED_SINCE, _MOST_BEFORE = (2, 35), 2**25
 
 _REMOVED = {
     # The setting `threads` decides alone.
@@ -95,8 +97,23 @@ def variables(allocator: str, threads: int) -> dict[str, str]:
         preloaded.insert(0, allocator)
     _join(found, "LD_PRELOAD", ":", preloaded)
     if allocator == PINNED:
-        found |= _THRESHOLDS
+        found |= thresholds(c_library())
     return {**found, **_PINNED, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def thresholds(libc: str | None) -> dict[str, str]:
+    """The variables of the allocator `pinned`; other C libraries than glibc have none, and do not read them.
+
+    glibc moves its own thresholds as a program runs, which made identical code alternate between two speeds; a variable
+    fixes them (mallopt(3)). What is freed then stays with the process, so no memory is measured with these.
+
+    Args:
+        libc: `fashiontl.machine.environment.c_library`.
+    """
+    version = re.fullmatch(r"glibc (\d+)\.(\d+).*", libc or "")
+    is_limited = version is not None and (int(version[1]), int(version[2])) < _UNLIMITED_SINCE
+    most = _MOST_BEFORE if is_limited else 2**32
+    return {"MALLOC_MMAP_THRESHOLD_": str(most), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 def _sets_malloc(name: str, allocator: str) -> bool:
