@@ -181,7 +181,7 @@ def test_what_is_unknown_has_no_note() -> None:
     found = list(notes([row_of(failed(CPU[0], "crashed", "", environment=bare))]))
     assert [each.split("**")[1] for each in found] == ["Command", "Hardware", "Versions", "Settings"]
     assert "commit" not in found[0]
-    assert found[1].endswith("2 threads (machine `amd-epyc-7763-2c-2t-edbfa711`)")
+    assert found[1].endswith("2 threads (machine `amd-epyc-7763-2c-2t-fab27dcd`)")
 
 
 def test_settings_are_noted_as_options_give_them() -> None:
