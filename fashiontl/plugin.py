@@ -40,7 +40,7 @@ _SHARED = "fashiontl_run"
 
 
 class Run:
-    """One session's matrix, its run file and its worker, which starts with the first case."""
+    """One session's matrix, its run file and what measures, which starts with the first case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.option = option = read(config)
@@ -57,7 +57,6 @@ class Run:
         self.said: list[str] = []
         self._own: dict[str, Any] | None = None
         self._measurer: Any = None
-        self._worker: Any = None
 
     @property
     def has_started(self) -> bool:
@@ -103,15 +102,11 @@ class Run:
 
     @property
     def measurer(self) -> Any:
-        """What measures cases, with its worker."""
+        """What measures cases, with its workers."""
         from fashiontl.runner.cell import Measurer
-        from fashiontl.runner.client import Worker
 
         if self._measurer is None:
-            self._worker = Worker(self.settings.threads)
-            self._measurer = Measurer(
-                self._worker, self.settings, self.results, self.path.stem, extensions=self.extensions
-            )
+            self._measurer = Measurer(self.settings, self.results, self.path.stem, extensions=self.extensions)
         return self._measurer
 
     def look_ahead(self, session: pytest.Session, calls: Sequence[Any]) -> None:
@@ -131,6 +126,7 @@ class Run:
             others = [item for item in session.items if item not in ours]
             session.items[:] = others + sorted(calls, key=lambda call: rank[_case(call).id])
         cases = [case for case in cases if case.id not in self.finished]
+        self.measurer.expect(cases)
         self.line.predict(Estimate(cases, costs(cases, self.settings, works, cache_folder())))
 
     def measure(self, case: Case, test: str) -> Any:
@@ -145,9 +141,9 @@ class Run:
         return record
 
     def close(self) -> None:
-        """End the worker."""
-        if self._worker is not None:
-            self._worker.close()
+        """End the workers."""
+        if self._measurer is not None:
+            self._measurer.close()
 
 
 _RUN = pytest.StashKey[Run]()
@@ -291,6 +287,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         # A process of pytest-xdist that exits is replaced by another; their controller can end the session.
         if not hasattr(session.config, "workerinput"):
             _check_writable(run)
+        else:
+            run.measurer.expect([case for call in calls if (case := _case(call)).id not in run.finished])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -332,9 +330,9 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 @_exit_on_error()
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all cells of a device to one process of pytest-xdist: only one of them can be measured at a time."""
+    """Give all cells of a device to one process of pytest-xdist: they are timed in turns, one at a time."""
     devices = {case.id: case.device for case in config.stash[_RUN].cases}
-    if config.option.dist != "load" or len(set(devices.values())) < 2:
+    if config.option.dist != "load":
         return None
     from xdist.scheduler import LoadScopeScheduling
 

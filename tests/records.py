@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fashiontl.core.case import PRESETS, Case, Settings
-from fashiontl.core.metrics import Measurement
+from fashiontl.core.metrics import Measurement, Slices
 from fashiontl.machine.environment import Environment, machine_key
 from fashiontl.records import SCHEMA, Record
 from fashiontl.records.facts import Proof
@@ -119,6 +119,23 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
         *(Measurement(f"step_{name}_time", many(seconds, 30)) for name, seconds in parts.items()),
         *(Measurement(name, many(value, 1) if name.endswith("time") else (value,)) for name, value in single.items()),
     )
+
+
+def sliced(
+    metric: str, *processes: Sequence[float], group: str = "group", samples: int = 2, **parts: Any
+) -> Measurement:
+    """A measurement in slices: of each process the medians of its slices, one a round, in the order of time.
+
+    Rounds go on from process to process, as each is of a later wave. `parts` are more of `Slices`.
+    """
+    medians = [(median, process) for process, own in enumerate(processes) for median in own]
+    count = len(medians)
+    values = tuple(median for median, _ in medians for _ in range(samples))
+    slices = Slices(
+        group, (samples,) * count, tuple(process for _, process in medians), tuple(range(count)),
+        tuple(1.5 * index for index in range(count)), **parts,
+    )  # fmt: skip
+    return Measurement(metric, values, slices=slices)
 
 
 def _speed_factor(case: Case) -> float:

@@ -13,6 +13,7 @@ def test_a_hand_made_example() -> None:
     result = evaluate(logits, torch.tensor([0, 1, 1, 1]))
     assert result.accuracy == 0.75
     assert result.confusion == ((1, 0), (1, 2))
+    assert result.right == "b", "1011: all but the second"
     expected = [math.log1p(math.exp(-2)), math.log1p(math.exp(2)), math.log1p(math.exp(-1)), math.log1p(math.exp(-3))]
     assert result.loss == pytest.approx(sum(expected) / 4)
     sure = [1 / (1 + math.exp(-size)) for size in (2, 1, 3)]

@@ -180,7 +180,7 @@ def test_a_field_that_a_tree_does_not_know(trees: tuple[Checkout, Checkout], mon
     base, head = trees
     fields = {"case": ["architecture", "policy", "device", "task", "weights"], "settings": ["preset", "timeout"]}
     answering(monkeypatch, lambda job: identity(base.folder, fields=fields, lacks=[None] * len(job.cases)))
-    settings = replace(PRESETS["quick"], sweep=8)
+    settings = Settings(sweep=8)
     with Arm("base", base, head, settings, base.folder, ()) as one:
         one.identify()
         lacks = one.lacks([CASE, replace(CASE, batch=3)])

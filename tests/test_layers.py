@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 TORCH_FREE = (
-    "cli", "core.case", "core.errors", "core.escape", "core.files", "core.metrics", "core.stats",
+    "cli", "core.case", "core.errors", "core.escape", "core.files", "core.metrics", "core.slices", "core.stats",
     "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies", "gate.commands",
     "gate.comparison", "gate.judge", "gate.plan", "gate.raw", "gate.report", "gate.runner",
     "gate.waivers", "machine.conditions", "machine.devices", "machine.energy", "machine.environment", "machine.locks",

@@ -200,7 +200,7 @@ def test_the_epoch_that_validation_chose() -> None:
         with_provenance(CPU[1], validation=chosen(8), settings=settings),
     ]
     assert note("Accuracy", *records) == (
-        "of 1 seed on 800 test images, tested once, at the epoch chosen on 20 validation images a class, carved from "
+        "of 3 seeds on 800 test images, tested once, at the epoch chosen on 20 validation images a class, carved from "
         "training: epochs 3 to 9 of 10"
     )
     older = with_provenance(CPU[2], settings=settings)

@@ -59,6 +59,7 @@ def test_training_gives_one_entry_a_seed() -> None:
         confusion = evaluation["confusion"]
         assert [sum(row) for row in confusion] == [3, 3, 3, 3]
         assert share == evaluation["accuracy"] == sum(confusion[i][i] for i in range(4)) / 12
+    assert [evaluation["right"] for evaluation in value["evaluation"]] == [f"{int(r, 2):03x}" for r in value["right"]]
     assert value["losses"][0] != value["losses"][1]
     assert [proof["holds"] for proof in value["proofs"]] == [True, True]
     assert value["recipe"]["epochs"] == 1

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from records import SERVER, evaluated, failed, matrix, record
+from records import SERVER, evaluated, failed, matrix, record, sliced
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.files import write_atomically
-from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.core.metrics import METRICS, Measurement, Slices
 from fashiontl.records import (
     Record,
     RunFile,
@@ -147,6 +147,94 @@ def test_what_is_not_finite_becomes_unknown_with_a_warning() -> None:
     assert "latency" in read.warnings[1]
 
 
+IN_SLICES = sliced(
+    "latency", (0.004, 0.005), (0.006,), conditions={"steal": (0.0, 0.0, 0.1)}, disturbed={"load": (1,)},
+    prior=(0.01, 4.0), shared=(CASE.id,),
+)  # fmt: skip
+
+
+def test_slices_that_are_not_finite_are_left_out_with_a_warning() -> None:
+    assert IN_SLICES.slices is not None
+    read = from_json(to_json(record(CASE, measurements=(IN_SLICES, Measurement("flops", (3.0,))))), "x:1")
+    assert (read.measurements[0], read.warnings) == (IN_SLICES, ())
+    odd = replace(
+        IN_SLICES.slices, conditions={"load": (1.0, math.nan, 2.0), "steal": (0.0,) * 3}, prior=(0.1, math.inf)
+    )
+    read = from_json(to_json(record(CASE, measurements=(replace(IN_SLICES, slices=odd),))), "x:1")
+    kept = read.measurements[0].slices
+    assert kept == replace(odd, conditions={"steal": (0.0,) * 3}, prior=None)
+    assert read.warnings == (
+        "latency: what its slices say of the machine was not all finite numbers; such lists are left out",
+    )
+    timeless = replace(IN_SLICES, slices=replace(odd, starts=(0.0, math.inf, 1.0)))
+    read = from_json(to_json(record(CASE, measurements=(timeless,))), "x:1")
+    assert read.measurements == (Measurement("latency", ()),)
+
+
+def slices_with(**parts: Any) -> Callable[[dict[str, Any]], None]:
+    """A change that gives the latency values in slices, with some parts replaced."""
+
+    def change(line: dict[str, Any]) -> None:
+        (entry,) = (entry for entry in line["measurements"] if entry["metric"] == "latency")
+        made = json.loads(to_json(record(CASE, measurements=(IN_SLICES,))))["measurements"][0]
+        entry |= made | {name: parts.pop(name) for name in ("values",) if name in parts}
+        entry["slices"] |= parts
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"counts": [2, 2, 3]}, "'latency': expected counts of slices that sum to its 6 values, got 7"),
+        ({"counts": [2, 4]}, "expected one of slices.processes for each of the 2 slices, got 3"),
+        ({"processes": [0, 0]}, "expected one of slices.processes for each of the 3 slices, got 2"),
+        ({"rounds": []}, "expected one of slices.rounds for each of the 3 slices, got 0"),
+        ({"starts": [0.0] * 4}, "expected one of slices.starts for each of the 3 slices, got 4"),
+        ({"conditions": {"load": [1.0]}}, "expected one of slices.conditions['load'] for each of the 3 slices, got 1"),
+        ({"disturbed": {"steal": [0, 3]}}, "expected slices.disturbed['steal'] to be below 3, got 3"),
+        ({"starts": [0.0, -1.0, 1.0]}, "expected slices.starts of 0 or more seconds, got -1"),
+        ({"counts": [-2, 2, 6]}, "slices.counts[0]: expected `int` >= 0, got -2"),
+        ({"disturbed": {"steal": [-1]}}, "slices.disturbed[...][0]: expected `int` >= 0"),
+        ({"prior": [0.1]}, "slices.prior: expected `array` of length 2"),
+        ({"prior": [-0.1, 1]}, "slices.prior[0]: expected `float` >= 0.0, got -0.1"),
+        ({"group": None}, "slices.group: expected `str`, got `null`"),
+        ({"starts": ["now"] * 3}, "slices.starts[0]: expected `float`, got `str`"),
+    ],
+)
+def test_slices_that_cannot_be_are_refused(parts: dict[str, Any], told: str) -> None:
+    assert told in message(line_with(slices_with(**parts)))
+
+
+def test_all_faults_of_slices_are_told_at_once() -> None:
+    told = message(line_with(slices_with(counts=[1], rounds=[], disturbed={"load": [9]}, starts=[-1.0])))
+    for part in ("counts of slices", "slices.processes", "slices.rounds", "slices.disturbed['load']", "slices.starts"):
+        assert part in told
+
+
+def test_logarithms_of_slices_need_positive_values() -> None:
+    def change(line: dict[str, Any]) -> None:
+        line["measurements"].append(
+            {"metric": "step_data_time", "values": [0.1, 0.0], "slices": {
+                "group": "", "counts": [2], "processes": [0], "rounds": [0], "starts": [0.0],
+            }}
+        )  # fmt: skip
+
+    assert "'step_data_time': expected values above 0 in slices, got 0" in message(line_with(change))
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(st.sampled_from([*Slices.__struct_fields__]), JSON | st.lists(st.integers(-2, 9) | st.floats(-1, 9), max_size=4))
+def test_whatever_stands_in_slices_is_refused_or_can_be_shown(name: str, value: Any) -> None:
+    try:
+        read = from_json(line_with(slices_with(**{name: value})), "x:1")
+    except FashiontlError:
+        return
+    render([read])
+    summary([read])
+    to_frame([read])
+
+
 def test_a_metric_that_this_version_does_not_know_is_kept() -> None:
     unknown = Measurement("load_peak_memory", (2.0**20,))
     read = from_json(to_json(record(CASE, measurements=(unknown,))), "x:1")
@@ -194,7 +282,7 @@ def test_what_is_not_an_object_of_json(text: str | bytes) -> None:
         (measured("flops", 10**400), "values[0]: expected a number that a float holds, got a larger one"),
         (measured("accuracy", 1.5, trials=800), "accuracy: expected numbers from 0 to 1, got 1.5"),
         (measured("accuracy", 0.1234, trials=800), "accuracy: expected fractions of 1 or more whole images"),
-        (measured("accuracy", 0.5, 0.5, trials=800), "evaluation: expected one entry per accuracy (2), got 1"),
+        (measured("accuracy", 0.5, 0.5, trials=800), "evaluation: expected one entry per accuracy (2), got 3"),
         (measured("accuracy", 0.5, trials=10), "confusion: expected the 10 images of the accuracy, got 800"),
         (lambda line: line["measurements"].append(line["measurements"][2]), "got several of 'latency'"),
         (setting("started", "yesterday"), "$.started: expected an ISO time in UTC such as"),
@@ -505,6 +593,19 @@ def test_resumable_is_the_newest_run_with_these_settings(tmp_path: Path) -> None
 
 
 # --- pandas ---
+
+
+def test_values_in_slices_say_how_they_were_taken() -> None:
+    frame = to_frame([record(CASE, measurements=(IN_SLICES, Measurement("flops", (3.0,))))])
+    shown = frame[["group", "slice", "process", "round", "start", "disturbed", "value"]]
+    assert shown[1:5].values.tolist() == [
+        ["group", 0, 0, 0, 0.0, False, 0.004],
+        ["group", 1, 0, 1, 1.5, True, 0.005],
+        ["group", 1, 0, 1, 1.5, True, 0.005],
+        ["group", 2, 1, 2, 3.0, False, 0.006],
+    ]
+    assert shown.iloc[-1].isna().tolist() == [True] * 5 + [False] * 2
+    assert [str(kind) for kind in shown.dtypes[1:]] == ["Int64"] * 3 + ["float64", "bool", "float64"]
 
 
 def test_each_raw_value_is_a_row_of_the_table() -> None:

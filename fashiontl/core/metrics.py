@@ -124,8 +124,8 @@ class Slices(Struct, frozen=True, omit_defaults=True):
         starts: seconds since the group began.
         disturbed: why slices are marked, and which, by their index.
         conditions: what was read of the machine during each slice, by name.
-        prior: variance of one process's mean log seconds that the other cells of the group suggest, and the degrees of
-            freedom that this is worth; none where there were no others.
+        prior: what the other cells of the group suggest of the spread of processes (the two numbers of
+            `fashiontl.core.slices.Prior`); none where there were no others.
         shared: ids of the cells whose measurement this is, when it is that of several.
     """
 

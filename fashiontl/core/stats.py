@@ -167,6 +167,35 @@ def _student_probability(freedom: int, angle: float) -> float:
     return (angle + total) * 2 / math.pi if odd else total
 
 
+def digamma(x: float) -> float:
+    """The logarithmic derivative of the gamma function at x > 0 (Abramowitz and Stegun, 6.3.5 and 6.3.18)."""
+    total = 0.0
+    while x < 8:
+        total -= 1 / x
+        x += 1
+    square = 1 / (x * x)
+    return total + math.log(x) - 1 / (2 * x) - square * (1 / 12 - square * (1 / 120 - square / 252))
+
+
+def trigamma(x: float) -> float:
+    """The derivative of `digamma` at x > 0 (Abramowitz and Stegun, 6.4.6 and 6.4.12)."""
+    total = 0.0
+    while x < 8:
+        total += 1 / (x * x)
+        x += 1
+    square = 1 / (x * x)
+    return total + 1 / x + square / 2 + square / x * (1 / 6 - square * (1 / 30 - square / 42))
+
+
+def trigamma_inverse(y: float) -> float:
+    """The x > 0 at which `trigamma` is y > 0."""
+    # It falls from infinity to 0, and lies between 1 / x and 1 / x + 1 / x².
+    low, high = 1 / y, 1 / y + 1 / math.sqrt(y)
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if trigamma(middle) > y else (low, middle)
+    return high
+
+
 def smallest_difference(deviation: float, count: int, confidence: float = 0.95, power: float = 0.8) -> float:
     """The difference between two means that a t test detects with some power: (t + t') s sqrt(2 / n).
 

@@ -1,12 +1,10 @@
 """An arm: one source tree, run by a fork server of its own that imports that tree and no other. No torch."""
 
-import json
 import os
 import re
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +18,9 @@ from fashiontl.gate.trees import Checkout
 from fashiontl.machine.environment import PROTOCOL
 from fashiontl.matrix.extensions import chosen
 from fashiontl.matrix.options import anchored
-from fashiontl.runner.client import Outcome, PhaseHandle, Worker
-from fashiontl.runner.messages import IDENTITY, SLICES, CaseJob, Identity, IdentityJob, J, Phase, Progress, R, SlicesJob
+from fashiontl.runner.client import Outcome, Worker
+from fashiontl.runner.live import EndedError, LiveProcess
+from fashiontl.runner.messages import IDENTITY, CaseJob, Identity, IdentityJob, J, Phase, Progress, R, SlicesJob
 
 # Intel's and LLVM's OpenMP keep threads spinning for 200 ms after they worked, which is into the other arm's turn.
 _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
@@ -29,9 +28,8 @@ _ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
 # an arm's processes begin.
 _FOLDERS = ("FASHIONTL_DATA", "TORCH_HOME")
 _IDENTITY_SECONDS = 300.0
-# A slice takes 20 ms, or one call; what takes this much longer hangs.
-_SLICE_SECONDS, _SLICE_FACTOR = 60.0, 20.0
-_END_SECONDS = 10.0
+# Time budgets of a measurement that a warm-up may take: the process then lives on through many slices.
+_WARM_UPS = 2
 # How a fashiontl without workers, without this phase, or with other jobs and results answers.
 _TOO_OLD = re.compile(r"No module named '?fashiontl\.runner\b|has no attribute 'identity'|another version of fashiontl")
 
@@ -117,7 +115,6 @@ class Arm:
         environment = {**_ENVIRONMENT, **folders, "PYTHONPATH": inherited}
         self._worker = Worker(settings.threads, environment=environment, folder=checkout.folder, trees=trees)
         self._pipes = tempfile.TemporaryDirectory(prefix="fashiontl-")
-        self._turns = 0
 
     def __enter__(self) -> Self:
         return self
@@ -215,17 +212,15 @@ class Arm:
         Raises:
             StoppedError: it cannot begin.
         """
-        self._turns += 1
-        pipe = Path(self._pipes.name) / str(self._turns)
-        os.mkfifo(pipe)
-        # For reading too, so that opening waits for nobody, and writing to a process that has ended is no error.
-        commands = os.open(pipe, os.O_RDWR)
+        job = SlicesJob(
+            **self._fields_of_job(case, self._settings),
+            other=str(self._other.root),
+            brief=True,
+            warm_up=_WARM_UPS * self._settings.seconds,
+        )
         try:
-            fields = self._fields_of_job(case, self._settings)
-            job = SlicesJob(**fields, commands=str(pipe), other=str(self._other.root))
-            return Turns(self.name, self._worker.start(SLICES, job), commands, self._settings.timeout)
+            return Turns(self.name, LiveProcess(self._worker, job, Path(self._pipes.name), self._settings.timeout))
         except FashiontlError as error:
-            os.close(commands)
             raise StoppedError(self.name, "crashed", str(error)) from error
 
     @property
@@ -263,59 +258,37 @@ class Arm:
 class Turns:
     """A process of an arm that times a slice on command, and sleeps otherwise; use it as a context manager.
 
-    Args:
-        arm: whose.
-        running: the phase.
-        commands: descriptor of its pipe, which is closed at the end.
-        timeout: seconds that building and warming up may take.
-
     Raises:
         StoppedError: from each method, where the process ended or took too long.
     """
 
-    def __init__(self, arm: Name, running: PhaseHandle[Any], commands: int, timeout: float) -> None:
+    def __init__(self, arm: Name, process: LiveProcess) -> None:
         self._arm = arm
-        self._running = running
-        self._commands = commands
-        self._timeout = timeout
-        self._usual: dict[str, float] = {}
+        self._process = process
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        os.close(self._commands)
-        if kind is None:
-            with suppress(StoppedError):
-                self._wait("ending", _END_SECONDS)
-        self._running.kill()
+        self._process.close(wait=kind is None)
 
     def warm(self, metric: str) -> bool:
         """Build what a metric times and warm it up; whether it became steady."""
-        return bool(self._ask(f"warm {metric}", self._timeout)["steady"])
+        with self._stops():
+            return bool(self._process.warm(metric)["steady"])
 
     def slice(self, metric: str) -> tuple[float, bool]:
         """Time one slice: seconds a call, and whether the machine was throttled meanwhile."""
-        started = time.monotonic()
-        limit = self._timeout
-        if metric in self._usual:
-            limit = min(limit, _SLICE_SECONDS + _SLICE_FACTOR * self._usual[metric])
-        answer = self._ask(f"slice {metric}", limit)
-        self._usual.setdefault(metric, time.monotonic() - started)
+        with self._stops():
+            answer = self._process.slice(metric)
         return float(answer["seconds"]), bool(answer["throttled"])
 
-    def _ask(self, command: str, timeout: float) -> dict[str, Any]:
-        os.write(self._commands, f"{command}\n".encode())
-        answer: dict[str, Any] = json.loads(self._wait(command, timeout))
-        return answer
-
-    def _wait(self, what: str, timeout: float) -> str:
-        answer: str | Outcome[Any] | None = self._running.next(time.monotonic() + timeout)
-        if answer is None:
-            raise StoppedError(self._arm, "timeout", f"{what} took longer than {timeout:g} s")
-        if isinstance(answer, Outcome):
-            raise StoppedError(self._arm, failure_kind(answer), answer.reason or f"{what}: the process ended")
-        return answer
+    @contextmanager
+    def _stops(self) -> Iterator[None]:
+        try:
+            yield
+        except EndedError as error:
+            raise StoppedError(self._arm, failure_kind(error.outcome), error.outcome.reason) from error
 
 
 def search_path(checkout: Checkout, head: Checkout, inherited: str) -> tuple[list[Path], str]:

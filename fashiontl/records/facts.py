@@ -38,11 +38,15 @@ class Validation(Struct, frozen=True):
 
 
 class Evaluation(Struct, frozen=True):
-    """One seed's answers on the test images: `confusion[label][answer]` counts images; the loss is in nats."""
+    """One seed's answers on the test images: `confusion[label][answer]` counts images; the loss is in nats.
+
+    `right` says which images were right, as `fashiontl.core.accuracy.Accuracies.of` reads it; empty in older records.
+    """
 
     confusion: tuple[tuple[Count, ...], ...] | None = None
     loss: Annotated[float, Meta(ge=0, le=1e39)] | None = None
     calibration_error: _Fraction | None = None
+    right: Annotated[str, Meta(pattern="^[0-9a-f]*$")] = ""
 
 
 class Loop(Struct, frozen=True):

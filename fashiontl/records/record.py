@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -83,17 +83,15 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
 def to_json(record: Record) -> str:
     """The record as one line of JSON, without the line's end.
 
-    JSON has no number that is not finite. A measurement with one is written as unknown, such a number anywhere else as
-    null, and a warning says so.
+    JSON has no number that is not finite. A measurement with one is written as unknown, what slices say of the machine
+    with one is left out, such a number anywhere else is written as null, and a warning says so.
 
     Raises:
         TypeError: the provenance holds what JSON cannot.
     """
-    broken = [m.metric for m in record.measurements if not all(map(math.isfinite, m.values))]
-    if broken:
-        known = tuple(replace(m, values=()) if m.metric in broken else m for m in record.measurements)
-        added = tuple(f"{metric}: a value was not a finite number; shown as unknown" for metric in broken)
-        record = replace(record, measurements=known, warnings=record.warnings + added)
+    measurements, added = zip(*map(_finite, record.measurements), strict=True) if record.measurements else ((), ())
+    if any(added):
+        record = replace(record, measurements=measurements, warnings=record.warnings + tuple(filter(None, added)))
     values = msgspec.to_builtins(record)
     for each in values["measurements"]:
         if each["slices"] is None:
@@ -104,6 +102,23 @@ def to_json(record: Record) -> str:
         finite = json.loads(json.dumps(values), parse_constant=lambda constant: None)
         finite["warnings"].append("numbers of the provenance that were not finite are written as null")
         return _compact(finite)
+
+
+def _finite(measurement: Measurement) -> tuple[Measurement, str]:
+    """A measurement without numbers that are not finite, and the warning about it, if any."""
+    slices, name = measurement.slices, measurement.metric
+    if not all(map(math.isfinite, (*measurement.values, *(slices.starts if slices else ())))):
+        return replace(
+            measurement, values=(), slices=None
+        ), f"{name}: a value was not a finite number; shown as unknown"
+    if slices is None:
+        return measurement, ""
+    kept = {each: values for each, values in slices.conditions.items() if all(map(math.isfinite, values))}
+    prior = slices.prior if slices.prior and all(map(math.isfinite, slices.prior)) else None
+    if (kept, prior) == (slices.conditions, slices.prior):
+        return measurement, ""
+    left = replace(measurement, slices=replace(slices, conditions=kept, prior=prior))
+    return left, f"{name}: what its slices say of the machine was not all finite numbers; such lists are left out"
 
 
 def _compact(value: Any) -> str:
@@ -188,8 +203,34 @@ def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
         metric = METRICS.get(each.metric)
         if metric and (wrong := metric.outside(each.values)) is not None:
             yield f"{each.metric}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}"
+        yield from slice_errors(each)
     if accuracy := record.measurement("accuracy"):
         yield from _accuracy_errors(accuracy, facts)
+
+
+def slice_errors(measurement: Measurement) -> Iterator[str]:
+    """What cannot be in how a measurement's values were taken in slices, each kind of fault once."""
+    slices, name = measurement.slices, brief(measurement.metric)
+    if slices is None:
+        return
+    count, total = len(slices.counts), sum(slices.counts)
+    if total != len(measurement.values):
+        yield f"{name}: expected counts of slices that sum to its {len(measurement.values):,} values, got {total:,}"
+    # Logarithms are taken of them.
+    if (least := min(measurement.values, default=1.0)) <= 0:
+        yield f"{name}: expected values above 0 in slices, got {least:g}"
+    lists: dict[str, Sequence[float]] = {
+        "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
+        **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
+    }  # fmt: skip
+    for each, values in lists.items():
+        if len(values) != count:
+            yield f"{name}: expected one of slices.{each} for each of the {count:,} slices, got {len(values):,}"
+    if (early := min(slices.starts, default=0.0)) < 0:
+        yield f"{name}: expected slices.starts of 0 or more seconds, got {early:g}"
+    for why, indices in slices.disturbed.items():
+        if (last := max(indices, default=-1)) >= count:
+            yield f"{name}: expected slices.disturbed[{brief(why)}] to be below {count:,}, got {last:,}"
 
 
 def _time_error(started: str) -> str:

@@ -15,7 +15,10 @@ from fashiontl.records.record import Record, current_settings, from_json
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
-_NOT_MEANING = ("preset", "data_root", "seconds", "samples", "timeout", "threads", "profile", "half_width", "sweep")
+_NOT_MEANING = (
+    "preset", "data_root", "seconds", "samples", "processes", "half_width", "budget", "spacing", "timeout", "threads",
+    "profile", "sweep",
+)  # fmt: skip
 
 # A line is often longer than the usual buffer, and would be put together from pieces.
 _BUFFER = 2**20

@@ -4,8 +4,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ from fashiontl.runner.messages import (
     PEAK,
     PRETRAIN,
     PROFILE,
+    SLICES,
     STEP,
     SWEEP,
     TRAIN,
@@ -52,12 +54,16 @@ from fashiontl.runner.messages import (
     R,
     VariantSupport,
 )
+from fashiontl.runner.rounds import Journal, Rounds
+from fashiontl.runner.subjects import Subject, subjects_of
 from fashiontl.timing.clock import clock_error, clock_ratio
 
 _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
 
 # A quick look at the peak is a small part of even one case.
 _MOST_PEAK_SECONDS = 2.0
+# Cases that are timed together: the first record of a group comes when all of it has been timed.
+_MOST_CELLS = 24
 
 
 def cache_folder() -> Path:
@@ -112,28 +118,49 @@ class _Collected(PhaseResult):
             )
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Cases that were timed in turns."""
+
+    rounds: Rounds
+    subjects: Sequence[Subject]
+
+    @property
+    def cells(self) -> set[str]:
+        """Their ids."""
+        return {cell for subject in self.subjects for cell in subject.cells}
+
+    def seconds(self, cell: str) -> float:
+        """A cell's share of the time that it took."""
+        return self.rounds.seconds(cell, self.subjects)
+
+
 class Measurer:
     """Measures cases one after the other.
 
+    Cases that are announced together are timed together, in turns, when the first of them is measured; each then has
+    its share of what was measured, and a record of its own.
+
     Args:
-        worker: runs the phases.
         settings: how.
         results: folder below which traces are written.
         run: the run's name.
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own.
+        server: makes a server of workers, of its threads; for tests.
     """
 
     def __init__(
         self,
-        worker: Worker,
         settings: Settings,
         results: Path,
         run: str,
         cache: Path | None = None,
         extensions: Sequence[str] = (),
+        server: Callable[[int], Worker] = Worker,
     ) -> None:
-        self._worker = worker
+        self._server = server
+        self._worker = server(settings.threads)
         self._settings = settings
         self._results = results
         self._run = run
@@ -141,6 +168,20 @@ class Measurer:
         self._extensions = tuple(extensions)
         self._asked: dict[str, Outcome[Any]] = {}
         self._clock_error: str | None = None
+        self._expected: list[Case] = []
+        self._group: _Group | None = None
+        self._rounds: dict[str, Rounds] = {}
+        self._journal = Journal(results / "journal" / f"{run}.jsonl")
+
+    def close(self) -> None:
+        """End the workers. Slices are no longer needed once all cells that were announced have their records."""
+        self._worker.close()
+        if self._group is not None and not self._expected:
+            self._journal.forget()
+
+    def expect(self, cases: Sequence[Case]) -> None:
+        """Announce cases in the order in which they will be measured."""
+        self._expected = list(cases)
 
     def device(self, name: str) -> Outcome[DeviceFacts]:
         """Whether a device can be used (`skipped` with the reason when not) and its facts; asked once."""
@@ -158,7 +199,7 @@ class Measurer:
         training that diverged the others follow all the same, and the record has their numbers, but no accuracy.
         """
         started = datetime.now(UTC)
-        begun = time.perf_counter()
+        seconds: dict[str, float] = {}
         device = self.device(case.device)
         limit = choose_threads(self._settings.threads).limit
         facts = device.result.facts if device.result else {}
@@ -171,10 +212,9 @@ class Measurer:
             progress(f"waiting for {case.device}")
             with alone_on(Device.of(case.device), self._cache):
                 self._machine(case, collected, progress)
-                begun = time.perf_counter()
                 observer = Observer(Device.of(case.device))
                 observer.begin()
-                outcome = self._phases(case, collected, progress)
+                outcome = self._phases(case, collected, seconds, progress)
                 collected.observed(observer)
         status, reason = outcome.status, outcome.reason
         violations = [violation for proof in collected.proofs for violation in proof.violations]
@@ -183,7 +223,10 @@ class Measurer:
         elif status == "ok" and collected.invalid:
             status, reason = "invalid", "; ".join(collected.invalid)
         if status != "skipped":
-            collected.measure("wall_time", time.perf_counter() - begun)
+            collected.measure("wall_time", sum(seconds.values()))
+            collected.provenance["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        if case in self._expected:
+            self._expected.remove(case)
         return Record(
             schema=SCHEMA,
             id=case.id,
@@ -210,7 +253,7 @@ class Measurer:
             collected.warnings += outcome.result.warnings
         return outcome
 
-    def _phases(self, case: Case, collected: _Collected, progress: Progress) -> Outcome[Any]:
+    def _phases(self, case: Case, collected: _Collected, seconds: dict[str, float], progress: Progress) -> Outcome[Any]:
         job = CaseJob(case, self._settings, str(self._cache), self._extensions)
         if self._extensions:
             collected.provenance["extensions"] = facts_of(self._extensions)
@@ -219,7 +262,13 @@ class Measurer:
             if phase is PROFILE:
                 traces = str(self._results / "traces" / self._run / case.file_name)
                 job = structs.replace(job, traces=traces)
-            outcome = self._run_phase(phase, job, progress)
+            begun = time.perf_counter()
+            if phase is SLICES:
+                outcome = self._timed(case, collected, progress)
+                seconds[phase.name] = self._group.seconds(case.id) if self._group else 0.0
+            else:
+                outcome = self._run_phase(phase, job, progress)
+                seconds[phase.name] = time.perf_counter() - begun
             if outcome.status in {"ok", "diverged"} and outcome.result is not None:
                 collected.add(outcome.result)
             if outcome.status == "diverged" and phase is TRAIN:
@@ -243,13 +292,44 @@ class Measurer:
         # Of a FashiontlError that the user's function raises there is the message alone.
         return replace(outcome, reason=f"{phase.name}: {outcome.reason}")
 
-    def _case_phases(self, case: Case) -> list[Phase[CaseJob, Any]]:
+    def _timed(self, case: Case, collected: _Collected, progress: Progress) -> Outcome[Any]:
+        """What the rounds say of a case, after timing the group that begins with it if that was not done."""
+        group = self._group
+        if group is None or case.id not in group.cells:
+            group = self._group = self._time_group(case, progress)
+        images = case.batch or self._settings.throughput_batch
+        group.rounds.add_to(collected, case.id, group.subjects, images)
+        return group.rounds.failure(case.id, group.subjects) or Outcome("ok")
+
+    def _time_group(self, first: Case, progress: Progress) -> "_Group":
+        """Time a case and those that come after it on its device."""
+        coming = [case for case in self._expected if case.device == first.device and case != first]
+        cases = [first, *coming[: _MOST_CELLS - 1]]
+        progress("counting what the cases compute")
+        subjects = subjects_of(cases, self._settings, self.count)
+        rounds = self._rounds.get(first.device) or Rounds(
+            self._settings,
+            CaseJob(first, self._settings, str(self._cache), self._extensions),
+            self._servers,
+            self._journal,
+            f"{self._run} {first.device}",
+        )
+        self._rounds[first.device] = rounds
+        rounds.measure(subjects, progress)
+        return _Group(rounds, subjects)
+
+    def _servers(self, process: int) -> AbstractContextManager[Worker]:
+        """The server of the processes of a number: the first is the one that is there."""
+        return nullcontext(self._worker) if process == 0 else self._server(self._settings.threads)
+
+    def _case_phases(self, case: Case) -> list[Phase[Any, Any]]:
         settings = self._settings
-        wanted: dict[Phase[CaseJob, Any], bool] = {
+        wanted: dict[Phase[Any, Any], bool] = {
             PRETRAIN: case.weights in SOURCE_TASKS,
             TRAIN: settings.accuracy,
             INFERENCE: True,
             STEP: True,
+            SLICES: True,
             SWEEP: settings.sweep > 0,
             PROFILE: settings.profile,
         }

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,6 +139,8 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="fashiontl-")
         self._jobs = 0
         self._buffer = b""
+        # Messages that have been read, by the number of their job.
+        self._messages: dict[int, deque[dict[str, Any]]] = defaultdict(deque)
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +173,7 @@ class Worker:
         return Outcome("timeout", f"{phase.name} took longer than {timeout:g} s; raise it with --set timeout=SECONDS")
 
     def start(self, phase: Phase[J, R], job: J) -> "PhaseHandle[R]":
-        """Start one phase in a fresh process; the next may start when it has ended.
+        """Start one phase in a fresh process, beside those that are running.
 
         Raises:
             FashiontlError: the server itself cannot start.
@@ -180,6 +183,7 @@ class Worker:
         result = Path(self._folder.name) / f"{self._jobs}.json"
         log = result.with_suffix(".log")
         request = {
+            "number": self._jobs,
             "phase": phase.name,
             "function": phase.function or phase.name,
             "job": msgspec.to_builtins(job),
@@ -191,7 +195,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             server.jobs.write(json.dumps(request).encode() + b"\n")
             server.jobs.flush()
-        return PhaseHandle(partial(self._read, server), phase, result, log)
+        return PhaseHandle(partial(self._next, server, self._jobs), phase, result, log)
 
     def close(self) -> None:
         """End the server and forget its files."""
@@ -257,9 +261,21 @@ class Worker:
     def _error_log(self) -> Path:
         return Path(self._folder.name) / "server.log"
 
+    def _next(self, server: "_Server", job: int, deadline: float) -> dict[str, Any] | None:
+        """The next message about a job, None at the deadline; those about other jobs are kept for them."""
+        waiting = self._messages[job]
+        while not waiting:
+            message = self._read(server, deadline)
+            if message is None or "job" not in message:
+                return message
+            self._messages[message["job"]].append(message)
+        return waiting.popleft()
+
     def _read(self, server: "_Server", deadline: float) -> dict[str, Any] | None:
         """The server's next message, None at the deadline; blocks in select, so that waiting costs no CPU time."""
         stream = server.answers
+        if stream.closed:
+            return {"exit": None}
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:

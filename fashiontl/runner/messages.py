@@ -46,11 +46,15 @@ class SlicesJob(CaseJob, frozen=True, omit_defaults=True):
 
     Attributes:
         commands: a named pipe whose lines are `warm METRIC` or `slice METRIC`.
-        other: folder of the other version's tree, from which nothing may be imported.
+        other: folder of the other version's tree, from which nothing may be imported; empty where there is none.
+        brief: whether a slice is one block of calls, and a step that of the last epoch, as the gate takes them.
+        warm_up: the most seconds of a warm-up; 0 takes the settings' `seconds`.
     """
 
     commands: str = ""
     other: str = ""
+    brief: bool = False
+    warm_up: float = 0.0
 
 
 class ExtraJob(CaseJob, frozen=True, omit_defaults=True):

@@ -1,9 +1,9 @@
 """The fork server, which `client` starts: it imports the module of the phases once and forks for each job.
 
-It reads one job a line from a pipe and answers in JSON lines on another: `{"ready": true}`, then for each job
-`{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. The child writes its result to a file
-of its own, so that a result of any size arrives whole or not at all. Standard output and error are logs: whatever
-prints, from the start of the interpreter on, cannot be taken for a message.
+It reads one job a line from a pipe and answers in JSON lines on another: `{"ready": true}`, then for each job, by its
+number, `{"pid": …}`, any number of `{"progress": …}` from the child, and `{"exit": …}`. Several jobs may run at once.
+The child writes its result to a file of its own, so that a result of any size arrives whole or not at all. Standard
+output and error are logs: whatever prints, from the start of the interpreter on, cannot be taken for a message.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import os
+import select
 import signal
 import sys
 import traceback
@@ -25,6 +26,9 @@ import torch
 
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.devices import Device
+
+# Of a line that a phase reports: in JSON, with all else, still less than PIPE_BUF of Linux.
+_LONGEST = 3500
 
 
 def serve(phases: str, jobs: int, answers: int) -> None:
@@ -41,19 +45,43 @@ def serve(phases: str, jobs: int, answers: int) -> None:
     gc.collect()
     gc.freeze()
     _die_with_parent()
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
+    # A child's end wakes the wait below.
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *unused: None)
     _send(answers, {"ready": True})
-    with open(jobs, encoding="ascii") as lines:
+    children: dict[int, int] = {}
+    unread = b""
+    while True:
+        ready, _, _ = select.select([jobs, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+        for child, job in list(children.items()):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                del children[child]
+                _send(answers, {"job": job, "exit": os.waitstatus_to_exitcode(status)})
+        if jobs not in ready:
+            continue
+        chunk = os.read(jobs, 65536)
+        if not chunk:
+            return
+        *lines, unread = (unread + chunk).split(b"\n")
         for line in lines:
             request = json.loads(line)
             # What is still in the buffer would be in every child's log.
             sys.stdout.flush()
             child = os.fork()
             if child == 0:
-                os.close(jobs)
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for descriptor in (jobs, woken, wake):
+                    os.close(descriptor)
                 os._exit(_run(module, request, answers))
-            _send(answers, {"pid": child})
-            _, status = os.waitpid(child, 0)
-            _send(answers, {"exit": os.waitstatus_to_exitcode(status)})
+            children[child] = request["number"]
+            _send(answers, {"job": request["number"], "pid": child})
 
 
 def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
@@ -64,9 +92,13 @@ def _run(phases: ModuleType, request: dict[str, Any], channel: int) -> int:
     torch.set_num_threads(request["threads"])
     status, reason = "ok", ""
     result: Any = None
+
+    def say(text: str) -> None:
+        _send(channel, {"job": request["number"], "progress": text[:_LONGEST]})
+
     try:
         phase = getattr(phases, request["function"])
-        result = phase(_job(phase, request["job"]), lambda text: _send(channel, {"progress": text[:1000]}))
+        result = phase(_job(phase, request["job"]), say)
     except FashiontlError as error:
         status, reason, result = error.status, str(error), error.value
     except Exception as error:  # whatever a case does, it becomes its row

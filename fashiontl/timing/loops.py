@@ -147,7 +147,7 @@ def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float
     Returns:
         A function that takes one block and returns its seconds a call, and how the warm-up ended.
     """
-    warm_up, window = _warm_up(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
+    warm_up, window = steady_calls(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
     calls = _calls_of_block(window)
     uncounted = calls // 2
 
@@ -220,7 +220,7 @@ def _run(
     """
     with no_garbage_collection():
         started = timer.clock()
-        warm_up, window = _warm_up(take, timer.clock, budget.seconds)
+        warm_up, window = steady_calls(take, timer.clock, budget.seconds)
         calls = _calls_of_block(window) if in_blocks else 1
         is_enough = calls == 1 and timer.clock() - started >= budget.seconds
         first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
@@ -240,7 +240,7 @@ def _calls_of_block(window: Sequence[_Sample]) -> int:
     return max(1, math.ceil(_BLOCK_SECONDS / max(statistics.median(sample[0] for sample in window), 1e-9)))
 
 
-def _warm_up(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:
+def steady_calls(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:
     """Call until the calls are steady, or until the time is up; also the last window."""
     values: list[_Sample] = []
     started = clock()

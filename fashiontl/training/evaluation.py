@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fashiontl.core.accuracy import packed
+
 _BINS = 15  # as in Guo et al., ICML 2017
 
 
@@ -19,12 +21,14 @@ class Evaluation:
         loss: mean cross-entropy in nats, without label smoothing.
         calibration_error: expected calibration error: the mean gap between confidence and accuracy over 15 bins of
             equal width, weighted by their images (Guo et al., "On calibration of modern neural networks", ICML 2017).
+        right: which images were, as `fashiontl.core.accuracy.packed` writes it: cells are compared image by image.
     """
 
     accuracy: float
     confusion: tuple[tuple[int, ...], ...]
     loss: float
     calibration_error: float
+    right: str
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -40,4 +44,5 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
         confusion=tuple(tuple(row) for row in pairs.tolist()),
         loss=functional.cross_entropy(logits, labels).item(),
         calibration_error=gaps.abs().sum().item() / count,
+        right=packed("".join("1" if each else "0" for each in right.tolist())),
     )

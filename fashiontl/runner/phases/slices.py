@@ -1,34 +1,38 @@
-"""The phase that takes turns with another process: an arm's side of an epoch of the gate."""
+"""The phase of a process that stays alive and times a slice of a case at each command."""
 
 import json
-from collections.abc import Callable
-from functools import cached_property
+import statistics
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fashiontl.core.errors import FashiontlError
+from fashiontl.models.weights.start import Start
 from fashiontl.runner.messages import PhaseResult, Progress, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.phases.timed_pass import timed_pass
-from fashiontl.runner.workload import Workload
-from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection, warmed_blocks
+from fashiontl.runner.workload import Workload, together
+from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection
+from fashiontl.timing.slices import Slice, Slicer, calls_of, parts_of
+from fashiontl.training.step import TrainingStep
 
-_Call = Callable[[], object]
-
-_TRAINING = "train_throughput"
-# Time budgets of a measurement that a warm-up may take: the process then lives on through many slices.
-_WARM_UPS = 2
+TRAINING = {"train_throughput", "end_to_end_throughput"}
+_PARTS = ("data", "forward", "backward", "optimizer")
+# A line that a process reports must be short.
+_DIGITS = 6
+_MOST_VALUES = 100
 
 
 def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
     """Build what is timed, warm it up and time slices of it, one at each command, and sleep in between.
 
-    Metrics are `latency`, with one image a call, and
-    `inference_throughput` and `train_throughput`, with as many as the settings say. Under a policy that changes over
-    the epochs, training steps are those of the last one. A command is answered by a line of JSON: the first by how the
-    warm-up went, the second by the `seconds` a call of one slice, and whether the machine was `throttled` meanwhile.
+    Metrics are `latency`, with one image a call, and `inference_throughput`, `train_throughput` and
+    `end_to_end_throughput`, with as many as the settings say. A command is answered by a line of JSON: `warm METRIC` by
+    how the warm-up went, `slice METRIC` by the fields of `fashiontl.timing.slices.Slice`, and `seconds`, the median of
+    its values.
 
     Returns:
         Nothing, when the pipe is closed.
@@ -36,62 +40,143 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
     Raises:
         FashiontlError: something was imported from the other tree.
     """
-    calls = _Calls(Workload.of(job))
-    taken: dict[str, Callable[[], float]] = {}
+    work = Workload.of(job)
     with (
         Path(job.commands).open(encoding="utf-8") as commands,
-        timed_pass(calls.work) as timer,
+        timed_pass(work) as timer,
         no_garbage_collection(),
     ):
+        timed = _Timed(work, timer, brief=job.brief)
         for line in commands:
             command, metric = line.split()
-            call = calls.of(metric)
-            with torch.inference_mode(metric != _TRAINING):
+            periods = timed.of(metric)
+            with torch.inference_mode(metric not in TRAINING):
                 if command == "warm":
-                    taken[metric], warm_up = _warmed(call, timer, _WARM_UPS * calls.work.settings.seconds)
-                    _refuse_strangers(Path(job.other))
-                    answer: dict[str, Any] = {"steady": warm_up.steady, "drift": warm_up.drift, "noise": warm_up.noise}
+                    answer = _warmed(periods, job.warm_up or work.settings.seconds)
+                    if job.other:
+                        _refuse_strangers(Path(job.other))
                 else:
-                    timer.throttled()  # what happened before is forgotten
-                    answer = {"seconds": taken[metric](), "throttled": timer.throttled()}
+                    answer = _taken(periods)
             progress(json.dumps(answer))
     return PhaseResult()
 
 
-class _Calls:
+class _Period:
+    """What is timed of epochs with one plan: `enter` puts the networks into it."""
+
+    def __init__(self, share: float, slicer: Slicer, enter: Callable[[], None] = lambda: None) -> None:
+        self.share = share
+        self.slicer = slicer
+        self.enter = enter
+
+
+class _Timed:
     """What is timed under a metric's name, as the phases `inference` and `step` make it."""
 
-    def __init__(self, work: Workload) -> None:
-        self.work = work
-        self._made: dict[str, _Call] = {}
+    def __init__(self, work: Workload, timer: DeviceTimer, *, brief: bool) -> None:
+        self._work = work
+        self._timer = timer
+        self._brief = brief
+        self._made: dict[str, list[_Period]] = {}
+        self._epoch: int | None = None
 
-    def of(self, metric: str) -> _Call:
+    def of(self, metric: str) -> list[_Period]:
+        """What is timed: one period, or several where the policy changes over the epochs."""
         if metric not in self._made:
-            self._made[metric] = self._step if metric == _TRAINING else self._inference(metric)
+            self._made[metric] = self._steps(metric) if metric in TRAINING else [_Period(1.0, self._inference(metric))]
         return self._made[metric]
 
-    def _inference(self, metric: str) -> _Call:
-        model, work = self._model, self.work
+    def _inference(self, metric: str) -> Slicer:
+        model, work, single = self._model, self._work, metric == "latency"
         with torch.inference_mode():
-            count = 1 if metric == "latency" else work.settings.throughput_batch
-            images = work.deployed_images(count)
-        return lambda: model(images)
+            images = work.deployed_images(1 if single else work.settings.throughput_batch)
+        samples = min(_MOST_VALUES, -(-work.settings.samples // (8 * work.settings.processes)))
+        take = calls_of(lambda: model(images), self._timer)
+        return Slicer(take, self._timer, single=single and not self._brief, samples=samples, brief=self._brief)
 
     @cached_property
     def _model(self) -> Callable[..., object]:
-        return self.work.variant.compiled(self.work.deployed(self.work.networks()))
+        return self._work.variant.compiled(self._work.deployed(self._work.networks()))
+
+    def _steps(self, metric: str) -> list[_Period]:
+        found = []
+        for (epoch, share), steps in self._training:
+            if metric == "train_throughput":
+                slicer = Slicer(calls_of(together(steps), self._timer), self._timer, brief=self._brief)
+            else:
+                parts = {
+                    "data": together([partial(step.load, self._examples) for step in steps]),
+                    "forward": together([step.forward for step in steps]),
+                    "backward": together([step.backward for step in steps]),
+                    "optimizer": together([step.update for step in steps]),
+                }
+                slicer = Slicer(parts_of(parts, self._timer), self._timer, parts=_PARTS, brief=self._brief)
+            found.append(_Period(share, slicer, partial(self._enter, epoch)))
+        return found
+
+    def _enter(self, epoch: int) -> None:
+        """Put all networks into an epoch's plan; their optimisers keep what they hold."""
+        if epoch != self._epoch:
+            for initial in self._starts:
+                self._work.prepare(initial.network, epoch)
+            self._epoch = epoch
 
     @cached_property
-    def _step(self) -> _Call:
-        # The last epoch trains most in all policies but those that freeze on the way.
-        return self.work.training_step(self.work.starts(), self.work.settings.epochs - 1)
+    def _starts(self) -> list[Start]:
+        return self._work.starts()
+
+    @cached_property
+    def _training(self) -> list[tuple[tuple[int, float], list[TrainingStep]]]:
+        spans = self._work.periods([initial.network for initial in self._starts])
+        if self._brief:
+            # The last epoch trains most in all policies but those that freeze on the way.
+            spans = [(self._work.settings.epochs - 1, 1.0)]
+        made = [(span, [self._work.step(initial, span[0]) for initial in self._starts]) for span in spans]
+        self._epoch = spans[-1][0]
+        return made
+
+    @cached_property
+    def _examples(self) -> Any:
+        return self._work.examples()
 
 
-def _warmed(call: _Call, timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
-    # What comes with a first call, compiling above all, does not use up the time in which calls become steady.
-    call()
-    timer.synchronize()
-    return warmed_blocks(call, timer, seconds)
+def _warmed(periods: Sequence[_Period], seconds: float) -> dict[str, Any]:
+    found: list[WarmUp] = []
+    for period in periods:
+        period.enter()
+        found.append(period.slicer.warm(seconds))
+    worst = max(found, key=lambda each: (not each.steady, each.drift))
+    calls = sum(each.calls for each in found)
+    return {"calls": calls, "steady": worst.steady, "drift": worst.drift, "noise": worst.noise}
+
+
+def _taken(periods: Sequence[_Period]) -> dict[str, Any]:
+    taken: list[Slice] = []
+    for period in periods:
+        period.enter()
+        taken.append(period.slicer.take())
+    shares = [period.share for period in periods]
+    values = _mean(shares, [each.values for each in taken])
+    answer = {
+        "seconds": statistics.median(values),
+        "values": values,
+        "device": _mean(shares, [each.device for each in taken]),
+        "parts": {part: _mean(shares, [each.parts[part] for each in taken]) for part in taken[0].parts},
+        "wall": sum(each.wall for each in taken),
+        "cpu": sum(each.cpu for each in taken),
+        "switches": sum(each.switches for each in taken),
+        "throttled": any(each.throttled for each in taken),
+    }
+    if len(periods) > 1:
+        answer["periods"] = [float(f"{statistics.median(each.values):.{_DIGITS}g}") for each in taken]
+    return answer
+
+
+def _mean(shares: Sequence[float], values: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over periods of their samples, the first of each, the second of each, and so on, in short digits."""
+    rows = zip(*values, strict=False)
+    means = [sum(share * value for share, value in zip(shares, row, strict=True)) for row in rows]
+    return [float(f"{mean:.{_DIGITS}g}") for mean in means[:_MOST_VALUES]]
 
 
 def _refuse_strangers(other: Path) -> None:

@@ -1,0 +1,417 @@
+"""Timing many cells at once: live processes take short slices in turns, in shuffled rounds. No torch.
+
+A machine's speed changes from second to second and a little from process to process, and one stretch in one process
+sees neither (docs/evidence/slices.md). So each subject is timed by several processes, one after the other, each forked
+from a server of its own, and in each by slices that are seconds apart, between which the other subjects have theirs.
+How many slices and processes there are follows from how much each varies on this machine, and what each costs.
+"""
+
+import math
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import psutil
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fashiontl.core.case import Settings
+from fashiontl.core.metrics import METRICS, Measurement, Slices
+from fashiontl.core.slices import Prior, Series, half_width_of, log_interval, prior_of
+from fashiontl.runner.client import Outcome, Worker
+from fashiontl.runner.live import EndedError, LiveProcess
+from fashiontl.runner.messages import CaseJob, PhaseResult, Progress, SlicesJob
+from fashiontl.runner.subjects import Subject
+
+# Slices of the first process of a subject; how many later ones take follows from what these show.
+_FIRST = 4
+_LATER = 8
+# Of the memory that there is, a share that stays free while processes are kept alive.
+_FREE = 0.15
+_DIGITS = 6
+_PARTS = ("data", "forward", "backward", "optimizer")
+
+
+class Taken(Struct, frozen=True, omit_defaults=True):
+    """One slice, as it is kept in the run's journal.
+
+    Attributes:
+        subject: its key.
+        process: number of the process, from 0, in the order of time.
+        round: number of the round, counted over all processes.
+        started: seconds since 1970.
+        values: seconds a call, of each call or block of calls.
+        device: the same in the device's own time.
+        parts: seconds of each part of a training step.
+        periods: median seconds of each period of a policy that changes over the epochs.
+        conditions: what was read of the machine meanwhile, by name.
+    """
+
+    subject: str
+    metric: str
+    process: int
+    round: int
+    started: float
+    values: tuple[float, ...]
+    device: tuple[float, ...] = ()
+    parts: dict[str, tuple[float, ...]] = {}
+    periods: tuple[float, ...] = ()
+    conditions: dict[str, float] = {}
+
+
+class Journal:
+    """The slices of a run, each written as it is taken, so that a run which is ended loses one at most.
+
+    Args:
+        path: of the file; its folder is made when the first slice is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[Taken]:
+        """The slices that are there; a last line that was cut off is left out."""
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            try:
+                found.append(msgspec.json.decode(line, type=Taken))
+            except msgspec.DecodeError:
+                continue
+        return found
+
+    def write(self, taken: Taken) -> None:
+        """Add a slice."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(taken) + b"\n")
+
+    def forget(self) -> None:
+        """Remove the file: every cell of it has its record."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass
+class Timing:
+    """What is known of one metric of one subject.
+
+    Attributes:
+        slices: in the order of time.
+        warm_ups: how those of its processes went.
+        seconds: that slices took, and warm-ups.
+        marks: why slices are disturbed, one text a slice; empty where one is not.
+    """
+
+    slices: list[Taken] = field(default_factory=list)
+    warm_ups: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    warming: float = 0.0
+    marks: list[str] = field(default_factory=list)
+
+    @property
+    def processes(self) -> int:
+        """How many processes have taken slices that are not disturbed."""
+        return len({each.process for each in self.sound})
+
+    @property
+    def sound(self) -> list[Taken]:
+        """Slices that are not disturbed."""
+        marks = self.marks + [""] * (len(self.slices) - len(self.marks))
+        return [each for each, mark in zip(self.slices, marks, strict=True) if not mark]
+
+    def series(self) -> Series:
+        """The slices that are not disturbed, or all where those are none, for statistics."""
+        kept = self.sound or self.slices
+        return Series(
+            tuple(math.log(median(each.values)) for each in kept),
+            tuple(each.process for each in kept),
+            tuple(each.round for each in kept),
+        )
+
+
+class Rounds:
+    """Times subjects of one device.
+
+    Args:
+        settings: how.
+        job: of any case, from which those of the subjects are made.
+        servers: makes the server of a number of process.
+        journal: where slices are kept as they come.
+        group: name under which rounds are counted.
+        sleep, clock, draw: for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        job: CaseJob,
+        servers: Callable[[int], AbstractContextManager[Worker]],
+        journal: Journal,
+        group: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        seed: int = 0,
+    ) -> None:
+        self.group = group
+        self.failures: dict[str, Outcome[Any]] = {}
+        self.timings: dict[tuple[str, str], Timing] = defaultdict(Timing)
+        self._settings = settings
+        self._job = job
+        self._servers = servers
+        self._journal = journal
+        self._progress: Progress = lambda text: None
+        self._clock = clock
+        self._sleep = sleep
+        self._draw = random.Random(seed)
+        self._process = self._round = 0
+        for taken in journal.read():
+            self.timings[taken.subject, taken.metric].slices.append(taken)
+            self._process = max(self._process, taken.process + 1)
+            self._round = max(self._round, taken.round + 1)
+
+    def measure(self, subjects: Sequence[Subject], progress: Progress = lambda text: None) -> None:
+        """Take slices of subjects until each is precise, or its budget is spent.
+
+        One whose process ends before it was told to has a failure in its place; what was measured of it stays.
+
+        Raises:
+            FashiontlError: a server cannot start.
+        """
+        self._progress = progress
+        while wanted := self._wanted(subjects):
+            with self._servers(self._process) as worker, tempfile.TemporaryDirectory(prefix="fashiontl-") as folder:
+                left = list(wanted)
+                alone: list[Subject] = []
+                while left:
+                    left, again = self._batch(worker, Path(folder), left, wanted)
+                    alone += again
+                for subject in alone:
+                    self._batch(worker, Path(folder), [subject], wanted, is_alone=True)
+            self._process += 1
+
+    def _wanted(self, subjects: Sequence[Subject]) -> dict[Subject, dict[str, int]]:
+        """How many slices the next process of each subject takes of each metric; those that want none are left out."""
+        found: dict[Subject, dict[str, int]] = {}
+        for metric in dict.fromkeys(metric for subject in subjects for metric in subject.metrics):
+            sound = [each for each in subjects if metric in each.metrics and each.key not in self.failures]
+            timings = [self.timings[each.key, metric] for each in sound]
+            series = [each.series() for each in timings if each.slices]
+            prior = prior_of(series)
+            for subject, timing in zip(sound, timings, strict=True):
+                if count := self._slices_of(timing, prior):
+                    found.setdefault(subject, {})[metric] = count
+        return found
+
+    def _slices_of(self, timing: Timing, prior: Prior | None) -> int:
+        if not timing.slices:
+            return _FIRST
+        if timing.processes < self._settings.processes:
+            return _LATER
+        if timing.seconds >= self._settings.budget:
+            return 0
+        return 0 if self._width(timing, prior) <= self._settings.half_width else _LATER
+
+    def _width(self, timing: Timing, prior: Prior | None) -> float:
+        return half_width_of(log_interval(timing.series(), prior))
+
+    def _batch(
+        self,
+        worker: Worker,
+        folder: Path,
+        subjects: Sequence[Subject],
+        wanted: dict[Subject, dict[str, int]],
+        *,
+        is_alone: bool = False,
+    ) -> tuple[list[Subject], list[Subject]]:
+        """Keep processes of subjects alive, as many as there is memory for, and take the slices that are wanted.
+
+        Returns:
+            Subjects that there was no memory for, and those that ran out of it beside others.
+        """
+        again: list[Subject] = []
+        waiting = list(subjects)
+        with ExitStack() as stack:
+            alive: dict[Subject, LiveProcess] = {}
+            while waiting and (not alive or _has_memory()):
+                subject = waiting.pop(0)
+                self._progress(f"warming up for timing, process {self._process + 1}: {subject.key}")
+                try:
+                    process = LiveProcess(worker, self._job_of(subject), folder, self._settings.timeout)
+                    stack.push(process)
+                    for metric in wanted[subject]:
+                        started = self._clock()
+                        timing = self.timings[subject.key, metric]
+                        timing.warm_ups.append(process.warm(metric))
+                        timing.warming += self._clock() - started
+                    alive[subject] = process
+                except EndedError as error:
+                    self._fails(subject, error, again, beside=bool(alive) and not is_alone)
+            self._take(alive, wanted, again, is_alone=is_alone)
+        return waiting, again
+
+    def _take(
+        self,
+        alive: dict[Subject, LiveProcess],
+        wanted: dict[Subject, dict[str, int]],
+        again: list[Subject],
+        *,
+        is_alone: bool,
+    ) -> None:
+        rounds = max((count for subject in alive for count in wanted[subject].values()), default=0)
+        for number in range(rounds):
+            self._progress(f"timing, process {self._process + 1}, round {number + 1} of {rounds}")
+            started = self._clock()
+            turns = [(each, metric) for each in alive for metric, count in wanted[each].items() if number < count]
+            self._draw.shuffle(turns)
+            for subject, metric in turns:
+                if subject in alive:
+                    try:
+                        self._slice(alive[subject], subject, metric)
+                    except EndedError as error:
+                        alive.pop(subject).close(wait=False)
+                        self._fails(subject, error, again, beside=bool(alive) and not is_alone)
+            self._round += 1
+            # A state of the machine lasts about a second: slices of one subject should see several.
+            self._sleep(max(0.0, started + self._settings.spacing - self._clock()))
+
+    def _slice(self, process: LiveProcess, subject: Subject, metric: str) -> None:
+        started = self._clock()
+        answer = process.slice(metric)
+        timing = self.timings[subject.key, metric]
+        timing.seconds += self._clock() - started
+        taken = Taken(
+            subject.key,
+            metric,
+            self._process,
+            self._round,
+            round(started, 3),
+            tuple(answer["values"]),
+            tuple(answer["device"]),
+            {name: tuple(values) for name, values in answer["parts"].items()},
+            tuple(answer.get("periods", ())),
+            {name: float(answer[name]) for name in ("wall", "cpu", "switches", "throttled")},
+        )
+        timing.slices.append(taken)
+        self._journal.write(taken)
+
+    def _fails(self, subject: Subject, error: EndedError, again: list[Subject], *, beside: bool) -> None:
+        # What is out of memory beside others may well run alone.
+        if error.outcome.status == "oom" and beside:
+            again.append(subject)
+        else:
+            self.failures[subject.key] = error.outcome
+
+    def _job_of(self, subject: Subject) -> SlicesJob:
+        job = self._job
+        return SlicesJob(subject.case, self._settings, job.cache, job.extensions)
+
+    def failure(self, cell: str, subjects: Sequence[Subject]) -> Outcome[Any] | None:
+        """How the first process of a cell's subjects ended that ended before its time."""
+        keys = [subject.key for subject in subjects if cell in subject.cells]
+        return next((self.failures[key] for key in keys if key in self.failures), None)
+
+    def seconds(self, cell: str, subjects: Sequence[Subject]) -> float:
+        """A cell's share of the time that its subjects took."""
+        return sum(
+            (timing.seconds + timing.warming) / len(subject.cells)
+            for subject in subjects
+            if cell in subject.cells
+            for metric in subject.metrics
+            if (timing := self.timings.get((subject.key, metric)))
+        )
+
+    def add_to(self, result: PhaseResult, cell: str, subjects: Sequence[Subject], images: int) -> None:
+        """Add what was measured for a cell to its record.
+
+        Args:
+            result: of the cell.
+            cell: its id.
+            subjects: of all cells.
+            images: that a step of the throughput measurements has.
+        """
+        for subject in subjects:
+            if cell in subject.cells:
+                for metric in subject.metrics:
+                    if (timing := self.timings.get((subject.key, metric))) and timing.slices:
+                        self._add(result, subject, metric, timing, images, subjects)
+
+    def _add(
+        self,
+        result: PhaseResult,
+        subject: Subject,
+        metric: str,
+        timing: Timing,
+        images: int,
+        subjects: Sequence[Subject],
+    ) -> None:
+        peers = [self.timings.get((each.key, metric)) for each in subjects if metric in each.metrics]
+        prior = prior_of([each.series() for each in peers if each and each.slices])
+        kept = self._slices(subject, timing, prior)
+        seconds = [each.values for each in timing.slices]
+        if metric == "latency":
+            _measure(result, "latency", seconds, kept)
+            if all(each.device for each in timing.slices):
+                _measure(result, "device_latency", [each.device for each in timing.slices], kept)
+        else:
+            _measure(result, metric, [[images / value for value in values] for values in seconds], kept)
+        if metric == "end_to_end_throughput":
+            for part in _PARTS:
+                _measure(result, f"step_{part}_time", [each.parts[part] for each in timing.slices], kept)
+        width = self._width(timing, prior)
+        is_precise = width <= self._settings.half_width
+        result.loops.setdefault("timing", {})[metric] = {
+            "warm_up": sum(each["calls"] for each in timing.warm_ups),
+            "steady": all(each["steady"] for each in timing.warm_ups),
+            "ended": "precise" if is_precise else "budget",
+            "throttled": sum(bool(each.conditions.get("throttled")) for each in timing.slices),
+            "half_width": width if math.isfinite(width) else None,
+            "seconds": round(timing.seconds, 3),
+            "warming": round(timing.warming, 3),
+        }
+
+    def _slices(self, subject: Subject, timing: Timing, prior: Prior | None) -> Slices:
+        marks = timing.marks + [""] * (len(timing.slices) - len(timing.marks))
+        disturbed: dict[str, tuple[int, ...]] = {}
+        for index, mark in enumerate(marks):
+            if mark:
+                disturbed[mark] = (*disturbed.get(mark, ()), index)
+        names = dict.fromkeys(name for each in timing.slices for name in each.conditions)
+        first = min((each.started for every in self.timings.values() for each in every.slices), default=0.0)
+        return Slices(
+            self.group,
+            tuple(len(each.values) for each in timing.slices),
+            tuple(each.process for each in timing.slices),
+            tuple(each.round for each in timing.slices),
+            tuple(round(each.started - first, 2) for each in timing.slices),
+            disturbed,
+            {name: tuple(_short(each.conditions.get(name, 0.0)) for each in timing.slices) for name in names},
+            (prior.variance, prior.freedom) if prior else None,
+            subject.cells if len(subject.cells) > 1 else (),
+        )
+
+
+def _measure(result: PhaseResult, metric: str, values: Sequence[Sequence[float]], slices: Slices) -> None:
+    counts = tuple(map(len, values))
+    flat = tuple(_short(value) for each in values for value in each)
+    result.measurements.append(Measurement(METRICS[metric].name, flat, slices=replace(slices, counts=counts)))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _has_memory() -> bool:
+    memory = psutil.virtual_memory()
+    return memory.available > _FREE * memory.total
