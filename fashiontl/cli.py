@@ -15,7 +15,7 @@ from fashiontl import __version__
 from fashiontl.core.errors import FashiontlError, explain, tell, unwritable
 from fashiontl.core.escape import to_terminal, to_terminal_json, to_terminal_line
 from fashiontl.gate.commands import add_gate, add_results, add_waive
-from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, seconds, whole
+from fashiontl.matrix.options import AXES, CELL_OPTIONS, filled, processes, whole
 from fashiontl.reports.progress import ProgressText
 
 # What a command prints, and its exit code.
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print JSON, numbers raw and in base units")
     doctor.add_argument(
-        "--seconds", default=0.3, type=seconds, metavar="S", help="time of each process of the noise floor (0.3)"
+        "--processes", default=4, type=processes, metavar="N", help="of each side of the same network (4: a minute)"
     )
     doctor.set_defaults(run=_doctor)
     profile = commands.add_parser("profile", help="where the time of a cell's training step goes")
@@ -169,7 +169,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     devices = dict.fromkeys(Device.of(name) for name in names)
     check_cache()
     with Worker() as worker, ProgressText() as progress:
-        reports = [examine(worker, device, progress, options.seconds) for device in devices]
+        reports = [examine(worker, device, progress, options.processes) for device in devices]
         sections = equipment(worker, Path("results"), progress)
     text = (to_json if options.json else to_text)(reports, sections)
     return text, 0 if all(report.fit for report in reports) else 1

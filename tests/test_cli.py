@@ -57,7 +57,7 @@ def test_help_names_the_commands_and_loads_neither_torch_nor_pandas() -> None:
         ([], "the following arguments are required: COMMAND"),
         (["leaderbord"], "invalid choice: 'leaderbord' (choose from "),
         (["list", "--nothing"], "unrecognized arguments: --nothing"),
-        (["doctor", "--seconds", "0"], "argument --seconds: expected a number from 0.001 to 60, got '0'"),
+        (["doctor", "--processes", "1"], "argument --processes: expected a whole number from 2 to 100, got '1'"),
         (["profile", "--top", "0"], "argument --top: expected a whole number from 1 to 1,000,000,000, got '0'"),
     ],
 )
@@ -110,15 +110,15 @@ def test_a_broken_line_is_named_and_the_others_are_shown(results: Path, capsys: 
 
 
 @pytest.fixture
-def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, float]]:
-    """Devices that were examined, and for how long; none but cpu is fit."""
-    asked: list[tuple[str, float]] = []
+def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, int]]:
+    """Devices that were examined, and with how many processes; none but cpu is fit."""
+    asked: list[tuple[str, int]] = []
 
-    def examine(worker: Worker, box: Device, progress: Callable[[str], None], seconds: float) -> Report:
+    def examine(worker: Worker, box: Device, progress: Callable[[str], None], processes: int) -> Report:
         assert worker.threads >= 1
         device = box.name
         progress(f"waiting for {device}")
-        asked.append((device, seconds))
+        asked.append((device, processes))
         return Report(device, device == "cpu", f"This box on {device}.")
 
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
@@ -130,9 +130,9 @@ def boxes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, fl
 
 
 def test_doctor_examines_what_is_seen_or_named_and_its_exit_code_says_what_is_not_fit(
-    boxes: list[tuple[str, float]], capsys: Capture
+    boxes: list[tuple[str, int]], capsys: Capture
 ) -> None:
-    assert cli.main(["doctor", "--seconds", "0.7"]) == 0
+    assert cli.main(["doctor", "--processes", "7"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("This box on cpu.\n\nextras\n")
     assert captured.err == "", "progress is for terminals"
@@ -140,11 +140,11 @@ def test_doctor_examines_what_is_seen_or_named_and_its_exit_code_says_what_is_no
     found = json.loads(capsys.readouterr().out)
     assert (found["fit"], [device["device"] for device in found["devices"]]) == (False, ["cpu", "cuda:1"])
     assert [device for device, _ in boxes] == ["cpu", "cpu", "cuda:1"]
-    assert boxes[0][1] == 0.7
+    assert [count for _, count in boxes] == [7, 4, 4]
 
 
 def test_progress_is_one_line_of_a_terminal_that_is_gone_at_the_end(
-    boxes: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+    boxes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
@@ -291,10 +291,10 @@ def test_a_real_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 @pytest.mark.slow
 def test_a_real_examination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
-    status = cli.main(["doctor", "--device", "cpu", "--seconds", "0.05", "--json"])
+    status = cli.main(["doctor", "--device", "cpu", "--processes", "2", "--json"])
     found = json.loads(capsys.readouterr().out)
     (cpu,) = found["devices"]
     # A crowded machine may well not be fit.
     assert status == (0 if found["fit"] else 1)
-    assert len(cpu["facts"]["noise"]["medians"]) == 8
+    assert {size: found["processes"] for size, found in cpu["facts"]["differences"].items()} == {"small": 2, "large": 2}
     assert {"fp32"} <= set(cpu["facts"]["peak"])

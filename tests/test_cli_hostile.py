@@ -54,7 +54,7 @@ def waive(**changed: str) -> list[str]:
 
 NO_TEXT = {
     "list": "--data-root --fashiontl-plugin",
-    "doctor": "--device --seconds",
+    "doctor": "--device --processes",
     "profile": "--arch --weights --preset --set --results",
     "leaderboard": "--results",
     "gate": "--base --replay --plan",
@@ -86,7 +86,7 @@ AWKWARD = [
 ]  # fmt: skip
 PLACES = [
     ["list", "--fashiontl-plugin={}"], ["list", "--fashiontl-plugin={}.py"], ["doctor", "--device={}"],
-    ["doctor", "--seconds={}"], ["profile", "--arch={}"], ["profile", "--arch=resnet18", "--weights={}"],
+    ["doctor", "--processes={}"], ["profile", "--arch={}"], ["profile", "--arch=resnet18", "--weights={}"],
     ["profile", "--set={}"], ["profile", "--top={}"], ["leaderboard", "--results={}"], ["gate", "--base={}"],
     ["gate", "--replay={}"], ["gate", "--plan={}"], ["gate", "--base=x", "--budget={}"],
     ["gate", "--base=x", "--weights={}"], ["gate", "--base=x", "--batch={}"],

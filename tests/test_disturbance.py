@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -176,8 +177,7 @@ def test_a_slice_is_what_the_counters_rose_by(box: Box) -> None:
     box.pressure("cpu", 1_000_000)
     (box.folder / "clock0").write_text("2400000\n")
     (box.folder / "clock1").write_text("2600000\n")
-    box.now = 10.0
-    watch = Watch(Cpu(), clock=lambda: box.now)
+    watch = Watch(Cpu(), clock=lambda: box.now, epoch=lambda: 1e9 + box.now)
     box.now = 13.0
     watch.begin()
     box.now, box.own = 13.5, 0.01
@@ -185,7 +185,7 @@ def test_a_slice_is_what_the_counters_rose_by(box: Box) -> None:
     box.pressure("cpu", 1_200_000)
     found = watch.end(used())
     expected = {
-        "start": 3.0,
+        "start": 1e9 + 13,
         "seconds": 0.5,
         "cores": 1.2,
         "waited": 0.1,
@@ -201,6 +201,9 @@ def test_a_slice_is_what_the_counters_rose_by(box: Box) -> None:
         "cpu_hertz": 2.6e9,
     }
     assert {name: getattr(found, name) for name in SliceConditions.__struct_fields__} == pytest.approx(expected)
+    kept = msgspec.to_builtins(found)
+    assert {type(value) for value in kept.values()} == {float}, "a mapping of numbers, as a journal keeps"
+    assert msgspec.convert(kept, SliceConditions) == found
 
 
 def test_counters_that_stand_still_or_fall_are_no_disturbance(box: Box) -> None:

@@ -1,25 +1,31 @@
 """The doctor, with a worker that answers what a test says; the real one is in test_phases_box.py and test_cli.py."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fashiontl.core.stats import smallest_difference
-from fashiontl.doctor import Line, Report, Section, examination, to_json, to_text
-from fashiontl.doctor.examination import PROCESSES, examine
+from fashiontl.core.slices import Series
+from fashiontl.doctor import Line, Report, Section, detection, examination, to_json, to_text
+from fashiontl.doctor.detection import Sides
+from fashiontl.doctor.examination import examine
 from fashiontl.machine.conditions import Conditions, Observation
 from fashiontl.machine.devices import Device
 from fashiontl.runner.client import Outcome, Worker
-from fashiontl.runner.messages import DeviceFacts, Noise, TimedJob
-
-MEDIANS = (0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041, 0.0040, 0.0041)
+from fashiontl.runner.messages import DeviceFacts
 
 
+def sides(spread: float) -> Sides:
+    """A network whose slices of 4 ms differ by a factor and its inverse, in four processes a side."""
+    logs = tuple(-5.52 + spread * (-1) ** index for index in range(24))
+    processes, starts = tuple(index // 6 for index in range(24)), tuple(1.5 * index for index in range(24))
+    series = Series(logs, processes, tuple(range(24)), "doctor", starts)
+    return Sides(series, series, 0.004, slices=48)
+
+
+SIDES = {"small": sides(0.1), "large": sides(0.05)}
 HERE = DeviceFacts(facts={"accelerator": "Sparrow 7", "driver": None})
-UNTIMED = Noise(None, None, steady=False)
 
 
 class Fake(Worker):
@@ -27,12 +33,10 @@ class Fake(Worker):
 
     def __init__(self, **answers: Any) -> None:
         super().__init__(threads=1)
-        medians = iter(MEDIANS)
         self.jobs: list[tuple[str, Any]] = []
         self.answers = {
             "device": HERE,
             "peak": {"matmul": 90e9, "convolution": 14e9},
-            "noise": lambda job: Noise(next(medians), 0.004, steady=True),
             **answers,
         }
 
@@ -62,6 +66,7 @@ def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASHIONTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(examination, "Observer", Quiet)
     monkeypatch.setattr(examination, "clock_ratio", lambda: 1.00002)
+    monkeypatch.setattr(detection, "measure", lambda *_: (SIDES, {}))
 
 
 def examined(name: str = "cpu", **answers: Any) -> Report:
@@ -73,25 +78,27 @@ def lines(report: Report, title: str) -> dict[str, Line]:
     return {line.name: line for line in section.lines}
 
 
-def test_a_box_that_can_measure() -> None:
+def test_a_box_that_can_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def measure(device: Device, servers: Any, processes: int, progress: Any) -> Any:
+        asked.append((device.name, processes))
+        progress("timing")
+        with servers(0) as server:
+            assert isinstance(server, Worker)
+        return SIDES, {}
+
+    monkeypatch.setattr(detection, "measure", measure)
     worker, seen = Fake(), []
-    report = examine(worker, Device.of("cpu"), seen.append, seconds=0.7)
-    deviation = math.log(0.0041 / 0.0040) * math.sqrt(8 / 7) / 2
-    difference = math.expm1(smallest_difference(deviation, 8))
+    report = examine(worker, Device.of("cpu"), seen.append, 7)
     assert report.fit
-    told = f"differences of about {difference * 100:.1f} % can be told apart with 8 processes a side"
-    assert report.summary == f"This box can measure on cpu: {told}."
-    assert report.facts["noise"] == {
-        "deviation": pytest.approx(deviation),
-        "smallest_difference": pytest.approx(difference),
-        "processes": 8,
-        "medians": list(MEDIANS),
-        "half_widths": [0.004] * 8,
-    }
+    small = report.facts["differences"]["small"]["smallest_difference"]
+    shown = ", ".join(f"{detection.percent(small[minutes])} ({minutes} minutes)" for minutes in ("5", "15", "60"))
+    assert report.summary == f"This box can measure on cpu: in a run of two cells, differences show from {shown}."
     assert report.facts["peak"] == {name: {"matmul": 90e9, "convolution": 14e9} for name in ("fp32", "bf16")}
-    assert [phase for phase, _ in worker.jobs] == ["device", "peak", "peak"] + ["noise"] * PROCESSES
-    assert worker.jobs[-1][1] == TimedJob("cpu", seconds=0.7)
-    assert seen == ["waiting for cpu", *(f"noise floor, process {number} of 8" for number in range(1, 9))]
+    assert [phase for phase, _ in worker.jobs] == ["device", "peak", "peak"]
+    assert asked == [("cpu", 7)]
+    assert seen == ["waiting for cpu", "timing"]
 
 
 def test_what_people_read() -> None:
@@ -100,11 +107,7 @@ def test_what_people_read() -> None:
     assert "driver" not in lines(report, "device cpu"), "what is unknown is left out"
     assert lines(report, "device cpu")["clock against another"] == Line("clock against another", "1.0000")
     assert lines(report, "arithmetic peak, measured")["bf16"].value == "matmul 90 GFLOP/s, convolution 14 GFLOP/s"
-    floor = lines(report, "noise floor")
-    assert floor["a small training step"].value == "4.05 ms"
-    assert floor["between processes"].value == "1.3 %"
-    assert floor["within a process"].value == "0.40 %"
-    assert floor["steady"] == Line("steady", "8 of 8 processes")
+    assert lines(report, "the same network against itself")["small"].value == "resnet9, inference of one image: 4 ms"
     text = to_text([report], [Section("extras", (Line("peft", "absent", "note", "pip install it"),))])
     assert text.splitlines()[0] == report.summary
     assert "\nextras\n" in text
@@ -139,35 +142,21 @@ def test_a_peak_that_is_unknown_is_no_failure() -> None:
     assert report.facts["peak"] == {"fp32": {"matmul": 1e12}, "tf32": {"matmul": 1e12}}
 
 
-@pytest.mark.parametrize(
-    ("factor", "fit", "verdict"), [(1.0, True, "ok"), (1.02, True, "ok"), (1.1, True, "note"), (2.0, False, "bad")]
-)
-def test_the_noise_floor_is_judged(factor: float, fit: bool, verdict: str) -> None:
-    medians = iter([0.004, 0.004 * factor] * 4)
-    report = examined(noise=lambda job: Noise(next(medians), None, steady=False))
-    line = lines(report, "noise floor")["smallest difference"]
-    assert (report.fit, line.verdict) == (fit, verdict)
-    assert lines(report, "noise floor")["steady"].verdict == "note"
-    assert lines(report, "noise floor")["within a process"].value == "unknown"
-    if not fit:
-        assert "differs so much between processes" in report.summary
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (Outcome("timeout", "noise took longer than 120 s"), "noise took longer than 120 s"),
-        (UNTIMED, "every sample was taken while the machine was throttled"),
-    ],
-)
-def test_processes_that_were_not_timed(answer: Any, reason: str) -> None:
-    report = examined(noise=answer)
+def test_a_box_whose_network_differs_too_much_from_itself_is_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "measure", lambda *_: ({**SIDES, "large": sides(3.0)}, {}))
+    report = examined()
     assert not report.fit
-    assert report.summary == f"This box cannot measure on cpu: processes were not timed: {reason}."
-    assert report.facts["noise"]["smallest_difference"] is None
-    one_short = iter([answer, *(Noise(1.0, 0.1, steady=True),) * 7])
-    report = examined(noise=lambda job: next(one_short))
-    assert (report.fit, report.facts["noise"]["smallest_difference"]) == (False, 0.0)
+    assert "This box cannot measure on cpu: the same network differs so much from itself" in report.summary
+
+
+def test_a_network_that_could_not_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"large": "slice train_throughput took longer than 60 s"}
+    monkeypatch.setattr(detection, "measure", lambda *_: ({"small": SIDES["small"]}, failed))
+    report = examined()
+    assert not report.fit
+    said = "the large network: slice train_throughput took longer than 60 s"
+    assert report.summary == f"This box cannot measure on cpu: {said}."
+    assert list(report.facts["differences"]) == ["small"]
 
 
 def test_json_is_one_object_without_what_json_has_not() -> None:
@@ -176,5 +165,5 @@ def test_json_is_one_object_without_what_json_has_not() -> None:
     assert [(device["device"], device["fit"]) for device in found["devices"]] == [("cpu", True), ("mps", False)]
     assert found["devices"][0]["facts"]["clock"] == 1.00002
     assert found["devices"][0]["facts"]["conditions"]["after"]["load"] == 0.5
-    assert found["devices"][0]["facts"]["noise"]["medians"] == list(MEDIANS)
+    assert found["devices"][0]["facts"]["differences"]["small"]["seconds"] == 0.004
     assert found["equipment"] == []

@@ -400,7 +400,7 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "list": lambda text: ["list", f"--data-root=none/{text}"],
     "plugin": lambda text: ["list", "--fashiontl-plugin", text],
     "device": lambda text: ["doctor", f"--device=x{text}"],
-    "seconds": lambda text: ["doctor", f"--seconds={text}"],
+    "processes": lambda text: ["doctor", f"--processes={text}"],
     "case": lambda text: ["profile", f"x{text}"],
     "preset": lambda text: ["profile", "resnet18-full-cpu", f"--preset={text}"],
     "set": lambda text: ["profile", "resnet18-full-cpu", f"--set={text}", f"--set=epochs={text}", f"--set=data={text}"],

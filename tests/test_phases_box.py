@@ -15,10 +15,9 @@ from fashiontl.machine.devices import Cpu, Cuda, Device
 from fashiontl.models.build import build
 from fashiontl.profiling.operators import Profile, from_dict
 from fashiontl.runner import phases
-from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob, TimedJob
+from fashiontl.runner.messages import CaseJob, DeviceJob, PeakJob
 from fashiontl.runner.phases import machine, profile_step
 from fashiontl.runner.workload import Workload
-from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, WarmUp
 
 pytestmark = pytest.mark.usefixtures("as_in_a_worker")
 
@@ -29,24 +28,6 @@ def test_the_peak_is_measured_on_the_device_that_is_asked(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(machine, "measured_peak", measured_peak)
     assert run(phases.peak, PeakJob("cuda:1", precision="bf16", seconds=0.5)) == {"matmul": 0.5}
-
-
-def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[SamplingBudget] = []
-
-    def time_blocks(call: Callable[[], None], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
-        assert timer.event is None
-        seen.append(budget)
-        call()
-        return Samples(kept, (), {}, WarmUp(9, True, 0.0, 0.01), "time", 0)
-
-    kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
-    monkeypatch.setattr(machine, "time_blocks", time_blocks)
-    value = run(phases.noise, TimedJob("cpu", seconds=0.4))
-    assert value == {"median": 2e-3, "half_width": pytest.approx(0.5), "steady": True}
-    assert (seen[0].seconds, seen[0].half_width) == (0.4, 0.0)
-    kept = ()
-    assert run(phases.noise, TimedJob("cpu", seconds=0.4)) == {"median": None, "half_width": None, "steady": False}
 
 
 def test_a_variant_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,10 @@ class Usage(msgspec.Struct, frozen=True):
 class SliceConditions(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine during one slice; None is unknown.
 
+    `msgspec.to_builtins` makes a mapping of numbers of it, `msgspec.convert` makes it of such a mapping.
+
     Attributes:
-        start: seconds since the `Watch` was made.
+        start: seconds since 1970.
         seconds: how long the slice took, with what of it was not counted.
         cores: CPU seconds of the slice's process in a second.
         waited: seconds in a second that its threads, summed, were ready to run and had no core.
@@ -135,7 +137,7 @@ class Reference(msgspec.Struct, frozen=True):
     """What the reference mix took once.
 
     Attributes:
-        start: seconds since the `Watch` was made, as in `SliceConditions`.
+        start: seconds since 1970, as in `SliceConditions`.
         seconds: of a call, the median of those timed, by the name of the call.
     """
 
@@ -149,11 +151,15 @@ class Watch:
     Args:
         device: what is measured; a GPU's throttling is watched too.
         clock: seconds, monotonic.
+        epoch: seconds since 1970.
     """
 
-    def __init__(self, device: Device, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, device: Device, clock: Callable[[], float] = time.perf_counter, epoch: Callable[[], float] = time.time
+    ) -> None:
         self._clock = clock
-        self._made = clock()
+        self._epoch = epoch
+        self._start = 0.0
         self._throttled = ThrottleDetector(device)
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         # All cores together are one line of /proc/stat, which hundreds are not.
@@ -164,6 +170,7 @@ class Watch:
     def begin(self) -> None:
         """Call it right before a slice."""
         self._throttled()
+        self._start = self._epoch()
         self._before = self._read()
 
     def end(self, usage: Usage) -> SliceConditions:
@@ -188,7 +195,7 @@ class Watch:
         wait = rise("cpu", "iowait")
         pressures = {kind: rise("pressure", kind) for kind in ("cpu", "memory", "io")}
         return SliceConditions(
-            start=before.seconds - self._made,
+            start=self._start,
             seconds=seconds,
             cores=usage.cpu_seconds / seconds,
             waited=None if usage.waited_seconds is None else usage.waited_seconds / seconds,
@@ -232,7 +239,7 @@ def marks(
     Args:
         conditions: of all slices of one cell and metric, in the order of time; what its threads usually wait is its
             own.
-        references: of the same `Watch`, in the order of time.
+        references: of the same session, in the order of time.
         cores: `Watch.cores`.
         usual: seconds of the reference's calls on this machine at rest; unless known, their medians in `references`.
     """

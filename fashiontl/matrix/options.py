@@ -243,5 +243,5 @@ def _argument(kind: Any) -> Callable[[str], Any]:
 
 # For argparse's `type`. Nobody waits for ten years, and 60 times as many seconds must be a number as well.
 minutes = _argument(Annotated[float, Meta(ge=1e-3, le=5_000_000)])
-seconds = _argument(Annotated[float, Meta(ge=1e-3, le=60)])
+processes = _argument(Annotated[int, Meta(ge=2, le=100)])
 whole = _argument(Annotated[int, Meta(ge=1, le=10**9)])

@@ -74,15 +74,10 @@ class DeviceJob(Struct, frozen=True, omit_defaults=True):
     extensions: tuple[str, ...] = ()
 
 
-class TimedJob(DeviceJob, frozen=True, kw_only=True):
-    """A look of some seconds at a device."""
+class PeakJob(DeviceJob, frozen=True, kw_only=True):
+    """Which rate of arithmetic to measure, and for how many seconds."""
 
     seconds: float
-
-
-class PeakJob(TimedJob, frozen=True, kw_only=True):
-    """Which rate of arithmetic to measure."""
-
     precision: str
 
 
@@ -187,14 +182,6 @@ class VariantSupport(Struct, frozen=True):
     warnings: list[str] = []
 
 
-class Noise(Struct, frozen=True):
-    """A small training step: its median in seconds, the half-width of its 95 % interval over it, and steadiness."""
-
-    median: float | None
-    half_width: float | None
-    steady: bool
-
-
 class Identity(Struct, frozen=True):
     """What one version of the code says of itself.
 
@@ -246,6 +233,5 @@ COUNT = Phase("count", CaseJob, Work)
 VARIANT = Phase("variant", CaseJob, VariantSupport)
 SLICES = Phase("slices", SlicesJob, PhaseResult)
 DEVICE = Phase("device", DeviceJob, DeviceFacts)
-NOISE = Phase("noise", TimedJob, Noise)
 PEAK = Phase("peak", PeakJob, dict[str, float])
 IDENTITY = Phase("identity", IdentityJob, Identity)

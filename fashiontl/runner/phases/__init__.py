@@ -8,7 +8,7 @@ from fashiontl.runner.phases.arithmetic import count
 from fashiontl.runner.phases.batch_sweep import sweep
 from fashiontl.runner.phases.extra import extra
 from fashiontl.runner.phases.identity import identity
-from fashiontl.runner.phases.machine import device, noise, peak, variant
+from fashiontl.runner.phases.machine import device, peak, variant
 from fashiontl.runner.phases.profile_step import profile
 from fashiontl.runner.phases.slices import slices
 from fashiontl.runner.phases.speed import inference, step
@@ -19,7 +19,6 @@ __all__ = [
     "extra",
     "identity",
     "inference",
-    "noise",
     "peak",
     "pretrain",
     "profile",
