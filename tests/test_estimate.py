@@ -126,6 +126,11 @@ def test_the_first_case_that_needs_a_backbone_makes_it(tmp_path: Path) -> None:
     (tmp_path / "fashion6-other.json").write_text("[1]")
     assert has_backbone(tmp_path, cases[1], QUICK)
     assert not has_backbone(tmp_path, cases[1], replace(QUICK, pretrain_epochs=4))
+    several = replace(QUICK, seeds=3, pretrain_seeds=2)
+    assert not has_backbone(tmp_path, cases[1], several)
+    assert has_backbone(tmp_path, cases[1], replace(several, accuracy=False)), "speed is measured with the first"
+    (tmp_path / "fashion6-resnet18-4567.json").write_text(json.dumps({"recipe": facts | {"seed": 1}}))
+    assert has_backbone(tmp_path, cases[1], several)
     assert not has_backbone(tmp_path, case("mean:resnet18+vgg11", weights="fashion6"), QUICK)
     assert costs(cases, QUICK, works, tmp_path)[cases[1].id].work < probe / 1.5
 

@@ -157,7 +157,7 @@ def _pretraining(case: Case, settings: Settings, pace: _Pace) -> float:
     images = classes * (settings.pretrain_per_class or _TRAINING[settings.data])
     batch = settings.pretrain_batch_size
     steps = settings.pretrain_epochs * math.ceil(images / batch)
-    return steps * pace.step(batch, _Backward()) + _testing(classes, settings, pace)
+    return settings.backbones * (steps * pace.step(batch, _Backward()) + _testing(classes, settings, pace))
 
 
 def _training(case: Case, settings: Settings, pace: _Pace, classes: int) -> float:
@@ -201,10 +201,11 @@ def has_backbone(cache: Path, case: Case, settings: Settings) -> bool:
         try:
             recipe = json.loads(path.read_text())["recipe"]
             if {name: recipe[name] for name in wanted} == wanted:
-                found.add(recipe["architecture"])
+                found.add((recipe["architecture"], recipe.get("seed", 0)))
         except (OSError, ValueError, LookupError, TypeError):
             continue
-    return found >= set(members(case.architecture) or (case.architecture,))
+    names = members(case.architecture) or (case.architecture,)
+    return found >= {(name, seed) for name in names for seed in range(settings.backbones)}
 
 
 def costs(
