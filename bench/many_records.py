@@ -20,7 +20,7 @@ from tabulate import tabulate
 from fashiontl.freezing import POLICIES
 from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.records import Record, read_file, to_json
-from fashiontl.reports.leaderboard.page import parts, read_rows, sections
+from fashiontl.reports.leaderboard.page import page, read_rows
 from fashiontl.timing.loops import no_garbage_collection
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -55,13 +55,13 @@ def measure(record: Record, count: int, cells: int) -> tuple[str, ...]:
         begun = time.perf_counter()
         rows, faults = read_rows(Path(folder))
         read = time.perf_counter()
-        page = sum(len(part.encode()) for part in parts(sections(rows), faults))
+        size_of_page = sum(len(part.encode()) for part in page(rows, faults))
         rendered = time.perf_counter()
     # Of all sizes until now; Linux counts in units of 1,024 bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return (
         f"{count:,}", f"{cells:,}", f"{size / count:,.0f}", f"{read - begun:.2f}", f"{rendered - read:.2f}",
-        f"{peak:,.0f}", f"{page / 2**20:.1f}",
+        f"{peak:,.0f}", f"{size_of_page / 2**20:.1f}",
     )  # fmt: skip
 
 

@@ -86,8 +86,12 @@ class Run:
     def _begin(self) -> dict[str, Any]:
         from fashiontl.machine.environment import choose_threads, machine_key, read_environment
         from fashiontl.records import RunFile, new_run_path, resumable
+        from fashiontl.runner.variables import recorded, variables
 
-        environment = read_environment({}, threads=choose_threads(self.settings.threads).count)
+        threads = choose_threads(self.settings.threads).count
+        environment = read_environment(
+            {}, threads=threads, variables=recorded(variables(self.settings.allocator, threads))
+        )
         machine = machine_key(environment)
         if self.option.resume:
             path, finished = resumable(self.results, machine, self.settings)

@@ -45,7 +45,8 @@ def record(
 ) -> Record:
     """A record of a case that went well; fields replace its own.
 
-    An old one is from when latency, throughput and peaks of memory were all that was measured of speed.
+    An old one is from when latency, throughput and peaks of memory were all that was measured of speed, each in one
+    stretch.
     """
     settings: Settings = fields.get("settings", PRESETS["quick"])
     values = {
@@ -77,6 +78,12 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
     def many(centre: float, count: int) -> tuple[float, ...]:
         return tuple(centre * draw.lognormvariate(0, 0.03) for _ in range(count))
 
+    def timed(metric: str, centre: float, count: int) -> Measurement:
+        """In one stretch, or in slices of which each of three processes takes eight."""
+        if old:
+            return Measurement(metric, many(centre, count))
+        return sliced(metric, *(many(centre, 8) for _ in range(3)), samples=-(-count // 24))
+
     first = (
         Measurement(
             "accuracy",
@@ -84,9 +91,9 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
             trials,
         ),
         Measurement("training_time", many(20 / speed, settings.seeds)),
-        Measurement("latency", many(0.006 / speed, 100 if old else settings.samples)),
-        Measurement("inference_throughput", many(640 * speed, 30)),
-        Measurement("train_throughput", many(190 * speed * training, 30)),
+        timed("latency", 0.006 / speed, 100 if old else settings.samples),
+        timed("inference_throughput", 640 * speed, 30),
+        timed("train_throughput", 190 * speed * training, 30),
         Measurement("inference_peak_memory", many(parameters * 5e6, 1)),
         Measurement("training_peak_memory", many(parameters * 1.5e7, 1)),
         Measurement("base_memory", (3.1e8,)),
@@ -110,13 +117,13 @@ def measurements(case: Case, settings: Settings, seed: int = 0, *, old: bool = F
     if case.device.startswith("cuda"):
         single |= {f"{phase}_reserved_memory": parameters * 2e7 for phase in ("inference", "training")}
         single |= {"inference_energy": gflop * 0.02, "training_energy": gflop * 0.07 / training, "idle_power": 71.5}
-        first += (Measurement("device_latency", many(0.004 / speed, settings.samples)),)
+        first += (timed("device_latency", 0.004 / speed, settings.samples),)
     if settings.sweep:
         single["largest_training_batch"] = 64
     return (
         *first,
-        Measurement("end_to_end_throughput", many(batch / sum(parts.values()), 30)),
-        *(Measurement(f"step_{name}_time", many(seconds, 30)) for name, seconds in parts.items()),
+        timed("end_to_end_throughput", batch / sum(parts.values()), 30),
+        *(timed(f"step_{name}_time", seconds, 30) for name, seconds in parts.items()),
         *(Measurement(name, many(value, 1) if name.endswith("time") else (value,)) for name, value in single.items()),
     )
 

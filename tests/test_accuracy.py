@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fashiontl.core.accuracy import Accuracies, best_group, difference, packed, prior_of
+from fashiontl.core.accuracy import Accuracies, Prior, best_group, difference, packed, prior_of
 from fashiontl.core.metrics import Measurement
-from fashiontl.core.slices import Prior
 from fashiontl.core.stats import accuracy_interval, student_quantile
 
 ANSWERS = st.text("01", min_size=1, max_size=60)

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from fashiontl.machine.environment import Environment, choose_threads, machine_k
 HARD = ("accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu")
 SOFT = {
     "fashiontl": "9.9", "git_sha": None, "git_dirty": True, "os": "Linux 7", "logical_cores": 99, "memory": None,
-    "load": 64.0, "threads_limit": "quota",
+    "load": 64.0, "threads_limit": "quota", "removed_variables": ("OMP_DYNAMIC",), "openmp": "libiomp5",
+    "libc": "musl 1.2.5", "huge_pages": "always", "governor": "powersave", "turbo": False, "quota": 1.5,
+    "randomised": False,
 }  # fmt: skip
 
 
@@ -34,8 +37,8 @@ def test_reads_this_machine() -> None:
 
 def test_key_is_stable() -> None:
     """A key that changed without need would make all stored results of all machines incomparable."""
-    assert machine_key(LAPTOP) == "amd-epyc-7763-2c-2t-edbfa711"
-    assert machine_key(SERVER) == "nvidia-h100-80gb-hbm3-16c-16t-970e66e2"
+    assert machine_key(LAPTOP) == "amd-epyc-7763-2c-2t-fab27dcd"
+    assert machine_key(SERVER) == "nvidia-h100-80gb-hbm3-16c-16t-d59b94a2"
 
 
 @pytest.mark.parametrize("name", [*HARD, "usable_cores", "threads"])
@@ -47,7 +50,57 @@ def test_hard_facts_change_the_key(name: str) -> None:
 def test_soft_facts_do_not_change_the_key() -> None:
     assert machine_key(dataclasses.replace(SERVER, **SOFT)) == machine_key(SERVER)
     fields = {field.name for field in dataclasses.fields(Environment)}
-    assert fields == {*SOFT, *HARD, "usable_cores", "threads"}
+    assert fields == {*SOFT, *HARD, "usable_cores", "threads", "variables"}
+
+
+def test_variables_change_the_key() -> None:
+    """Unless there are none, as in a record from before they were read."""
+    keys = [
+        machine_key(dataclasses.replace(LAPTOP, variables=variables))
+        for variables in (
+            None,
+            (),
+            ("OMP_WAIT_POLICY=active",),
+            ("OMP_WAIT_POLICY=passive",),
+            ("A=1", "B=2"),
+            ("B=2", "A=1"),
+        )
+    ]
+    assert keys[0] == keys[1]
+    assert keys[4] == keys[5]
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, (None, None, None)),
+        ({"thp/enabled": "always [madvise] never", "thp/defrag": "always defer [madvise] never"},
+         ("madvise, defrag madvise", None, None)),
+        ({"thp/enabled": "[always] madvise never", "cpu0/cpufreq/scaling_governor": "powersave",
+          "cpu1/cpufreq/scaling_governor": "performance", "cpu2/cpufreq/scaling_governor": "powersave",
+          "intel_pstate/no_turbo": "0"}, ("always", "performance, powersave", True)),
+        ({"cpu0/cpufreq/scaling_governor": "schedutil", "cpufreq/boost": "0"}, (None, "schedutil", False)),
+    ],
+)  # fmt: skip
+def test_settings_of_the_kernel(files: dict[str, str], expected: tuple[object, ...], tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    found = module.huge_pages(tmp_path / "thp"), module.governor(tmp_path), module.turbo(tmp_path)
+    assert found == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
+def test_this_machines_libraries_and_layout() -> None:
+    environment = read_environment(threads=1, variables=["LD_BIND_NOW=1"], removed=["OMP_DYNAMIC"])
+    assert re.fullmatch(r"(glibc|musl) \d+\.\d+.*", environment.libc or "")
+    assert environment.openmp in {None, "libgomp", "libiomp5", "libomp"}
+    assert environment.variables == ("LD_BIND_NOW=1",)
+    assert environment.removed_variables == ("OMP_DYNAMIC",)
+    command = [sys.executable, "-c", "from fashiontl.machine import environment; print(environment._randomised())"]
+    said = subprocess.run(["setarch", "-R", *command], capture_output=True, text=True, check=False)
+    assert said.returncode or said.stdout == "False\n"
 
 
 @settings(max_examples=20)

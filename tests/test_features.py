@@ -1,5 +1,6 @@
-"""Reuse of frozen prefixes' outputs: it changes no bit of a training, and is refused where it could."""
+"""Reuse of frozen prefixes' outputs: it changes no more than rounding does, and is refused where it could."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from fashiontl.runner.messages import CaseJob, Training
 from fashiontl.timing import torch_flags
 from fashiontl.timing.variants import Variant
 from fashiontl.training import fit as fit_module
-from fashiontl.training.fit import Examples, Fit, fit, predict
+from fashiontl.training.fit import Examples, Fit, fit, frozen_cut, predict
 from fashiontl.training.prefix import Features, FeatureStore, key_of
 from fashiontl.training.recipes import Recipe
 
@@ -111,6 +112,26 @@ def test_nothing_is_reused_where_features_depend_on_the_batch(prefix: Callable[[
     assert FeatureStore().features("a", PARTS, prefix, MOST) is None
 
 
+@pytest.mark.parametrize(("change", "reused"), [(1e-6, True), (1e-4, False), (math.nan, False)])
+def test_what_only_rounds_by_the_place_in_a_batch_is_reused(change: float, reused: bool) -> None:
+    """As large linear layers do on several threads; the features that are kept are those of the images in order."""
+
+    def prefix(images: Tensor) -> Tensor:
+        return images.float() * 2 + EXPECTED.max() * change * torch.arange(len(images)).view(-1, 1) / 2
+
+    result = FeatureStore().features("a", PARTS, prefix, MOST)
+    assert (result is not None) is reused
+    if result is not None:
+        assert torch.equal(result.values, torch.cat([prefix(part) for part in PARTS]))
+
+
+def test_nothing_is_reused_where_half_precision_rounds_otherwise() -> None:
+    def prefix(images: Tensor) -> Tensor:
+        return images.bfloat16() * (1 + torch.arange(len(images)).view(-1, 1) * 2**-7)
+
+    assert FeatureStore().features("a", PARTS, prefix, MOST) is None
+
+
 def test_a_batch_lies_in_memory_as_the_prefix_lays_it() -> None:
     def strided(images: Tensor) -> Tensor:
         return torch.empty_strided((len(images), 2), (10, 3)).copy_(images)
@@ -187,3 +208,46 @@ def test_accuracy_runs_reuse_features_and_their_results_do_not_depend_on_it(monk
     plain = train()
     assert ("features" in plain.provenance, plain.provenance["reused_stages"]) == (False, 0)
     assert (plain.provenance["trained"], plain.answers) == (reused.provenance["trained"], reused.answers)
+
+
+@pytest.mark.parametrize("policy", ["linear_probe", "last_stage"])
+def test_what_frozen_stages_answer_to_test_images_is_computed_once_for_all_seeds(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network, store, preprocessing = member("resnet9")[0], FeatureStore(), Preprocessing(32)
+    seen: list[int] = []
+    network.stages["stage1"].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    plan = POLICIES[policy].plan(network.stage_names, 0, 1)
+    prefix = frozen_cut(network, plan)
+    monkeypatch.setattr(fit_module, "_EVALUATION_BATCH", 8)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        network.replace_head(4)
+        answers = predict(network, images(), preprocessing, prefix=prefix, store=store)
+        assert torch.equal(answers, predict(network, images(), preprocessing))
+    assert seen == [8, 8, 6] * 4, "once for all three, and three times without the store"
+
+
+def test_outputs_for_test_images_that_take_too_much_are_not_kept() -> None:
+    seen: list[int] = []
+
+    def prefix(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images.float()
+
+    store = FeatureStore()
+    needed = EXPECTED.nbytes
+    tries = [
+        ("a", needed - 1, 3),
+        ("a", needed, 3),
+        ("a", needed, 0),
+        ("b", needed, 3),
+        ("b", 2 * needed, 3),
+        ("b", 0, 0),
+    ]
+    for key, most, computed in tries:
+        seen.clear()
+        outputs = list(store.tested(key, PARTS, prefix, most))
+        assert torch.equal(torch.cat(outputs), EXPECTED / 2)
+        assert len(seen) == computed, (key, most)

@@ -61,6 +61,7 @@ class Lab:
 
 class FakeArm:
     threads = 1
+    variables = {"OMP_NUM_THREADS": "1"}
 
     def __init__(self, name: Arm, lab: Lab, lacks: Mapping[str, str]) -> None:
         self.name = name

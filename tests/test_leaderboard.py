@@ -1,19 +1,20 @@
 """The leaderboard's page: what is grouped, noted, named, escaped and written."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from records import LAPTOP, PROOF, SERVER, evaluated, failed, matrix, record, tables
+from records import LAPTOP, PROOF, SERVER, evaluated, failed, matrix, record, sliced, tables
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import to_markdown
 from fashiontl.core.metrics import Measurement
-from fashiontl.records import Record, RunFile
+from fashiontl.records import Record, RunFile, to_json
 from fashiontl.reports.leaderboard import page as leaderboard
 from fashiontl.reports.leaderboard.names import Names, class_names
 from fashiontl.reports.leaderboard.notes import Footnotes, notes
@@ -38,8 +39,10 @@ def note(title: str, *records: Record) -> str:
 def test_the_table() -> None:
     def measured(accuracy: float, seconds: float) -> tuple[Measurement, ...]:
         return (
-            Measurement("accuracy", (accuracy,), 800),
-            Measurement("latency", tuple(seconds * (1 + step / 1000) for step in range(100))),
+            Measurement("accuracy", (accuracy, accuracy + 0.01, accuracy - 0.01), 800),
+            sliced(
+                "latency", *([seconds * (1 + step / 1000) for step in (0, 5, 3, 2 * process)] for process in range(3))
+            ),
             Measurement("training_peak_memory", (200 * 2**20,)),
             Measurement("trainable_parameters", (2052.0,)),
         )
@@ -52,8 +55,8 @@ def test_the_table() -> None:
     header, *lines = tables(page.replace("\xa0", " "))[0]
     found = [dict(zip(header, line, strict=True)) for line in lines]
     assert [line["Policy"] for line in found] == ["full", "linear_probe", "scratch"]
-    assert [line["Accuracy (%)"] for line in found] == ["**95.0 ± 1.7**", "90.0 ± 2.3", "—"]
-    assert [line["Latency p50 (ms)"] for line in found] == ["5.25 ± 0.05", "**4.20 ± 0.04**", "—"]
+    assert [line["Accuracy (%)"] for line in found] == ["**95.0 ± 3.0**", "90.0 ± 3.4", "—"]
+    assert [line["Latency p50 (ms)"] for line in found] == ["5.01 ± 0.01", "**4.01 ± 0.01**", "—"]
     assert [line["Training peak (MiB)"] for line in found] == ["~**200**", "~**200**", "—"]
     assert [line["Trainable (M)"] for line in found] == ["0.00205", "0.00205", "—"]
     assert [line["Status"] for line in found] == ["ok ¹", "ok", "**timeout**: train took longer than 600 s"]
@@ -178,7 +181,7 @@ def test_what_is_unknown_has_no_note() -> None:
     found = list(notes([row_of(failed(CPU[0], "crashed", "", environment=bare))]))
     assert [each.split("**")[1] for each in found] == ["Command", "Hardware", "Versions", "Settings"]
     assert "commit" not in found[0]
-    assert found[1].endswith("2 threads (machine `amd-epyc-7763-2c-2t-edbfa711`)")
+    assert found[1].endswith("2 threads (machine `amd-epyc-7763-2c-2t-fab27dcd`)")
 
 
 def test_settings_are_noted_as_options_give_them() -> None:
@@ -233,6 +236,119 @@ def test_proof_determinism_and_extensions() -> None:
     assert "2 of 2 trained cells" in note("Policy kept", *records)
     assert "(120 parameter tensors and 120 buffers compared)" in note("Policy kept", *records)
     assert note("Deterministic", record(CPU[0])) == note("Extensions", record(CPU[0])) == ""
+
+
+# --- how speeds were taken ---
+
+
+def timed(case: Case, *measurements: Measurement, number: int = 0, **fields: Any) -> Record:
+    return record(case, number=number, measurements=measurements, **fields)
+
+
+def latency(seconds: float, **parts: Any) -> Measurement:
+    return sliced("latency", *[[seconds, seconds * 1.02]] * 3, **parts)
+
+
+def test_single_stretches_are_told() -> None:
+    stretch = Measurement("latency", (0.004, 0.005) * 20)
+    page = leaderboard.render([timed(CPU[0], stretch), timed(CPU[1], stretch), timed(CPU[2], latency(0.004))])
+    assert "- **Single process** in 2 of 3 cells: their speeds are of one stretch in one process" in page
+    assert note("Single process", timed(CPU[2], latency(0.004))) == ""
+    old = leaderboard.render(matrix(old=True))
+    assert "**Single process** in 20 of 20 cells" in old
+    assert not re.search(r"\*\*[0-9.]+\s\(", old)
+    assert "A later run" not in old
+
+
+def test_shared_measurements_are_told() -> None:
+    ids = tuple(case.id for case in CPU)
+    images = sliced("inference_throughput", *[[100.0, 101.0]] * 3, shared=ids)
+    records = [timed(case, latency(0.004, shared=ids), images) for case in CPU]
+    records.append(timed(Case("vgg11", "full"), latency(0.002)))
+    assert note("Shared", *records).startswith("latency, inference: 1 measurement for 3 cells; those of one network ")
+    assert note("Shared", records[-1]) == ""
+
+
+def test_disturbed_slices_are_a_footnote() -> None:
+    some = latency(0.004, disturbed={"steal": (0,), "load of others": (0, 3)})
+    every = latency(0.001, disturbed={"steal": tuple(range(6))})
+    page = leaderboard.render([timed(CPU[0], some), timed(CPU[1], every), timed(CPU[2], latency(0.005))])
+    header, *lines = tables(page.replace("\xa0", " "))[0]
+    numbers = {line[1]: line[header.index("Latency p50 (ms)")] for line in lines}
+    assert numbers["linear_probe"] == "1.01 ± 0.00 disturbed"
+    assert numbers["scratch"].startswith("**4.0")
+    assert "latency: 2 of 6 slices disturbed (steal, load of others); the number is of the others" in page
+    assert "latency: 6 of 6 slices disturbed (steal); there are no others" in page
+
+
+def runs_of(case: Case, *seconds: float, **fields: Any) -> list[Record]:
+    """The same cell in several runs, one after the other."""
+    return [
+        timed(case, latency(each), Measurement("load_time", (each,)), number=number, run=f"run{number}", **fields)
+        for number, each in enumerate(seconds)
+    ]
+
+
+def shown(records: list[Record], column: str = "Latency p50 (ms)") -> list[str]:
+    header, *lines = tables(leaderboard.render(records).replace("\xa0", " "))[0]
+    return [line[header.index(column)] for line in lines]
+
+
+def test_three_runs_of_a_cell_are_combined() -> None:
+    one = shown(runs_of(CPU[0], 0.004))
+    assert one == ["4.04 ± 0.00"]
+    assert shown(runs_of(CPU[0], 0.002, 0.004)) == one  # two say too little
+    # The geometric mean of 4, 5 and 6.25 times the mean of a slice, and Student's interval of three logarithms.
+    (combined,) = shown(runs_of(CPU[0], 0.004, 0.005, 0.00625))
+    assert combined.startswith("5.05 ± ")
+    assert float(combined.split(" ")[-1]) == pytest.approx(5.05 * math.expm1(4.303 * math.log(1.25) / 3**0.5), abs=0.01)
+    page = leaderboard.render(runs_of(CPU[0], 0.004, 0.005, 0.00625))
+    assert "- **Several runs**: in 1 of 1 cells speed is the mean of 3 runs of the same code and settings" in page
+    assert "**Several runs**" not in leaderboard.render(runs_of(CPU[0], 0.004, 0.005))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "invalid"},
+        {"run": "run2"},  # a copy of the newest
+        {"environment": dataclasses.replace(LAPTOP, fashiontl="0.0.9")},
+        {"environment": SERVER},
+        {"settings": dataclasses.replace(QUICK, throughput_batch=8)},
+        {"measurements": (Measurement("latency", (0.001,) * 20),)},
+        {"measurements": (latency(0.001, disturbed={"steal": tuple(range(6))}),)},
+        {"provenance": {"extensions": {"mine.py": "ab" * 32}}},
+    ],
+    ids=["failed", "copy", "version", "machine", "settings", "single stretch", "disturbed", "extensions"],
+)
+def test_what_is_not_the_same_is_not_combined(fields: dict[str, Any]) -> None:
+    first, *rest = runs_of(CPU[0], 0.002, 0.004, 0.004)
+    page = leaderboard.render([record(CPU[0], **{"run": "run0", "measurements": first.measurements, **fields}), *rest])
+    assert "**Several runs**" not in page
+    assert "**Several runs**" in leaderboard.render([first, *rest])
+
+
+def test_what_is_read_is_combined_as_what_is_given(tmp_path: Path) -> None:
+    records = [each for case in CPU for each in runs_of(case, 0.002, 0.0021, 0.004, 0.005)]
+    broken = (
+        to_json(records[0])
+        .replace('"counts":[2,', '"counts":[9,')
+        .replace(records[0].started, "2026-01-02T03:00:00+00:00")
+    )
+    path = save(tmp_path, *records)
+    path.write_text(path.read_text() + broken + "\n")
+    assert leaderboard.write(tmp_path).read_text() == leaderboard.render(records)
+
+
+def test_where_a_later_run_should_lie() -> None:
+    assert note("A later run", *runs_of(CPU[0], 0.004)).startswith("may lie outside of ±, by how much is unknown")
+    one = [each for case in CPU for each in runs_of(case, 0.0040, 0.0041)]
+    page = leaderboard.render(one)
+    (found,) = re.findall(r"\*\*A later run\*\* (.*)", page)
+    assert re.sub(r"\d+ %", "X %", found) == (
+        "should lie within, of what one run says: latency ± X %; learned from up to 2 runs of 3 cells on this machine"
+    )
+    assert "A later run" not in leaderboard.render([timed(CPU[0], Measurement("load_time", (1.0,)))])
 
 
 # --- footnotes ---
@@ -323,7 +439,7 @@ def test_write_without_runs(tmp_path: Path) -> None:
 
 
 def test_summary() -> None:
-    measured = (Measurement("accuracy", (0.9,), 800), Measurement("latency", (0.004,) * 20))
+    measured = (Measurement("accuracy", (0.9,), 800), sliced("latency", *[[0.004] * 8] * 3))
     text = leaderboard.summary([failed(CPU[0], "timeout", "too slow"), record(CPU[1], measurements=measured)])
     *_, best, worst, reason = text.splitlines()
     assert re.split("  +", best) == ["resnet18-linear_probe-cpu", "90.0 ± 2.3", "—", "—", "4.00 ± 0.00", "—", "ok"]
@@ -336,4 +452,4 @@ def test_a_long_name_takes_several_lines_of_the_summary() -> None:
     case = Case("mean:vgg11+resnet18+mobilenet_v2", "linear_probe", "cuda:1", precision="bf16", execution="compile")
     lines = leaderboard.summary([record(case), record(Case("a" * 70, "full"), number=1)]).splitlines()
     assert max(map(len, lines)) <= 110
-    assert {"mean:vgg11+resnet18+", "  mobilenet_v2-linear_probe-", "a" * 30} <= {line[:32].rstrip() for line in lines}
+    assert {"mean:vgg11+resnet18+", "  mobilenet_v2-linear_probe-", "a" * 28} <= {line[:32].rstrip() for line in lines}

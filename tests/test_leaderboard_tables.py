@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from records import SERVER, evaluated, failed, record, sweep, tables
+from records import SERVER, evaluated, failed, record, sliced, sweep, tables
 from tabulate import tabulate
 
 from fashiontl.core.case import PRESETS, Case
@@ -19,10 +20,10 @@ from fashiontl.core.stats import Interval, accuracy_interval, wilson
 from fashiontl.freezing import POLICIES
 from fashiontl.records import Record
 from fashiontl.reports.leaderboard import page as leaderboard
-from fashiontl.reports.leaderboard.columns import ALL, LATENCY, P90, P99, Column, waiting_share
+from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, LATENCY, P90, P99, Column, waiting_share
 from fashiontl.reports.leaderboard.details import classes_text, details_text
 from fashiontl.reports.leaderboard.grids import frontier, grids_text
-from fashiontl.reports.leaderboard.hybrids import difference, hybrids_text
+from fashiontl.reports.leaderboard.hybrids import hybrids_text
 from fashiontl.reports.leaderboard.markdown import TextColumn, table
 from fashiontl.reports.leaderboard.names import Names
 from fashiontl.reports.leaderboard.notes import Footnotes
@@ -100,7 +101,7 @@ def test_every_metric_has_a_column() -> None:
         ("Training (% of peak)", {"training_flops": 6e9, "train_throughput": 500.0, "peak_flops": 1e12}, "300"),
         ("Training (% of peak)", {"training_flops": 6e9, "train_throughput": 50.0}, "—"),
         ("Training (% of peak)", {"training_flops": 6e9, "train_throughput": 50.0, "peak_flops": 0.0}, "—"),
-        ("Waiting for data (%)", dict.fromkeys(PARTS, (0.001,) * 9), "25.0 ± 0.0"),
+        ("Waiting for data (%)", dict.fromkeys(PARTS, (0.001,) * 9), "25.0 (± 0.0)"),
         ("Waiting for data (%)", dict.fromkeys(PARTS[1:], 1.0), "—"),
         ("Waiting for data (%)", dict.fromkeys(PARTS, 1.0) | {"step_data_time": (1.0, 2.0)}, "—"),
         ("Waiting for data (%)", dict.fromkeys(PARTS, 0.0), "—"),
@@ -133,25 +134,94 @@ def test_percentiles_need_enough_samples() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        # Proven: no interval reaches the best one's.
-        ([(1.0, 1.0, 1.0, 1.0, 1.0, 1.1), (2.0, 2.0, 2.0, 2.0, 2.0, 2.1)], ["**1000 ± 100**", "2000 ± 100"]),
-        # Not proven: they overlap.
-        ([(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), (1.1, 1.2, 1.3, 1.4, 1.5, 1.6)], ["~**1250 ± 250**", "1350 ± 250"]),
-        # Not proven: one value has no interval.
-        ([(1.0,), (1.0,)], ["~**1000**", "~**1000**"]),
-        # Nothing to be better than.
-        ([(1.0,), ()], ["1000", "—"]),
+        # A single measurement says nothing of how far others are.
+        ([1.0, 1.0, 2.0], ["~**1.00**", "~**1.00**", "2.00"]),
+        ([1.0, (), ()], ["1.00", "—", "—"]),  # nothing to be better than
     ],
 )
-def test_best(values: list[tuple[float, ...]], expected: list[str]) -> None:
-    rows = [row_of(measured(case, latency=each)) for case, each in zip(CPU, values, strict=False)]
-    assert texts(rows, LATENCY) == expected
+def test_the_best_of_single_values(values: list[Any], expected: list[str]) -> None:
+    rows = [row_of(measured(case, load_time=each)) for case, each in zip(CPU, values, strict=True)]
+    assert texts(rows, column("Load (s)")) == expected
+
+
+def noisy(seconds: float, seed: int = 0, rounds: float = 0.0, noise: float = 0.02, **parts: Any) -> Measurement:
+    """A latency in slices of three processes, with noise of its own and, of a seed that others share, of rounds."""
+    own, shared = random.Random(seed), random.Random("rounds")
+    slices = [seconds * own.lognormvariate(0, noise) * shared.lognormvariate(0, rounds) for _ in range(24)]
+    return sliced("latency", slices[:8], slices[8:16], slices[16:], **parts)
+
+
+def rows_of(*measurements: Measurement) -> list[Row]:
+    return [row_of(record(Case(f"net{n}", "full"), measurements=(each,))) for n, each in enumerate(measurements)]
+
+
+def marked(rows: list[Row], shown: Column = LATENCY) -> list[str]:
+    """Only the marks of numbers: `~`, bold or both, and what is said after them."""
+    return [re.sub(r"[0-9.]+( \(?± [0-9.]+\)?)?", "", text).strip() for text in texts(rows, shown)]
+
+
+def test_what_cannot_be_told_from_the_best_is_a_group() -> None:
+    assert marked(rows_of(noisy(1.0), noisy(1.2, 1), noisy(1.3, 2))) == ["****", "", ""]
+    assert marked(rows_of(noisy(1.0), noisy(1.005, 2), noisy(1.3, 3))) == ["~****", "~", ""]
+    assert marked(rows_of(noisy(1.0), noisy(1.0))) == ["~****", "~****"]
+    assert marked(rows_of(noisy(1.0))) == [""]
+
+
+def test_cells_of_the_same_rounds_are_compared_by_round() -> None:
+    """What a round does to both is no difference between them."""
+    one, other = noisy(1.0, 0, 0.2, 0.005), noisy(1.05, 1, 0.2, 0.005)
+    assert marked(rows_of(one, other)) == ["****", ""]
+    rows = rows_of(one, other)
+    first, second = (row.interval(LATENCY) for row in rows)
+    assert first is not None
+    assert second is not None
+    assert first.overlaps(second)
+    assert marked(rows_of(one, noisy(1.05, 1, 0.2, 0.005, group="another"))) == ["~****", "~"]
+
+
+def test_a_single_stretch_is_never_best_and_its_interval_stands_apart() -> None:
+    stretch = Measurement("latency", (0.5, 0.5, 0.5, 0.5, 0.5, 0.6))
+    assert texts(rows_of(stretch, stretch), LATENCY) == ["500 (± 100)"] * 2
+    assert marked(rows_of(stretch, noisy(1.0), noisy(2.0, 1))) == ["", "****", ""]
+    assert marked(rows_of(stretch, noisy(1.0))) == ["", ""]
+
+
+def test_one_measurement_of_several_cells_is_one_candidate() -> None:
+    ids = tuple(f"net{n}-full-cpu" for n in range(2))
+    shared = noisy(1.0, shared=ids)
+    assert marked(rows_of(shared, shared)) == ["", ""]
+    assert marked(rows_of(shared, shared, noisy(1.5, 1))) == ["****", "****", ""]
+    assert marked(rows_of(noisy(0.5, 1), shared, shared)) == ["****", "", ""]
+
+
+def test_what_was_disturbed_all_the_time_says_so_and_is_not_best() -> None:
+    spoiled = noisy(0.5, disturbed={"steal": tuple(range(12)), "load of others": tuple(range(6, 24))})
+    assert marked(rows_of(spoiled, noisy(1.0, 1), noisy(1.5, 2))) == ["disturbed", "****", ""]
+    partly = noisy(1.0, 1, disturbed={"steal": (0, 1)})
+    assert marked(rows_of(partly, noisy(1.5, 2))) == ["****", ""]
+
+
+def test_of_very_many_cells_the_best_are_marked_too() -> None:
+    rows = rows_of(*(noisy(1 + n / 20, n) for n in range(60)))
+    assert marked(rows) == ["****", *[""] * 59]
+    accuracies = [row_of(measured(Case(f"net{n}", "full"), 1000, accuracy=(0.9 - n / 100,) * 3)) for n in range(60)]
+    assert marked(accuracies, ACCURACY)[0] == "~****"
+    assert {*marked(accuracies, ACCURACY)[20:]} == {""}
+
+
+def test_accuracies_are_compared_by_seed() -> None:
+    seeds = (0.0, 0.03, -0.03)
+    pairs = [(CPU[0], 0.80), (CPU[1], 0.85), (CPU[2], 0.5)]
+    rows = [row_of(measured(case, 10_000, accuracy=[at + seed for seed in seeds])) for case, at in pairs]
+    assert marked(rows, ACCURACY) == ["", "****", ""]
+    assert marked([rows[0], row_of(measured(CPU[1], 10_000, accuracy=(0.81, 0.8, 0.84)))], ACCURACY) == ["~", "~****"]
+    assert marked([row_of(measured(case, 10_000, accuracy=at)) for case, at in pairs], ACCURACY) == ["", "~****", ""]
 
 
 def test_what_failed_or_is_no_merit_is_never_best() -> None:
-    rows = [row_of(measured(case, latency=latency)) for case, latency in zip(CPU, (3.0, 2.0, 1.0), strict=True)]
-    rows[2] = row_of(replace(measured(CPU[2], latency=1.0), status="invalid"))
-    assert texts(rows, LATENCY) == ["3000", "~**2000**", "1000"]
+    rows = [row_of(measured(case, load_time=seconds)) for case, seconds in zip(CPU, (3.0, 2.0, 1.0), strict=True)]
+    rows[2] = row_of(replace(measured(CPU[2], load_time=1.0), status="invalid"))
+    assert texts(rows, column("Load (s)")) == ["3.00", "~**2.00**", "1.00"]
     watts = [row_of(measured(case, idle_power=power)) for case, power in zip(CPU, (70.0, 75.0), strict=False)]
     assert texts(watts, column("Idle (W)")) == ["70.0", "75.0"]
 
@@ -228,7 +298,7 @@ def test_columns_and_rows_without_numbers_are_left_out() -> None:
     ).values()
     assert tables(page)[0] == [
         ["Architecture", "Policy", "Weights", "Latency p50 (ms)", "Load (s)", "First step (s)"],
-        ["vgg11", "full", "fashion6", "~**1.00**", "~**2.00**", "—"],
+        ["vgg11", "full", "fashion6", "1.00", "~**2.00**", "—"],
         ["vgg11", "last_2", "fashion6", "—", "3.00", "4.00"],
     ]
     assert page.count("\n- **") == 3
@@ -276,7 +346,7 @@ def test_throughput_by_batch_size() -> None:
     assert [line[3:] for line in inference] == [
         ["1", "2", "4", "Largest"], ["100", "~**200**", "~**200**", "4 (memory)"], ["~**100**", "~**100**", "—", "—"],
     ]  # fmt: skip
-    assert [line[3:] for line in training[1:]] == [["50.0", "**100**", "2 (time)"], ["50.0", "100", "2 (time)"]]
+    assert [line[3:] for line in training[1:]] == [["50.0", "~**100**", "2 (time)"], ["50.0", "100", "2 (time)"]]
     swept = replace(record(FULL), provenance={"sweep": {"training": sweep(16, 4, "memory", 1.0)}})
     assert headers(details(swept)["Batch sizes"]) == ["1", "2", "4", "Largest"]
 
@@ -308,7 +378,7 @@ def test_the_table_of_classes() -> None:
     assert tables(page)[0] == [
         ["Architecture", "Policy", "Weights", "Accuracy (%)", "T-shirt/top", "Trouser", "Pullover", "Dress",
          "Test loss (nats)", "ECE (%)"],
-        ["vgg11", "full", "fashion6", "**90.0 ± 2.3**", "**100.0**", "50.0", "60.0", "70.0", "0.250", "~**3.1**"],
+        ["vgg11", "full", "fashion6", "~**90.0 ± 2.3**", "**100.0**", "~50.0", "60.0", "70.0", "0.250", "~**3.1**"],
         ["resnet18", "full", "fashion6", "60.0 ± 3.4", "40.0", "~**55.0**", "**100.0**", "**90.0**", "~**0.125**",
          "~**3.1**"],
     ]  # fmt: skip
@@ -347,7 +417,10 @@ def test_classes_that_are_unknown_or_many(records: list[Record], line: int, expe
 
 def cell(architecture: str, policy: str, accuracy: float, speed: Sequence[float] = (), **axes: Any) -> Record:
     case = Case(architecture, policy, **axes)
-    found = (Measurement("accuracy", (accuracy,), 10_000), Measurement("train_throughput", tuple(speed)))
+    found = (
+        Measurement("accuracy", tuple(accuracy + seed / 10_000 for seed in (-1, 0, 1)), 10_000),
+        sliced("train_throughput", *[speed] * 3) if speed else Measurement("train_throughput", ()),
+    )
     return record(case, measurements=found)
 
 
@@ -374,10 +447,10 @@ def test_the_grid() -> None:
     page = grids(records)
     assert tables(page)[0] == [
         ["Architecture", "scratch", "linear_probe", "last_stage", "last_2", "full", "bn_only", "mine"],
-        ["resnet18", "oom", "70.0", "~**73.0** ★", "72.0", "68.0", "71.0", "67.0"],
-        ["vgg11", "62.0", "—", "~**66.0**", "65.0", "61.0 ¹", "64.0", "60.0"],
+        ["resnet18", "oom", "70.0", "~**73.0** ★", "~72.0", "68.0", "71.0", "67.0"],
+        ["vgg11", "62.0", "—", "~**66.0**", "~65.0", "61.0 ¹", "64.0", "60.0"],
     ]
-    assert "Each number is ± 0.9 to 1.0 points. ★ is the best of all, not proven: its interval overlaps 1 other" in page
+    assert "Each number is ± 0.9 to 1.0 points. ★ is the best of all by its estimate; 1 other cannot be" in page
     speed, _ = tables(page[page.index("<details>") :])
     assert speed[1] == ["resnet18", "oom", "110", "**113** ★", "112", "108", "111", "107"]
 
@@ -386,8 +459,11 @@ def test_whether_the_best_is_proven() -> None:
     records = fourteen()
     records[5] = cell("vgg11", "last_2", 0.9, [1.0])
     assert "★ is the best of all, proven." in grids(records)
-    single = [cell(*key, 0.5, [1.0]) for key in ((n, p) for n in ("vgg11", "resnet18") for p in list(POLICIES)[:7])]
-    assert "not proven: a single measurement has no interval" in grids(single)
+    single = [
+        measured(Case(*key), 800, accuracy=0.5)
+        for key in ((n, p) for n in ("vgg11", "resnet18") for p in list(POLICIES)[:7])
+    ]
+    assert "★ is the best of all, not proven: of one measurement or one seed" in grids(single)
 
 
 @pytest.mark.parametrize(("networks", "policies"), [(2, 6), (1, 13), (13, 1)])
@@ -440,7 +516,7 @@ def test_without_accuracy_costs_are_open() -> None:
 def test_the_frontier_in_the_page() -> None:
     header, best, *_ = tables(grids([*fourteen()[:-1], cell("resnet18", "last_stage", 0.8, [90.0])]))[1]
     assert header[3:5] == ["Accuracy (%)", "Training (images/s)"]
-    assert best[:5] == ["resnet18", "last_stage", "fashion6", "**80.0 ± 0.8**", "90.0"]
+    assert best[:5] == ["resnet18", "last_stage", "fashion6", "**80.0 ± 0.8**", "90.0 ± 0.0"]
     pairs = [(network, f"policy{number}") for number in range(7) for network in ("vgg11", "resnet18")]
     page = grids([cell(*pair, (90 - n) / 100, [100.0 + n]) for n, pair in enumerate(pairs)])
     assert "the most accurate 10 of 14." in page
@@ -481,7 +557,8 @@ FOUR = "mean:vgg11+resnet18+mobilenet_v2+densenet121"
 
 def network(architecture: str, accuracy: float, seconds: float = 0.01, policy: str = "full", **axes: Any) -> Record:
     numbers = {"latency": (seconds,) * 9, "inference_peak_memory": seconds * 1e9}
-    return measured(Case(architecture, policy, **axes), 10_000, accuracy=accuracy, **numbers)
+    seeds = [accuracy - 0.0001, accuracy, accuracy + 0.0001]
+    return measured(Case(architecture, policy, **axes), 10_000, accuracy=seeds, **numbers)
 
 
 def hybrids(records: Sequence[Record]) -> str:
@@ -500,9 +577,9 @@ def test_whether_combining_helps() -> None:
     assert [line[:1] + line[3:] for line in tables(page)[0]] == [
         ["Architecture", "Accuracy (%)", "Best member", "Difference (points)", "It helps", "Latency (times)",
          "Inference peak (times)", "Training speed (times)"],
-        [PAIR, "**95.0 ± 0.4**", "vgg11", "+5.0 ± 1.0", "yes", "1.5", "1.5", "—"],
-        ["joined:vgg11+resnet18", "90.5 ± 0.6", "vgg11", "+0.5 ± 1.2", "not proven", "1.5", "1.5", "—"],
-        ["mean:resnet18+vgg11", "50.0 ± 1.0", "vgg11", "-40.0 ± 1.6", "no, it harms", "1.5", "1.5", "—"],
+        [PAIR, "**95.0 ± 0.4**", "vgg11", "+5.0 ± 0.7", "yes", "1.5", "1.5", "—"],
+        ["joined:vgg11+resnet18", "90.5 ± 0.6", "vgg11", "+0.5 ± 0.8", "not proven", "1.5", "1.5", "—"],
+        ["mean:resnet18+vgg11", "50.0 ± 1.0", "vgg11", "-40.0 ± 1.1", "no, it harms", "1.5", "1.5", "—"],
     ]  # fmt: skip
     assert page.startswith("**Does combining help?** Proven in 1 of 3 comparisons")
 
@@ -541,10 +618,9 @@ def test_many_comparisons_are_folded_away() -> None:
     assert "<details>" not in hybrids(records[1:])
 
 
-@settings(max_examples=50, derandomize=True)
-@given(*[st.tuples(*[st.floats(-10, 10)] * 3)] * 2)
-def test_a_difference_is_proven_when_the_intervals_are_apart(first: Any, second: Any) -> None:
-    one, other = (Interval(sorted(values)[1], min(values), max(values)) for values in (first, second))
-    found = difference(one, other)
-    assert found.low <= found.estimate <= found.high
-    assert (found.low <= 0 <= found.high) == one.overlaps(other)
+def test_of_one_seed_no_difference_is_proven() -> None:
+    records = [
+        measured(Case(name, "full"), 10_000, accuracy=fraction) for name, fraction in ((PAIR, 0.95), ("vgg11", 0.5))
+    ]
+    line = tables(hybrids(records))[0][1]
+    assert line[5:7] == ["+45.0", "not proven"]

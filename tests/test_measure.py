@@ -83,6 +83,7 @@ class FakeWorker:
     def __init__(self, **outcomes: Any) -> None:
         self.outcomes = answers() | outcomes
         self.calls: list[tuple[str, Any, float]] = []
+        self.variables = {"OMP_WAIT_POLICY": "passive", "LANG": "C"}
 
     def run(self, phase: Phase[Any, R], job: Any, timeout: float, progress: Any = None) -> Outcome[R]:
         if progress is not None:

@@ -212,15 +212,14 @@ def test_all_faults_of_slices_are_told_at_once() -> None:
         assert part in told
 
 
-def test_logarithms_of_slices_need_positive_values() -> None:
-    def change(line: dict[str, Any]) -> None:
-        line["measurements"].append(
-            {"metric": "step_data_time", "values": [0.1, 0.0], "slices": {
-                "group": "", "counts": [2], "processes": [0], "rounds": [0], "starts": [0.0],
-            }}
-        )  # fmt: skip
-
-    assert "'step_data_time': expected values above 0 in slices, got 0" in message(line_with(change))
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_logarithms_of_slices_take_nothing_but_not_less(value: float) -> None:
+    part = sliced("a_metric_of_later", (0.1, value))
+    line = to_json(record(CASE, measurements=(part,)))
+    if value < 0:
+        assert "'a_metric_of_later': expected values of 0 or more in slices, got -0.5" in message(line)
+    else:
+        assert from_json(line, "x:1").measurements == (part,)
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
@@ -255,7 +254,7 @@ def test_a_name_outside_of_unicode_is_read_with_question_marks(tmp_path: Path) -
     original = record(CASE, command="pytest --data-root=caf\udce9")
     (read,), errors = read_file(store(tmp_path, "run", original))
     assert (read, errors) == (replace(original, command="pytest --data-root=caf?"), ())
-    assert read_newest(tmp_path, lambda each: each) == ([read], [])
+    assert read_newest(tmp_path, lambda each, earlier: each) == ([read], [])
 
 
 @pytest.mark.parametrize(
@@ -507,7 +506,7 @@ def test_good_lines_are_used_beside_refused_ones(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "m" / "a.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("\n".join([bad[0], to_json(good[0]), "", *bad[1:], to_json(good[1])]))
-    for kept, errors in (read_runs(tmp_path), read_newest(tmp_path, lambda each: each)):
+    for kept, errors in (read_runs(tmp_path), read_newest(tmp_path, lambda each, earlier: each)):
         assert list(kept) == good
         assert [error.split(": ")[0].split(",")[0] for error in errors] == [f"{path}:{number}" for number in (1, 4, 5)]
 
@@ -551,21 +550,21 @@ def test_read_newest_agrees_with_latest(tmp_path: Path, order: int) -> None:
     path = store(tmp_path, "b", *records[3:])
     # Lines that were written by another program than this one count too.
     path.write_text("".join(json.dumps(json.loads(line)) + "\n" for line in path.read_text().splitlines()))
-    assert read_newest(tmp_path, lambda each: each) == (latest(read_runs(tmp_path).records), [])
+    assert read_newest(tmp_path, lambda each, earlier: each) == (latest(read_runs(tmp_path).records), [])
 
 
 def test_only_the_newest_line_of_a_cell_is_parsed(tmp_path: Path) -> None:
     old, new, *_ = variants()
     path = store(tmp_path, "run", old, new)
     path.write_text(path.read_text().replace('"run":"old"', '"run":7'))
-    assert read_newest(tmp_path, lambda each: each.run) == (["new"], [])
+    assert read_newest(tmp_path, lambda each, earlier: each.run) == (["new"], [])
 
 
 def test_read_newest_takes_an_older_line_where_the_newest_is_broken(tmp_path: Path) -> None:
     old, new, *_ = variants()
     path = store(tmp_path, "run", old, new)
     path.write_text(path.read_text().replace('"run":"new"', '"run":7'))
-    kept, (error,) = read_newest(tmp_path, lambda each: each.run)
+    kept, (error,) = read_newest(tmp_path, lambda each, earlier: each.run)
     assert kept == ["old"]
     assert error.startswith(f"{path}:2: $.run: expected `str`, got `int`")
 
@@ -573,7 +572,7 @@ def test_read_newest_takes_an_older_line_where_the_newest_is_broken(tmp_path: Pa
 def test_read_newest_goes_on_without_a_file_that_disappears(tmp_path: Path) -> None:
     paths = [store(tmp_path, name, record(Case(name, "full"))) for name in ("a", "b")]
 
-    def keep(each: Record) -> str:
+    def keep(each: Record, _: object) -> str:
         paths[1].unlink(missing_ok=True)
         return each.case.architecture
 

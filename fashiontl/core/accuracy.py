@@ -10,11 +10,23 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, variance
 
 from fashiontl.core.metrics import Measurement
-from fashiontl.core.slices import Prior
 from fashiontl.core.stats import Interval, student_quantile
 
 # Beyond it Student's t is the normal distribution to four digits.
 _MOST_FREEDOM = 1000.0
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What other pairs of cells suggest of the variance of a pair's differences by seed.
+
+    Attributes:
+        variance: of one seed's difference.
+        freedom: the degrees of freedom that this is worth.
+    """
+
+    variance: float
+    freedom: float
 
 
 @dataclass(frozen=True)

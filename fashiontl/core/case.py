@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -22,6 +23,9 @@ DEFAULT_TASK = "fashion4"
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 EXECUTIONS = ("eager", "compile", "cuda_graphs")
+
+# The default of `Settings.allocator`.
+PINNED = "pinned"
 
 
 def default_weights(policy: str, task: str) -> str:
@@ -154,6 +158,9 @@ class Settings:
         timeout: the longest that one phase of a case may take, in seconds.
         threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
             quota and OMP_NUM_THREADS.
+        allocator: of CPU memory in what is timed: `pinned`, the C library's with thresholds that it does not move;
+            `default`, as a plain script has it; or the path of a library to preload, such as jemalloc's. Memory is
+            always measured with the C library's default.
         profile: whether the profiler runs, in a pass of its own.
     """
 
@@ -184,6 +191,7 @@ class Settings:
     seconds: Annotated[float, Meta(ge=1e-3, le=86400)] = 0.4
     timeout: Annotated[float, Meta(ge=1e-3, le=30 * 86400)] = 600.0
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
+    allocator: str = PINNED
     profile: bool = True
 
 
@@ -269,9 +277,37 @@ def override(settings: Settings, assignments: list[str]) -> Settings:
                 values[name] = parse_text(text, kinds[name])
             except ValueError as error:
                 errors.append(f"setting {name}: {error}")
+    try:
+        values |= {name: checked_allocator(values[name]) for name in ("allocator",) if name in values}
+    except ValueError as error:
+        errors.append(f"setting allocator: {error}")
     if errors:
         raise FashiontlError("\n".join(errors))
     return dataclasses.replace(settings, **values)
+
+
+def checked_allocator(name: str) -> str:
+    """What `Settings.allocator` says, a path made absolute; a ValueError says what was expected and got.
+
+    The system's linker goes on without a library that it cannot preload, and the numbers would be another allocator's.
+    """
+    if name in (PINNED, "default"):
+        return name
+    wanted = "pinned, default or the path of a library to preload"
+    if sys.platform != "linux":
+        raise ValueError(f"expected pinned or default on {sys.platform}, got {brief(name)}; only Linux preloads")
+    path = Path(name).absolute()
+    try:
+        with path.open("rb") as file, Path(sys.executable).open("rb") as interpreter:
+            head, own = file.read(20), interpreter.read(20)
+    except OSError as error:
+        raise ValueError(f"expected {wanted}, got {brief(name)}: {error.strerror}") from None
+    # Of an ELF header: magic number, word size and byte order; then type (3 is a shared object) and machine; elf(5).
+    if (head[:6], head[18:]) != (own[:6], own[18:]) or 3 not in head[16:18]:
+        raise ValueError(f"expected {wanted}, got {brief(name)}, which is no shared library for this Python")
+    if any(each in str(path) for each in ": \t\n"):
+        raise ValueError(f"expected a path without spaces and colons, got {brief(name)}; make a link to it elsewhere")
+    return str(path)
 
 
 def parse_text(text: str, kind: Any) -> Any:

@@ -158,17 +158,20 @@ def log_interval(series: Series, prior: Prior | None = None, confidence: float =
     return _estimate(_nested(series), prior).interval(1 - confidence)
 
 
-def interval_of(measurement: Measurement) -> Interval:
-    """The estimate of a measurement that has slices, in its own unit, with a 95 % interval.
+def used_series(measurement: Measurement) -> Series:
+    """The slices of a measurement on which its number rests: those that are not marked as disturbed.
 
-    Slices that are marked as disturbed are left out unless there are no others.
+    All of them where those are of a single process and there are several, as one process says nothing of others.
     """
+    sound, every = (series_of(measurement, disturbed=each) for each in (False, True))
+    return sound if len(set(sound.processes)) >= min(2, len(set(every.processes))) else every
+
+
+def interval_of(measurement: Measurement) -> Interval:
+    """The estimate of a measurement that has slices, in its own unit, with a 95 % interval, of `used_series`."""
     assert measurement.slices is not None
-    series = series_of(measurement)
-    if not series.logs:
-        series = series_of(measurement, disturbed=True)
     prior = Prior(*measurement.slices.prior) if measurement.slices.prior else None
-    return exp_interval(log_interval(series, prior))
+    return exp_interval(log_interval(used_series(measurement), prior))
 
 
 def exp_interval(interval: Interval) -> Interval:

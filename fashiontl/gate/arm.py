@@ -128,6 +128,11 @@ class Arm:
         """CPU threads of each process."""
         return self._worker.threads
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of each process."""
+        return self._worker.variables
+
     def identify(self) -> Tree:
         """Have a process of this arm prove what it imports.
 

@@ -32,6 +32,7 @@ from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.options import as_timed
 from fashiontl.runner.client import why_unavailable
 from fashiontl.runner.messages import DEVICE, VARIANT, CaseJob, DeviceJob, Progress
+from fashiontl.runner.variables import recorded, removed
 
 Rule = Callable[[Sequence[Trial], Limit, int], Literal["screen", "confirm", "stop"]]
 
@@ -146,7 +147,14 @@ class Gate:
             self._warnings += observer.end().warnings
         accelerator = next((found for found in facts.values() if found), {})
         limit = choose_threads(order.settings.threads).limit
-        environment = read_environment(accelerator, threads=self.arms["head"].threads, limit=limit)
+        given = self.arms["head"].variables
+        environment = read_environment(
+            accelerator,
+            threads=self.arms["head"].threads,
+            limit=limit,
+            variables=recorded(given),
+            removed=removed(given),
+        )
         base, head = self.trees["base"], self.trees["head"]
         # An interrupt may come before the cells are found: those of the order are then all that is known.
         cells = list(dict.fromkeys([*self._cells, *self._removed])) or [case.id for case in order.cases]

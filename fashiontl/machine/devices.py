@@ -17,9 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import psutil
+
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine import nvml
 from fashiontl.machine.energy import EnergyCounter, rapl_counter
+from fashiontl.machine.environment import text_of
 
 if TYPE_CHECKING:
     from torch.profiler import ProfilerActivity
@@ -32,10 +35,11 @@ class Memory:
     """Bytes; None where the device has no such figure.
 
     Attributes:
-        peak: the most that was in use: by tensors on devices with their own memory, by the process on the CPU.
+        peak: the most that was in use: by tensors on devices with their own memory, by the process on the CPU, where
+            what its living descendants have for themselves is added.
         reserved: the most that torch's allocator held on the device, in use or not.
-        process: what the process held, as the system reports it: on the CPU its peak again, on CUDA the driver's
-            current figure, including the context and the libraries' workspaces.
+        process: what the process held, as the system reports it: on the CPU its peak, without descendants, on CUDA the
+            driver's current figure, including the context and the libraries' workspaces.
     """
 
     peak: int
@@ -162,17 +166,16 @@ class Cpu(Device):
         return f"{self.name} requested, but there is only cpu" if self.index else None
 
     def memory(self) -> Memory:
-        # ru_maxrss is in KiB on Linux and in bytes on macOS (getrusage(2) of each).
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return Memory(peak, process=peak)
+        peak = _high_water_mark()
+        return Memory(peak + _of_descendants(), process=peak)
 
     def restart_peak(self) -> bool:
         self.release_memory()
-        # glibc keeps what was freed, and the next peak would start there.
+        # glibc keeps what was freed, and the next peak would start there. Others, such as musl, give it back by
+        # themselves and have no such function.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is None:
-            return False
-        trim(0)
+        if trim is not None:
+            trim(0)
         try:
             # It lowers the process's high-water mark to what is in use, getrusage's too (proc_pid_clear_refs(5)).
             Path("/proc/self/clear_refs").write_text("5")
@@ -348,6 +351,26 @@ class Xpu(Accelerator):
 
 
 DEVICES: dict[str, type[Device]] = {kind.kind: kind for kind in (Cpu, Cuda, Mps, Xpu)}
+
+
+def _high_water_mark() -> int:
+    """The most memory that this process had resident, in bytes."""
+    # The kernel's own mark of this address space: getrusage's takes over that of the program that a process ran before
+    # exec (getrusage(2)), so a small program that a large one starts would seem large.
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", text_of(Path("/proc/self/status")) or "", re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
+    # In KiB, but for macOS, where it is in bytes (getrusage(2) of each).
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _of_descendants() -> int:
+    """Bytes that the processes below this one have now, without what a fork shares with its parent."""
+    total = 0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it may end meanwhile
+            total += child.memory_full_info().uss
+    return total
 
 
 def _parsed(name: str) -> tuple[str, int]:

@@ -7,9 +7,11 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,15 +22,17 @@ from fashiontl import __version__
 
 # Raise it when numbers change their meaning though the code under test did not: it is part of the machine key, so
 # that numbers taken before and after are never compared.
-PROTOCOL = 3
+PROTOCOL = 4
 
-# What must be equal for two machines' numbers to be comparable. Memory, load, the operating system's release and the
-# commit are recorded only: they explain a number, and most change from one day to the next.
+# What must be equal for two machines' numbers to be comparable, besides `variables`. Memory, load, the operating
+# system's release, its settings of clocks and pages, and the commit are recorded only: they explain a number, and most
+# change from one day to the next.
 _HARD = (
     "accelerator", "driver", "cuda", "cudnn", "torch", "torchvision", "python", "cpu", "usable_cores", "threads",
 )  # fmt: skip
 
 
+_CPUS = Path("/sys/devices/system/cpu")
 _Cores = Annotated[int, Meta(ge=1, le=10**6)]
 
 
@@ -45,6 +49,18 @@ class Environment:
         cuda: version of CUDA (or ROCm) that torch was built with.
         load: load average of the last minute, in runnable processes, when the case started.
         threads_limit: as in `Threads.limit`.
+        variables: environment variables of the workers that can change what is measured, each as `NAME=value`: how
+            long OpenMP's threads spin, the allocator's thresholds, what is preloaded (`fashiontl.runner.variables` has
+            the rule).
+        removed_variables: names of those that the caller had set and that the workers do not get, or not so.
+        openmp: the library that torch brings: GNU's `libgomp`, LLVM's `libomp` or Intel's `libiomp5`, whose threads
+            wait for work in ways of their own where `OMP_WAIT_POLICY` does not say how.
+        libc: the C library, whose allocator it is, and its version.
+        huge_pages: what the kernel does with transparent huge pages, and when it makes room for them.
+        governor: of the CPU's clocks; several, with commas, where cores differ.
+        turbo: whether clocks above the nominal one are allowed.
+        quota: CPU cores that the control groups grant, if they limit them.
+        randomised: whether the system gives each process another layout of its memory.
     """
 
     python: str
@@ -65,12 +81,34 @@ class Environment:
     cudnn: str | None
     load: Annotated[float, Meta(ge=0, le=10**6)] | None
     threads_limit: str | None = None
+    variables: tuple[str, ...] | None = None
+    removed_variables: tuple[str, ...] | None = None
+    openmp: str | None = None
+    libc: str | None = None
+    huge_pages: str | None = None
+    governor: str | None = None
+    turbo: bool | None = None
+    quota: Annotated[float, Meta(ge=0, le=10**6)] | None = None
+    randomised: bool | None = None
 
 
 def read_environment(
-    accelerator: Mapping[str, str | None] | None = None, *, threads: int, limit: str | None = None
+    accelerator: Mapping[str, str | None] | None = None,
+    *,
+    threads: int,
+    limit: str | None = None,
+    variables: Sequence[str] | None = None,
+    removed: Sequence[str] | None = None,
 ) -> Environment:
-    """Read the fingerprint of this machine and process; `accelerator` is what `Device.facts` returns."""
+    """Read the fingerprint of this machine and process.
+
+    Args:
+        accelerator: what `Device.facts` returns.
+        threads: of each worker.
+        limit: `Threads.limit`.
+        variables: `fashiontl.runner.variables.recorded` of the workers' environment.
+        removed: `fashiontl.runner.variables.removed` of it.
+    """
     facts = accelerator or {}
     sha, dirty = _git(Path.cwd())
     return Environment(
@@ -89,15 +127,26 @@ def read_environment(
         **{name: facts.get(name) for name in ("accelerator", "driver", "cuda", "cudnn")},
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         threads_limit=limit,
+        variables=None if variables is None else tuple(variables),
+        removed_variables=None if removed is None else tuple(removed),
+        openmp=_openmp(),
+        libc=c_library(),
+        huge_pages=huge_pages(),
+        governor=governor(),
+        turbo=turbo(),
+        quota=None if math.isinf(quota := _quota()) else quota,
+        randomised=_randomised(),
     )
 
 
 def machine_key(environment: Environment) -> str:
     """Name of the machine as far as its numbers depend on it, such as `amd-epyc-2c-2t-5c0f9d3e`; safe in paths.
 
-    It has the accelerator's or CPU's name, the cores, the threads, and a hash of the protocol and of all hard facts.
+    It has the accelerator's or CPU's name, the cores, the threads, and a hash of the protocol, of all hard facts and of
+    the variables: numbers of another allocator, or of threads that wait in another way, are those of another machine.
     """
     facts = [str(PROTOCOL), *(str(getattr(environment, name)) for name in _HARD)]
+    facts += sorted(environment.variables or ())
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
     name = re.sub(r"[^a-z0-9]+", "-", (environment.accelerator or environment.cpu).lower()).strip("-")[:40]
     return f"{name}-{environment.usable_cores:g}c-{environment.threads}t-{digest}"
@@ -185,7 +234,7 @@ def _affinity() -> Collection[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def physical_cores(allowed: Collection[int], cpus: Path = Path("/sys/devices/system/cpu")) -> int:
+def physical_cores(allowed: Collection[int], cpus: Path = _CPUS) -> int:
     """How many physical cores some CPUs belong to; a CPU whose core is not in the kernel's folder counts as one."""
     folders = [cpus / f"cpu{cpu}" / "topology" for cpu in allowed]
     # The second is the name before Linux 5.3.
@@ -224,6 +273,74 @@ def _memory() -> int:
         text_of(folder / name) or "" for folder in control_groups() for name in ("memory.max", "memory.limit_in_bytes")
     ]
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
+
+
+@functools.cache
+def _openmp() -> str | None:
+    torch = find_spec("torch")
+    folders = [Path(folder) for folder in (torch.submodule_search_locations or ())] if torch else []
+    found = {
+        name
+        for folder in folders
+        for place in (folder / "lib", folder.parent / "torch.libs")
+        for name in ("libgomp", "libiomp5", "libomp")
+        if any(place.glob(f"{name}[.-]*"))
+    }
+    return ", ".join(sorted(found)) or None
+
+
+@functools.cache
+def c_library() -> str | None:
+    """The C library of this interpreter: `glibc 2.36`, `musl 1.2.5`."""
+    # platform.libc_ver searches the interpreter for texts, and finds glibc's alone.
+    if hasattr(os, "confstr") and "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        with suppress(OSError, ValueError):
+            if text := os.confstr("CS_GNU_LIBC_VERSION"):
+                return text
+    loaders = [path for folder in ("/lib", "/usr/lib") for path in Path(folder).glob("ld-musl-*")]
+    if platform.system() == "Linux" and loaders:
+        # Run by itself it says what it is, on standard error, and ends with 1.
+        with suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run([loaders[0]], capture_output=True, timeout=10, check=False).stderr
+            if found := re.search(r"Version (\S+)", said.decode(errors="replace")):
+                return f"musl {found[1]}"
+        return "musl"
+    return f"{platform.system()} {platform.release()}" if platform.system() == "Darwin" else None
+
+
+def huge_pages(folder: Path = Path("/sys/kernel/mm/transparent_hugepage")) -> str | None:
+    """What the kernel does with transparent huge pages: `madvise, defrag madvise`."""
+    chosen = [re.search(r"\[(\S+)\]", text_of(folder / name) or "") for name in ("enabled", "defrag")]
+    if chosen[0] is None:
+        return None
+    return chosen[0][1] + (f", defrag {chosen[1][1]}" if chosen[1] else "")
+
+
+def governor(cpus: Path = _CPUS) -> str | None:
+    """What decides on the clocks of the cores; None where they cannot be seen, as in most virtual machines."""
+    found = {text_of(path) for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(name for name in found if name)) or None
+
+
+def turbo(cpus: Path = _CPUS) -> bool | None:
+    """Whether clocks above the nominal one are allowed."""
+    # Intel's driver says whether turbo is off, the others whether it is on.
+    off, on = text_of(cpus / "intel_pstate" / "no_turbo"), text_of(cpus / "cpufreq" / "boost")
+    if off is None and on is None:
+        return None
+    return off == "0" if off is not None else on == "1"
+
+
+def _randomised() -> bool | None:
+    """Whether layouts of memory differ from process to process: by the system and by this process's personality(2)."""
+    system, own = text_of(Path("/proc/sys/kernel/randomize_va_space")), text_of(Path("/proc/self/personality"))
+    if system is None or not system.isdecimal():
+        return None
+    address_not_randomised = 0x0040000
+    with suppress(ValueError):
+        if own and int(own, 16) & address_not_randomised:
+            return False
+    return system != "0"
 
 
 def control_groups(mount: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[Path]:

@@ -3,6 +3,7 @@
 from fashiontl.records.frame import to_frame
 from fashiontl.records.record import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.records.runs import (
+    Earlier,
     Runs,
     latest,
     meaning,
@@ -11,11 +12,13 @@ from fashiontl.records.runs import (
     read_newest,
     read_runs,
     resumable,
+    with_earlier,
 )
 from fashiontl.records.writing import RunFile, check_writable
 
 __all__ = [
     "SCHEMA",
+    "Earlier",
     "Record",
     "RunFile",
     "Runs",
@@ -31,4 +34,5 @@ __all__ = [
     "resumable",
     "to_frame",
     "to_json",
+    "with_earlier",
 ]

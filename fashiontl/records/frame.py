@@ -39,9 +39,12 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
         for sample, (value, taken) in enumerate(zip(each.values, _slices(each), strict=True))
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=columns)
-    whole = dict.fromkeys(("slice", "process", "round"), "Int64")
-    kinds = {"sample": "int64", "value": float, "start": float, "disturbed": bool}
-    return frame.assign(started=pd.to_datetime(frame["started"], utc=True)).astype(whole | kinds)
+    return frame.assign(started=pd.to_datetime(frame["started"], utc=True)).astype(
+        {
+            "slice": "Int64", "process": "Int64", "round": "Int64", "start": float, "disturbed": bool,
+            "sample": "int64", "value": float,
+        }
+    )  # fmt: skip
 
 
 def _slices(measurement: Measurement) -> Iterator[tuple[object, ...]]:

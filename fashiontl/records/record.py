@@ -200,15 +200,20 @@ def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         yield f"$.measurements: expected each metric once, got several of {', '.join(map(brief, twice))}"
     for each in record.measurements:
-        metric = METRICS.get(each.metric)
-        if metric and (wrong := metric.outside(each.values)) is not None:
-            yield f"{each.metric}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}"
-        yield from slice_errors(each)
+        yield from wrong_numbers(each)
     if accuracy := record.measurement("accuracy"):
         yield from _accuracy_errors(accuracy, facts)
 
 
-def slice_errors(measurement: Measurement) -> Iterator[str]:
+def wrong_numbers(measurement: Measurement) -> list[str]:
+    """What cannot be of a measurement's values and slices."""
+    metric, errors = METRICS.get(measurement.metric), list(_slice_errors(measurement))
+    if metric and (wrong := metric.outside(measurement.values)) is not None:
+        errors.append(f"{metric.name}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}")
+    return errors
+
+
+def _slice_errors(measurement: Measurement) -> Iterator[str]:
     """What cannot be in how a measurement's values were taken in slices, each kind of fault once."""
     slices, name = measurement.slices, brief(measurement.metric)
     if slices is None:
@@ -216,9 +221,9 @@ def slice_errors(measurement: Measurement) -> Iterator[str]:
     count, total = len(slices.counts), sum(slices.counts)
     if total != len(measurement.values):
         yield f"{name}: expected counts of slices that sum to its {len(measurement.values):,} values, got {total:,}"
-    # Logarithms are taken of them.
-    if (least := min(measurement.values, default=1.0)) <= 0:
-        yield f"{name}: expected values above 0 in slices, got {least:g}"
+    # Logarithms are taken of them, with a least value for those that are nothing.
+    if (least := min(measurement.values, default=0.0)) < 0:
+        yield f"{name}: expected values of 0 or more in slices, got {least:g}"
     lists: dict[str, Sequence[float]] = {
         "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
         **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},

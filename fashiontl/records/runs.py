@@ -1,7 +1,8 @@
 """The files of runs, read back as far as they can be."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ import msgspec
 
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError, no_file
-from fashiontl.records.record import Record, current_settings, from_json
+from fashiontl.core.metrics import Measurement
+from fashiontl.records.record import Record, current_settings, from_json, wrong_numbers
 
 # Settings that do not change what a number means: names, places, and how long or how closely one looked. Threads are
 # part of the machine.
@@ -23,6 +25,12 @@ _NOT_MEANING = (
 # A line is often longer than the usual buffer, and would be put together from pieces.
 _BUFFER = 2**20
 
+# More of a cell's runs would hardly change what they say of the spread between runs, and reading takes time.
+_MOST_EARLIER = 9
+
+# What a line holds that has slices; few others do.
+_SLICES = b'"slices"'
+
 _Kept = TypeVar("_Kept")
 
 
@@ -33,13 +41,15 @@ class _Place(NamedTuple):
     number: int
     offset: int
 
+    def line(self) -> bytes:
+        """The line, read again."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.readline()
+
     def read(self, line: bytes | None = None) -> Record:
         """Its record, of the line where it is at hand."""
-        if line is None:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                line = file.readline()
-        return from_json(line, f"{self.path}:{self.number}")
+        return from_json(self.line() if line is None else line, f"{self.path}:{self.number}")
 
 
 class _Identity(msgspec.Struct):
@@ -53,6 +63,65 @@ class _Identity(msgspec.Struct):
     def key(self) -> Hashable:
         """As `_key` of its record."""
         return self.machine, self.case, meaning(msgspec.convert(current_settings(self.settings), Settings))
+
+
+class _Version(msgspec.Struct, frozen=True):
+    fashiontl: str
+
+
+class _Extensions(msgspec.Struct, frozen=True):
+    extensions: dict[str, str] = {}
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """What a record that is no longer the newest of its cell says of speed. Its other numbers are out of date.
+
+    Attributes:
+        measurements: those taken in slices.
+    """
+
+    run: str
+    started: str
+    status: str
+    environment: _Version
+    measurements: tuple[Measurement, ...]
+    provenance: _Extensions
+
+    @classmethod
+    def of(cls, record: Record) -> "Earlier":
+        """The same of a whole record."""
+        version, extensions = _Version(record.environment.fashiontl), _Extensions(record.facts().extensions)
+        return cls(
+            record.run, record.started, record.status, version, record.measurements, extensions
+        )._with_sound_slices()
+
+    @classmethod
+    def parse(cls, line: bytes) -> "Earlier | None":
+        """What of a line; None where it cannot be read."""
+        try:
+            return _EARLIER.decode(line)._with_sound_slices()
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            return None
+
+    def measurement(self, metric: str) -> Measurement | None:
+        """The measurement of a metric, if there is one."""
+        return next((each for each in self.measurements if each.metric == metric), None)
+
+    def agrees(self, newest: Record) -> bool:
+        """Whether speed was measured as in the newest record of the same cell, by the same code, and it went well."""
+        return (
+            self.status == newest.status == "ok"
+            and self.environment.fashiontl == newest.environment.fashiontl
+            and self.provenance.extensions == newest.facts().extensions
+            and bool(self.measurements)
+        )
+
+    def _with_sound_slices(self) -> "Earlier":
+        sound = tuple(each for each in self.measurements if each.slices and each.values and not wrong_numbers(each))
+        return msgspec.structs.replace(self, measurements=sound)
+
+
+_EARLIER = msgspec.json.Decoder(Earlier)
 
 
 class Runs(NamedTuple):
@@ -92,15 +161,15 @@ def _read(paths: Iterable[Path]) -> Runs:
     return Runs(tuple(records), tuple(errors))
 
 
-def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_Kept], list[str]]:
-    """What `latest` chooses of all runs, without holding lines or records in memory or parsing what is out of date.
+def read_newest(results: Path, keep: Callable[[Record, Sequence[Earlier]], _Kept]) -> tuple[list[_Kept], list[str]]:
+    """What `with_earlier` chooses of all runs, without holding lines or records in memory or parsing needless ones.
 
     Returns:
-        What `keep` makes of each record, and errors as in `Runs`. Where the newest line of a cell cannot be read, the
-        one before it counts; errors deep in lines that are out of date are not looked for.
+        What `keep` makes of each newest record and the earlier ones, and errors as in `Runs`. Where the newest line of
+        a cell cannot be read, the one before it counts; errors deep in lines that are out of date are not looked for.
     """
     decoder = msgspec.json.Decoder(_Identity)
-    lines: dict[Hashable, list[tuple[str, _Place]]] = {}
+    lines: dict[Hashable, list[tuple[str, _Place, bool]]] = {}
     errors: list[str] = []
     for place, line in _lines(_run_files(results), errors):
         try:
@@ -113,27 +182,48 @@ def read_newest(results: Path, keep: Callable[[Record], _Kept]) -> tuple[list[_K
                 errors.append(str(error))
                 continue
             key, started = _key(record), record.started
-        lines.setdefault(key, []).append((started, place))
+        lines.setdefault(key, []).append((started, place, _SLICES in line))
     kept = []
     for places in lines.values():
-        for _, place in sorted(places, key=lambda entry: entry[0])[::-1]:
+        places.sort(key=lambda entry: entry[0])
+        while places:
+            _, place, sliced = places.pop()
             try:
-                kept.append(keep(place.read()))
+                record = place.read()
+                kept.append(keep(record, _earlier(record, _parsed(places)) if sliced else ()))
                 break
             except (FashiontlError, OSError) as error:
                 errors.append(str(error))
     return kept, errors
 
 
+def _parsed(places: Sequence[tuple[str, _Place, bool]]) -> Iterator[Earlier]:
+    """What lines with slices say of speed, the newest first."""
+    for _, place, sliced in reversed(places):
+        if sliced and (found := Earlier.parse(place.line())):
+            yield found
+
+
+def _earlier(newest: Record, found: Iterable[Earlier]) -> tuple[Earlier, ...]:
+    return tuple(itertools.islice((each for each in found if each.agrees(newest)), _MOST_EARLIER))
+
+
 def latest(records: Iterable[Record]) -> list[Record]:
     """The newest record of each case, on each machine, with each meaning of the settings."""
-    newest: dict[Hashable, Record] = {}
+    return [newest for newest, _ in with_earlier(records)]
+
+
+def with_earlier(records: Iterable[Record]) -> list[tuple[Record, tuple[Earlier, ...]]]:
+    """Each of `latest` with what earlier runs of the same cell measured of speed by the same code, the newest first."""
+    cells: dict[Hashable, list[Record]] = {}
     for record in records:
-        key = _key(record)
+        cells.setdefault(_key(record), []).append(record)
+    found = []
+    for cell in cells.values():
         # Times in UTC of one form sort as text. The later of two records of one second is the newer.
-        if key not in newest or record.started >= newest[key].started:
-            newest[key] = record
-    return list(newest.values())
+        *earlier, newest = sorted(cell, key=lambda record: record.started)
+        found.append((newest, _earlier(newest, map(Earlier.of, reversed(earlier)))))
+    return found
 
 
 def _key(record: Record) -> Hashable:

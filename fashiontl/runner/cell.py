@@ -56,6 +56,7 @@ from fashiontl.runner.messages import (
 )
 from fashiontl.runner.rounds import Journal, Rounds
 from fashiontl.runner.subjects import Subject, subjects_of
+from fashiontl.runner.variables import recorded, removed
 from fashiontl.timing.clock import clock_error, clock_ratio
 
 _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
@@ -203,7 +204,10 @@ class Measurer:
         device = self.device(case.device)
         limit = choose_threads(self._settings.threads).limit
         facts = device.result.facts if device.result else {}
-        environment = read_environment(facts, threads=self._worker.threads, limit=limit)
+        given = self._worker.variables
+        environment = read_environment(
+            facts, threads=self._worker.threads, limit=limit, variables=recorded(given), removed=removed(given)
+        )
         collected = _Collected()
         outcome: Outcome[Any] = device
         if outcome.status == "ok" and case.variant:

@@ -25,25 +25,15 @@ from typing import IO, Any, Generic, Literal, Self, TypeVar
 import msgspec
 
 import fashiontl
+from fashiontl.core.case import PINNED
 from fashiontl.core.errors import FashiontlError
 from fashiontl.machine.environment import choose_threads
 from fashiontl.runner.messages import DeviceFacts, Phase, Progress, VariantSupport
+from fashiontl.runner.variables import variables
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 J = TypeVar("J")
 R = TypeVar("R")
-
-# Set before the interpreter starts, because each is read only once, by a library as it loads.
-_ENVIRONMENT = {
-    # glibc moves its own thresholds as a program runs, which made identical code alternate between two speeds.
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**34),
-    # torch.use_deterministic_algorithms needs it for cuBLAS (cuBLAS documentation, "Results reproducibility").
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "PYTHONHASHSEED": "0",
-    # numpy's own BLAS would start threads at import, and a process with threads must not be forked.
-    "OPENBLAS_NUM_THREADS": "1",
-}
 
 # What the server's interpreter runs; a text, as a file would be one of either tree that a gate compares. The folder in
 # which a command is typed is not searched for modules: one of the name of a module of Python's own would be run in its
@@ -120,6 +110,10 @@ class Worker:
         folder: where the interpreter starts; None is here. It is not searched for modules.
         trees: folders that are searched for modules besides, after Python's own library and before all that is
             installed. A `fashiontl` in one of them is taken in place of this process's own.
+        allocator: `fashiontl.core.case.Settings.allocator`; `default` where memory is measured.
+
+    Attributes:
+        variables: the whole environment of each process.
     """
 
     def __init__(
@@ -129,10 +123,11 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         trees: Sequence[Path] = (),
+        allocator: str = PINNED,
     ) -> None:
         self.threads = choose_threads(threads).count
         self._phases = phases
-        self._environment = dict(environment or {})
+        self.variables = {**variables(allocator, self.threads), **(environment or {})}
         self._start_folder = folder
         self._trees = [str(tree.absolute()) for tree in trees]
         self._server: _Server | None = None
@@ -230,8 +225,6 @@ class Worker:
         return self._server
 
     def _launch(self) -> "_Server":
-        threads = str(self.threads)
-        environment = {**_inherited(), **_ENVIRONMENT, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         own = str(Path(fashiontl.__file__).absolute().parent.parent)
         taken, jobs = _pipe()
         answers, given = _pipe()
@@ -246,7 +239,7 @@ class Worker:
                     stdout=log,
                     stderr=log,
                     pass_fds=(taken, given),
-                    env={**environment, **self._environment},
+                    env=self.variables,
                     cwd=self._start_folder,
                 )
         except OSError as error:
@@ -308,19 +301,6 @@ def _pipe() -> tuple[int, int]:
     for end in ends:
         os.close(end)
     return moved[0], moved[1]
-
-
-def _inherited() -> dict[str, str]:
-    """This process's environment, as far as its own interpreter heeds it."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not (sys.flags.ignore_environment and name.startswith("PYTHON"))
-    }
-    # An empty name, as `PYTHONPATH=folder:$PYTHONPATH` often leaves it, is the current folder to Python.
-    if path := [name for name in environment.pop("PYTHONPATH", "").split(os.pathsep) if name]:
-        environment["PYTHONPATH"] = os.pathsep.join(path)
-    return environment
 
 
 def _last_words(log: str, code: int | None) -> str:

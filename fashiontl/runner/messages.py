@@ -41,6 +41,10 @@ class CaseJob(Struct, frozen=True, omit_defaults=True):
     traces: str = ""
 
 
+# What `slice` times besides metrics: the reference mix.
+REFERENCE = "reference"
+
+
 class SlicesJob(CaseJob, frozen=True, omit_defaults=True):
     """A case whose timed calls run slice by slice, at commands.
 

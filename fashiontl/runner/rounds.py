@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -25,15 +25,27 @@ from msgspec.structs import replace
 
 from fashiontl.core.case import Settings
 from fashiontl.core.metrics import METRICS, Measurement, Slices
-from fashiontl.core.slices import Prior, Series, half_width_of, log_interval, prior_of
+from fashiontl.core.slices import (
+    Components,
+    Prior,
+    Series,
+    allocation,
+    components,
+    half_width_of,
+    log_interval,
+    prior_of,
+    processes_needed,
+)
+from fashiontl.machine.devices import Device
+from fashiontl.machine.disturbance import Reference, SliceConditions, Usage, Watch, by_reason, columns, marks, told
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.live import EndedError, LiveProcess
-from fashiontl.runner.messages import CaseJob, PhaseResult, Progress, SlicesJob
+from fashiontl.runner.messages import REFERENCE, CaseJob, PhaseResult, Progress, SlicesJob
 from fashiontl.runner.subjects import Subject
 
 # Slices of the first process of a subject; how many later ones take follows from what these show.
-_FIRST = 4
-_LATER = 8
+# The next processes take this many, until two processes show how much each varies.
+_FIRST, _LATER = 4, 8
 # Of the memory that there is, a share that stays free while processes are kept alive.
 _FREE = 0.15
 _DIGITS = 6
@@ -52,7 +64,7 @@ class Taken(Struct, frozen=True, omit_defaults=True):
         device: the same in the device's own time.
         parts: seconds of each part of a training step.
         periods: median seconds of each period of a policy that changes over the epochs.
-        conditions: what was read of the machine meanwhile, by name.
+        conditions: what was read of the machine meanwhile.
     """
 
     subject: str
@@ -64,7 +76,7 @@ class Taken(Struct, frozen=True, omit_defaults=True):
     device: tuple[float, ...] = ()
     parts: dict[str, tuple[float, ...]] = {}
     periods: tuple[float, ...] = ()
-    conditions: dict[str, float] = {}
+    conditions: SliceConditions | None = None
 
 
 class Journal:
@@ -120,19 +132,20 @@ class Timing:
     marks: list[str] = field(default_factory=list)
 
     @property
-    def processes(self) -> int:
-        """How many processes have taken slices that are not disturbed."""
-        return len({each.process for each in self.sound})
+    def processes(self) -> set[int]:
+        """Those that have taken slices."""
+        return {each.process for each in self.slices}
 
     @property
     def sound(self) -> list[Taken]:
         """Slices that are not disturbed."""
-        marks = self.marks + [""] * (len(self.slices) - len(self.marks))
-        return [each for each, mark in zip(self.slices, marks, strict=True) if not mark]
+        unmarked = [""] * (len(self.slices) - len(self.marks))
+        return [each for each, mark in zip(self.slices, self.marks + unmarked, strict=True) if not mark]
 
     def series(self) -> Series:
-        """The slices that are not disturbed, or all where those are none, for statistics."""
-        kept = self.sound or self.slices
+        """The slices on which the number rests, as `fashiontl.core.slices.used_series` chooses them."""
+        sound = {each.process for each in self.sound}
+        kept = self.sound if len(sound) >= min(2, len(self.processes)) else self.slices
         return Series(
             tuple(math.log(median(each.values)) for each in kept),
             tuple(each.process for each in kept),
@@ -165,6 +178,9 @@ class Rounds:
         seed: int = 0,
     ) -> None:
         self.group = group
+        self._watch = Watch(Device.of(job.case.device))
+        self._made = clock()
+        self._references: list[Reference] = []
         self.failures: dict[str, Outcome[Any]] = {}
         self.timings: dict[tuple[str, str], Timing] = defaultdict(Timing)
         self._settings = settings
@@ -208,20 +224,25 @@ class Rounds:
             sound = [each for each in subjects if metric in each.metrics and each.key not in self.failures]
             timings = [self.timings[each.key, metric] for each in sound]
             series = [each.series() for each in timings if each.slices]
-            prior = prior_of(series)
+            prior, parts = prior_of(series), components(series)
             for subject, timing in zip(sound, timings, strict=True):
-                if count := self._slices_of(timing, prior):
+                if count := self._slices_of(timing, prior, parts):
                     found.setdefault(subject, {})[metric] = count
         return found
 
-    def _slices_of(self, timing: Timing, prior: Prior | None) -> int:
+    def _slices_of(self, timing: Timing, prior: Prior | None, parts: Components | None) -> int:
         if not timing.slices:
             return _FIRST
-        if timing.processes < self._settings.processes:
-            return _LATER
-        if timing.seconds >= self._settings.budget:
+        each = timing.seconds / len(timing.slices)
+        warming = timing.warming / max(1, len(timing.warm_ups))
+        count = allocation(parts, max(warming, 1e-3), max(each, 1e-3)) if parts else _LATER
+        settings = self._settings
+        if len(timing.processes) < settings.processes:
+            return count
+        if timing.seconds >= settings.budget:
             return 0
-        return 0 if self._width(timing, prior) <= self._settings.half_width else _LATER
+        known = len({taken.process for taken in timing.sound}) >= settings.processes
+        return 0 if known and self._width(timing, prior) <= settings.half_width else count
 
     def _width(self, timing: Timing, prior: Prior | None) -> float:
         return half_width_of(log_interval(timing.series(), prior))
@@ -243,6 +264,8 @@ class Rounds:
         again: list[Subject] = []
         waiting = list(subjects)
         with ExitStack() as stack:
+            reference = LiveProcess(worker, self._job_of(subjects[0]), folder, self._settings.timeout)
+            stack.push(reference)
             alive: dict[Subject, LiveProcess] = {}
             while waiting and (not alive or _has_memory()):
                 subject = waiting.pop(0)
@@ -258,12 +281,17 @@ class Rounds:
                     alive[subject] = process
                 except EndedError as error:
                     self._fails(subject, error, again, beside=bool(alive) and not is_alone)
-            self._take(alive, wanted, again, is_alone=is_alone)
+            self._take(alive, reference, wanted, again, is_alone=is_alone)
+        for timing in self.timings.values():
+            known = [each.conditions for each in timing.slices if each.conditions]
+            if len(known) == len(timing.slices):
+                timing.marks = marks(known, self._references, cores=self._watch.cores)
         return waiting, again
 
     def _take(
         self,
         alive: dict[Subject, LiveProcess],
+        reference: LiveProcess,
         wanted: dict[Subject, dict[str, int]],
         again: list[Subject],
         *,
@@ -275,6 +303,7 @@ class Rounds:
             started = self._clock()
             turns = [(each, metric) for each in alive for metric, count in wanted[each].items() if number < count]
             self._draw.shuffle(turns)
+            self._refer(reference)
             for subject, metric in turns:
                 if subject in alive:
                     try:
@@ -282,13 +311,23 @@ class Rounds:
                     except EndedError as error:
                         alive.pop(subject).close(wait=False)
                         self._fails(subject, error, again, beside=bool(alive) and not is_alone)
+            if number == rounds - 1:
+                self._refer(reference)
             self._round += 1
             # A state of the machine lasts about a second: slices of one subject should see several.
             self._sleep(max(0.0, started + self._settings.spacing - self._clock()))
 
+    def _refer(self, process: LiveProcess) -> None:
+        """Time the reference mix; without it, slices are judged by the rest of what is known."""
+        started = self._clock() - self._made
+        with suppress(EndedError):
+            self._references.append(Reference(started, process.slice(REFERENCE)["seconds"]))
+
     def _slice(self, process: LiveProcess, subject: Subject, metric: str) -> None:
         started = self._clock()
+        self._watch.begin()
         answer = process.slice(metric)
+        conditions = self._watch.end(msgspec.convert(answer["usage"], Usage))
         timing = self.timings[subject.key, metric]
         timing.seconds += self._clock() - started
         taken = Taken(
@@ -301,7 +340,11 @@ class Rounds:
             tuple(answer["device"]),
             {name: tuple(values) for name, values in answer["parts"].items()},
             tuple(answer.get("periods", ())),
-            {name: float(answer[name]) for name in ("wall", "cpu", "switches", "throttled")},
+            msgspec.structs.replace(
+                conditions,
+                start=started - self._made,
+                throttled=max(conditions.throttled, float(answer["throttled"])),
+            ),
         )
         timing.slices.append(taken)
         self._journal.write(taken)
@@ -375,19 +418,29 @@ class Rounds:
             "warm_up": sum(each["calls"] for each in timing.warm_ups),
             "steady": all(each["steady"] for each in timing.warm_ups),
             "ended": "precise" if is_precise else "budget",
-            "throttled": sum(bool(each.conditions.get("throttled")) for each in timing.slices),
+            "throttled": sum(bool(each.conditions and each.conditions.throttled) for each in timing.slices),
             "half_width": width if math.isfinite(width) else None,
             "seconds": round(timing.seconds, 3),
             "warming": round(timing.warming, 3),
         }
+        label = metric.replace("_", " ")
+        result.warnings += [f"{label}: {line}" for line in told(kept.disturbed, kept.conditions, len(timing.slices))]
+        if not is_precise and math.isfinite(width):
+            result.warnings.append(f"{label} is known to ± {100 * width:.1f} %{self._remedy(timing, prior)}")
+
+    def _remedy(self, timing: Timing, prior: Prior | None) -> str:
+        """How much longer would do; empty where that is not known."""
+        more = processes_needed(timing.series(), prior, self._settings.half_width)
+        if not more:
+            return ""
+        seconds = more * (timing.seconds + timing.warming) / len(timing.processes)
+        return (
+            f"; about {seconds:.0f} s more would make it ± {100 * self._settings.half_width:g} %: "
+            f"--set budget={math.ceil(timing.seconds * (1 + more / len(timing.processes)))}"
+        )
 
     def _slices(self, subject: Subject, timing: Timing, prior: Prior | None) -> Slices:
-        marks = timing.marks + [""] * (len(timing.slices) - len(timing.marks))
-        disturbed: dict[str, tuple[int, ...]] = {}
-        for index, mark in enumerate(marks):
-            if mark:
-                disturbed[mark] = (*disturbed.get(mark, ()), index)
-        names = dict.fromkeys(name for each in timing.slices for name in each.conditions)
+        known = [each.conditions for each in timing.slices if each.conditions]
         first = min((each.started for every in self.timings.values() for each in every.slices), default=0.0)
         return Slices(
             self.group,
@@ -395,9 +448,9 @@ class Rounds:
             tuple(each.process for each in timing.slices),
             tuple(each.round for each in timing.slices),
             tuple(round(each.started - first, 2) for each in timing.slices),
-            disturbed,
-            {name: tuple(_short(each.conditions.get(name, 0.0)) for each in timing.slices) for name in names},
-            (prior.variance, prior.freedom) if prior else None,
+            by_reason(timing.marks),
+            columns(known) if len(known) == len(timing.slices) else {},
+            (prior.ratio, prior.freedom) if prior else None,
             subject.cells if len(subject.cells) > 1 else (),
         )
 

@@ -7,9 +7,7 @@ out of the caches: the first calls of a slice are not counted.
 
 import itertools
 import math
-import resource
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,18 +40,12 @@ class Slice:
         values: seconds a call, of each call or block.
         device: the same in the device's own time; empty where it has none.
         parts: seconds of each part of a call, by its name.
-        wall: seconds that the slice took, with what is not counted.
-        cpu: CPU seconds of this process meanwhile, of all threads.
-        switches: how often the system took a CPU from this process meanwhile.
         throttled: whether the machine was slowed down meanwhile.
     """
 
     values: tuple[float, ...]
     device: tuple[float, ...] = ()
     parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    wall: float = 0.0
-    cpu: float = 0.0
-    switches: int = 0
     throttled: bool = False
 
 
@@ -111,19 +103,14 @@ class Slicer:
         else:
             count = 1 if call >= _LONG else _FEWEST
         self._timer.throttled()  # what happened before is forgotten
-        wall, cpu, switches = self._timer.clock(), time.process_time(), _switches()
         if uncounted:
             self._take(uncounted)
         samples = [self._take(calls) for _ in range(count)]
-        wall, cpu = self._timer.clock() - wall, time.process_time() - cpu
         columns = list(zip(*samples, strict=True))
         return Slice(
             values=columns[0],
             device=columns[1] if len(columns) > 1 and not self._parts else (),
             parts=dict(zip(self._parts, columns[1:], strict=False)) if self._parts else {},
-            wall=wall,
-            cpu=cpu,
-            switches=_switches() - switches,
             throttled=self._timer.throttled(),
         )
 
@@ -170,7 +157,3 @@ def parts_of(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer) -> T
         return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
 
     return take
-
-
-def _switches() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

@@ -215,18 +215,42 @@ def lr_factor(step: int, steps: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def predict(network: Network, images: Tensor, preprocessing: Preprocessing, variant: Variant = _PLAIN) -> Tensor:
+def predict(
+    network: Network,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    variant: Variant = _PLAIN,
+    *,
+    prefix: int = 0,
+    store: FeatureStore | None = None,
+) -> Tensor:
     """Logits of all images, float32 `[n, classes]` on the CPU, as inference computes them: with weights of its type.
 
     The network is left in eval mode. Images are uint8 `[n, height, width]` or `[n, 3, height, width]`, on the network's
-    device or the host. Nothing is compiled, whatever the variant.
+    device or the host. Nothing is compiled, whatever the variant. With a store, the outputs of the first stages, so
+    many as `prefix` says, are kept for the next network in which these have the same weights.
     """
     deployed = variant.deploy(network)
     with torch.inference_mode():
         parts = torch.split(images, _EVALUATION_BATCH)
         device = _device_of(network)
-        answers = [deployed(variant.deployed_images(preprocessing(copied(part, device)))) for part in parts]
+
+        def prepared(part: Tensor) -> Tensor:
+            return variant.deployed_images(preprocessing(copied(part, device)))
+
+        # What is deployed as a copy has other weights than those that the key would be of.
+        if store is None or not prefix or deployed is not network:
+            answers = [deployed(prepared(part)) for part in parts]
+        else:
+            key = key_of(network, prefix, images, preprocessing, variant, batches=len(parts))
+            features = store.tested(key, parts, lambda part: network.run(prepared(part), 0, prefix), FEATURE_BUDGET)
+            answers = [network.run(each, prefix, len(network.stages)) for each in features]
     return torch.cat(answers).float().cpu()
+
+
+def frozen_cut(network: Network, plan: Plan) -> int:
+    """How many leading stages compute the same function under a plan, and can be run apart from the others."""
+    return max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
 
 
 def is_normalised(network: Network) -> bool:
@@ -238,7 +262,8 @@ class Batches:
     """Training batches in random order, one pass an iteration.
 
     The output of a frozen prefix in eval mode is the same at every epoch. With a store it is computed once, unless that
-    would change a bit of what a step computes, images change at random, or the outputs exceed `FEATURE_BUDGET`.
+    would change more than rounding of what a step computes, images change at random, or the outputs exceed
+    `FEATURE_BUDGET`.
 
     Attributes:
         first_stage: the stage that takes these batches; those before it have been run already.
@@ -267,7 +292,7 @@ class Batches:
         self._generator = generator
         self._variant = variant
         self._device = _device_of(network)
-        prefix = max(cut for cut in network.cuts if cut <= frozen_prefix(plan))
+        prefix = frozen_cut(network, plan)
         if store is None or not prefix or recipe.augment:
             return
 

@@ -29,11 +29,16 @@ from fashiontl.training.evaluation import evaluate
 from fashiontl.training.fit import Examples, fit, is_normalised, predict
 from fashiontl.training.recipes import pretraining_recipe
 
-_SEED = 0
-
 
 def pretrained(
-    source: str, architecture: str, device: str, settings: Settings, cache: Path, progress: Callable[[str], None]
+    source: str,
+    architecture: str,
+    device: str,
+    settings: Settings,
+    cache: Path,
+    progress: Callable[[str], None],
+    *,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Find or make the checkpoint of an architecture trained from scratch on a source task.
 
@@ -61,7 +66,7 @@ def pretrained(
         "per_class": settings.pretrain_per_class,
         "data": images.sha256,
         "torch": str(torch.__version__),
-        "seed": _SEED,
+        "seed": seed,
     }
     digest = hashlib.sha256(json.dumps([origin, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
@@ -70,8 +75,8 @@ def pretrained(
         if checkpoint.exists() and (known := facts_of(checkpoint)) is not None:
             with opened(checkpoint, expected_of(checkpoint, known)):
                 return {**msgspec.structs.asdict(known), "checkpoint": str(checkpoint), "cached": True}
-        chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, _SEED)
-        torch.manual_seed(_SEED)
+        chosen = select(images, task, settings.pretrain_per_class, settings.test_per_class, seed)
+        torch.manual_seed(seed)
         network = build(architecture, len(task.classes), image_size=settings.image_size).to(device)
         preprocessing = Preprocessing(settings.image_size)
         try:
@@ -81,7 +86,7 @@ def pretrained(
                 Examples(chosen.train_images, chosen.train_labels).on(device),
                 recipe,
                 preprocessing,
-                seed=_SEED,
+                seed=seed,
                 variant=variant,
                 progress=lambda epoch: progress(f"pretraining on {source}, epoch {epoch + 1} of {recipe.epochs}"),
             )

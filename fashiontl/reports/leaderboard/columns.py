@@ -7,6 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from fashiontl.core.metrics import METRICS, Better, Measurement, Metric
+from fashiontl.core.slices import interval_of
 from fashiontl.core.stats import Interval, accuracy_interval, median_interval, percentile_interval
 
 # Each by its metric's name, with one value or more.
@@ -19,14 +20,32 @@ _FEWEST = {90: 20, 99: 1000}
 
 _STEP_PARTS = ("step_data_time", "step_forward_time", "step_backward_time", "step_optimizer_time")
 
+# Metrics that are timed in slices. Older records have one stretch in one process of them.
+TIMED = (
+    "latency", "device_latency", "inference_throughput", "train_throughput", "end_to_end_throughput", *_STEP_PARTS,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Column:
-    """One column of numbers: a header that no other has, how it is shown, and what it is in base units."""
+    """One column of numbers.
+
+    Attributes:
+        label: a header that no other has.
+        metric: how it is shown.
+        statistic: what it is in base units.
+        timed: the metric that is timed in slices from which it comes; empty when there is none.
+    """
 
     label: str
     metric: Metric
     statistic: _Statistic
+    timed: str = ""
+
+    @property
+    def typical(self) -> bool:
+        """Whether it is the typical value of a timed metric itself, which the metric's slices estimate."""
+        return bool(self.timed) and self.statistic is _typical(self.timed)
 
 
 class Group(NamedTuple):
@@ -40,13 +59,19 @@ class Group(NamedTuple):
 accuracy_of = functools.lru_cache(maxsize=2**14)(accuracy_interval)
 
 
+def of_slices(measurement: Measurement) -> Interval:
+    """The typical value: what slices estimate, else the median of a single stretch."""
+    return interval_of(measurement) if measurement.slices else median_interval(measurement.values)
+
+
+@functools.cache
+def _typical(name: str) -> _Statistic:
+    return lambda measured: of_slices(measured[name]) if name in measured else None
+
+
 def _column(name: str, statistic: _Statistic | None = None, label: str = "", better: Better | None = None) -> Column:
     metric = replace(METRICS[name], label=label or METRICS[name].label, better=better or METRICS[name].better)
-
-    def of_median(measured: Measured) -> Interval | None:
-        return median_interval(measured[name].values) if name in measured else None
-
-    return Column(metric.label, metric, statistic or of_median)
+    return Column(metric.label, metric, statistic or _typical(name), name if name in TIMED else "")
 
 
 def _circumstance(name: str) -> Column:
@@ -58,8 +83,8 @@ def _circumstance(name: str) -> Column:
     )
 
 
-def _fraction(label: str, better: Better, statistic: _Statistic) -> Column:
-    return Column(label, Metric("", "1", better, label, 100.0), statistic)
+def _fraction(label: str, better: Better, statistic: _Statistic, timed: str) -> Column:
+    return Column(label, Metric("", "1", better, label, 100.0), statistic, timed)
 
 
 def _accuracy(measured: Measured) -> Interval | None:
@@ -69,8 +94,10 @@ def _accuracy(measured: Measured) -> Interval | None:
 
 def _latency_percentile(q: int) -> Column:
     def statistic(measured: Measured) -> Interval | None:
-        values = measured["latency"].values if "latency" in measured else ()
-        return percentile_interval(values, q) if len(values) >= _FEWEST[q] else None
+        found = measured.get("latency")
+        if found is None or len(found.values) < _FEWEST[q]:
+            return None
+        return percentile_interval(found.values, q)
 
     return _column("latency", statistic, f"Latency p{q} (ms)")
 
@@ -80,22 +107,25 @@ def waiting_share(measured: Measured) -> Interval | None:
     parts = [measured[name].values for name in _STEP_PARTS if name in measured]
     if len(parts) < len(_STEP_PARTS) or len(set(map(len, parts))) > 1:
         return None
+    if slices := measured[_STEP_PARTS[0]].slices:
+        # Then no part of a step takes nothing.
+        return interval_of(Measurement("", tuple(step[0] / sum(step) for step in zip(*parts, strict=True)), 0, slices))
     shares = [step[0] / sum(step) for step in zip(*parts, strict=True) if sum(step) > 0]
     return median_interval(shares) if shares else None
 
 
-def _share_of_peak(arithmetic: str, throughput: str) -> _Statistic:
+def _share_of_peak(label: str, arithmetic: str, throughput: str) -> Column:
     """FLOP an image times images a second, over the peak in FLOP/s; its interval is the throughput's."""
 
     def statistic(measured: Measured) -> Interval | None:
         if not {arithmetic, throughput, "peak_flops"} <= measured.keys():
             return None
         flops, peak = median(measured[arithmetic].values), median(measured["peak_flops"].values)
-        found = median_interval(measured[throughput].values)
+        found = of_slices(measured[throughput])
         share = flops / peak if peak > 0 else 0
         return Interval(*(share * bound for bound in (found.estimate, found.low, found.high))) if share > 0 else None
 
-    return statistic
+    return _fraction(label, "higher", statistic, throughput)
 
 
 ACCURACY = _column("accuracy", _accuracy)
@@ -145,7 +175,7 @@ STEP = (
         "**Data**, **forward**, **backward**, **optimiser**: parts of one step end to end; forward includes the loss.",
     ),
     Group(
-        (_fraction("Waiting for data (%)", "lower", waiting_share),),
+        (_fraction("Waiting for data (%)", "lower", waiting_share, _STEP_PARTS[0]),),
         "**Waiting for data**: the share of data in the four; the median over steps.",
     ),
 )
@@ -171,8 +201,8 @@ ARITHMETIC = (
     ),
     Group(
         (
-            _fraction("Inference (% of peak)", "higher", _share_of_peak("flops", "inference_throughput")),
-            _fraction("Training (% of peak)", "higher", _share_of_peak("training_flops", "train_throughput")),
+            _share_of_peak("Inference (% of peak)", "flops", "inference_throughput"),
+            _share_of_peak("Training (% of peak)", "training_flops", "train_throughput"),
             PEAK,
         ),
         "**% of peak**: arithmetic times images a second, over the peak measured on this machine: the faster of a "

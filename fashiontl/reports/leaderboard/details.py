@@ -1,11 +1,13 @@
 """Folded tables under a section's own: latency, the training step, memory, arithmetic, batch sizes, classes."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from fashiontl.core.escape import to_markdown
 from fashiontl.core.metrics import METRICS, Metric
-from fashiontl.core.stats import Interval, median_interval
+from fashiontl.core.stats import Interval
 from fashiontl.records.facts import Sweep
 from fashiontl.reports.leaderboard.columns import (
     ACCURACY,
@@ -27,7 +29,6 @@ from fashiontl.reports.leaderboard.rows import (
     best_marks,
     decimals,
     estimate_text,
-    relative_widths,
     text_column,
 )
 
@@ -102,7 +103,11 @@ def _sweeps(rows: Sequence[Row], names: Names) -> list[str]:
         if not found:
             continue
         speeds = [
-            {point.batch: median_interval([point.batch / each for each in point.seconds]) for point in sweep.points}
+            {
+                # How its moment and process differ from others is not known.
+                point.batch: Interval(median(point.batch / each for each in point.seconds), -math.inf, math.inf)
+                for point in sweep.points
+            }
             for _, sweep in found
         ]
         batches = sorted(set(itertools.chain.from_iterable(speeds)))
@@ -115,11 +120,10 @@ def _sweeps(rows: Sequence[Row], names: Names) -> list[str]:
             *(TextColumn(str(b), texts, "right") for b, texts in zip(batches, zip(*lines, strict=True), strict=True)),
             TextColumn("Largest", [_largest(sweep) for _, sweep in found], "right"),
         ]
-        widths = relative_widths([speed for by_batch in speeds for speed in by_batch.values()])
-        grids += [f"**{metric.label}** by batch size", table(columns), *filter(None, [widths])]
+        grids += [f"**{metric.label}** by batch size", table(columns)]
     legend = (
         "Batch sizes double until memory, the setting's largest or the time is reached, which stands after the largest "
-        "that ran. **Bold** is a line's best."
+        "that ran. **Bold** is a line's best, not proven: each is of a single stretch in one process."
     )
     return [legend, *grids] if grids else []
 

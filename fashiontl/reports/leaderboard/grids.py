@@ -1,13 +1,14 @@
 """What to choose from at a glance: grids of architecture and policy, and the cells that no other beats."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from fashiontl.core.case import Case
 from fashiontl.core.escape import LONGEST_NAME, to_markdown
 from fashiontl.core.stats import Interval
 from fashiontl.freezing import POLICIES
+from fashiontl.reports.leaderboard.best import Standing
 from fashiontl.reports.leaderboard.columns import ACCURACY, LATENCY, TRAINING, TRAINING_MEMORY, Column
 from fashiontl.reports.leaderboard.markdown import TextColumn, folded, table
 from fashiontl.reports.leaderboard.names import Names
@@ -15,12 +16,11 @@ from fashiontl.reports.leaderboard.notes import Footnotes
 from fashiontl.reports.leaderboard.rows import (
     UNKNOWN,
     Row,
-    best_marks,
-    best_of,
     by_accuracy,
     estimate_text,
     half_width,
     relative_widths,
+    standings,
     text_column,
 )
 
@@ -55,11 +55,10 @@ def grids_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:
     lines = _lines(rows)
 
     def grid(column: Column) -> list[str]:
-        known = _known(rows, column)
-        best = best_of(known, column.metric) if len(known) > 1 else None
+        found = dict(zip(map(id, rows), standings(rows, column), strict=True))
         title = f"**{column.label}** by architecture and policy"
-        remarks = [_widths(known, column), _proof(best, known) if best else ""]
-        return [title, *_grid(lines, column, best, names, footnotes), " ".join(filter(None, remarks))]
+        remarks = [_widths(rows, column), _proof(found.values())]
+        return [title, *_grid(lines, column, found, names, footnotes), " ".join(filter(None, remarks))]
 
     costs = [*grid(TRAINING), *grid(TRAINING_MEMORY)]
     if _known(rows, ACCURACY):
@@ -94,7 +93,7 @@ def _lines(rows: Sequence[Row]) -> list[_Line]:
 
 
 def _grid(
-    lines: Sequence[_Line], column: Column, best: Interval | None, names: Names, footnotes: Footnotes
+    lines: Sequence[_Line], column: Column, found: Mapping[int, Standing], names: Names, footnotes: Footnotes
 ) -> list[str]:
     places = [*POLICIES]
     policies = sorted(
@@ -104,7 +103,7 @@ def _grid(
     cases = [line.case for line in lines]
     has_weights = len({(case.architecture, case.device, case.variant) for case in cases}) < len(cases)
     first = names.columns(cases, "Architecture", *["Weights"] * has_weights)
-    texts = [_line_texts([line.cells.get(policy) for policy in policies], column, best, footnotes) for line in lines]
+    texts = [_line_texts([line.cells.get(policy) for policy in policies], column, found, footnotes) for line in lines]
     cells = [
         TextColumn(to_markdown(policy, LONGEST_NAME), own, "right")
         for policy, own in zip(policies, zip(*texts, strict=True), strict=True)
@@ -113,16 +112,21 @@ def _grid(
     return [table([*first, *cells[start : start + width]]) for start in range(0, len(cells), width)]
 
 
-def _line_texts(rows: Sequence[Row | None], column: Column, best: Interval | None, footnotes: Footnotes) -> list[str]:
-    intervals = [row.interval(column) if row and row.sound else None for row in rows]
+def _line_texts(
+    rows: Sequence[Row | None], column: Column, found: Mapping[int, Standing], footnotes: Footnotes
+) -> list[str]:
+    known = [row for row in rows if row and row.sound and row.interval(column)]
+    marks = dict(zip(map(id, known), standings(known, column), strict=True))
     texts = []
-    for row, interval, mark in zip(rows, intervals, best_marks(intervals, column.metric), strict=True):
+    for row in rows:
+        interval = row.interval(column) if row and row.sound else None
         if row is None or interval is None:
             texts.append(UNKNOWN if row is None or row.sound else to_markdown(row.record.status))
             continue
         text = f"{100 * interval.estimate:.1f}" if column is ACCURACY else estimate_text(interval, column.metric)
-        star = " ★" if best and interval.estimate == best.estimate else ""
-        texts.append(mark.format(text) + star + footnotes.mark(row))
+        star = " ★" if found[id(row)].first else ""
+        spoiled = " disturbed" if (how := row.how(column)) and how.spoiled else ""
+        texts.append(marks[id(row)].format(text) + star + spoiled + footnotes.mark(row))
     return texts
 
 
@@ -130,20 +134,24 @@ def _known(rows: Sequence[Row], column: Column) -> list[Interval]:
     return [interval for row in rows if row.sound and (interval := row.interval(column)) is not None]
 
 
-def _widths(known: Sequence[Interval], column: Column) -> str:
+def _widths(rows: Sequence[Row], column: Column) -> str:
+    timed = [row for row in rows if (how := row.how(column)) is None or how.comparable]
+    known = _known(timed, column)
     if column is not ACCURACY:
         return relative_widths(known)
     widths = list(filter(math.isfinite, (half_width(interval) * 100 for interval in known)))
     return f"Each number is ± {min(widths):.1f} to {max(widths):.1f} points." if widths else ""
 
 
-def _proof(best: Interval, known: Sequence[Interval]) -> str:
-    rivals = sum(best.overlaps(interval) for interval in known) - 1
-    if not math.isfinite(half_width(best)):
-        proof = "not proven: a single measurement has no interval"
-    else:
-        proof = f"not proven: its interval overlaps {rivals} other{'s' * (rivals > 1)}" if rivals else "proven"
-    return f"★ is the best of all, {proof}."
+def _proof(found: Collection[Standing]) -> str:
+    """What is proven of the best of all; empty where nothing may be best."""
+    if Standing.BEST in found:
+        return "★ is the best of all, proven."
+    if Standing.FIRST_OF_TIED not in found:
+        return ""
+    if not (rivals := sum(standing is Standing.TIED for standing in found)):
+        return "★ is the best of all, not proven: of one measurement or one seed, it is not known how far others are."
+    return f"★ is the best of all by its estimate; {rivals} other{'s' * (rivals > 1)} cannot be told from it."
 
 
 def _frontier_text(rows: Sequence[Row], names: Names, footnotes: Footnotes) -> str:

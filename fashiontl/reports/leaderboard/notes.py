@@ -1,11 +1,15 @@
 """What stands under a table: all that its numbers depend on, and warnings about them as footnotes."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from fashiontl.core.escape import LONGEST_NAME, to_code, to_markdown
+from fashiontl.core.metrics import METRICS
 from fashiontl.machine.environment import Environment
 from fashiontl.records import Record
+from fashiontl.reports.leaderboard.between import Between
+from fashiontl.reports.leaderboard.columns import TIMED
 from fashiontl.reports.leaderboard.markdown import folded, short_digest, superscript
 from fashiontl.reports.leaderboard.rows import Row
 
@@ -26,8 +30,13 @@ _VERSIONS = {
 }  # fmt: skip
 
 
-def notes(rows: Sequence[Row]) -> Iterator[str]:
-    """The notes of a section, each in Markdown and on one line."""
+def notes(rows: Sequence[Row], known: Mapping[str, Between] = MappingProxyType({})) -> Iterator[str]:
+    """The notes of a section, each in Markdown and on one line.
+
+    Args:
+        rows: of the section.
+        known: of each timed metric how the machine's runs differ, where that is known.
+    """
     records = [row.record for row in rows]
     newest = max(records, key=lambda record: record.started)
     environments = [record.environment for record in records]
@@ -41,13 +50,14 @@ def notes(rows: Sequence[Row]) -> Iterator[str]:
     yield f"**Settings** {to_code(' '.join(f'{name}={value}' for name, value in settings.items() if value != ''))}"
     yield from _tests(rows)
     yield from _timing(rows)
+    yield from _slices(rows, known)
     if extensions := [entry for row in rows for entry in row.facts.extensions.items()]:
         texts = [f"{to_code(name, LONGEST_NAME)}, SHA-256 {short_digest(digest)}" for name, digest in extensions]
         yield f"**Extensions** {_several(texts, most=5)}"
     yield from _proof(rows)
-    if known := [row.facts.deterministic for row in rows if row.facts.deterministic is not None]:
+    if told := [row.facts.deterministic for row in rows if row.facts.deterministic is not None]:
         yield (
-            f"**Deterministic** training in {sum(known)} of {len(known)} cells: the same seed, machine and versions "
+            f"**Deterministic** training in {sum(told)} of {len(told)} cells: the same seed, machine and versions "
             "give identical weights"
         )
     if newest.case.task == "fashion10":
@@ -145,6 +155,55 @@ def _timing(rows: Sequence[Row]) -> Iterator[str]:
     )
 
 
+def _slices(rows: Sequence[Row], known: Mapping[str, Between]) -> Iterator[str]:
+    """How timed numbers came about: single stretches, shared and combined measurements, and where a later run lies."""
+    timed = [row.timed for row in rows if row.timed]
+    single = sum(any(how.single for how in each.values()) for each in timed)
+    if single:
+        yield (
+            f"**Single process** in {single} of {len(timed)} cells: their speeds are of one stretch in one process, so "
+            "that the interval in parentheses is too small (most such intervals of one network do not overlap when it "
+            "is measured twice); they are compared with nothing, and none is best"
+        )
+    # By metrics, so that those which are shared alike stand together.
+    shared: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    for metric in TIMED:
+        groups = tuple(dict.fromkeys(how.shared for each in timed if (how := each.get(metric)) and how.shared))
+        if groups:
+            shared.setdefault(groups, []).append(_title(metric))
+    for groups, metrics in shared.items():
+        yield (
+            f"**Shared** {', '.join(metrics)}: {len(groups)} measurement{'s' * (len(groups) > 1)} for "
+            f"{sum(map(len, groups))} cells; those of one network that differ in what does not matter to it, such as "
+            "the policy in inference, share one number"
+        )
+    counts = [len(how.runs) for each in timed for how in each.values() if how.several]
+    if counts:
+        combined = sum(any(how.several for how in each.values()) for each in timed)
+        yield (
+            f"**Several runs**: in {combined} of {len(timed)} cells speed is the mean of {_span(counts)} runs of the "
+            "same code and settings, and its ± holds for further runs; every other ± holds within the newest run"
+        )
+    if own := {metric: known[metric] for metric in TIMED if metric in known and any(metric in each for each in timed)}:
+        widths = ", ".join(f"{_title(metric)} ± {100 * each.later:.0f} %" for metric, each in own.items())
+        runs, cells = max(each.runs for each in own.values()), max(each.cells for each in own.values())
+        yield (
+            f"**A later run** should lie within, of what one run says: {widths}; learned from up to {runs} runs of "
+            f"{cells} cell{'s' * (cells > 1)} on this machine"
+        )
+    elif len(timed) > single:
+        yield "**A later run** may lie outside of ±, by how much is unknown: this machine has one run of each cell"
+
+
+def _title(metric: str) -> str:
+    """A metric's name without its unit."""
+    return METRICS[metric].label.partition(" (")[0].lower()
+
+
+def _span(counts: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
+
+
 def _proof(rows: Sequence[Row]) -> Iterator[str]:
     proofs = [row.record.proof for row in rows if row.record.proof]
     if not proofs:
@@ -212,4 +271,16 @@ def _warnings(row: Row) -> str:
     if record.proof and (unmoved := record.proof.unmoved):
         names = ", ".join(unmoved[:3]) + (", …" if len(unmoved) > 3 else "")
         found.append(f"{len(unmoved)} tensors that should train did not move ({names})")
+    found += _disturbed(row)
     return "; ".join(found)
+
+
+def _disturbed(row: Row) -> Iterator[str]:
+    """Which of a row's slices were disturbed and why; those of one count and reason together."""
+    alike: dict[tuple[int, int, tuple[str, ...]], list[str]] = {}
+    for metric, how in row.timed.items():
+        if how.disturbed:
+            alike.setdefault((how.disturbed, how.slices, how.reasons), []).append(_title(metric))
+    for (disturbed, slices, reasons), metrics in alike.items():
+        rest = "the number is of the others" if disturbed < slices else "there are no others"
+        yield f"{', '.join(metrics)}: {disturbed} of {slices} slices disturbed ({', '.join(reasons)}); {rest}"

@@ -6,7 +6,7 @@ depend on.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -15,7 +15,8 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.escape import LONGEST_NAME, to_line, to_markdown, to_terminal
 from fashiontl.core.files import write_atomically
 from fashiontl.matrix.extensions import REPORT_SECTIONS, ReportSection
-from fashiontl.records import Record, latest, meaning, read_newest
+from fashiontl.records import Record, latest, meaning, read_newest, with_earlier
+from fashiontl.reports.leaderboard.between import Between, over_runs
 from fashiontl.reports.leaderboard.columns import ACCURACY, COLUMNS, P99, SIZES, SUMMARY, Column
 from fashiontl.reports.leaderboard.details import classes_text, details_text
 from fashiontl.reports.leaderboard.grids import grids_text
@@ -28,15 +29,18 @@ from fashiontl.timing.loops import no_garbage_collection
 
 _INTRODUCTION = """# Leaderboard
 
-Written by `fashiontl leaderboard` from the records under `runs/`; the newest record of each cell counts. Tables are
-sorted by accuracy on the test images, and each holds only what may be compared: one task, one machine, one set of
-settings. More than 12 cells begin with a grid of architecture and policy; more than 24 are folded away under it, by
-architecture.
+Written by `fashiontl leaderboard` from the records under `runs/`. The newest record of each cell counts; of speed,
+three or more runs of a cell on one machine are combined. Tables are sorted by accuracy on the test images, and each
+holds only what may be compared: one task, one machine, one set of settings. More than 12 cells begin with a grid of
+architecture and policy; more than 24 are folded away under it, by architecture.
 
-- `±` is the larger half of a 95 % interval: of accuracy over test images and seeds; of speeds over repeated
-  measurements in one process, so what differs from one process to the next is not in it.
-- **Bold** is the best of a column; in a grid, of a line, and ★ of all. `~` before it: not proven, because its interval
-  overlaps another's, or because a single measurement has none.
+- `±` is the larger half of a 95 % interval: of accuracy for new test images and seeds; of speed for other moments and
+  processes of that run, or, of combined runs, for further runs. In parentheses it is of a single process, which is too
+  small: such a number is compared with nothing.
+- **Bold** is the best of a column; in a grid, of a line, and ★ of all. `~` marks it and all that cannot be told from
+  it: what is truly best is among them with 95 %. A bold `~` alone: nothing is proven, since each is one measurement, or
+  of one seed.
+- `disturbed` is a speed of which every moment was disturbed by something else on the machine.
 - `—` is unknown. Cells that failed or were skipped stand last, with the reason and what was measured before; a
   grid has their status alone.
 - Speeds and latency include no loading of data, except those called end to end. A training step runs every stage,
@@ -44,7 +48,7 @@ architecture.
 - Numbers that few people look for are folded away under each table, each with a line on what it is."""
 
 # Of a cell's name in a terminal, so that all columns fit into about 110.
-_LINE_OF_NAME = 30
+_LINE_OF_NAME = 28
 
 # Of what could not be read, with all its errors.
 _LONGEST_ERROR = 2000
@@ -55,7 +59,7 @@ _MOST_ROWS_OPEN = 24
 
 def render(records: Iterable[Record], errors: Sequence[str] = ()) -> str:
     """The page in Markdown of the newest record of each cell, and of errors of lines that could not be read."""
-    return "".join(parts(sections(map(row_of, latest(records))), errors))
+    return "".join(page([row_of(newest, earlier) for newest, earlier in with_earlier(records)], errors))
 
 
 # Rows and texts form no cycles, and going through very many of them in search of some takes a long time.
@@ -73,7 +77,7 @@ def write(results: Path, warn: Callable[[str], None] = lambda error: None) -> Pa
             "another folder with --results"
         )
     path = results / "leaderboard.md"
-    write_atomically(path, (part.encode(errors="replace") for part in parts(sections(rows), errors)))
+    write_atomically(path, (part.encode(errors="replace") for part in page(rows, errors)))
     for error in errors:
         warn(error)
     return path
@@ -115,13 +119,15 @@ def _broken(name: str) -> str:
     return "\n  ".join(lines)
 
 
-def parts(found: Sequence[Sequence[Row]], errors: Sequence[str]) -> Iterator[str]:
+def page(rows: Sequence[Row], errors: Sequence[str] = ()) -> Iterator[str]:
     """The page in Markdown, a section at a time, so that a page of very many need not be held at once."""
     yield _INTRODUCTION
+    rows, known = over_runs(rows)
+    found = sections(rows)
     if len(found) > 1:
         yield "\n\n" + overview(found)
     for section in found:
-        yield "\n\n" + section_text(section)
+        yield "\n\n" + section_text(section, known.get(section[0].record.machine, {}))
     if errors:
         yield "\n\n## Lines that could not be read\n\n" + "\n".join(
             f"- {to_markdown(error, _LONGEST_ERROR)}" for error in errors
@@ -166,8 +172,8 @@ def settings_name(settings: Settings) -> str:
     return settings.preset + (f" with {', '.join(changes)}" if changes else "")
 
 
-def section_text(rows: Sequence[Row]) -> str:
-    """A section in Markdown."""
+def section_text(rows: Sequence[Row], known: Mapping[str, Between]) -> str:
+    """A section in Markdown; of each timed metric, where it is known, how the machine's runs differ."""
     names, title = Names.of(rows), section_title(rows)
     task = known_task(newest(rows).case.task)
     many = len(rows) > _MOST_ROWS_OPEN
@@ -188,7 +194,7 @@ def section_text(rows: Sequence[Row]) -> str:
         grids_text(rows, names, footnotes),
         hybrids_text(rows, names),
         folded(f"All {len(rows)} cells", cells) if many else cells,
-        "\n".join(f"- {note}" for note in notes(rows)),
+        "\n".join(f"- {note}" for note in notes(rows, known)),
         footnotes.text,
         *details_text(rows, names),
         folded("Sizes, times and weights", sizes),

@@ -7,13 +7,17 @@ from statistics import fmean
 
 from msgspec.structs import replace
 
+from fashiontl.core.accuracy import Accuracies
 from fashiontl.core.metrics import Metric
 from fashiontl.core.stats import Interval
 from fashiontl.matrix.extensions import REPORT_SECTIONS
-from fashiontl.records import Record
+from fashiontl.records import Earlier, Record
 from fashiontl.records.facts import Evaluation, Facts
+from fashiontl.reports.leaderboard import best
+from fashiontl.reports.leaderboard.best import Candidate, Standing
 from fashiontl.reports.leaderboard.columns import ACCURACY, ALL, Column, accuracy_of
 from fashiontl.reports.leaderboard.markdown import TextColumn
+from fashiontl.reports.leaderboard.timed import Timed, timed_of
 
 UNKNOWN = "—"
 
@@ -42,6 +46,8 @@ class Row:
         record: without raw values, artifacts and provenance, so that very many fit in memory.
         facts: without the answers.
         numbers: by the column's label.
+        timed: how each timed metric was taken, by its name.
+        accuracies: of each seed; None when unknown.
         trials: test images of each accuracy; 0 when unknown.
         seeds: how many accuracies there are.
     """
@@ -49,6 +55,8 @@ class Row:
     record: Record
     facts: Facts
     numbers: dict[str, Interval]
+    timed: dict[str, Timed]
+    accuracies: Accuracies | None
     trials: int
     seeds: int
     answers: Answers | None
@@ -62,21 +70,28 @@ class Row:
         """The number of a column, if it is known."""
         return self.numbers.get(column.label)
 
+    def how(self, column: Column) -> Timed | None:
+        """How what a column comes from was timed; None for what is not timed."""
+        return self.timed.get(column.timed)
 
-def row_of(record: Record) -> Row:
-    """Reduce a record to its row."""
+
+def row_of(record: Record, earlier: Sequence[Earlier] = ()) -> Row:
+    """Reduce a record, and what earlier runs of the same cell measured, to its row."""
     facts = record.facts()
     measured = {each.metric: each for each in record.measurements if each.values}
-    if latency := measured.get("latency"):
+    if (latency := measured.get("latency")) and not latency.slices:
         # Several percentiles are taken of it, and what is in order is soon sorted.
         measured["latency"] = replace(latency, values=tuple(sorted(latency.values)))
     numbers = {column.label: found for column in ALL if (found := column.statistic(measured)) is not None}
+    timed = timed_of(record, measured, earlier)
     accuracy = measured.get("accuracy")
     return Row(
         # Very many records are held at once; whole ones only where a section of the user's own asks for them.
         record if REPORT_SECTIONS else replace(record, measurements=(), provenance={}, artifacts={}),
         replace(facts, evaluation=()),
         numbers,
+        timed,
+        Accuracies.of(accuracy, [seed.right for seed in facts.evaluation]) if accuracy else None,
         accuracy.trials if accuracy else 0,
         len(accuracy.values) if accuracy else 0,
         _answers(facts.evaluation),
@@ -123,36 +138,45 @@ def by_accuracy(rows: Sequence[Row]) -> list[Row]:
 def text_column(rows: Sequence[Row], column: Column, shown: Sequence[Row] | None = None) -> TextColumn:
     """A column as it is shown; measured numbers have one number of decimals, exact ones their own.
 
-    The best is bold. It carries a `~` when it is not proven: when its interval overlaps another's, or there is none.
-    `shown` are those of the rows to give the cells of; all when None.
+    What is best is marked as `standings` says. Intervals of a single process stand in parentheses, and what was
+    disturbed all the time says so. `shown` are those of the rows to give the cells of; all when None.
     """
     metric, known = column.metric, [row.interval(column) for row in rows]
-    marks = best_marks([interval if row.sound else None for row, interval in zip(rows, known, strict=True)], metric)
     common = decimals([interval.estimate * metric.scale for interval in known if interval], metric.digits)
     texts = {}
-    for row, interval, mark in zip(rows, known, marks, strict=True):
+    for row, interval, standing in zip(rows, known, standings(rows, column), strict=True):
         if interval is None:
             texts[id(row)] = UNKNOWN
         else:
             own = decimals([interval.estimate * metric.scale], metric.digits)
-            text = number(interval, metric.scale, own if metric.better == "equal" else common)
-            texts[id(row)] = mark.format(text)
+            how = row.how(column)
+            single, spoiled = (how.single, how.spoiled) if how else (False, False)
+            text = number(interval, metric.scale, own if metric.better == "equal" else common, trusted=not single)
+            texts[id(row)] = standing.format(text) + "\xa0disturbed" * spoiled
     return TextColumn(column.label, [texts[id(row)] for row in (rows if shown is None else shown)], "right")
 
 
-def best_marks(intervals: Sequence[Interval | None], metric: Metric) -> list[str]:
-    """A template for each number's text that makes the best bold, as in `text_column`; None is no candidate."""
-    known = [interval for interval in intervals if interval is not None]
-    if metric.better == "equal" or len(known) < 2:
-        return ["{}"] * len(intervals)
-    best = best_of(known, metric)
-    mark = "**{}**" if sum(best.overlaps(interval) for interval in known) == 1 else "~**{}**"
-    return [mark if interval is not None and interval.estimate == best.estimate else "{}" for interval in intervals]
+def standings(rows: Sequence[Row], column: Column) -> list[Standing]:
+    """How each row stands in a column: of those that went well, in several processes and not wholly disturbed."""
+    return best.standings([_candidate(row, column) for row in rows], column.metric.better)
 
 
-def best_of(intervals: Sequence[Interval], metric: Metric) -> Interval:
-    """The first with the best estimate, of one or more."""
-    return (max if metric.better == "higher" else min)(intervals, key=lambda interval: interval.estimate)
+def _candidate(row: Row, column: Column) -> Candidate | None:
+    interval, how = row.interval(column), row.how(column)
+    if interval is None or not row.sound or (how and not how.comparable):
+        return None
+    if column is ACCURACY:
+        return Candidate(interval, accuracies=row.accuracies)
+    if how is None or how.series is None:
+        return Candidate(interval)
+    # Of one measurement that several cells share, none is better.
+    identity = (how.series.group, how.shared, interval.estimate) if how.shared else None
+    return Candidate(interval, identity, how.series if column.typical else None)
+
+
+def best_marks(intervals: Sequence[Interval | None], metric: Metric) -> list[Standing]:
+    """How each number stands that has nothing but an interval; None is no candidate."""
+    return best.standings([Candidate(each) if each is not None else None for each in intervals], metric.better)
 
 
 def decimals(values: Sequence[float], digits: int) -> int:
@@ -170,14 +194,18 @@ def estimate_text(interval: Interval, metric: Metric) -> str:
     return f"{shown:.{decimals([shown], metric.digits)}f}"
 
 
-def number(interval: Interval, scale: float, places: int) -> str:
+def number(interval: Interval, scale: float, places: int, *, trusted: bool = True) -> str:
     """An estimate with the larger half of its interval; alone when the interval is open.
 
-    The spaces do not break, so that a narrow column does not part the two.
+    An interval that is not trusted stands in parentheses. The spaces do not break, so that a narrow column does not
+    part the two.
     """
     half = half_width(interval)
     text = f"{interval.estimate * scale:.{places}f}"
-    return f"{text}\xa0±\xa0{half * scale:.{places}f}" if half < math.inf else text
+    if half == math.inf:
+        return text
+    width = f"±\xa0{half * scale:.{places}f}"
+    return f"{text}\xa0{width}" if trusted else f"{text}\xa0({width})"
 
 
 def half_width(interval: Interval) -> float:

@@ -24,7 +24,7 @@ from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
 from fashiontl.training.divergence import diverged, in_answers
 from fashiontl.training.evaluation import evaluate
-from fashiontl.training.fit import Examples, fit, is_normalised, predict
+from fashiontl.training.fit import Examples, fit, frozen_cut, is_normalised, predict
 from fashiontl.training.prefix import FeatureStore
 from fashiontl.training.pretraining import pretrained
 from fashiontl.training.recipes import recipe_for
@@ -194,7 +194,9 @@ def _train_network(
             progress=lambda epoch: progress(f"training, {where}, epoch {epoch + 1} of {recipe.epochs}"),
         )
         progress(f"testing, {where}")
-        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant)
+        # What is frozen to the end is the same in the next seed's network.
+        prefix = frozen_cut(network, work.plan(network, work.settings.epochs - 1)) if work.settings.seeds > 1 else 0
+        logits = predict(network, chosen.test_images, initial.preprocessing, work.variant, prefix=prefix, store=store)
         if fault := in_answers(logits, "test"):
             raise diverged(fault, recipe, (result.chosen, result.steps - 1), result.steps, result.losses)
     except DivergedError as error:

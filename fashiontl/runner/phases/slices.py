@@ -7,19 +7,23 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from fashiontl.core.errors import FashiontlError
+from fashiontl.machine.disturbance import Usage
 from fashiontl.models.weights.start import Start
-from fashiontl.runner.messages import PhaseResult, Progress, SlicesJob
+from fashiontl.runner.messages import REFERENCE, PhaseResult, Progress, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.phases.timed_pass import timed_pass
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection
+from fashiontl.timing.reference import reference_calls
 from fashiontl.timing.slices import Slice, Slicer, calls_of, parts_of
 from fashiontl.training.step import TrainingStep
 
 TRAINING = {"train_throughput", "end_to_end_throughput"}
+_REFERENCES = 3
 _PARTS = ("data", "forward", "backward", "optimizer")
 # A line that a process reports must be short.
 _DIGITS = 6
@@ -31,8 +35,8 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
 
     Metrics are `latency`, with one image a call, and `inference_throughput`, `train_throughput` and
     `end_to_end_throughput`, with as many as the settings say. A command is answered by a line of JSON: `warm METRIC` by
-    how the warm-up went, `slice METRIC` by the fields of `fashiontl.timing.slices.Slice`, and `seconds`, the median of
-    its values.
+    how the warm-up went, `slice METRIC` by the fields of `fashiontl.timing.slices.Slice`, by `seconds`, the median of
+    its values, and by what the process used. `slice reference` times the reference mix instead of a case.
 
     Returns:
         Nothing, when the pipe is closed.
@@ -49,6 +53,9 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
         timed = _Timed(work, timer, brief=job.brief)
         for line in commands:
             command, metric = line.split()
+            if metric == REFERENCE:
+                progress(json.dumps(timed.reference()))
+                continue
             periods = timed.of(metric)
             with torch.inference_mode(metric not in TRAINING):
                 if command == "warm":
@@ -85,6 +92,19 @@ class _Timed:
         if metric not in self._made:
             self._made[metric] = self._steps(metric) if metric in TRAINING else [_Period(1.0, self._inference(metric))]
         return self._made[metric]
+
+    def reference(self) -> dict[str, Any]:
+        """Seconds of the calls of the reference mix: the median of a few, after one that warms the caches."""
+        taken = {}
+        for name, call in self._reference.items():
+            take = calls_of(call, self._timer)
+            take(1)
+            taken[name] = float(f"{statistics.median(take(1)[0] for _ in range(_REFERENCES)):.{_DIGITS}g}")
+        return {"seconds": taken}
+
+    @cached_property
+    def _reference(self) -> dict[str, Callable[[], None]]:
+        return reference_calls(self._work.device)
 
     def _inference(self, metric: str) -> Slicer:
         model, work, single = self._model, self._work, metric == "latency"
@@ -152,6 +172,7 @@ def _warmed(periods: Sequence[_Period], seconds: float) -> dict[str, Any]:
 
 def _taken(periods: Sequence[_Period]) -> dict[str, Any]:
     taken: list[Slice] = []
+    before = Usage.now()
     for period in periods:
         period.enter()
         taken.append(period.slicer.take())
@@ -162,9 +183,7 @@ def _taken(periods: Sequence[_Period]) -> dict[str, Any]:
         "values": values,
         "device": _mean(shares, [each.device for each in taken]),
         "parts": {part: _mean(shares, [each.parts[part] for each in taken]) for part in taken[0].parts},
-        "wall": sum(each.wall for each in taken),
-        "cpu": sum(each.cpu for each in taken),
-        "switches": sum(each.switches for each in taken),
+        "usage": msgspec.to_builtins(Usage.now() - before),
         "throttled": any(each.throttled for each in taken),
     }
     if len(periods) > 1:
