@@ -22,6 +22,9 @@ _RESOLUTION = 1e-6
 # Sampling ends when an interval happens to be narrow, and slices are skewed; both cost a little coverage. The Student
 # quantile is that of this share of the error (docs/evidence/slices.md shows what is then left).
 _SHARE_OF_ERROR = 0.8
+# Slices of a round below which its effect is a cell's own noise as much as what is common; and passes of least squares,
+# which are one where all cells are in all rounds.
+_FEWEST_IN_ROUND, _PASSES = 8, 10
 # Beyond it, Student's quantile is within 0.6 % of the normal one's.
 _MOST_FREEDOM = 200
 
@@ -125,15 +128,41 @@ def series_of(measurement: Measurement, *, disturbed: bool = False) -> Series:
     marked = set() if disturbed else {index for indices in slices.disturbed.values() for index in indices}
     ends = list(accumulate(slices.counts))
     starts = slices.starts or (math.nan,) * len(ends)
+    common = slices.common or (0.0,) * len(ends)
     kept = [
-        (math.log(max(median(measurement.values[end - count : end]), 1e-12)), process, round_, start)
-        for index, (count, end, process, round_, start) in enumerate(
-            zip(slices.counts, ends, slices.processes, slices.rounds, starts, strict=True)
+        (math.log(max(median(measurement.values[end - count : end]), 1e-12)) - shift, process, round_, start)
+        for index, (count, end, process, round_, start, shift) in enumerate(
+            zip(slices.counts, ends, slices.processes, slices.rounds, starts, common, strict=True)
         )
         if count and index not in marked
     ]
     logs, processes, rounds, times = zip(*kept, strict=True) if kept else ((), (), (), ())
     return Series(logs, processes, rounds, slices.group, times if slices.starts else ())
+
+
+def common_effects(cells: Sequence[Series]) -> dict[int, float]:
+    """What each round did to all cells of a group alike, as the logarithm of a factor, by least squares.
+
+    The model is log seconds = cell + round + rest. A machine has slow minutes, which hit every cell: taking them off
+    leaves what tells cells apart, and cells that were there in some rounds only are put on the level of all rounds.
+    Rounds with too few slices to tell a cell's noise from what is common have none, and the mean of the others is 0.
+    """
+    taken: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for number, cell in enumerate(cells):
+        for log, round_ in zip(cell.logs, cell.rounds, strict=True):
+            taken[round_].append((number, log))
+    taken = {round_: slices for round_, slices in taken.items() if len(slices) >= _FEWEST_IN_ROUND}
+    effects = dict.fromkeys(taken, 0.0)
+    for _ in range(_PASSES):
+        rest: dict[int, list[float]] = defaultdict(list)
+        for round_, slices in taken.items():
+            for number, log in slices:
+                rest[number].append(log - effects[round_])
+        levels = {number: fmean(logs) for number, logs in rest.items()}
+        effects = {round_: fmean(log - levels[number] for number, log in slices) for round_, slices in taken.items()}
+        mean = fmean(effects.values()) if effects else 0.0
+        effects = {round_: effect - mean for round_, effect in effects.items()}
+    return effects
 
 
 def prior_of(cells: Sequence[Series]) -> Prior | None:

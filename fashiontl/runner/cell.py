@@ -63,6 +63,8 @@ _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
 
 # A quick look at the peak is a small part of even one case.
 _MOST_PEAK_SECONDS = 2.0
+# What reads the memory of a case.
+_MEMORY_PHASES = (INFERENCE, STEP)
 # Cases that are timed together: the first record of a group comes when all of it has been timed.
 _MOST_CELLS = 24
 
@@ -148,7 +150,7 @@ class Measurer:
         run: the run's name.
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own.
-        server: makes a server of workers, of its threads; for tests.
+        server: makes a server of workers, of threads and `allocator`; for tests.
     """
 
     def __init__(
@@ -158,10 +160,12 @@ class Measurer:
         run: str,
         cache: Path | None = None,
         extensions: Sequence[str] = (),
-        server: Callable[[int], Worker] = Worker,
+        server: Callable[..., Worker] = Worker,
     ) -> None:
         self._server = server
-        self._worker = server(settings.threads)
+        self._worker = server(settings.threads, allocator=settings.allocator)
+        # The allocator's pinned thresholds make speeds repeat, and take several times the memory.
+        self._plain_worker = server(settings.threads, allocator="default")
         self._settings = settings
         self._results = results
         self._run = run
@@ -177,6 +181,7 @@ class Measurer:
     def close(self) -> None:
         """End the workers. Slices are no longer needed once all cells that were announced have their records."""
         self._worker.close()
+        self._plain_worker.close()
         if self._group is not None and not self._expected:
             self._journal.forget()
 
@@ -288,7 +293,8 @@ class Measurer:
 
     def _run_phase(self, phase: Phase[Any, R], job: CaseJob, progress: Progress) -> Outcome[R]:
         if phase.job is not ExtraJob:
-            return self._worker.run(phase, job, self._settings.timeout, progress)
+            worker = self._plain_worker if phase in _MEMORY_PHASES else self._worker
+            return worker.run(phase, job, self._settings.timeout, progress)
         own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
         outcome = self._worker.run(phase, own, self._settings.timeout, progress)
         if outcome.status == "ok" or outcome.reason.startswith(phase.name):
@@ -324,7 +330,8 @@ class Measurer:
 
     def _servers(self, process: int) -> AbstractContextManager[Worker]:
         """The server of the processes of a number: the first is the one that is there."""
-        return nullcontext(self._worker) if process == 0 else self._server(self._settings.threads)
+        settings = self._settings
+        return self._server(settings.threads, allocator=settings.allocator) if process else nullcontext(self._worker)
 
     def _case_phases(self, case: Case) -> list[Phase[Any, Any]]:
         settings = self._settings

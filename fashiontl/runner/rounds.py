@@ -10,12 +10,12 @@ import math
 import random
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import msgspec
@@ -30,6 +30,7 @@ from fashiontl.core.slices import (
     Prior,
     Series,
     allocation,
+    common_effects,
     components,
     half_width_of,
     log_interval,
@@ -41,7 +42,7 @@ from fashiontl.machine.disturbance import Reference, SliceConditions, Usage, Wat
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.live import EndedError, LiveProcess
 from fashiontl.runner.messages import REFERENCE, CaseJob, PhaseResult, Progress, SlicesJob
-from fashiontl.runner.subjects import Subject
+from fashiontl.runner.subjects import SECONDARY, Subject
 
 # Slices of the first process of a subject; how many later ones take follows from what these show.
 # The next processes take this many, until two processes show how much each varies.
@@ -123,6 +124,7 @@ class Timing:
         warm_ups: how those of its processes went.
         seconds: that slices took, and warm-ups.
         marks: why slices are disturbed, one text a slice; empty where one is not.
+        common: what each round did to all cells alike, as the logarithm of a factor.
     """
 
     slices: list[Taken] = field(default_factory=list)
@@ -130,6 +132,7 @@ class Timing:
     seconds: float = 0.0
     warming: float = 0.0
     marks: list[str] = field(default_factory=list)
+    common: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def processes(self) -> set[int]:
@@ -146,11 +149,20 @@ class Timing:
         """The slices on which the number rests, as `fashiontl.core.slices.used_series` chooses them."""
         sound = {each.process for each in self.sound}
         kept = self.sound if len(sound) >= min(2, len(self.processes)) else self.slices
-        return Series(
-            tuple(math.log(median(each.values)) for each in kept),
-            tuple(each.process for each in kept),
-            tuple(each.round for each in kept),
-        )
+        return _series(kept, self.common)
+
+    @property
+    def every(self) -> Series:
+        """All slices, as they were taken."""
+        return _series(self.slices, {})
+
+
+def _series(kept: Sequence[Taken], common: Mapping[int, float]) -> Series:
+    return Series(
+        tuple(math.log(median(each.values)) - common.get(each.round, 0.0) for each in kept),
+        tuple(each.process for each in kept),
+        tuple(each.round for each in kept),
+    )
 
 
 class Rounds:
@@ -179,7 +191,6 @@ class Rounds:
     ) -> None:
         self.group = group
         self._watch = Watch(Device.of(job.case.device))
-        self._made = clock()
         self._references: list[Reference] = []
         self.failures: dict[str, Outcome[Any]] = {}
         self.timings: dict[tuple[str, str], Timing] = defaultdict(Timing)
@@ -226,7 +237,11 @@ class Rounds:
             series = [each.series() for each in timings if each.slices]
             prior, parts = prior_of(series), components(series)
             for subject, timing in zip(sound, timings, strict=True):
-                if count := self._slices_of(timing, prior, parts):
+                count = self._slices_of(timing, prior, parts)
+                if metric in SECONDARY:
+                    # It costs as much as the step that does not load its data, and differs from that by little.
+                    count = math.ceil(count / 4) if len(timing.processes) < self._settings.processes else 0
+                if count:
                     found.setdefault(subject, {})[metric] = count
         return found
 
@@ -282,11 +297,24 @@ class Rounds:
                 except EndedError as error:
                     self._fails(subject, error, again, beside=bool(alive) and not is_alone)
             self._take(alive, reference, wanted, again, is_alone=is_alone)
-        for timing in self.timings.values():
+        self._judge()
+        return waiting, again
+
+    def _judge(self) -> None:
+        """Mark slices that were disturbed, and find what rounds did to all cells alike."""
+        timings = list(self.timings.values())
+        for timing in timings:
             known = [each.conditions for each in timing.slices if each.conditions]
             if len(known) == len(timing.slices):
                 timing.marks = marks(known, self._references, cores=self._watch.cores)
-        return waiting, again
+        effects = common_effects([timing.every for timing in timings])
+        # The level is that of rounds in which the machine was itself.
+        sound = Counter(taken.round for timing in timings for taken in timing.sound)
+        every = Counter(taken.round for timing in timings for taken in timing.slices)
+        quiet = [effects[round_] for round_ in effects if 2 * sound[round_] > every[round_]]
+        level = fmean(quiet) if quiet else 0.0
+        for timing in timings:
+            timing.common = {round_: effect - level for round_, effect in effects.items()}
 
     def _take(
         self,
@@ -319,7 +347,7 @@ class Rounds:
 
     def _refer(self, process: LiveProcess) -> None:
         """Time the reference mix; without it, slices are judged by the rest of what is known."""
-        started = self._clock() - self._made
+        started = self._clock()
         with suppress(EndedError):
             self._references.append(Reference(started, process.slice(REFERENCE)["seconds"]))
 
@@ -340,11 +368,7 @@ class Rounds:
             tuple(answer["device"]),
             {name: tuple(values) for name, values in answer["parts"].items()},
             tuple(answer.get("periods", ())),
-            msgspec.structs.replace(
-                conditions,
-                start=started - self._made,
-                throttled=max(conditions.throttled, float(answer["throttled"])),
-            ),
+            replace(conditions, throttled=max(conditions.throttled, float(answer["throttled"]))),
         )
         timing.slices.append(taken)
         self._journal.write(taken)
@@ -408,7 +432,9 @@ class Rounds:
             if all(each.device for each in timing.slices):
                 _measure(result, "device_latency", [each.device for each in timing.slices], kept)
         else:
-            _measure(result, metric, [[images / value for value in values] for values in seconds], kept)
+            # What is common is of seconds.
+            inverse = replace(kept, common=tuple(-shift for shift in kept.common))
+            _measure(result, metric, [[images / value for value in values] for values in seconds], inverse)
         if metric == "end_to_end_throughput":
             for part in _PARTS:
                 _measure(result, f"step_{part}_time", [each.parts[part] for each in timing.slices], kept)
@@ -452,6 +478,7 @@ class Rounds:
             columns(known) if len(known) == len(timing.slices) else {},
             (prior.ratio, prior.freedom) if prior else None,
             subject.cells if len(subject.cells) > 1 else (),
+            tuple(_short(timing.common.get(each.round, 0.0)) for each in timing.slices) if timing.common else (),
         )
 
 

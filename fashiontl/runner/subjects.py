@@ -13,6 +13,8 @@ from fashiontl.training.recipes import recipe_for
 
 INFERENCE = ("latency", "inference_throughput")
 TRAINING = ("train_throughput", "end_to_end_throughput")
+# Of these a few slices of each process do.
+SECONDARY = {"end_to_end_throughput"}
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ _BLOCK_SECONDS = 0.02
 _COLD_SECONDS = 0.02
 # A call of this length spends little of itself on what is not in the caches yet, and needs none before it.
 _LONG = 0.1
-# Counted samples of a slice: more of the same moment say little that is new. Single calls are worth more, for the
-# distribution of their times, but not more than this.
+# Counted samples of a slice last this long, or one call: more of the same moment say little that is new. Single calls
+# are worth more, for the distribution of their times, but not more than this.
+_COUNTED_SECONDS = 0.05
 _FEWEST = 3
-_SINGLE_SECONDS = 0.25
+_SINGLE_SECONDS = 0.15
 # Of slow calls so many warm a process up; the first sets up what all later ones use.
 _FEWEST_WARM = 2
 
@@ -101,7 +102,7 @@ class Slicer:
             # As many as are asked for, within a limit of time, and never fewer than the fewest.
             count = max(_FEWEST, min(max(self._samples, _FEWEST), math.ceil(_SINGLE_SECONDS / call)))
         else:
-            count = 1 if call >= _LONG else _FEWEST
+            count = math.ceil(_COUNTED_SECONDS / (calls * call))
         self._timer.throttled()  # what happened before is forgotten
         if uncounted:
             self._take(uncounted)
