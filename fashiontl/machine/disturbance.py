@@ -188,15 +188,16 @@ class Watch:
         self._before = None
         seconds = max(after.seconds - before.seconds, 1e-9)
 
-        def rise(name: str, part: str = "") -> float | None:
-            old, new = getattr(before, name), getattr(after, name)
-            if part:
-                old, new = old.get(part), new.get(part)
+        def rise(counters: str, name: str) -> float | None:
+            """The rise of one of them; some fall now and then (proc_stat(5) says so of `iowait`)."""
+            old, new = getattr(before, counters).get(name), getattr(after, counters).get(name)
             return None if old is None or new is None else max(0.0, new - old)
 
+        def share(counters: str, name: str) -> float | None:
+            rose = rise(counters, name)
+            return None if rose is None else rose / seconds
+
         busy, steal, own = rise("cpu", "busy"), rise("cpu", "steal"), after.own - before.own
-        wait = rise("cpu", "iowait")
-        pressures = {kind: rise("pressure", kind) for kind in ("cpu", "memory", "io")}
         return SliceConditions(
             start=self._start,
             seconds=seconds,
@@ -205,9 +206,11 @@ class Watch:
             switches=usage.switches / seconds,
             faults=float(usage.faults),
             others=None if busy is None else max(0.0, busy - usage.cpu_seconds - own) / seconds,
-            steal=None if steal is None or busy is None else steal / max(busy + steal, 1e-9) if steal else 0.0,
-            disk_wait=None if wait is None else wait / seconds,
-            **{f"{kind}_pressure": None if rose is None else rose / seconds for kind, rose in pressures.items()},
+            steal=None if steal is None or busy is None else steal / max(busy + steal, 1e-9),
+            disk_wait=share("cpu", "iowait"),
+            cpu_pressure=share("pressure", "cpu"),
+            memory_pressure=share("pressure", "memory"),
+            io_pressure=share("pressure", "io"),
             throttled=float(self._throttled()),
             cpu_hertz=self._cpu_hertz(),
         )
