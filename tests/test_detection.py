@@ -114,7 +114,7 @@ def both(small: Sides, large: Sides) -> dict[str, Sides]:
 
 
 def test_what_is_said_is_the_worse_of_the_two_networks() -> None:
-    quiet, noisy = (sides_of(SMALL, slices(1, spread), slices(2, spread)) for spread in (0.02, 0.2))
+    quiet, noisy = (sides_of(SMALL, slices(1, spread), slices(2, spread)) for spread in (0.02, 0.6))
     facts, found, shown = section(both(quiet, noisy), {})
     worse = facts["large"]["smallest_difference"]
     assert worse["15"] > facts["small"]["smallest_difference"]["15"]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fashiontl.core.states import states
+from fashiontl.core.metrics import Measurement, Slices
+from fashiontl.core.states import states, undisturbed_speed
 
 SINGLE: dict[str, Callable[[random.Random], float]] = {
     "normal": lambda chance: chance.gauss(0, 0.15),
@@ -55,3 +56,24 @@ def test_a_process_that_is_slow_throughout_is_no_state_of_the_machine() -> None:
     assert states(logs) is not None
     assert states(logs, processes) is None
     assert states(logs, [0, 1, 2] * 10) is not None
+
+
+def measurement(metric: str, values: list[float]) -> Measurement:
+    """A slice of three equal values for each, in two processes."""
+    count = len(values)
+    rounds = tuple(range(count))
+    marked = {"other processes used the cores": (1, 3)}
+    slices = Slices("run", (3,) * count, tuple(r % 2 for r in rounds), rounds, tuple(map(float, rounds)), marked)
+    return Measurement(metric, tuple(value for value in values for _ in range(3)), slices=slices)
+
+
+def test_the_undisturbed_speed_is_the_fast_states() -> None:
+    pattern = [0, 0, 1, 1, 0, 0, 0, 1] * 3
+    assert undisturbed_speed(measurement("latency", [(0.004, 0.006)[each] for each in pattern])) == pytest.approx(0.004)
+    fast = undisturbed_speed(measurement("train_throughput", [(300.0, 200.0)[each] for each in pattern]))
+    assert fast == pytest.approx(300)
+
+
+def test_one_state_has_no_other_speed() -> None:
+    assert undisturbed_speed(measurement("latency", [0.004, 0.0041] * 12)) is None
+    assert undisturbed_speed(Measurement("latency", (0.004,) * 20)) is None

@@ -1,8 +1,12 @@
 """Whether a machine was now in one state and now in another, and how fast it was in each. No I/O."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.core.slices import series_of
 
 # Fewer slices show no states: a gap between four values and four is chance in more than one of a hundred cases.
 _LEAST = 16
@@ -66,3 +70,17 @@ def states(logs: Sequence[float], processes: Sequence[int] = ()) -> States | Non
         if 2 * both < len(set(processes)):
             return None
     return States(found, fast, slow)
+
+
+def undisturbed_speed(measurement: Measurement) -> float | None:
+    """What a measurement would be had the machine always been in its fast state, in the measurement's unit.
+
+    None where its slices, with those that are marked, do not fall into two states, or it has none. The mean over all
+    slices that are not marked stays the number: the machine was in both states, and a user's will be too.
+    """
+    if measurement.slices is None or measurement.metric not in METRICS:
+        return None
+    series = series_of(measurement, disturbed=True)
+    sign = -1 if METRICS[measurement.metric].better == "higher" else 1
+    found = states([sign * log for log in series.logs], series.processes)
+    return math.exp(sign * found.fast_log) if found else None
