@@ -24,6 +24,7 @@ from fashiontl.runner import rounds as rounds_module
 from fashiontl.runner.cell import Measurer
 from fashiontl.runner.client import Outcome
 from fashiontl.runner.estimate import Work
+from fashiontl.runner.live import EndedError
 from fashiontl.runner.messages import (
     CaseJob,
     DeviceFacts,
@@ -37,7 +38,6 @@ from fashiontl.runner.messages import (
     Training,
     VariantSupport,
 )
-from fashiontl.runner.live import EndedError
 
 SETTINGS = Settings(preset="smoke", throughput_batch=2, timeout=7.0)
 CASE = Case("resnet18", "full")
@@ -133,6 +133,7 @@ class FakeLive:
     commands: list[str]
 
     def __init__(self, worker: Any, job: SlicesJob, folder: Path, timeout: float) -> None:
+        assert isinstance(worker, FakeWorker)
         assert folder.is_dir()
         assert timeout == job.settings.timeout
         self.jobs.append(job)
@@ -148,6 +149,7 @@ class FakeLive:
         pass
 
     def warm(self, metric: str) -> dict[str, Any]:
+        assert metric in SECONDS
         return {"calls": 6, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
@@ -166,13 +168,10 @@ class FakeLive:
 def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
     """Live processes of the tests' own."""
 
-    class Fresh(FakeLive):
-        ends: dict[tuple[str, str], Outcome[Any] | BaseException] = {}
-        jobs: list[SlicesJob] = []
-        commands: list[str] = []
-
-    monkeypatch.setattr(rounds_module, "LiveProcess", Fresh)
-    return Fresh
+    for name, empty in (("ends", {}), ("jobs", []), ("commands", [])):
+        monkeypatch.setattr(FakeLive, name, empty, raising=False)
+    monkeypatch.setattr(rounds_module, "LiveProcess", FakeLive)
+    return FakeLive
 
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
@@ -418,6 +417,7 @@ def test_a_group_is_timed_when_its_first_cell_runs_and_each_has_its_share(
     servers: list[FakeWorker] = []
 
     def server(threads: int) -> FakeWorker:
+        assert threads == SETTINGS.threads
         servers.append(FakeWorker())
         return servers[-1]
 
