@@ -231,7 +231,7 @@ class Measurer:
             status, reason = "invalid", "the policy was not kept: " + "; ".join(violations[:3])
         elif status == "ok" and collected.invalid:
             status, reason = "invalid", "; ".join(collected.invalid)
-        if status != "skipped":
+        if seconds and status != "skipped":
             collected.measure("wall_time", sum(seconds.values()))
             collected.provenance["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
         if case in self._expected:
@@ -308,7 +308,9 @@ class Measurer:
         if group is None or case.id not in group.cells:
             group = self._group = self._time_group(case, progress)
         images = case.batch or self._settings.throughput_batch
-        group.rounds.add_to(collected, case.id, group.subjects, images)
+        found = PhaseResult()
+        group.rounds.add_to(found, case.id, group.subjects, images)
+        collected.add(found)
         return group.rounds.failure(case.id, group.subjects) or Outcome("ok")
 
     def _time_group(self, first: Case, progress: Progress) -> "_Group":

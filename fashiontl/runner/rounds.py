@@ -7,6 +7,7 @@ How many slices and processes there are follows from how much each varies on thi
 """
 
 import math
+import os
 import random
 import tempfile
 import time
@@ -107,7 +108,11 @@ class Journal:
     def write(self, taken: Taken) -> None:
         """Add a slice."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
+        with self._path.open("a+b") as file:
+            if end := file.seek(0, os.SEEK_END):
+                file.seek(end - 1)
+                # After a line that was cut off.
+                file.write(b"" if file.read() == b"\n" else b"\n")
             file.write(msgspec.json.encode(taken) + b"\n")
 
     def forget(self) -> None:
@@ -285,9 +290,10 @@ class Rounds:
             while waiting and (not alive or _has_memory()):
                 subject = waiting.pop(0)
                 self._progress(f"warming up for timing, process {self._process + 1}: {subject.key}")
+                process = stack.enter_context(
+                    LiveProcess(worker, self._job_of(subject), folder, self._settings.timeout)
+                )
                 try:
-                    process = LiveProcess(worker, self._job_of(subject), folder, self._settings.timeout)
-                    stack.push(process)
                     for metric in wanted[subject]:
                         started = self._clock()
                         timing = self.timings[subject.key, metric]
@@ -295,6 +301,7 @@ class Rounds:
                         timing.warming += self._clock() - started
                     alive[subject] = process
                 except EndedError as error:
+                    process.close(wait=False)
                     self._fails(subject, error, again, beside=bool(alive) and not is_alone)
             self._take(alive, reference, wanted, again, is_alone=is_alone)
         self._judge()
@@ -330,6 +337,8 @@ class Rounds:
             self._progress(f"timing, process {self._process + 1}, round {number + 1} of {rounds}")
             started = self._clock()
             turns = [(each, metric) for each in alive for metric, count in wanted[each].items() if number < count]
+            if not turns:
+                return
             self._draw.shuffle(turns)
             self._refer(reference)
             for subject, metric in turns:

@@ -1,0 +1,408 @@
+"""Rounds of slices, with processes and a clock of the tests' own."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from msgspec import structs
+
+from fashiontl.core.case import Case, Settings
+from fashiontl.core.slices import series_of
+from fashiontl.runner import rounds as rounds_module
+from fashiontl.runner.client import Outcome
+from fashiontl.runner.live import EndedError
+from fashiontl.runner.messages import CaseJob, PhaseResult, SlicesJob
+from fashiontl.runner.rounds import Journal, Rounds, Taken
+from fashiontl.runner.subjects import INFERENCE, TRAINING, Subject
+
+SETTINGS = Settings("smoke", processes=2, budget=0.0, half_width=0.05, spacing=0.0, timeout=90.0)
+PARTS = {"data": [0.125], "forward": [0.25], "backward": [0.5], "optimizer": [0.0625]}
+
+
+def subject(name: str, metrics: tuple[str, ...] = INFERENCE, cells: tuple[str, ...] = ()) -> Subject:
+    return Subject(f"{name}: {metrics[0]}", Case(name, "full", weights="none"), metrics, cells or (f"{name}-cell",))
+
+
+A, B, STEP = subject("a"), subject("b"), subject("a", TRAINING)
+
+
+class Machine:
+    """A clock, and processes that answer by it; `seconds` says what a call takes, `ends` how commands end."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sleeps: list[float] = []
+        self.said: list[tuple[str, str]] = []
+        self.alive: list[str] = []
+        self.most = 0
+        self.closed: list[tuple[str, bool]] = []
+        self.servers: list[int] = []
+        self.ends: Callable[[str, str, int], Outcome[Any] | BaseException | None] = lambda *_: None
+        self.seconds: Callable[[str, int], list[float]] = lambda metric, index: [0.25]
+        self.device: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+    @contextmanager
+    def server(self, number: int) -> Iterator[Any]:
+        assert not self.alive, "one server at a time has processes"
+        self.servers.append(number)
+        yield f"server {number}"
+        assert not self.alive
+
+    def rounds(self, folder: Path, settings: Settings = SETTINGS, seed: int = 0) -> Rounds:
+        job = CaseJob(A.case, settings, "cache", ("mine",))
+        journal = Journal(folder / "journal" / "run.jsonl")
+        return Rounds(
+            settings, job, self.server, journal, "run cpu", clock=lambda: self.now, sleep=self.sleep, seed=seed
+        )
+
+
+class Live:
+    """In place of `LiveProcess`; answers at once."""
+
+    box: Machine
+
+    def __init__(self, worker: str, job: SlicesJob, folder: Path, timeout: float) -> None:
+        assert worker == f"server {self.box.servers[-1]}"
+        assert folder.is_dir()
+        assert (job.settings.timeout, job.cache, job.extensions) == (timeout, "cache", ("mine",))
+        self._name = job.case.architecture
+        self._is_open = True
+        self.box.alive.append(self._name)
+        self.box.most = max(self.box.most, len(self.box.alive))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.close(wait=kind is None)
+
+    def close(self, *, wait: bool = True) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.box.alive.remove(self._name)
+            self.box.closed.append((self._name, wait))
+
+    def _ask(self, command: str, metric: str) -> None:
+        assert self._is_open
+        self.box.now += 0.5
+        self.box.said.append((command, f"{self._name} {metric}"))
+        end = self.box.ends(self._name, f"{command} {metric}", len(self.box.alive))
+        if isinstance(end, BaseException):
+            raise end
+        if end is not None:
+            raise EndedError(end)
+
+    def warm(self, metric: str) -> dict[str, Any]:
+        self._ask("warm", metric)
+        return {"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}
+
+    def slice(self, metric: str) -> dict[str, Any]:
+        self._ask("slice", metric)
+        index = sum(each == ("slice", f"{self._name} {metric}") for each in self.box.said) - 1
+        return {
+            "seconds": 1.0,
+            "values": self.box.seconds(metric, index),
+            "device": self.box.device,
+            "parts": PARTS if metric == "end_to_end_throughput" else {},
+            "wall": 0.5,
+            "cpu": 0.25,
+            "switches": 3,
+            "throttled": False,
+        }
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    class Own(Live):
+        box = Machine()
+
+    monkeypatch.setattr(rounds_module, "LiveProcess", Own)
+    return Own.box
+
+
+def slices(rounds: Rounds, of: Subject, metric: str = "latency") -> list[Taken]:
+    return rounds.timings[of.key, metric].slices
+
+
+def test_each_metric_of_each_subject_has_its_turn_once_a_round_in_an_order_of_chance(
+    tmp_path: Path, machine: Machine
+) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
+    rounds.measure([A, B, STEP])
+    every = {f"a {metric}" for metric in INFERENCE + TRAINING} | {f"b {metric}" for metric in INFERENCE}
+    assert {name for command, name in machine.said if command == "warm"} == every
+    assert machine.most == 3, "all are alive at once"
+    turns = [name for command, name in machine.said if command == "slice"]
+    of_rounds = [turns[index : index + 6] for index in range(0, len(turns), 6)]
+    assert len(of_rounds) == 4
+    assert all(set(each) == every for each in of_rounds)
+    assert len(set(map(tuple, of_rounds))) > 1
+    for key, timing in rounds.timings.items():
+        assert [each.round for each in timing.slices] == [0, 1, 2, 3], key
+        assert {each.process for each in timing.slices} == {0}
+        assert timing.warm_ups == [{"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}]
+        assert (timing.seconds, timing.warming) == (2.0, 0.5)
+    assert machine.closed == [(name, True) for name in ("a", "b", "a")]
+
+
+def test_each_process_is_of_a_server_of_its_own_and_rounds_are_counted_over_all(
+    tmp_path: Path, machine: Machine
+) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=3))
+    rounds.measure([A, B])
+    assert machine.servers == [0, 1, 2]
+    for of in (A, B):
+        taken = slices(rounds, of)
+        assert sorted({each.process for each in taken}) == [0, 1, 2]
+        numbers = [each.round for each in taken]
+        assert numbers == sorted(set(numbers)), "each round once, in the order of time"
+        assert all(each.started >= before.started for before, each in pairwise(taken))
+
+
+def test_from_one_round_to_the_next_there_is_a_time(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1, spacing=1.5))
+    rounds.measure([A])
+    starts = sorted({each.round: each.started for metric in INFERENCE for each in slices(rounds, A, metric)}.items())
+    # Two slices of half a second each.
+    assert machine.sleeps == [0.5] * 4
+    assert len(starts) == 4
+    machine.sleeps.clear()
+    machine.rounds(tmp_path / "b", replace(SETTINGS, processes=1, spacing=0.25)).measure([A])
+    assert machine.sleeps == [0.0] * 4, "a round that took longer is followed at once"
+
+
+def test_what_is_precise_has_the_fewest_processes(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [0.25 * (1.001 if index % 2 else 1.0)]
+    machine.rounds(tmp_path, replace(SETTINGS, processes=3, budget=1e6)).measure([A])
+    assert machine.servers == [0, 1, 2]
+
+
+def wild(metric: str, index: int) -> list[float]:
+    """Of latency each slice takes twice or half as long as the one before, but more and more do alike."""
+    return [0.25 * (2.0 ** math.sin(index * index) if metric == "latency" else 1.0)]
+
+
+def test_only_what_is_not_precise_goes_on_until_its_budget_is_spent(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = wild
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=20.0, half_width=1e-3))
+    rounds.measure([A])
+    wide, narrow = (rounds.timings[A.key, metric] for metric in INFERENCE)
+    assert narrow.processes == 2
+    assert wide.processes > 2
+    assert wide.seconds >= 20.0
+    assert wide.seconds - 0.5 * sum(each.process == wide.slices[-1].process for each in wide.slices) < 20.0
+    assert "warm a inference_throughput" not in [" ".join(each) for each in machine.said if each[0] == "slice"]
+    warmed = Counter(name for command, name in machine.said if command == "warm")
+    assert warmed["a inference_throughput"] == 2, "a process warms up what it takes slices of"
+
+
+def test_without_a_budget_there_are_the_fewest_processes(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = wild
+    machine.rounds(tmp_path, replace(SETTINGS, half_width=1e-3)).measure([A])
+    assert machine.servers == [0, 1]
+
+
+def test_what_is_out_of_memory_beside_others_is_timed_alone(tmp_path: Path, machine: Machine) -> None:
+    machine.ends = lambda name, command, alive: Outcome("oom", "too large") if name == "b" and alive > 1 else None
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, B])
+    assert rounds.failures == {}
+    assert {each.process for each in slices(rounds, A)} == {each.process for each in slices(rounds, B)} == {0, 1}
+
+
+@pytest.mark.parametrize("command", ["warm latency", "slice inference_throughput"])
+def test_what_is_out_of_memory_alone_is_a_failure(tmp_path: Path, machine: Machine, command: str) -> None:
+    def ends(name: str, told: str, _: int) -> Outcome[Any] | None:
+        return Outcome("oom", "too large") if (name, told) == ("b", command) else None
+
+    machine.ends = ends
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, B])
+    assert rounds.failures == {B.key: Outcome("oom", "too large")}
+    assert machine.said.count(("warm", "b latency")) == 2, "beside another, then alone, and never again"
+    assert rounds.failure("a-cell", [A, B]) is None
+    assert rounds.failure("b-cell", [A, B]) == Outcome("oom", "too large")
+    assert {each.process for each in slices(rounds, A)} == {0, 1}
+
+
+@pytest.mark.parametrize("status", ["timeout", "crashed"])
+def test_what_ends_otherwise_fails_and_its_slices_stay(tmp_path: Path, machine: Machine, status: Any) -> None:
+    def ends(name: str, told: str, _: int) -> Outcome[Any] | None:
+        is_third = machine.said.count(("slice", "b latency")) == 3
+        return Outcome(status, f"{told} failed") if name == "b" and is_third else None
+
+    machine.ends = ends
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([B, A])
+    assert rounds.failures == {B.key: Outcome(status, "slice latency failed")}
+    assert len(slices(rounds, B)) == 2
+    assert machine.closed[0] == ("b", False), "nobody waits for it"
+    result = PhaseResult()
+    rounds.add_to(result, "b-cell", [A, B], 8)
+    assert result.values("latency") == (0.25, 0.25)
+
+
+def test_a_process_that_hangs_as_it_warms_up_is_not_waited_for(tmp_path: Path, machine: Machine) -> None:
+    machine.ends = lambda name, told, alive: Outcome("timeout", "too long") if told.startswith("warm") else None
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A])
+    assert machine.closed == [("a", False)]
+    assert machine.sleeps == [], "where nothing is left there are no rounds"
+
+
+def test_processes_that_there_is_no_memory_for_come_after_the_others(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds_module, "_has_memory", lambda: False)
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, B, STEP])
+    assert machine.most == 1
+    assert machine.servers == [0, 1]
+    assert {key for key, timing in rounds.timings.items() if timing.processes == 2} == {
+        (each.key, metric) for each in (A, B, STEP) for metric in each.metrics
+    }
+
+
+def test_an_interrupt_ends_all_processes(tmp_path: Path, machine: Machine) -> None:
+    def ends(*_: object) -> BaseException | None:
+        return KeyboardInterrupt() if len(machine.said) == 8 else None
+
+    machine.ends = ends
+    rounds = machine.rounds(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.measure([A, B])
+    assert machine.alive == []
+    assert sorted(machine.closed) == [("a", False), ("b", False)]
+
+
+def test_each_slice_is_in_the_journal_as_it_is_taken(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "journal" / "run.jsonl"
+    counts: list[tuple[int, int]] = []
+
+    def ends(_: str, told: str, *__: object) -> None:
+        taken = sum(command == "slice" for command, _ in machine.said) - told.startswith("slice")
+        counts.append((taken, len(path.read_bytes().splitlines()) if path.exists() else 0))
+
+    machine.ends = ends
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, STEP])
+    assert len(counts) > 8
+    assert all(taken == written for taken, written in counts)
+    every = [each for timing in rounds.timings.values() for each in timing.slices]
+    assert sorted(Journal(path).read(), key=repr) == sorted(every, key=repr)
+    Journal(path).forget()
+    assert Journal(path).read() == []
+    Journal(path).forget()
+
+
+def test_what_a_journal_has_is_not_timed_again(tmp_path: Path, machine: Machine) -> None:
+    done = machine.rounds(tmp_path)
+    done.measure([A])
+    said = len(machine.said)
+    again = machine.rounds(tmp_path)
+    again.measure([A])
+    assert len(machine.said) == said
+    assert slices(again, A) == slices(done, A)
+    again.measure([A, B])
+    assert min(each.process for each in slices(again, B)) == 2, "a process of its own"
+    assert min(each.round for each in slices(again, B)) > max(each.round for each in slices(again, A))
+    assert 0 not in machine.servers[2:]
+
+
+def test_a_line_that_was_cut_off_is_no_slice_and_spoils_none(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    journal = Journal(path)
+    taken = Taken("a", "latency", 0, 0, 1000.0, (0.25,), conditions={"cpu": 0.5})
+    journal.write(taken)
+    journal.write(structs.replace(taken, round=1))
+    path.write_bytes(path.read_bytes()[:-20])
+    assert journal.read() == [taken]
+    journal.write(structs.replace(taken, round=2))
+    assert [each.round for each in journal.read()] == [0, 2]
+
+
+def test_what_a_record_is_given(tmp_path: Path, machine: Machine) -> None:
+    machine.device = [0.125, 0.0625]
+    machine.seconds = lambda metric, index: [0.25, 0.5] if metric == "latency" else [2.0]
+    shared = replace(A, cells=("one", "two"))
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([shared, STEP, B])
+    result = PhaseResult()
+    rounds.add_to(result, "one", [shared, STEP, B], 8)
+    assert [each.metric for each in result.measurements] == ["latency", "device_latency", "inference_throughput"]
+    latency, device, throughput = result.measurements
+    count = len(slices(rounds, shared))
+    assert latency.values == (0.25, 0.5) * count
+    assert device.values == (0.125, 0.0625) * count
+    assert throughput.values == (4.0,) * count
+    assert latency.slices is not None
+    assert throughput.slices is not None
+    assert (latency.slices.counts, throughput.slices.counts) == ((2,) * count, (1,) * count)
+    assert latency.slices.group == "run cpu"
+    assert latency.slices.processes == tuple(each.process for each in slices(rounds, shared))
+    assert latency.slices.rounds == tuple(each.round for each in slices(rounds, shared))
+    assert latency.slices.starts[0] >= 0
+    assert latency.slices.shared == ("one", "two")
+    conditions = {"wall": (0.5,) * count, "cpu": (0.25,) * count, "switches": (3,) * count, "throttled": (0,) * count}
+    assert latency.slices.conditions == conditions
+    assert latency.slices.disturbed == {}
+    assert len(series_of(latency).logs) == count
+    assert result.loops["timing"]["latency"] == {
+        "warm_up": 14,
+        "steady": True,
+        "ended": "precise",
+        "throttled": 0,
+        "half_width": 0.0,
+        "seconds": 0.5 * count,
+        "warming": 1.0,
+    }
+
+
+def test_a_step_has_its_parts(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
+    rounds.measure([STEP])
+    result = PhaseResult()
+    rounds.add_to(result, "a-cell", [STEP], 4)
+    names = [*TRAINING, *(f"step_{part}_time" for part in PARTS)]
+    assert [each.metric for each in result.measurements] == names
+    assert result.values("train_throughput") == result.values("end_to_end_throughput") == (16.0,) * 4
+    for part, seconds in PARTS.items():
+        assert result.values(f"step_{part}_time") == tuple(seconds) * 4
+    assert all(each.slices is not None and each.slices.shared == () for each in result.measurements)
+    # One process says nothing of the next.
+    assert result.loops["timing"]["train_throughput"]["half_width"] is None
+    assert result.loops["timing"]["train_throughput"]["ended"] == "budget"
+
+
+def test_what_other_cells_suggest_of_the_spread_is_in_each_record(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [0.25 if index < 4 else 0.5]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, B])
+    result = PhaseResult()
+    rounds.add_to(result, "a-cell", [A, B], 4)
+    (latency,) = (each for each in result.measurements if each.metric == "latency")
+    assert latency.slices is not None
+    assert latency.slices.prior is not None
+    variance, freedom = latency.slices.prior
+    assert variance == pytest.approx(math.log(2) ** 2 / 2)
+    assert freedom == 2
+
+
+def test_cells_share_the_time_of_what_they_share(tmp_path: Path, machine: Machine) -> None:
+    shared, step = replace(A, cells=("one", "two")), replace(STEP, cells=("two",))
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
+    rounds.measure([shared, step])
+    # Two metrics, each with a warm-up and four slices of half a second.
+    assert rounds.seconds("one", [shared, step]) == 2.5
+    assert rounds.seconds("two", [shared, step]) == 7.5
+    assert rounds.seconds("nobody", [shared, step]) == 0
