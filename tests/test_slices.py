@@ -9,6 +9,7 @@ import pytest
 
 from fashiontl.core.metrics import Measurement, Slices
 from fashiontl.core.slices import (
+    Between,
     Components,
     Prior,
     Series,
@@ -329,5 +330,8 @@ def test_runs_are_combined_with_runs_as_what_varies() -> None:
     assert combined(runs[:1]) == runs[0]
     alike = combined([Interval(1.0, 0.9, 1 / 0.9)] * 4)
     assert alike.high == pytest.approx(0.9**-0.5)
+    # 0.1 between runs, known well: of four the error is 0.05.
+    known = combined([Interval(1.0, 0.9, 1 / 0.9)] * 4, Between(0.01, 200.0))
+    assert math.log(known.high) == pytest.approx(math.hypot(-math.log(0.9) / 2, 2.067 * 0.05), rel=0.01)
     unknown = combined([Interval(1.0, 0.0, math.inf), Interval(4.0, 0.0, math.inf)])
     assert (unknown.estimate, unknown.high) == (pytest.approx(2.0), math.inf)

@@ -452,13 +452,14 @@ def prediction_interval(interval: Interval, between: Between) -> Interval:
     return exp_interval(Interval(middle, middle - reach, middle + reach))
 
 
-def combined(runs: Sequence[Interval]) -> Interval:
+def combined(runs: Sequence[Interval], between: Between | None = None) -> Interval:
     """Several runs of one cell as one estimate: the mean of their logarithms, with runs as what varies.
 
-    Never narrower than the runs' own errors make it. One run stays as it is.
+    Never narrower than the runs' own errors make it. One run stays as it is, and holds for that run.
 
     Args:
         runs: their 95 % intervals, in the metric's unit; at least one.
+        between: of their machine, from all its cells; without it the cell's own runs must do, of which two say little.
     """
     if len(runs) == 1:
         return runs[0]
@@ -467,7 +468,10 @@ def combined(runs: Sequence[Interval]) -> Interval:
         return Interval(exp_interval(mean_interval([math.log(run.estimate) for run in runs])).estimate, 0.0, math.inf)
     found = mean_interval([math.log(run.estimate) for run in bounded])
     within = math.sqrt(sum(_half(run) ** 2 for run in bounded)) / len(bounded)
-    half = max(found.high - found.estimate, within) if len(bounded) > 1 else within
+    if between:
+        half = math.hypot(within, _quantile(between.freedom, 0.05) * math.sqrt(between.variance / len(bounded)))
+    else:
+        half = max(found.high - found.estimate, within) if len(bounded) > 1 else within
     return exp_interval(Interval(found.estimate, found.estimate - half, found.estimate + half))
 
 
