@@ -2,7 +2,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -61,7 +61,7 @@ class Lab:
 
 class FakeArm:
     threads = 1
-    variables = {"OMP_NUM_THREADS": "1"}
+    variables: ClassVar = {"OMP_NUM_THREADS": "1"}
 
     def __init__(self, name: Arm, lab: Lab, lacks: Mapping[str, str]) -> None:
         self.name = name

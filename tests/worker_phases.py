@@ -62,6 +62,9 @@ def known_allocations(job: Job, progress: Progress) -> Job:
     A second reading of each: `process` is the process alone.
     """
     size, cpu, found = job["bytes"], Device.of("cpu"), {}
+    # The code of what is called takes some megabytes when it is first called.
+    touched(2**20)
+    cpu.memory()
     before = cpu.memory()
 
     def grown(what: str) -> None:

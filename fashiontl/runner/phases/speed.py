@@ -18,6 +18,7 @@ from fashiontl.runner.messages import CaseJob, PhaseResult, Progress
 from fashiontl.runner.phases.timed_pass import (
     add_energy,
     base_memory,
+    forget_search,
     memory,
     read_energy,
     timed_pass,
@@ -71,6 +72,7 @@ def _inference(
         first = _once(lambda: compiled(one), timer)
         result.measure("first_call_time", first)
         progress("memory of inference")
+        forget_search(work.device, [lambda: compiled(one), lambda: compiled(many)])
         usual = _usual(lambda: compiled(one), timer)
         _usual(lambda: compiled(many), timer)
         result.measure_all(memory(work.device, "inference", base))
@@ -146,6 +148,7 @@ def _period(
     is_own = share == 1 or work.device.restart_peak()
     call = work.training_step(starts, epoch)
     first = _once(call, timer)
+    forget_search(work.device, [call])
     usual = _usual(call, timer)
     progress("training energy")
     energy = read_energy(work, call, timer)

@@ -57,6 +57,24 @@ def base_memory(device: Device) -> int:
     return 0 if device.has_queue else device.memory().peak
 
 
+def forget_search(device: Device, calls: Sequence[Callable[[], object]]) -> None:
+    """Have a device with memory of its own choose its algorithms, and start its peak anew afterwards.
+
+    cuDNN tries algorithms with workspaces of up to gigabytes at the first call of each shape; torch's allocator would
+    keep them as reserved. On the CPU nothing is tried, and the peak is that of the process from its beginning.
+
+    Args:
+        device: of the phase.
+        calls: one of each shape.
+    """
+    if not device.has_queue:
+        return
+    for call in calls:
+        call()
+    device.synchronize()
+    device.restart_peak()
+
+
 def memory(device: Device, phase: str, base: int) -> dict[str, float]:
     """The memory of a phase, each figure under the name of its metric; unknown ones are left out.
 
