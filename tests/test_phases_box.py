@@ -38,7 +38,7 @@ def test_noise_is_timed_in_blocks_until_the_time_is_up(monkeypatch: pytest.Monke
         assert timer.event is None
         seen.append(budget)
         call()
-        return Samples(kept, (), {}, WarmUp(9, True, 0.0, 0.01), "time", 0)
+        return Samples(kept, (), WarmUp(9, True, 0.0, 0.01), "time", 0)
 
     kept: tuple[float, ...] = (3e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3)
     monkeypatch.setattr(machine, "time_blocks", time_blocks)

@@ -58,26 +58,27 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
     metrics = ("latency", "inference_throughput", "train_throughput")
     answers = serve(tmp_path, [f"{command} {metric}" for metric in metrics for command in ("warm", "slice", "slice")])
     for warmed, *taken in zip(*[iter(answers)] * 3, strict=True):
-        assert set(warmed) == {"steady", "drift", "noise"}
-        assert [set(each) for each in taken] == [{"seconds", "throttled"}] * 2
+        assert set(warmed) == {"calls", "steady", "drift", "noise"}
+        fields = {"seconds", "values", "device", "parts", "wall", "cpu", "switches", "throttled"}
+        assert [set(each) for each in taken] == [fields] * 2
         assert all(each["seconds"] > 0 for each in taken)
 
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool, bool]] = []
     epochs: list[int] = []
-    images, step = Workload.random_images, Workload.training_step
+    images, step = Workload.random_images, Workload.step
 
     def counted(work: Any, count: int) -> torch.Tensor:
         seen.append((count, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
         return images(work, count)
 
-    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
+    def noted(work: Any, initial: Any, epoch: int = 0, count: int = 0) -> Any:
         epochs.append(epoch)
-        return step(work, starts, epoch)
+        return step(work, initial, epoch, count)
 
     monkeypatch.setattr(Workload, "random_images", counted)
-    monkeypatch.setattr(Workload, "training_step", noted)
+    monkeypatch.setattr(Workload, "step", noted)
     serve(tmp_path, ["warm latency", "warm inference_throughput"], settings=replace(SETTINGS, throughput_batch=5))
     assert seen == [(1, True, False), (5, True, False)]
     seen.clear()
@@ -86,7 +87,7 @@ def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch
     serve(tmp_path / "train", ["warm train_throughput"], case, replace(SETTINGS, epochs=4))
     assert (3, False, True) in seen
     assert not any(is_inference for _, is_inference, _ in seen)
-    assert epochs == [3], "the last"
+    assert epochs == [0], "one plan for all epochs"
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:
