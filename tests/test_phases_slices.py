@@ -1,5 +1,6 @@
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, IdentityJob, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.workload import Workload
+from fashiontl.timing.loops import WarmUp
+from fashiontl.timing.slices import Slice, Slicer
 
 SETTINGS = replace(PRESETS["smoke"], seconds=0.01, test_per_class=3)
 PROBE = Case("shufflenet_v2_x0_5", "linear_probe", weights="none")
@@ -88,6 +91,20 @@ def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch
     assert (3, False, True) in seen
     assert not any(is_inference for _, is_inference, _ in seen)
     assert epochs == [0], "one plan for all epochs"
+
+
+def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slicer, "warm", lambda slicer, seconds: WarmUp(2, True, 0.0, 0.0))
+    taken = itertools.cycle([Slice((2.0, 4.0), wall=1.0), Slice((8.0, 16.0), wall=3.0)])
+    monkeypatch.setattr(Slicer, "take", lambda slicer: next(taken))
+    case = replace(PROBE, policy="lp_ft")
+    warmed, answer = serve(
+        tmp_path, ["warm train_throughput", "slice train_throughput"], case, replace(SETTINGS, epochs=4)
+    )
+    assert warmed["calls"] == 4
+    assert (answer["values"], answer["periods"], answer["wall"]) == ([5.0, 10.0], [3.0, 12.0], 4.0)
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:
