@@ -31,13 +31,16 @@ from fashiontl.models.build import build
 from fashiontl.runner import phases
 from fashiontl.runner.client import Worker
 from fashiontl.runner.phases import speed
-from fashiontl.timing.loops import DeviceTimer, SamplingBudget, time_calls
+from fashiontl.timing.loops import DeviceTimer, no_garbage_collection
+from fashiontl.timing.slices import Slicer, calls_of
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",
     "shufflenet_v2_x0_5", "efficientnet_b0", "googlenet", "vit_b_32",
 )  # fmt: skip
 SMALLEST = "squeezenet1_1"
+# Of a slice of single calls; its limit of time comes first.
+_MOST_SAMPLES = 10_000
 MEMORY_MODELS = ("vgg11", "resnet18", "mobilenet_v2", "densenet121")
 PIXELS = 64
 TIMER = DeviceTimer(synchronize=lambda: None)
@@ -88,7 +91,7 @@ def timer_text(rounds: int, seconds: float) -> str:
     table = tabulate(rows, headers=header, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 3))
     return f"""## Latency at batch 1
 
-`fashiontl`: the median of `fashiontl.timing.loops.time_calls`. `Timer`: the median of
+`fashiontl`: the median of the single calls of `fashiontl.timing.slices`. `Timer`: the median of
 `torch.utils.benchmark.Timer.blocked_autorange` with the same number of threads. They take turns, {rounds} of
 {seconds:g} s each, in ABBA order, so that a drift of the machine meets both; the ratio is the mean over turns of that
 turn's ratio, with a 95 % interval (Student's t). Images of {PIXELS} pixels.
@@ -107,8 +110,7 @@ def row(name: str, rounds: int, seconds: float) -> tuple[str, ...]:
     found: dict[str, list[float]] = {"loop": [], "timer": []}
 
     def loop() -> None:
-        samples = time_calls(call, TIMER, SamplingBudget(seconds, half_width=0.0))
-        found["loop"].append(statistics.median(samples.values))
+        found["loop"].append(statistics.median(single_calls(call, seconds)))
 
     def other() -> None:
         found["timer"].append(timer.blocked_autorange(min_run_time=seconds).median)
@@ -121,6 +123,18 @@ def row(name: str, rounds: int, seconds: float) -> tuple[str, ...]:
             turns.reverse()
     medians = {way: 1e3 * statistics.median(values) for way, values in found.items()}
     return name, f"{medians['loop']:.3f}", f"{medians['timer']:.3f}", ratio(found["loop"], found["timer"])
+
+
+def single_calls(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of single calls, in slices that follow one another for about `seconds`, after a warm-up."""
+    with no_garbage_collection():
+        slicer = Slicer(calls_of(call, TIMER), TIMER, single=True, samples=_MOST_SAMPLES)
+        slicer.warm(seconds)
+        found: list[float] = []
+        started = time.perf_counter()
+        while not found or time.perf_counter() - started < seconds:
+            found += slicer.take().values
+    return found
 
 
 def _model(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -146,7 +160,7 @@ def whole_seconds(call: Callable[[], object], seconds: float) -> float:
     gc.collect()
     gc.freeze()
     started = time.perf_counter()
-    time_calls(counted, TIMER, SamplingBudget(seconds, half_width=0.0))
+    single_calls(counted, seconds)
     return (time.perf_counter() - started) / calls
 
 
@@ -198,15 +212,15 @@ def cost_text(rounds: int, seconds: float) -> str:
     return f"""## What the loop itself costs
 
 The fastest of these models, {SMALLEST}, at batch 1. A *bare loop* calls it over and over and reads the clock at the
-beginning and at the end only; against it stands all the time that `time_calls` took over the number of its calls,
+beginning and at the end only; against it stands all the time that slices of single calls took over the number of calls,
 warm-up and bookkeeping included. {rounds} turns of {seconds:g} s each, in ABBA order; the median of the turns' ratios
 with a 95 % interval (order statistics).
 
 | | |
 |:--|--:|
 | bare loop (ms a call) | {1e3 * usual:.4f} |
-| `time_calls` / bare loop | {interval.estimate:.4f} ({interval.low:.4f} to {interval.high:.4f}) |
-| `time_calls` of a function that does nothing (µs a call) | {1e6 * empty:.2f} |
+| slices / bare loop | {interval.estimate:.4f} ({interval.low:.4f} to {interval.high:.4f}) |
+| slices of a function that does nothing (µs a call) | {1e6 * empty:.2f} |
 | the same over the bare loop's call (%) | {100 * empty / usual:.3f} |"""
 
 

@@ -1,9 +1,8 @@
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from fashiontl.gate import arm as room
 from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, search_path
 from fashiontl.gate.trees import Checkout
 from fashiontl.runner.client import Outcome
+from fashiontl.runner.live import EndedError
 from fashiontl.runner.messages import TRAIN, Identity, Phase
 
 SETTINGS = replace(PRESETS["smoke"], threads=1, seconds=0.02, timeout=60.0)
@@ -238,73 +238,47 @@ def test_cases_that_a_tree_lacks(trees: tuple[Checkout, Checkout], monkeypatch: 
         assert one.expand({"axes": {}}) == [CASE]
 
 
-class FakeRunning:
-    """Says prepared things; text is an answer, None a silence until the deadline."""
+class FakeProcess:
+    """Answers, or ends as it is told to."""
 
-    def __init__(self, *said: str | Outcome | None) -> None:
-        self._said = list(said)
-        self.deadlines: list[float] = []
-        self.kills = 0
+    def __init__(self, ends: Outcome[Any] | None = None) -> None:
+        self._ends = ends
+        self.closed: list[bool] = []
 
-    def next(self, deadline: float) -> str | Outcome | None:
-        self.deadlines.append(deadline)
-        return self._said.pop(0)
+    def _answer(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if self._ends is not None:
+            raise EndedError(self._ends)
+        return answer
 
-    def kill(self) -> bool:
-        self.kills += 1
-        return True
+    def warm(self, metric: str) -> dict[str, Any]:
+        return self._answer({"steady": metric != "latency"})
 
+    def slice(self, metric: str) -> dict[str, Any]:
+        return self._answer({"seconds": 0.5, "throttled": metric == "latency"})
 
-@pytest.fixture
-def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Of commands; the clock stands still at 0."""
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    os.mkfifo(tmp_path / "pipe")
-    descriptor = os.open(tmp_path / "pipe", os.O_RDWR)
-    reader = os.dup(descriptor)
-    yield descriptor
-    os.close(reader)
+    def close(self, *, wait: bool) -> None:
+        self.closed.append(wait)
 
 
-def test_turns_write_commands_and_read_answers(pipe: int) -> None:
-    running = FakeRunning('{"steady": false}', '{"seconds": 0.5, "throttled": true}', Outcome("ok"))
-    reader = os.dup(pipe)
-    with Turns("head", running, pipe, 30.0) as turns:  # type: ignore[arg-type]
+def test_turns_are_slices_of_a_live_process() -> None:
+    process = FakeProcess()
+    with Turns("head", process) as turns:  # type: ignore[arg-type]
         assert turns.warm("latency") is False
         assert turns.slice("latency") == (0.5, True)
-        assert os.read(reader, 100) == b"warm latency\nslice latency\n"
-    os.close(reader)
-    assert running.kills == 1
-    assert running.deadlines == [30, 30, 10]
+        assert turns.warm("train_throughput") is True
+    assert process.closed == [True]
 
 
-def test_a_slice_may_take_little_longer_than_the_first(pipe: int) -> None:
-    answer = '{"seconds": 0.5, "throttled": false}'
-    running = FakeRunning(answer, answer, None)
-    turns = Turns("head", running, pipe, 7200.0)  # type: ignore[arg-type]
-    turns.slice("latency")
-    turns.slice("latency")
-    with pytest.raises(StoppedError, match="slice latency took longer than 60 s"), turns:
-        turns.slice("latency")
-    assert running.deadlines == [7200, 60, 60]
-    assert running.kills == 1, "nobody waits for its end"
-
-
+@pytest.mark.parametrize("command", ["warm", "slice"])
 @pytest.mark.parametrize(
-    ("said", "kind", "reason"),
-    [
-        (None, "timeout", "warm latency took longer than 30 s"),
-        (Outcome("oom", "out of memory"), "oom", "out of memory"),
-        (Outcome("crashed", "signal SIGSEGV"), "crashed", "signal SIGSEGV"),
-        (Outcome("ok"), "crashed", "warm latency: the process ended"),
-    ],
+    "outcome", [Outcome("timeout", "took longer"), Outcome("oom", "out of memory"), Outcome("crashed", "SIGSEGV")]
 )
-def test_a_process_that_does_not_answer(pipe: int, said: Any, kind: str, reason: str) -> None:
-    running = FakeRunning(said)
-    with pytest.raises(StoppedError) as caught, Turns("base", running, pipe, 30.0) as turns:  # type: ignore[arg-type]
-        turns.warm("latency")
-    assert (caught.value.arm, caught.value.kind, caught.value.reason) == ("base", kind, reason)
-    assert running.kills == 1
+def test_a_process_that_ends_stops_its_arm(command: str, outcome: Outcome[Any]) -> None:
+    process = FakeProcess(outcome)
+    with pytest.raises(StoppedError) as caught, Turns("base", process) as turns:  # type: ignore[arg-type]
+        getattr(turns, command)("latency")
+    assert (caught.value.arm, caught.value.kind, caught.value.reason) == ("base", outcome.status, outcome.reason)
+    assert process.closed == [False], "nobody waits for its end"
 
 
 @pytest.mark.slow
@@ -322,7 +296,7 @@ def test_a_real_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert turns.warm("latency") in {True, False}
             seconds, _ = turns.slice("latency")
             assert seconds > 0
-        ended = turns._running.next(0.0)
+        ended = turns._process._running.next(0.0)
         assert isinstance(ended, Outcome)
         assert ended.status == "ok"
         assert list(Path(one._pipes.name).iterdir())

@@ -5,11 +5,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from counted_machine import Machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.machine.devices import Device
-from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, time_blocks, time_calls, time_parts
+from fashiontl.timing.loops import DeviceTimer, Samples, SamplingBudget, time_blocks
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -19,57 +20,14 @@ def no_collection() -> Iterator[None]:
         yield
 
 
-class Machine:
-    """A device whose time is counted, not waited for: calls are queued, and only a wait lets them pass."""
-
-    def __init__(self, cost: Callable[[int], float], throttled: Callable[[float], bool] = lambda now: False) -> None:
-        self.now = 0.0
-        self.calls = 0
-        self.queued = 0.0
-        self.waits = 0
-        self.asked = 0
-        self._cost = cost
-        self._throttled = throttled
-
-    def clock(self) -> float:
-        return self.now
-
-    def call(self) -> None:
-        self.queued += self._cost(self.calls)
-        self.calls += 1
-
-    def synchronize(self) -> None:
-        self.now += self.queued
-        self.queued = 0.0
-        self.waits += 1
-
-    def throttled(self) -> bool:
-        self.asked += 1
-        return self._throttled(self.now)
-
-    @property
-    def timer(self) -> DeviceTimer:
-        return DeviceTimer(self.synchronize, throttled=self.throttled, clock=self.clock)
-
-    @property
-    def with_events(self) -> DeviceTimer:
-        """With events in the queue, which the device passes when all before them has run."""
-        return DeviceTimer(
-            self.synchronize,
-            event=lambda: self.now + self.queued,
-            elapsed=lambda before, after: after - before,
-            clock=self.clock,
-        )
-
-
 def test_calls_are_waited_for() -> None:
-    machine = Machine(lambda number: 0.010)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(1, samples=20))
-    assert samples.values == pytest.approx([0.010] * 20)
-    # Ten calls are a tenth of the second, and one does not look after each call.
-    assert samples.warm_up.calls in range(10, 15)
+    machine = Machine(lambda number: 0.020)
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(2, samples=20))
+    assert samples.values == pytest.approx([0.020] * 20)
+    # Two halves of five calls are a tenth of two seconds, and one does not look after each call.
+    assert samples.warm_up.calls in range(10, 13)
     assert (samples.warm_up.steady, samples.ended) == (True, "precise")
-    assert (samples.device, samples.parts, samples.throttled, samples.half_width) == ((), {}, 0, pytest.approx(0))
+    assert (samples.device, samples.throttled, samples.half_width) == ((), 0, pytest.approx(0))
 
 
 def test_the_devices_own_time_stands_beside_the_hosts() -> None:
@@ -79,16 +37,16 @@ def test_the_devices_own_time_stands_beside_the_hosts() -> None:
         machine.call()
         machine.now += 0.003  # the host prepares the call while the device has nothing to do
 
-    samples = time_calls(call, machine.with_events, SamplingBudget(1, samples=8))
+    samples = time_blocks(call, machine.with_events, SamplingBudget(1, samples=8))
     assert samples.values == pytest.approx([0.013] * len(samples.values))
     assert samples.device == pytest.approx([0.013] * len(samples.values))
-    samples = time_calls(machine.call, machine.with_events, SamplingBudget(1, samples=8))
+    samples = time_blocks(machine.call, machine.with_events, SamplingBudget(1, samples=8))
     assert samples.device == pytest.approx([0.010] * len(samples.values))
 
 
 def test_warm_up_lasts_while_the_calls_get_faster() -> None:
     falling = Machine(lambda number: max(0.010, 0.1 * 0.9**number))
-    samples = time_calls(falling.call, falling.timer, SamplingBudget(2, samples=6))
+    samples = time_blocks(falling.call, falling.timer, SamplingBudget(2, samples=6))
     assert samples.warm_up.steady
     # From call 22 on they are level, and the first half of the window must be level too, within 2 %.
     assert samples.warm_up.calls >= 22 + 5
@@ -105,7 +63,7 @@ def test_a_drift_of_a_tenth_is_seen_through_noise_of_six_percent() -> None:
     """While calls get faster by 10 % over 60 of them, again and again, they are not steady."""
     rng = np.random.default_rng(1)
     warm_ups = [
-        time_calls(machine.call, machine.timer, SamplingBudget(0.6, samples=6, half_width=1)).warm_up
+        time_blocks(machine.call, machine.timer, SamplingBudget(0.6, samples=6, half_width=1)).warm_up
         for machine in (noisy(rng, lambda number: -0.1 * number / 60) for _ in range(150))
     ]
     assert statistics.fmean(not warm_up.steady for warm_up in warm_ups) >= 0.9
@@ -115,7 +73,7 @@ def test_a_drift_of_a_tenth_is_seen_through_noise_of_six_percent() -> None:
 def test_what_does_not_drift_is_steady_once_a_drift_would_be_seen() -> None:
     rng = np.random.default_rng(2)
     warm_ups = [
-        time_calls(machine.call, machine.timer, SamplingBudget(5, samples=6, half_width=1)).warm_up
+        time_blocks(machine.call, machine.timer, SamplingBudget(5, samples=6, half_width=1)).warm_up
         for machine in (noisy(rng, lambda number: 0.0) for _ in range(100))
     ]
     assert all(warm_up.steady for warm_up in warm_ups)
@@ -130,44 +88,37 @@ def test_what_does_not_drift_is_steady_once_a_drift_would_be_seen() -> None:
 )
 def test_what_never_settles_says_so(cost: Callable[[int], float]) -> None:
     machine = Machine(cost)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(2, samples=6))
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(2, samples=6))
     assert not samples.warm_up.steady
     assert samples.warm_up.drift > 0.02 or samples.warm_up.noise > 0.2
     assert len(samples.values) >= 6
 
 
 def test_sampling_ends_when_precise_but_not_before_the_samples_asked() -> None:
-    machine = Machine(lambda number: 0.001)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(60, samples=1000))
+    machine = Machine(lambda number: 0.020)
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(60, samples=1000))
     assert samples.ended == "precise"
     assert 1000 <= len(samples.values) <= 1100
 
 
-def test_a_clock_that_stands_still_ends_too() -> None:
-    machine = Machine(lambda number: 0.0)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(1))
-    assert set(samples.values) == {0.0}
-    assert (samples.ended, samples.half_width) == ("samples", None)
-
-
 def test_samples_of_a_throttled_machine_are_dropped() -> None:
-    machine = Machine(lambda number: 0.010, lambda now: 0.4 < now < 0.7)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(1, samples=1000))
-    assert samples.throttled in range(25, 36)
+    machine = Machine(lambda number: 0.025, lambda now: 0.8 < now < 1.4)
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(2, samples=1000))
+    assert samples.throttled in range(20, 29)
     assert samples.throttled_share == samples.throttled / (samples.throttled + len(samples.values))
-    assert len(samples.values) + samples.throttled == pytest.approx(100, abs=2)
+    assert len(samples.values) + samples.throttled == pytest.approx(80, abs=2)
 
 
 def test_a_machine_that_is_always_throttled_ends_without_samples() -> None:
     machine = Machine(lambda number: 0.010, lambda now: True)
-    samples = time_calls(machine.call, machine.timer, SamplingBudget(0.5))
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(0.5))
     assert (samples.values, samples.ended, samples.throttled_share, samples.half_width) == ((), "time", 1.0, None)
 
 
 def test_one_asks_for_throttling_between_groups_only() -> None:
     machine = Machine(lambda number: 0.001)
-    time_calls(machine.call, machine.timer, SamplingBudget(1, samples=500))
-    assert machine.asked == 1 + 10, "every 50 calls of a millisecond"
+    time_blocks(machine.call, machine.timer, SamplingBudget(1, samples=30))
+    assert machine.asked == 1 + 10, "every three blocks of 20 milliseconds"
 
 
 def test_blocks_wait_once_and_last_20_ms() -> None:
@@ -181,41 +132,13 @@ def test_blocks_wait_once_and_last_20_ms() -> None:
     assert machine.waits == 2 * (warm_up + 10)
 
 
-def test_parts_add_up_to_the_call() -> None:
-    costs = {"data": 0.001, "forward": 0.004, "backward": 0.008}
-    machine = Machine(lambda number: list(costs.values())[number % 3])
-    parts = dict.fromkeys(costs, machine.call)
-    samples = time_parts(parts, machine.with_events, SamplingBudget(1))
-    assert list(samples.parts) == list(costs)
-    for name, cost in costs.items():
-        assert samples.parts[name] == pytest.approx([cost] * len(samples.values))
-    assert samples.values == pytest.approx([sum(costs.values())] * len(samples.values))
-    # Runs of two calls, 26 ms, are waited for at their ends only.
-    calls = machine.calls / 3
-    assert machine.waits == 2 * (samples.warm_up.calls + (calls - samples.warm_up.calls) / 2)
-
-
-def test_parts_without_events_are_read_from_the_clock() -> None:
-    machine = Machine(lambda number: 0.0)
-
-    def part(seconds: float) -> Callable[[], None]:
-        def run() -> None:
-            machine.now += seconds
-
-        return run
-
-    samples = time_parts({"a": part(0.01), "b": part(0.03)}, machine.timer, SamplingBudget(1))
-    assert samples.parts["a"] == pytest.approx([0.01] * len(samples.values))
-    assert samples.parts["b"] == pytest.approx([0.03] * len(samples.values))
-
-
 @pytest.mark.parametrize(("seconds", "calls"), [(0.5, 7), (2.3, 7), (2.5, 12)])
 def test_slow_calls_that_are_steady_at_once_are_samples_once_their_warm_up_took_all_the_time(
     seconds: float, calls: int
 ) -> None:
-    machine = Machine(lambda number: 0.2)
-    samples = time_parts({"a": machine.call, "b": machine.call}, machine.timer, SamplingBudget(seconds))
-    assert (machine.calls, samples.warm_up.calls, samples.ended) == (2 * calls, 6, "precise")
+    machine = Machine(lambda number: 0.4)
+    samples = time_blocks(machine.call, machine.timer, SamplingBudget(seconds))
+    assert (machine.calls, samples.warm_up.calls, samples.ended) == (calls, 6, "precise")
     assert samples.values == pytest.approx([0.4] * 6)
 
 
@@ -223,7 +146,7 @@ def test_slow_calls_that_are_steady_at_once_are_samples_once_their_warm_up_took_
 @given(st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=20), st.floats(0.001, 0.5))
 def test_every_loop_ends(costs: list[float], seconds: float) -> None:
     machine = Machine(lambda number: costs[number % len(costs)])
-    samples: Samples = time_calls(machine.call, machine.timer, SamplingBudget(seconds))
+    samples: Samples = time_blocks(machine.call, machine.timer, SamplingBudget(seconds))
     assert len(samples.values) >= 6
     assert min(costs) * 0.999 <= min(samples.values) <= max(samples.values) <= max(costs) * 1.001
 
@@ -242,6 +165,6 @@ def test_garbage_collector_rests_while_sampling() -> None:
         machine.call()
         seen.append(gc.isenabled())
 
-    time_calls(call, machine.timer, SamplingBudget(1, samples=7))
-    assert seen[-7:] == [False] * 7
+    time_blocks(call, machine.timer, SamplingBudget(1, samples=7))
+    assert seen[-14:] == [False] * 14
     assert gc.isenabled()

@@ -1,5 +1,6 @@
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, IdentityJob, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.workload import Workload
+from fashiontl.timing.loops import WarmUp
+from fashiontl.timing.slices import Slice, Slicer
 
 SETTINGS = replace(PRESETS["smoke"], seconds=0.01, test_per_class=3)
 PROBE = Case("shufflenet_v2_x0_5", "linear_probe", weights="none")
@@ -58,26 +61,27 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
     metrics = ("latency", "inference_throughput", "train_throughput")
     answers = serve(tmp_path, [f"{command} {metric}" for metric in metrics for command in ("warm", "slice", "slice")])
     for warmed, *taken in zip(*[iter(answers)] * 3, strict=True):
-        assert set(warmed) == {"steady", "drift", "noise"}
-        assert [set(each) for each in taken] == [{"seconds", "throttled"}] * 2
+        assert set(warmed) == {"calls", "steady", "drift", "noise"}
+        fields = {"seconds", "values", "device", "parts", "wall", "cpu", "switches", "throttled"}
+        assert [set(each) for each in taken] == [fields] * 2
         assert all(each["seconds"] > 0 for each in taken)
 
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool, bool]] = []
     epochs: list[int] = []
-    images, step = Workload.random_images, Workload.training_step
+    images, step = Workload.random_images, Workload.step
 
     def counted(work: Any, count: int) -> torch.Tensor:
         seen.append((count, torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
         return images(work, count)
 
-    def noted(work: Any, starts: Any, epoch: int = 0) -> Any:
+    def noted(work: Any, initial: Any, epoch: int = 0, count: int = 0) -> Any:
         epochs.append(epoch)
-        return step(work, starts, epoch)
+        return step(work, initial, epoch, count)
 
     monkeypatch.setattr(Workload, "random_images", counted)
-    monkeypatch.setattr(Workload, "training_step", noted)
+    monkeypatch.setattr(Workload, "step", noted)
     serve(tmp_path, ["warm latency", "warm inference_throughput"], settings=replace(SETTINGS, throughput_batch=5))
     assert seen == [(1, True, False), (5, True, False)]
     seen.clear()
@@ -86,7 +90,21 @@ def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch
     serve(tmp_path / "train", ["warm train_throughput"], case, replace(SETTINGS, epochs=4))
     assert (3, False, True) in seen
     assert not any(is_inference for _, is_inference, _ in seen)
-    assert epochs == [3], "the last"
+    assert epochs == [0], "one plan for all epochs"
+
+
+def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slicer, "warm", lambda slicer, seconds: WarmUp(2, True, 0.0, 0.0))
+    taken = itertools.cycle([Slice((2.0, 4.0), wall=1.0), Slice((8.0, 16.0), wall=3.0)])
+    monkeypatch.setattr(Slicer, "take", lambda slicer: next(taken))
+    case = replace(PROBE, policy="lp_ft")
+    warmed, answer = serve(
+        tmp_path, ["warm train_throughput", "slice train_throughput"], case, replace(SETTINGS, epochs=4)
+    )
+    assert warmed["calls"] == 4
+    assert (answer["values"], answer["periods"], answer["wall"]) == ([5.0, 10.0], [3.0, 12.0], 4.0)
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:

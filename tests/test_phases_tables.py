@@ -1,6 +1,7 @@
 """Every entry of the tables through every phase, so that none can be added that only some of them support."""
 
 import importlib
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,11 +22,13 @@ from fashiontl.models.registry import ARCHITECTURES
 from fashiontl.profiling.operators import Profile
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, SlicesJob
-from fashiontl.runner.phases import profile_step, speed
+from fashiontl.runner.phases import profile_step
 from fashiontl.timing import loops
 from fashiontl.timing.loops import Samples, WarmUp
+from fashiontl.timing.slices import Slice, Slicer
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+METRICS = ("latency", "inference_throughput", "train_throughput", "end_to_end_throughput")
 PHASES = ("pretrain", "train", "inference", "step", "sweep", "profile", "slices")
 # Epochs enough that each policy that changes has several plans.
 SETTINGS = replace(
@@ -79,27 +82,24 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def once(call: Callable[[], object], *_: Any) -> Samples:
         call()
-        return Samples((0.5,), (), {}, WarmUp(1, True, 0.0, 0.0), "precise", 0)
+        return Samples((0.5,), (), WarmUp(1, True, 0.0, 0.0), "precise", 0)
 
-    def each(parts: dict[str, Callable[[], object]], *_: Any) -> Samples:
-        for part in parts.values():
-            part()
-        return Samples((0.5,), (), dict.fromkeys(parts, (0.125,)), WarmUp(1, True, 0.0, 0.0), "precise", 0)
+    def warmed(slicer: Slicer, _: float) -> WarmUp:
+        slicer._take(1)
+        return WarmUp(1, True, 0.0, 0.0)
 
-    def warmed(call: Callable[[], object], *_: Any) -> tuple[Callable[[], float], WarmUp]:
-        call()
-        return lambda: 0.5, WarmUp(1, True, 0.0, 0.0)
+    def taken(slicer: Slicer) -> Slice:
+        slicer._take(1)
+        return Slice((0.5, 0.25), parts=dict.fromkeys(slicer._parts, (0.125,)))
 
     def profiled(step: Callable[[], object], *_: Any, **__: Any) -> Profile:
         step()
         return Profile((), (), None, 1, 0.5, None, None, ())
 
-    monkeypatch.setattr(speed, "time_calls", once)
-    monkeypatch.setattr(speed, "time_blocks", once)
-    monkeypatch.setattr(speed, "time_parts", each)
     # The package has a function of that name.
     slices = importlib.import_module("fashiontl.runner.phases.slices")
-    monkeypatch.setattr(slices, "warmed_blocks", warmed)
+    monkeypatch.setattr(Slicer, "warm", warmed)
+    monkeypatch.setattr(Slicer, "take", taken)
     # Both go through all that tests have imported.
     monkeypatch.setattr(slices, "strangers", lambda other: [])
     monkeypatch.setattr(loops.gc, "collect", lambda: 0)
@@ -123,20 +123,22 @@ def chain(own_tables: None, tmp_path: Path) -> str:
 def run_all(case: Case, cache: Path, folder: Path, names: tuple[str, ...] = PHASES) -> dict[str, Any]:
     """What each phase returns, through JSON, or the reason why it skips the case."""
     commands = folder / "commands"
-    metrics = ("latency", "train_throughput")
-    commands.write_text("".join(f"{command} {metric}\n" for metric in metrics for command in ("warm", "slice")))
+    commands.write_text("".join(f"{command} {metric}\n" for metric in METRICS for command in ("warm", "slice")))
     job = SlicesJob(
         case, SETTINGS, cache=str(cache), traces=str(folder), commands=str(commands), other=str(folder / "other")
     )
     found: dict[str, Any] = {}
     for name in names:
+        lines: list[str] = []
         try:
-            found[name] = run(getattr(phases, name), job)
+            found[name] = run(getattr(phases, name), job, lines)
         except SkippedError as error:
             found[name] = str(error)
             # What the other phases say without a checkpoint.
             job = structs.replace(job, case=replace(case, weights="none"))
         else:
+            if name == "slices":
+                found[name]["answers"] = dict(zip(METRICS, map(json.loads, lines[1::2]), strict=True))
             job = structs.replace(job, checkpoints=found.get("pretrain", {}).get("checkpoints", {}))
     return found
 
@@ -145,13 +147,17 @@ def assert_measured(found: dict[str, Any]) -> None:
     assert not [reason for reason in found.values() if isinstance(reason, str)]
     assert len(found["train"]["accuracy"]) == 1
     assert all(proof["holds"] for proof in found["train"]["proofs"])
-    assert found["inference"]["inference_throughput"] == [SETTINGS.throughput_batch / 0.5]
     assert found["inference"]["trainable_parameters"] > 0
-    assert found["step"]["train_throughput"] == found["step"]["end_to_end_throughput"] == [4.0]
     assert found["step"]["training_flops"] > 0
     if "periods" in found["step"]:
         assert sum(each["share"] for each in found["step"]["periods"]["each"]) == pytest.approx(1)
-        assert found["step"]["periods"]["mean"]["step_time"] == pytest.approx(0.5)
+    if "slices" in found:
+        answers = found["slices"]["answers"]
+        assert [answer["values"] for answer in answers.values()] == [pytest.approx([0.5, 0.25])] * 4
+        assert set(answers["end_to_end_throughput"]["parts"]) == {"data", "forward", "backward", "optimizer"}
+        spans = len(found["step"]["periods"]["each"]) if "periods" in found["step"] else 0
+        expected = [None, None, *[[0.375] * spans or None] * 2]
+        assert [answer.get("periods") for answer in answers.values()] == expected
     if "sweep" in found:
         assert [point["batch"] for point in found["sweep"]["sweep"]["training"]["points"]] == [2]
         assert "profile" in found["profile"]

@@ -1,11 +1,10 @@
 """The timing loops: how long a step takes, once it is steady. What is timed is a function."""
 
 import gc
-import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,14 +106,12 @@ class Samples:
     Attributes:
         values: seconds a call, in the order in which they were taken.
         device: seconds a call in the device's own time; empty where it has none.
-        parts: seconds of each part of a call, by its name; empty when the call has none.
         ended: why sampling ended: the median was precise, the time was up, or there were samples enough.
         throttled: samples that were dropped because the machine was slowed down meanwhile.
     """
 
     values: tuple[float, ...]
     device: tuple[float, ...]
-    parts: dict[str, tuple[float, ...]]
     warm_up: WarmUp
     ended: Literal["precise", "time", "samples"]
     throttled: int
@@ -130,11 +127,6 @@ class Samples:
         return self.throttled / max(1, self.throttled + len(self.values))
 
 
-def time_calls(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
-    """Time single calls, each from its start until the device has finished it: what one request waits."""
-    return _run(lambda calls: _timed(call, timer, calls), timer, budget, in_blocks=False)
-
-
 def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Time blocks of calls with one wait at the end of each: the throughput of a full queue.
 
@@ -143,56 +135,7 @@ def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: Sampling
     return _run(lambda calls: _timed(call, timer, calls), timer, budget)
 
 
-def warmed_blocks(call: Callable[[], object], timer: DeviceTimer, seconds: float) -> tuple[Callable[[], float], WarmUp]:
-    """Warm a call up for at most `seconds`, for blocks that two processes then take in turns.
-
-    What ran in between has cooled caches: a block of ResNet-18's single images was 19 % slower after a block of the
-    other process than after one of its own. So half as many calls that do not count come first in each block of short
-    ones. The caller enters `no_garbage_collection`.
-
-    Returns:
-        A function that takes one block and returns its seconds a call, and how the warm-up ended.
-    """
-    warm_up, window = steady_calls(lambda calls: _timed(call, timer, calls), timer.clock, seconds)
-    calls = _calls_of_block(window)
-    uncounted = calls // 2
-
-    def take() -> float:
-        for _ in range(uncounted):
-            call()
-        return _timed(call, timer, calls)[0]
-
-    return take, warm_up
-
-
-def time_parts(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer, budget: SamplingBudget) -> Samples:
-    """Time calls that consist of parts, one after the other, and each part.
-
-    The device is waited for only after blocks of at least 20 ms, as in real use; events in its queue separate the
-    parts. Without them (on the CPU, where a call has finished when it returns) the clock does.
-    """
-    event = timer.event or timer.clock
-    elapsed = timer.elapsed or (lambda before, after: after - before)
-
-    def take(calls: int) -> _Sample:
-        rows = []
-        timer.synchronize()
-        started = timer.clock()
-        for _ in range(calls):
-            events = [event()]
-            for part in parts.values():
-                part()
-                events.append(event())
-            rows.append(events)
-        timer.synchronize()
-        each = (timer.clock() - started) / calls
-        shares = [[elapsed(before, after) for before, after in itertools.pairwise(row)] for row in rows]
-        return (each, *(statistics.fmean(part) for part in zip(*shares, strict=True)))
-
-    return _run(take, timer, budget, tuple(parts))
-
-
-# Seconds of the whole call by the host's clock, then by the device's or of each part; means over a block of calls.
+# Seconds of a call by the host's clock, then by the device's own if it has one; means over a block of calls.
 _Sample = tuple[float, ...]
 # Takes one sample of so many calls.
 _Take = Callable[[int], _Sample]
@@ -211,14 +154,7 @@ def _timed(call: Callable[[], object], timer: DeviceTimer, calls: int) -> _Sampl
     return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
 
 
-def _run(
-    take: _Take,
-    timer: DeviceTimer,
-    budget: SamplingBudget,
-    parts: Sequence[str] = (),
-    *,
-    in_blocks: bool = True,
-) -> Samples:
+def _run(take: _Take, timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Warm up, then take samples until they are enough.
 
     Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
@@ -227,15 +163,14 @@ def _run(
     with no_garbage_collection():
         started = timer.clock()
         warm_up, window = steady_calls(take, timer.clock, budget.seconds)
-        calls = _calls_of_block(window) if in_blocks else 1
+        calls = _calls_of_block(window)
         is_enough = calls == 1 and timer.clock() - started >= budget.seconds
         first = window[1:] if is_enough and warm_up.steady and warm_up.calls == len(window) else []
         kept, ended, throttled = _sample(take, calls, timer, budget, first)
     columns = list(zip(*kept, strict=True)) or [()]
     return Samples(
         values=columns[0],
-        device=columns[1] if len(columns) > 1 and not parts else (),
-        parts=dict(zip(parts, columns[1:], strict=False)),
+        device=columns[1] if len(columns) > 1 else (),
         warm_up=warm_up,
         ended=ended,
         throttled=throttled,
