@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from gate_repository import CASE, PROJECT, nets, repository
 
-from fashiontl.core.case import PRESETS, Case
+from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate import arm as room
 from fashiontl.gate.arm import Arm, IncomparableError, StoppedError, Turns, search_path

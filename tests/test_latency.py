@@ -1,7 +1,9 @@
 import gc
+import statistics
 from collections.abc import Callable, Iterator
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,8 +66,8 @@ def test_calls_are_waited_for() -> None:
     machine = Machine(lambda number: 0.010)
     samples = time_calls(machine.call, machine.timer, SamplingBudget(1, samples=20))
     assert samples.values == pytest.approx([0.010] * 20)
-    # Two halves of five calls are a tenth of the second, and one does not look after each call.
-    assert samples.warm_up.calls in range(10, 13)
+    # Ten calls are a tenth of the second, and one does not look after each call.
+    assert samples.warm_up.calls in range(10, 15)
     assert (samples.warm_up.steady, samples.ended) == (True, "precise")
     assert (samples.device, samples.parts, samples.throttled, samples.half_width) == ((), {}, 0, pytest.approx(0))
 
@@ -91,6 +93,34 @@ def test_warm_up_lasts_while_the_calls_get_faster() -> None:
     # From call 22 on they are level, and the first half of the window must be level too, within 2 %.
     assert samples.warm_up.calls >= 22 + 5
     assert samples.values == pytest.approx([0.010] * len(samples.values))
+
+
+def noisy(rng: np.random.Generator, drift: Callable[[int], float]) -> Machine:
+    """Calls of 10 ms with 6 % noise."""
+    noise = rng.normal(0, 0.06, 1000)
+    return Machine(lambda number: 0.01 * (1 + noise[number] + drift(number)))
+
+
+def test_a_drift_of_a_tenth_is_seen_through_noise_of_six_percent() -> None:
+    """While calls get faster by 10 % over 60 of them, again and again, they are not steady."""
+    rng = np.random.default_rng(1)
+    warm_ups = [
+        time_calls(machine.call, machine.timer, SamplingBudget(0.6, samples=6, half_width=1)).warm_up
+        for machine in (noisy(rng, lambda number: -0.1 * number / 60) for _ in range(150))
+    ]
+    assert statistics.fmean(not warm_up.steady for warm_up in warm_ups) >= 0.9
+    assert statistics.median(warm_up.calls for warm_up in warm_ups) == pytest.approx(60, abs=6)
+
+
+def test_what_does_not_drift_is_steady_once_a_drift_would_be_seen() -> None:
+    rng = np.random.default_rng(2)
+    warm_ups = [
+        time_calls(machine.call, machine.timer, SamplingBudget(5, samples=6, half_width=1)).warm_up
+        for machine in (noisy(rng, lambda number: 0.0) for _ in range(100))
+    ]
+    assert all(warm_up.steady for warm_up in warm_ups)
+    assert all(warm_up.detectable <= 0.1 for warm_up in warm_ups)
+    assert 60 <= statistics.median(warm_up.calls for warm_up in warm_ups) <= 120
 
 
 @pytest.mark.parametrize(

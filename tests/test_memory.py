@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fashiontl.machine.devices import Cpu, Device, Memory
+from fashiontl.machine.devices import Cpu, Memory
 from fashiontl.runner.client import Worker
 from fashiontl.runner.messages import Phase
-from fashiontl.runner.phases.timed_pass import settle_memory
 
 SIZE = 64 * 2**20
 # What reading a peak takes itself, and what the kernel's counters of each CPU have not yet handed in.

@@ -17,8 +17,10 @@ from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.core.metrics import Metric
 from fashiontl.data.select import TaskData
+from fashiontl.freezing.policies import Policy
 from fashiontl.machine.devices import Cpu, Device
 from fashiontl.matrix.extensions import register
+from fashiontl.models.network import Network
 from fashiontl.models.weights.start import Start
 from fashiontl.runner import phases
 from fashiontl.runner.messages import CaseJob, ExtraJob
@@ -26,7 +28,7 @@ from fashiontl.runner.phases import accuracy, speed, timed_pass
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import loops
 from fashiontl.timing.loops import Samples, WarmUp
-from fashiontl.training.fit import Examples
+from fashiontl.training.fit import Batches, Examples, Fit
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 SETTINGS = replace(PRESETS["smoke"], test_per_class=3, seconds=0.01)
@@ -272,6 +274,55 @@ def test_sources_of_a_hybrid(tmp_path: Path) -> None:
     value = run(phases.train, job(case, checkpoints=made["checkpoints"]))
     for name in MEMBERS:
         assert value["weights"]["members"][name]["sha256"] == made["pretraining"]["members"][name]["sha256"]
+
+
+def test_seeds_take_turns_at_the_backbones(tmp_path: Path) -> None:
+    several, case = replace(SETTINGS, seeds=3, pretrain_seeds=2), Case(ARCHITECTURE, "linear_probe")
+    made = run(phases.pretrain, job(case, several, cache=str(tmp_path)))
+    assert set(made["checkpoints"]) == {ARCHITECTURE, f"{ARCHITECTURE}@1"}
+    digests = [made["pretraining"]["sha256"], made["pretraining"]["others"][0]["sha256"]]
+    assert digests[0] != digests[1]
+    assert [made["pretraining"]["recipe"]["seed"], made["pretraining"]["others"][0]["recipe"]["seed"]] == [0, 1]
+    value = run(phases.train, job(case, several, checkpoints=made["checkpoints"]))
+    assert [start["sha256"] for start in value["backbones"]] == [digests[0], digests[1], digests[0]]
+    assert value["weights"] == value["backbones"][0]
+    one = run(phases.pretrain, job(case, replace(SETTINGS, seeds=3), cache=str(tmp_path)))
+    assert one["checkpoints"] == {ARCHITECTURE: made["checkpoints"][ARCHITECTURE]}
+    assert one["pretraining"]["cached"], "a backbone is the same whatever others there are"
+    shared = run(phases.train, job(case, replace(SETTINGS, seeds=3), checkpoints=one["checkpoints"]))
+    assert (shared["trained"][0], shared["trained"][2]) == (value["trained"][0], value["trained"][2])
+    assert shared["trained"][1] != value["trained"][1]
+    assert "backbones" not in shared
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_another_seed_has_another_head_other_images_another_order_and_augmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: bool
+) -> None:
+    settings = replace(SETTINGS, seeds=2, augment=augment)
+    heads, bodies, images, batches, pixels = [], [], [], [], []
+    real = accuracy.fit
+
+    def spy(network: Network, policy: Policy, examples: Examples, *others: Any, **named: Any) -> Fit:
+        bodies.append({name: value.clone() for name, value in network.state_dict().items() if "head" not in name})
+        heads.append(network.head_layer.weight.detach().clone())
+        images.append(examples.images)
+        ones = torch.arange(16 * 28 * 28, dtype=torch.float32).view(16, 28, 28).remainder(251).to(torch.uint8)
+        plan = policy.plan(network.stage_names, 0, 1)
+        generator = torch.Generator().manual_seed(named["seed"])
+        made = list(Batches(network, plan, ones, others[0], others[1], generator))
+        batches.append(torch.cat([chosen for chosen, _ in made]))
+        pixels.append(torch.cat([inputs for _, inputs in made])[batches[-1].argsort()])
+        return real(network, policy, examples, *others, **named)
+
+    monkeypatch.setattr(accuracy, "fit", spy)
+    made = run(phases.pretrain, job(Case(ARCHITECTURE, "full"), settings, cache=str(tmp_path)))
+    run(phases.train, job(Case(ARCHITECTURE, "full"), settings, checkpoints=made["checkpoints"]))
+    assert all(torch.equal(value, bodies[1][name]) for name, value in bodies[0].items())
+    assert not torch.equal(*heads)
+    assert not torch.equal(*images)
+    assert not torch.equal(*batches)
+    assert torch.equal(*pixels) is not augment, "each image in its place is the same but for augmentation"
 
 
 def test_few_images_a_class_are_the_tasks_own() -> None:

@@ -3,6 +3,7 @@
 import math
 from statistics import fmean, variance
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from fashiontl.core.slices import (
     Series,
     allocation,
     best_group,
+    between_runs,
+    combined,
     components,
     difference,
     exp_interval,
@@ -20,11 +23,14 @@ from fashiontl.core.slices import (
     interval_of,
     log_interval,
     paired,
+    prediction_interval,
     prior_of,
     processes_needed,
+    quantile_interval,
     series_of,
+    session_drift,
 )
-from fashiontl.core.stats import mean_interval
+from fashiontl.core.stats import Interval, mean_interval
 
 
 def series(
@@ -227,3 +233,101 @@ def test_two_cells_of_one_shared_measurement_are_equally_good() -> None:
     cell = series(np.random.default_rng(11), 3, 4, 0.1, 0.02)
     assert best_group([cell, cell], "lower") == [0, 1]
     assert variance(difference(cell, cell).__dict__.values()) == 0
+
+
+def spread_over_slices(rng: np.random.Generator, of_slices: float, prior: Prior | None = None) -> Measurement:
+    """5 processes with 6 slices of 40 samples each, whose logs lie up to 1 above their slice's level."""
+    levels = np.repeat(rng.normal(0, of_slices, 30) + np.repeat(rng.normal(0, 0.02, 5), 6), 40)
+    values = np.exp(levels + rng.random(1200))
+    processes = tuple(number // 6 for number in range(30))
+    taken = Slices(
+        "g", (40,) * 30, processes, tuple(range(30)), tuple(map(float, range(30))),
+        prior=(prior.ratio, prior.freedom) if prior else None,
+    )  # fmt: skip
+    return measurement(tuple(values.tolist()), taken)
+
+
+def test_a_quantiles_interval_holds_where_samples_of_a_slice_are_alike() -> None:
+    rng = np.random.default_rng(12)
+    truth = float(np.percentile(np.exp(rng.random(400_000) + rng.normal(0, math.hypot(0.1, 0.02), 400_000)), 90))
+    found = [quantile_interval(spread_over_slices(rng, 0.1), 90) for _ in range(120)]
+    assert fmean(interval.low <= truth <= interval.high for interval in found) >= 0.95
+    assert fmean(math.log(interval.high / interval.low) / 2 for interval in found) < 0.12
+
+
+def test_a_quantiles_interval_repeats_and_is_unbounded_where_few_slices_reach_it() -> None:
+    rng = np.random.default_rng(13)
+    one = spread_over_slices(rng, 0.02)
+    assert quantile_interval(one, 90) == quantile_interval(one, 90)
+    assert quantile_interval(one, 90).estimate == pytest.approx(np.percentile(one.values, 90))
+    assert math.isfinite(quantile_interval(one, 99).high)
+    apart = quantile_interval(spread_over_slices(rng, 1.0), 99)
+    assert (apart.low, apart.high) == (0, math.inf)
+    assert one.slices is not None
+    single = msgspec.structs.replace(one.slices, processes=(0,) * 30)
+    assert quantile_interval(measurement(one.values, single), 90).high == math.inf
+
+
+def test_a_machine_that_warms_up_shows_in_all_cells_and_one_cells_drift_is_diluted() -> None:
+    rng = np.random.default_rng(14)
+    warming = np.linspace(0, 0.1, 40).reshape(5, 8)
+    cells = [as_series(warming + rng.normal(0, 0.06, (5, 8)) + level) for level in (0, 1, 2, 3)]
+    found = session_drift(cells)
+    assert found is not None
+    assert found.seen
+    assert found.change == pytest.approx(0.05, abs=0.03)
+    assert session_drift([as_series(warming[:1, :5])]) is None
+    still = [
+        session_drift(
+            [as_series(rng.normal(0, 0.1, (5, 8)) + rng.normal(0, 0.02, (5, 1))) for _ in range(4)]
+        )
+        for _ in range(150)
+    ]  # fmt: skip
+    assert fmean(one is not None and one.seen for one in still) <= 0.07
+
+
+def within(rng: np.random.Generator, mean: float) -> Interval:
+    """The interval of a run whose estimate errs by 2 %."""
+    error = rng.normal(0, 0.02)
+    return exp_interval(Interval(mean + error, mean + error - 0.042, mean + error + 0.042))
+
+
+def test_a_later_run_falls_into_the_prediction_interval() -> None:
+    """Runs of one machine differ by 5 %, half of it common to all cells, beyond their own error of 2 %."""
+    rng = np.random.default_rng(15)
+    held, variances = [], []
+    for _ in range(150):
+        levels = rng.normal(0, 0.035, (1, 5)) + rng.normal(0, 0.035, (6, 5))
+        cells = [[within(rng, level) for level in row] for row in levels.tolist()]
+        between = between_runs([row[:4] for row in cells])
+        assert between is not None
+        variances.append(between.variance)
+        predicted = [prediction_interval(row[3], between) for row in cells]
+        held += [one.low <= row[4].estimate <= one.high for one, row in zip(predicted, cells, strict=True)]
+    assert fmean(held) >= 0.93
+    assert fmean(variances) == pytest.approx(0.00245, rel=0.2)
+
+
+def test_without_a_second_run_nothing_is_known_of_later_ones() -> None:
+    one = Interval(1.0, 0.9, 1.1)
+    assert between_runs([[one], []]) is None
+    same = between_runs([[one, one], [one, one]])
+    assert same is not None
+    assert same.variance == 0
+    # Two runs err, each as much as the interval says.
+    predicted = prediction_interval(one, same)
+    assert math.log(predicted.high / predicted.low) == pytest.approx(math.sqrt(2) * math.log(1.1 / 0.9))
+    assert prediction_interval(Interval(1.0, 0.0, math.inf), same).high == math.inf
+
+
+def test_runs_are_combined_with_runs_as_what_varies() -> None:
+    runs = [Interval(level, level * 0.99, level * 1.01) for level in (1.0, 1.1, 1.21)]
+    found = combined(runs)
+    assert found.estimate == pytest.approx(1.1)
+    # Student's 4.30 with two degrees of freedom, of log 1.1 over the root of 3.
+    assert math.log(found.high / 1.1) == pytest.approx(4.3027 * math.log(1.1) / math.sqrt(3), rel=1e-4)
+    assert combined(runs[:1]) == runs[0]
+    alike = combined([Interval(1.0, 0.9, 1 / 0.9)] * 4)
+    assert alike.high == pytest.approx(0.9**-0.5)
+    unknown = combined([Interval(1.0, 0.0, math.inf), Interval(4.0, 0.0, math.inf)])
+    assert (unknown.estimate, unknown.high) == (pytest.approx(2.0), math.inf)

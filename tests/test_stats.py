@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fashiontl.core.stats import (
+    Drift,
     Interval,
     accuracy_interval,
-    drift_and_noise,
+    digamma,
+    drift_test,
     mean_interval,
     median_interval,
     percentile,
@@ -18,6 +20,8 @@ from fashiontl.core.stats import (
     smallest_difference,
     student_quantile,
     student_tail,
+    trigamma,
+    trigamma_inverse,
     wilson,
 )
 
@@ -168,33 +172,73 @@ def test_overlaps(low: float, high: float, expected: bool) -> None:
 
 
 def test_drift_is_not_noise_and_noise_is_not_drift() -> None:
-    climbing = [1 + 0.01 * number for number in range(20)]
-    drift, noise = drift_and_noise(climbing)
-    assert drift == pytest.approx(0.1 / 1.095)
-    assert noise == pytest.approx(0.01 / 0.9539 / 1.095, rel=1e-3)
-    drift, noise = drift_and_noise([1.0, 1.2] * 10)
-    assert drift == 0
-    assert noise == pytest.approx(0.2 / 0.9539 / 1.1, rel=1e-3)
+    found = drift_test([1 + 0.01 * number for number in range(20)])
+    assert found.change == pytest.approx(0.1 / 1.095)
+    assert found.noise == pytest.approx(0.01 / 0.9296 / 1.095, rel=1e-3)
+    assert found.seen
+    assert found.chance < 1e-6
+    found = drift_test([1.0, 1.2] * 10)
+    assert found.change == 0
+    assert found.noise == pytest.approx(0.2 / 0.9296 / 1.1, rel=1e-3)
+    assert not found.seen
 
 
 def test_one_outlier_is_neither() -> None:
-    assert drift_and_noise([1.0] * 9 + [100.0] + [1.0] * 10) == (0.0, 0.0)
+    found = drift_test([1.0] * 9 + [100.0] + [1.0] * 10)
+    assert (found.change, found.noise, found.seen) == (0.0, 0.0, False)
+
+
+def test_equal_values_do_not_drift() -> None:
+    assert drift_test([2.0] * 6) == Drift(0.0, 0.0, 1.0, 0.0)
 
 
 def test_noise_of_normal_values_is_their_deviation() -> None:
     draw = random.Random(1)
-    drift, noise = drift_and_noise([draw.gauss(10, 0.5) for _ in range(4000)])
-    assert noise == pytest.approx(0.05, rel=0.1)
-    assert drift < 0.01
+    found = drift_test([draw.gauss(10, 0.5) for _ in range(4000)])
+    assert found.noise == pytest.approx(0.05, rel=0.1)
+    assert abs(found.change) < 0.01
 
 
-@given(st.lists(st.floats(1e-6, 1e3), min_size=4, max_size=40).filter(lambda values: len(values) % 2 == 0))
-def test_drift_and_noise_have_no_unit(values: list[float]) -> None:
-    assert drift_and_noise([2 * value for value in values]) == pytest.approx(drift_and_noise(values))
-    drift, noise = drift_and_noise(values)
-    assert drift == pytest.approx(drift_and_noise(values[::-1])[0])
-    assert drift >= 0
-    assert noise >= 0
+def drifts(count: int, drift: float, alike: float = 0.0) -> list[Drift]:
+    """Of 400 series with 6 % noise whose neighbours are alike."""
+    rng = np.random.default_rng(7)
+    noise = rng.standard_normal((400, count))
+    for number in range(1, count):
+        noise[:, number] = alike * noise[:, number - 1] + math.sqrt(1 - alike**2) * noise[:, number]
+    return [drift_test(values) for values in (1 + 0.06 * noise + np.linspace(0, drift, count)).tolist()]
+
+
+@pytest.mark.parametrize(("count", "alike"), [(12, 0.0), (60, 0.0), (60, 0.15)])
+def test_a_drift_is_seen_in_what_does_not_move_once_in_twenty(count: int, alike: float) -> None:
+    assert fmean(found.seen for found in drifts(count, 0.0, alike)) <= 0.06
+
+
+def test_the_detectable_drift_is_seen_in_nine_of_ten() -> None:
+    """60 values show a drift of 10 % at 6 % noise."""
+    found = drifts(60, 0.1)
+    assert fmean(one.seen for one in found) >= 0.9
+    assert 0.09 < fmean(one.detectable for one in found) < 0.12
+    assert fmean(one.change for one in found) == pytest.approx(0.05 / 1.05, rel=0.1)
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=4, max_size=40))
+def test_drift_has_no_unit_and_no_side(values: list[float]) -> None:
+    found, larger, back = (drift_test(other) for other in (values, [2 * value for value in values], values[::-1]))
+    for one in (larger, back):
+        assert abs(one.change) == pytest.approx(abs(found.change))
+        assert one.noise == pytest.approx(found.noise)
+        assert one.chance == pytest.approx(found.chance)
+    assert 0 <= found.chance <= 1
+    assert found.noise >= 0
+
+
+@pytest.mark.parametrize("x", [0.1, 0.5, 1.0, 2.5, 40.0])
+def test_polygamma_functions_are_the_derivatives_of_the_gamma_functions_logarithm(x: float) -> None:
+    step = 1e-4
+    around = [math.lgamma(x - step), math.lgamma(x), math.lgamma(x + step)]
+    assert digamma(x) == pytest.approx((around[2] - around[0]) / (2 * step), rel=1e-4)
+    assert trigamma(x) == pytest.approx((digamma(x + step) - digamma(x - step)) / (2 * step), rel=1e-4)
+    assert trigamma_inverse(trigamma(x)) == pytest.approx(x)
 
 
 @pytest.mark.parametrize(("count", "difference"), [(17, 1.0), (64, 0.5)])

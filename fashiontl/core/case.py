@@ -144,6 +144,9 @@ class Settings:
         pretrain_per_class: images of each source class for the `fashion6` backbone; 0 takes all.
         pretrain_epochs: passes over them.
         pretrain_batch_size: images a step there.
+        pretrain_seeds: how many `fashion6` backbones there are, each of a seed of its own (0, 1, ...): a case's seed i
+            starts from the backbone i modulo their number. With 1 all seeds share a backbone, and intervals are for
+            that one alone.
         throughput_batch: images a step in the throughput measurements.
         accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
         sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
@@ -180,6 +183,7 @@ class Settings:
     pretrain_per_class: _PerClass = 250
     pretrain_epochs: _Count = 3
     pretrain_batch_size: _Count = 50
+    pretrain_seeds: Annotated[int, Meta(ge=1, le=100)] = 1
     throughput_batch: Annotated[int, Meta(ge=1, le=LARGEST_BATCH)] = 32
     accuracy: bool = True
     sweep: Annotated[int, Meta(ge=0, le=LARGEST_BATCH)] = 0
@@ -193,6 +197,11 @@ class Settings:
     threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     allocator: str = PINNED
     profile: bool = True
+
+    @property
+    def backbones(self) -> int:
+        """How many backbones of one architecture a case starts from: without training, from the first alone."""
+        return min(self.seeds, self.pretrain_seeds) if self.accuracy else 1
 
 
 # Names of settings in older records, which are read as these.
@@ -211,8 +220,9 @@ PRESETS: dict[str, Settings] = {
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
         "full", data="original", image_size=128, train_per_class=0, test_per_class=0, seeds=3, epochs=5, augment=True,
-        batch_size=128, pretrain_per_class=0, pretrain_epochs=5, pretrain_batch_size=128, throughput_batch=128,
-        sweep=4096, samples=1000, processes=5, half_width=0.03, budget=60.0, spacing=1.5, seconds=5.0, timeout=7200.0,
+        batch_size=128, pretrain_per_class=0, pretrain_epochs=5, pretrain_batch_size=128, pretrain_seeds=3,
+        throughput_batch=128, sweep=4096, samples=1000, processes=5, half_width=0.03, budget=60.0, spacing=1.5,
+        seconds=5.0, timeout=7200.0,
     ),
     # The two networks and the training that people have met in a widely read tutorial.
     "tutorial": Settings(

@@ -127,8 +127,8 @@ class Slices(Struct, frozen=True, omit_defaults=True):
         prior: what the other cells of the group suggest of the spread of processes (the two numbers of
             `fashiontl.core.slices.Prior`); none where there were no others.
         shared: ids of the cells whose measurement this is, when it is that of several.
-        common: natural logarithm of the factor by which the slices of all cells of the group that were taken in the same
-            round were greater than in other rounds; empty where that is not known.
+        common: logarithm of the factor by which the values of all cells of the group were greater in the slice's
+            round than in others; empty where that is not known.
     """
 
     group: str

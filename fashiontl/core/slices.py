@@ -15,7 +15,16 @@ from statistics import fmean, median, variance
 from typing import Literal
 
 from fashiontl.core.metrics import Measurement
-from fashiontl.core.stats import Interval, digamma, student_quantile, trigamma, trigamma_inverse
+from fashiontl.core.stats import (
+    Drift,
+    Interval,
+    digamma,
+    drift_test,
+    mean_interval,
+    student_quantile,
+    trigamma,
+    trigamma_inverse,
+)
 
 # Medians of whole slices are not known better than this, relatively: what a clock may well resolve of them.
 _RESOLUTION = 1e-6
@@ -27,6 +36,11 @@ _SHARE_OF_ERROR = 0.8
 _FEWEST_IN_ROUND, _PASSES = 8, 10
 # Beyond it, Student's quantile is within 0.6 % of the normal one's.
 _MOST_FREEDOM = 200
+_RESAMPLES = 300
+# A quantile that fewer slices reach, or that has fewer slices beyond it, is that of a few moments; no resampling says
+# how others would be.
+_FEWEST_REACHING = 5
+_FEWEST_BEYOND = 2
 
 
 @dataclass(frozen=True)
@@ -358,6 +372,167 @@ def best_group(cells: Sequence[Series], better: Literal["lower", "higher"], erro
                 continue
         group.append(index)
     return group
+
+
+def session_drift(cells: Sequence[Series]) -> Drift | None:
+    """How much cells of one group move together from round to round: what a machine that warms up does.
+
+    Each cell's slices are taken relative to its own mean, and each round's are averaged over cells. A cell alone gives
+    its own drift. None with fewer than six rounds.
+    """
+    by_round: dict[int, list[float]] = defaultdict(list)
+    for cell in cells:
+        mean = fmean(cell.logs) if cell.logs else 0.0
+        for round_, (log, _) in _by_round(cell).items():
+            by_round[round_].append(log - mean)
+    if len(by_round) < 6:
+        return None
+    return drift_test([math.exp(fmean(by_round[round_])) for round_ in sorted(by_round)])
+
+
+@dataclass(frozen=True)
+class Between:
+    """How runs of one machine differ beyond what each run's own interval says.
+
+    Attributes:
+        variance: of a run's log estimate about the mean of all runs, without the error within the run.
+        freedom: degrees of freedom of that.
+    """
+
+    variance: float
+    freedom: float
+
+
+def between_runs(cells: Sequence[Sequence[Interval]]) -> Between | None:
+    """The variance between runs of one machine, pooled over cells; None where no cell has two runs.
+
+    Runs move all cells together in part (the machine had another day), so that the freedom is not that of all cells:
+    it is the runs' own, times the number of cells as far as their deviations are independent (Kish's design effect).
+
+    Args:
+        cells: of each cell (and metric) the 95 % interval of each run, in the metric's unit, in the order of runs.
+    """
+    spreads, errors, freedoms, moved = 0.0, 0.0, 0, defaultdict(list)
+    for runs in cells:
+        bounded = [(number, run) for number, run in enumerate(runs) if run.low > 0 and run.high < math.inf]
+        if len(bounded) < 2:
+            continue
+        logs = [math.log(run.estimate) for _, run in bounded]
+        mean = fmean(logs)
+        spreads += sum((log - mean) ** 2 for log in logs)
+        errors += fmean(_error(run) ** 2 for _, run in bounded) * (len(logs) - 1)
+        freedoms += len(logs) - 1
+        for (number, _), log in zip(bounded, logs, strict=True):
+            moved[number].append(log - mean)
+    if not freedoms:
+        return None
+    # The variance of the runs' mean deviations over that of single ones: 1 / cells if these are independent.
+    count = max(map(len, moved.values()))
+    single = fmean(value**2 for values in moved.values() for value in values)
+    common = fmean(fmean(values) ** 2 for values in moved.values()) / single if single else 1.0
+    alike = min(1.0, max(0.0, (common * count - 1) / (count - 1))) if count > 1 else 0.0
+    return Between(max(0.0, (spreads - errors) / freedoms), max(1.0, freedoms / (1 + (count - 1) * alike)))
+
+
+def prediction_interval(interval: Interval, between: Between) -> Interval:
+    """Where the estimate of a later run of like precision falls in 95 % of cases, in the unit of the interval.
+
+    Both runs err, and both differ from the mean of all: twice each variance.
+
+    Args:
+        interval: the 95 % interval of one run, in the metric's unit.
+        between: of its machine.
+    """
+    if not (interval.low > 0 and interval.high < math.inf):
+        return Interval(interval.estimate, 0.0, math.inf)
+    # Two parts, the run's own half-width and Student's of what is between runs.
+    between_half = _quantile(between.freedom, 0.05) * math.sqrt(between.variance)
+    reach = math.sqrt(2) * math.hypot(_half(interval), between_half)
+    middle = math.log(interval.estimate)
+    return exp_interval(Interval(middle, middle - reach, middle + reach))
+
+
+def combined(runs: Sequence[Interval]) -> Interval:
+    """Several runs of one cell as one estimate: the mean of their logarithms, with runs as what varies.
+
+    Never narrower than the runs' own errors make it. One run stays as it is.
+
+    Args:
+        runs: their 95 % intervals, in the metric's unit; at least one.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    bounded = [run for run in runs if run.low > 0 and run.high < math.inf]
+    if not bounded:
+        return Interval(exp_interval(mean_interval([math.log(run.estimate) for run in runs])).estimate, 0.0, math.inf)
+    found = mean_interval([math.log(run.estimate) for run in bounded])
+    within = math.sqrt(sum(_half(run) ** 2 for run in bounded)) / len(bounded)
+    half = max(found.high - found.estimate, within) if len(bounded) > 1 else within
+    return exp_interval(Interval(found.estimate, found.estimate - half, found.estimate + half))
+
+
+def quantile_interval(measurement: Measurement, q: float, confidence: float = 0.95) -> Interval:
+    """The q-th percentile of all samples of a measurement that has slices, with an interval.
+
+    Its error within processes is that of a bootstrap of whole slices, since samples of one slice are alike (Davison and
+    Hinkley, Bootstrap Methods and their Application, 1997, section 8.2.3). Three processes are too few to be drawn
+    with replacement, so that what processes add is taken from the slices' medians: the error is enlarged by as much as
+    the mean's is, with its degrees of freedom. Unbounded where only a few slices reach the percentile, since those
+    moments say little of others. The same measurement gives the same interval.
+
+    Args:
+        measurement: with positive values.
+        q: from 0 to 100.
+        confidence: of the interval.
+    """
+    # core starts without it.
+    import numpy as np
+
+    slices = measurement.slices
+    assert slices is not None
+    marked = {index for indices in slices.disturbed.values() for index in indices}
+    series = series_of(measurement)
+    if not series.logs:
+        series, marked = series_of(measurement, disturbed=True), set()
+    owners = np.repeat(np.arange(len(slices.counts)), slices.counts)
+    values = np.asarray(measurement.values)[: len(owners)]
+    kept = ~np.isin(owners, list(marked))
+    order = np.argsort(values[kept], kind="stable")
+    ordered, slice_of = values[kept][order], owners[kept][order]
+    if not len(ordered):
+        return Interval(math.nan, 0.0, math.inf)
+    generator = np.random.default_rng(len(ordered))
+    numbers = np.unique(slice_of)
+    process_of = np.asarray(slices.processes)[numbers]
+    times = np.zeros((_RESAMPLES, len(slices.counts)))
+    for process in np.unique(process_of):
+        own = numbers[process_of == process]
+        # One slice fewer than there are gives the variance without bias (Rao and Wu, JASA 83, 1988).
+        drawn = generator.multinomial(max(1, len(own) - 1), np.full(len(own), 1 / len(own)), _RESAMPLES)
+        times[:, own] = drawn
+    weights = np.cumsum(times[:, slice_of], axis=1)
+    indices = np.argmax(weights >= weights[:, -1:] * (q / 100), axis=1)
+    estimate = float(np.percentile(ordered, q))
+    error = float(np.std(np.log(np.maximum(ordered[indices], 1e-12)), ddof=1))
+    part = _nested(series)
+    prior = Prior(*slices.prior) if slices.prior else None
+    spread, freedom = _spread(part, prior)
+    beyond = min(len(np.unique(slice_of[side])) for side in (ordered >= estimate, ordered <= estimate))
+    reached = max(beyond / _FEWEST_REACHING, min(q, 100 - q) / 100 * len(numbers) / _FEWEST_BEYOND)
+    if freedom < 1 or not part.within_freedom or reached < 1:
+        return Interval(estimate, 0.0, math.inf)
+    enlarged = math.sqrt(max(1.0, (spread + _RESOLUTION**2) / (part.within + _RESOLUTION**2)))
+    half = _quantile(freedom, 1 - confidence) * error * enlarged
+    return Interval(estimate, estimate * _exp(-half), estimate * _exp(half))
+
+
+def _half(interval: Interval) -> float:
+    return math.log(interval.high / interval.low) / 2
+
+
+def _error(interval: Interval) -> float:
+    """The standard error that a 95 % interval had, roughly: its degrees of freedom are some tens."""
+    return _half(interval) / 2.1
 
 
 def _by_round(series: Series) -> dict[int, tuple[float, int]]:

@@ -60,7 +60,9 @@ class ProgressLine:
         seconds = self._clock() - self._begun
         self._done += 1
         if self._estimate:
-            self._estimate.finish(self._id, record.status, seconds)
+            # What a case took of its own: the first of a group has timed the others too.
+            own = record.values("wall_time")
+            self._estimate.finish(self._id, record.status, own[0] if own else seconds)
         self._id, case_id = "", self._id
         text = f"[{self._done}/{self.expected}] {case_id}: {record.status} in {seconds:.0f} s{self._left()}"
         return self._write(text, keep=True)

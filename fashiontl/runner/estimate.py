@@ -28,7 +28,10 @@ _OPERATOR, _OPERATOR_IMAGE, _OPERATOR_BACK = 2.2e-5, {True: 1.4e-6, False: 1e-8}
 _WEIGHT_PASSES = 8
 # The first case tests the machine; each phase is a process that builds its network and loads data.
 _START, _PHASE = 3.0, 0.3
-# Of a loop: how many time budgets it takes with its warm-up, and the fewest calls.
+# Of what is timed: slices of a process, what one takes beyond its call, and what a process takes before, in seconds and
+# calls.
+_SLICES, _SLICE, _WARM_UP, _WARM_CALLS = 8, 0.08, 1.0, 4
+# Of a loop of the sweep: how many time budgets it takes with its warm-up, and the fewest calls.
 _BUDGETS, _CALLS = 1.3, 12
 # Of a profile: steps, and seconds an operator in reading its events.
 _PROFILED, _EVENTS = 3, 3e-3
@@ -47,6 +50,8 @@ _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck", "head")
 # have finished, where only others have, and where none has.
 _WIDE = (1.2, 1.5, 3.0)
 _LEAST_FACTOR = 1e-2
+# Of what is predicted for the cases that have not begun, when the one that runs has taken much longer than predicted.
+_LEAST_LEFT = 0.2
 
 
 @dataclass(frozen=True)
@@ -125,15 +130,14 @@ def cost(case: Case, settings: Settings, work: Work, *, pretrained: bool) -> Cos
         phases += 1
         seconds += settings.seeds * _training(case, settings, pace, classes)
     batch = case.batch or settings.throughput_batch
-    # Each group of epochs with one plan is timed, in two loops.
+    # Each group of epochs with one plan is timed.
     periods = list(dict.fromkeys(_plan(case, work, epoch, settings.epochs) for epoch in range(settings.epochs)))
-    loops = [pace.forward(1), pace.forward(batch)]
-    loops += [pace.step(batch, period) for period in periods for _ in range(2)]
+    # Inference is shared by all policies of a network, which nobody knows here, and so are some steps.
+    calls = [pace.forward(1), pace.forward(batch), *(pace.step(batch, period) for period in periods)]
+    slices = _SLICES * settings.processes
+    fixed = slices * len(calls) * _SLICE + settings.processes * _WARM_UP
+    seconds += sum((slices + _WARM_CALLS * settings.processes) * call for call in calls)
     phases += 2
-    # The shorter of a loop's two ends counts for nothing.
-    budgeted = _BUDGETS * settings.seconds
-    fixed = budgeted * len(loops)
-    seconds += sum(max(0.0, _CALLS * call - budgeted) for call in loops)
     if settings.sweep:
         phases += 1
         largest = min(settings.sweep, CPU_LARGEST) if is_cpu else settings.sweep
@@ -153,7 +157,7 @@ def _pretraining(case: Case, settings: Settings, pace: _Pace) -> float:
     images = classes * (settings.pretrain_per_class or _TRAINING[settings.data])
     batch = settings.pretrain_batch_size
     steps = settings.pretrain_epochs * math.ceil(images / batch)
-    return steps * pace.step(batch, _Backward()) + _testing(classes, settings, pace)
+    return settings.backbones * (steps * pace.step(batch, _Backward()) + _testing(classes, settings, pace))
 
 
 def _training(case: Case, settings: Settings, pace: _Pace, classes: int) -> float:
@@ -197,10 +201,11 @@ def has_backbone(cache: Path, case: Case, settings: Settings) -> bool:
         try:
             recipe = json.loads(path.read_text())["recipe"]
             if {name: recipe[name] for name in wanted} == wanted:
-                found.add(recipe["architecture"])
+                found.add((recipe["architecture"], recipe.get("seed", 0)))
         except (OSError, ValueError, LookupError, TypeError):
             continue
-    return found >= set(members(case.architecture) or (case.architecture,))
+    names = members(case.architecture) or (case.architecture,)
+    return found >= {(name, seed) for name in names for seed in range(settings.backbones)}
 
 
 def costs(
@@ -278,6 +283,7 @@ class Estimate:
     def left(self, running: str = "", elapsed: float = 0.0) -> Range:
         """Seconds from now until the last case has finished; one may have been running for some seconds."""
         machine = _factor([pair for pairs in self._taken.values() for pair in pairs])
+        beyond = 0.0
         total, low, high = (0.0 if self._taken else _START,) * 3
         for case in self._left:
             if self._skipping.get(case.device, False):
@@ -285,11 +291,13 @@ class Estimate:
             cost, known = self._predicted[case.id], self._taken.get(case.architecture)
             seconds = cost.fixed + (_factor(known) if known else machine) * cost.work
             if case.id == running:
+                # The first case of a session times all of its group.
+                beyond = 0.0 if self._taken else max(0.0, elapsed - seconds)
                 seconds -= min(elapsed, seconds)
             # What is known: the same network on this machine, the machine, or neither.
             wide = _WIDE[0 if known else 1 if self._taken else 2]
             total, low, high = total + seconds, low + seconds / wide, high + seconds * wide
-        return Range(low, total, high)
+        return Range(*(max(each - beyond, _LEAST_LEFT * each) for each in (low, total, high)))
 
 
 def _factor(pairs: Sequence[tuple[float, float]]) -> float:

@@ -29,7 +29,7 @@ class CaseJob(Struct, frozen=True, omit_defaults=True):
         settings: how it is run.
         cache: folder of the pretrained backbones.
         extensions: modules and files with the user's own entries, which are loaded first.
-        checkpoints: files that pretraining left, by architecture.
+        checkpoints: files that pretraining left, by `backbone_name`.
         traces: folder for the profiler's trace.
     """
 
@@ -43,6 +43,11 @@ class CaseJob(Struct, frozen=True, omit_defaults=True):
 
 # What `slice` times besides metrics: the reference mix.
 REFERENCE = "reference"
+
+
+def backbone_name(architecture: str, seed: int) -> str:
+    """What a checkpoint is filed under: the architecture, and the seed of its pretraining from the second on."""
+    return f"{architecture}@{seed}" if seed else architecture
 
 
 class SlicesJob(CaseJob, frozen=True, omit_defaults=True):
@@ -146,7 +151,7 @@ class PhaseResult(Struct):
 
 
 class Pretraining(PhaseResult):
-    """Backbones that were found or made; `checkpoints` are their files, by architecture."""
+    """Backbones that were found or made; `checkpoints` are their files, by `backbone_name`."""
 
     checkpoints: dict[str, str] = field(default_factory=dict)
 

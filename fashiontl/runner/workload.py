@@ -23,9 +23,9 @@ from fashiontl.matrix import extensions
 from fashiontl.models.build import outline
 from fashiontl.models.ensembles import MeanOfProbabilities
 from fashiontl.models.network import Network
-from fashiontl.models.registry import fitting_size, trained_separately
+from fashiontl.models.registry import fitting_size, members, trained_separately
 from fashiontl.models.weights.start import Start, start
-from fashiontl.runner.messages import CaseJob
+from fashiontl.runner.messages import CaseJob, backbone_name
 from fashiontl.timing.variants import Variant
 from fashiontl.training.fit import Examples, is_normalised, new_optimizer
 from fashiontl.training.recipes import recipe_for
@@ -40,7 +40,7 @@ class Workload:
         case: the cell.
         settings: how, at an image size that the architecture takes and with the case's own batch.
         task: the case's.
-        checkpoints: files that pretraining left, by architecture.
+        checkpoints: files that pretraining left, by `backbone_name`.
     """
 
     case: Case
@@ -96,13 +96,17 @@ class Workload:
         self.check(network)
         return network
 
-    def start(self, member: Case) -> Start:
-        """A member's network before training, on the device.
+    def start(self, member: Case, seed: int = 0) -> Start:
+        """A member's network before training with a seed, on the device.
 
         Raises:
             SkippedError: as `check`.
         """
-        initial = start(member, self.settings.image_size, self.checkpoints)
+        backbone = seed % self.settings.backbones
+        names = members(member.architecture) or (member.architecture,)
+        files = {name: self.checkpoints.get(backbone_name(name, backbone)) for name in names}
+        found = {name: file for name, file in files.items() if file}
+        initial = start(member, self.settings.image_size, found)
         self.check(initial.network)
         return replace(initial, network=initial.network.to(self.case.device))
 

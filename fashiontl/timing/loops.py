@@ -10,7 +10,7 @@ from contextlib import ContextDecorator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fashiontl.core.stats import drift_and_noise, median_interval
+from fashiontl.core.stats import drift_test, median_interval
 from fashiontl.machine.conditions import ThrottleDetector
 from fashiontl.machine.devices import Device
 
@@ -28,13 +28,16 @@ _GROUP_SAMPLES = 200
 # How many times as many samples there are before one looks again whether they are enough: looking takes time too.
 _LOOK_AGAIN = 1.25
 
-# Steady is what drifts by less than this from one half of a window to the other, or by less than noise explains, ...
+# Steady is what has no trend, or one by less than this from one half of a window to the other, ...
 _DRIFT = 0.02
-# ... and whose noise, as a standard deviation, is below this share: of anything wilder no half says where it lies.
+# ... in a window in which a steady drift of this from first to last would be seen, in nine of ten cases. A tenth is
+# meant: noise is but estimated, one looks more than once, and so the window is the lucky one, ...
+_SEEN = 0.085
+# ... and whose noise, as a standard deviation, is below this share: of anything wilder no trend says where it leads.
 _NOISE = 0.2
-# Two halves of a window are at least three calls each, and together last at least this share of the time budget.
-_HALF = 3
-_MOST_HALF = 250
+# A window is at least six calls, and lasts at least this share of the time budget.
+_LEAST_WINDOW = 6
+_MOST_WINDOW = 500
 _WINDOW_SHARE = 0.1
 
 
@@ -86,12 +89,15 @@ class WarmUp:
         steady: whether it ended because the calls had become steady, not because its time was up.
         drift: from one half of the last window to the other, relative to the median.
         noise: standard deviation within it, relative to the median.
+        detectable: the steady drift from its first call to its last that would have been seen in nine of ten cases:
+            less than 0.1, unless the time was up.
     """
 
     calls: int
     steady: bool
     drift: float
     noise: float
+    detectable: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -244,23 +250,28 @@ def steady_calls(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, lis
     """Call until the calls are steady, or until the time is up; also the last window."""
     values: list[_Sample] = []
     started = clock()
-    look = 2 * _HALF
+    look, wanted = _LEAST_WINDOW, 0
     while True:
         values.append(take(1))
         over = clock() - started >= seconds
-        if len(values) < look and not (over and len(values) >= 2 * _HALF):
+        if len(values) < look and not (over and len(values) >= _LEAST_WINDOW):
             continue
         mean = max((clock() - started) / len(values), 1e-9)
-        half = max(_HALF, min(_MOST_HALF, math.ceil(_WINDOW_SHARE * seconds / 2 / mean)))
-        window = values[-2 * half :]
-        drift, noise = drift_and_noise([sample[0] for sample in window])
-        # The standard error of a difference of two medians of normal values, twice: what chance may well do.
-        chance = 2 * math.sqrt(math.pi / half) * noise
-        steady = len(window) == 2 * half and drift <= max(_DRIFT, chance) and noise <= _NOISE
+        least = 2 * math.ceil(max(_LEAST_WINDOW, min(_MOST_WINDOW, _WINDOW_SHARE * seconds / mean)) / 2)
+        window = values[-max(least, wanted) :]
+        drift = drift_test([sample[0] for sample in window])
+        # As many calls as would show the drift, if the noise stays as it is.
+        wanted = math.ceil(min(_MOST_WINDOW, len(window) * (drift.detectable / _SEEN) ** 2))
+        enough = drift.detectable <= _SEEN or len(window) >= _MOST_WINDOW or over
+        # By means: a few slow calls at the window's start are what one is looking for.
+        half = len(window) // 2
+        first, second = (statistics.fmean(sample[0] for sample in part) for part in (window[:half], window[half:]))
+        level = not drift.seen or abs(second - first) <= _DRIFT * second
+        steady = len(window) >= least and level and drift.noise <= _NOISE and enough
         if steady or over:
-            return WarmUp(len(values), steady, drift, noise), window
+            return WarmUp(len(values), steady, abs(drift.change), drift.noise, drift.detectable), window
         # Looking after each of many short calls would be slower than the calls.
-        look = len(values) + max(1, half // 3)
+        look = len(values) + max(1, len(window) // 6)
 
 
 def _sample(

@@ -19,7 +19,7 @@ from fashiontl.models.network import Network
 from fashiontl.models.registry import members
 from fashiontl.models.weights.start import weights_digest
 from fashiontl.records.facts import Proof
-from fashiontl.runner.messages import CaseJob, Pretraining, Progress, Training
+from fashiontl.runner.messages import CaseJob, Pretraining, Progress, Training, backbone_name
 from fashiontl.runner.workload import Workload
 from fashiontl.timing import torch_flags
 from fashiontl.training.divergence import diverged, in_answers
@@ -31,21 +31,29 @@ from fashiontl.training.recipes import recipe_for
 
 
 def pretrain(job: CaseJob, progress: Progress) -> Pretraining:
-    """Find or make the source backbones of a case: one, or one for each member of a hybrid."""
+    """Find or make the source backbones of a case: as many as the settings say, for each member of a hybrid.
+
+    In the record the first one's facts hold those of the others.
+    """
     work = Workload.of(job)
     case = work.case
     torch_flags.deterministic()
     work.outlines()  # whose check comes before minutes of training that could not be used
     names = members(case.architecture) or (case.architecture,)
+    result = Pretraining()
+    found: dict[str, dict[str, Any]] = {}
     try:
-        found = {
-            name: pretrained(case.weights, name, case.device, work.settings, Path(job.cache), progress)
-            for name in names
-        }
+        for name in names:
+            for seed in range(work.settings.backbones):
+                facts = pretrained(case.weights, name, case.device, work.settings, Path(job.cache), progress, seed=seed)
+                result.checkpoints[backbone_name(name, seed)] = facts.pop("checkpoint")
+                if seed:
+                    found[name].setdefault("others", []).append(facts)
+                else:
+                    found[name] = facts
     except DivergedError as error:
         error.value = Pretraining(provenance=error.value)
         raise
-    result = Pretraining(checkpoints={name: facts.pop("checkpoint") for name, facts in found.items()})
     result.provenance["pretraining"] = found[case.architecture] if len(found) == 1 else {"members": found}
     return result
 
@@ -148,13 +156,17 @@ def _tested(
         "deterministic": deterministic,
         "evaluation": [asdict(each) for each in evaluations],
         "losses": [_of_each(seed, "losses") for seed in seeds],
-        **{name: _of_each(last, name) for name in ("reused_stages", "weights", "recipe")},
+        "reused_stages": _of_each(last, "reused_stages"),
+        "recipe": _of_each(last, "recipe"),
+        "weights": _of_each(seeds[0], "weights"),
     }
     optional = {
         "trained": [_of_each(seed, "weights_digest") for seed in seeds],
         "validation": [_of_each(seed, "validation") for seed in seeds],
         "features": [_of_each(seed, "features") for seed in seeds],
     }
+    if work.settings.backbones > 1:
+        optional["backbones"] = [_of_each(seed, "weights") for seed in seeds]
     if len(last) > 1:
         optional["members"] = [
             {name: evaluate(trained.logits, chosen.test_labels).accuracy for name, trained in seed.items()}
@@ -174,7 +186,7 @@ def _train_network(
     """
     device_name = member.device
     torch.manual_seed(seed)
-    initial = work.start(member)
+    initial = work.start(member, seed)
     network = initial.network
     work.prepare(network)
     recipe = recipe_for(member.policy, work.settings, normalised=is_normalised(network))
