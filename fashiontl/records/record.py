@@ -24,6 +24,9 @@ SCHEMA = 1
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
 
+# What a round does to a logarithm of seconds at most: a factor of 2e8.
+_MOST_COMMON = 20
+
 # The name of a file or folder.
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
 
@@ -115,9 +118,10 @@ def _finite(measurement: Measurement) -> tuple[Measurement, str]:
         return measurement, ""
     kept = {each: values for each, values in slices.conditions.items() if all(map(math.isfinite, values))}
     prior = slices.prior if slices.prior and all(map(math.isfinite, slices.prior)) else None
-    if (kept, prior) == (slices.conditions, slices.prior):
+    common = slices.common if all(map(math.isfinite, slices.common)) else ()
+    if (kept, prior, common) == (slices.conditions, slices.prior, slices.common):
         return measurement, ""
-    left = replace(measurement, slices=replace(slices, conditions=kept, prior=prior))
+    left = replace(measurement, slices=replace(slices, conditions=kept, prior=prior, common=common))
     return left, f"{name}: what its slices say of the machine was not all finite numbers; such lists are left out"
 
 
@@ -228,6 +232,10 @@ def _slice_errors(measurement: Measurement) -> Iterator[str]:
         "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
         **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
     }  # fmt: skip
+    if slices.common:
+        lists["common"] = slices.common
+    if (largest := max(map(abs, slices.common), default=0.0)) > _MOST_COMMON:
+        yield f"{name}: expected slices.common from -{_MOST_COMMON} to {_MOST_COMMON}, got {largest:g} without its sign"
     for each, values in lists.items():
         if len(values) != count:
             yield f"{name}: expected one of slices.{each} for each of the {count:,} slices, got {len(values):,}"
