@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fashiontl.core.case import OLD_SETTINGS, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
-from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.core.metrics import METRICS, Measurement, Slices
 from fashiontl.core.parsing import NEXT_STEP, check_schema, explained, load_json
 from fashiontl.machine.environment import Environment
 from fashiontl.records.facts import Facts, Proof
@@ -228,22 +228,25 @@ def _slice_errors(measurement: Measurement) -> Iterator[str]:
     # Logarithms are taken of them, with a least value for those that are nothing.
     if (least := min(measurement.values, default=0.0)) < 0:
         yield f"{name}: expected values of 0 or more in slices, got {least:g}"
-    lists: dict[str, Sequence[float]] = {
-        "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
-        **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
-    }  # fmt: skip
-    if slices.common:
-        lists["common"] = slices.common
-    if (largest := max(map(abs, slices.common), default=0.0)) > _MOST_COMMON:
-        yield f"{name}: expected slices.common from -{_MOST_COMMON} to {_MOST_COMMON}, got {largest:g} without its sign"
-    for each, values in lists.items():
+    for each, values in _lists(slices).items():
         if len(values) != count:
             yield f"{name}: expected one of slices.{each} for each of the {count:,} slices, got {len(values):,}"
+    if (largest := max(map(abs, slices.common), default=0.0)) > _MOST_COMMON:
+        yield f"{name}: expected slices.common from -{_MOST_COMMON} to {_MOST_COMMON}, got {largest:g} without its sign"
     if (early := min(slices.starts, default=0.0)) < 0:
         yield f"{name}: expected slices.starts of 0 or more seconds, got {early:g}"
     for why, indices in slices.disturbed.items():
         if (last := max(indices, default=-1)) >= count:
             yield f"{name}: expected slices.disturbed[{brief(why)}] to be below {count:,}, got {last:,}"
+
+
+def _lists(slices: Slices) -> dict[str, Sequence[float]]:
+    """Those that have one entry a slice, by their place."""
+    known: dict[str, Sequence[float]] = {
+        "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
+        **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
+    }  # fmt: skip
+    return known | ({"common": slices.common} if slices.common else {})
 
 
 def _time_error(started: str) -> str:
