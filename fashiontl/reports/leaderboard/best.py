@@ -18,7 +18,7 @@ from fashiontl.core.slices import Series
 from fashiontl.core.stats import Interval
 
 # So many cells are compared by their own samples; those after them by whether their intervals overlap the best's.
-_MOST_COMPARED = 40
+_MOST_COMPARED = 20
 
 
 class Standing(Enum):
