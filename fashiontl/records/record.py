@@ -211,7 +211,8 @@ def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
 
 def wrong_numbers(measurement: Measurement) -> list[str]:
     """What cannot be of a measurement's values and slices."""
-    metric, errors = METRICS.get(measurement.metric), list(_slice_errors(measurement))
+    metric = METRICS.get(measurement.metric)
+    errors = list(_slice_errors(measurement)) if measurement.slices else []
     if metric and (wrong := metric.outside(measurement.values)) is not None:
         errors.append(f"{metric.name}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}")
     return errors

@@ -32,7 +32,8 @@ class Standing(Enum):
 
     def format(self, text: str) -> str:
         """The text with its mark."""
-        return self.value.format(text)
+        # Most numbers of a long page have none, and looking up a value takes its time.
+        return text if self is Standing.OTHER else self.value.format(text)
 
     @property
     def first(self) -> bool:
