@@ -158,11 +158,14 @@ def test_slices_that_are_not_finite_are_left_out_with_a_warning() -> None:
     read = from_json(to_json(record(CASE, measurements=(IN_SLICES, Measurement("flops", (3.0,))))), "x:1")
     assert (read.measurements[0], read.warnings) == (IN_SLICES, ())
     odd = replace(
-        IN_SLICES.slices, conditions={"load": (1.0, math.nan, 2.0), "steal": (0.0,) * 3}, prior=(0.1, math.inf)
+        IN_SLICES.slices,
+        conditions={"load": (1.0, math.nan, 2.0), "steal": (0.0,) * 3},
+        prior=(0.1, math.inf),
+        common=(0.0, math.nan, 0.0),
     )
     read = from_json(to_json(record(CASE, measurements=(replace(IN_SLICES, slices=odd),))), "x:1")
     kept = read.measurements[0].slices
-    assert kept == replace(odd, conditions={"steal": (0.0,) * 3}, prior=None)
+    assert kept == replace(odd, conditions={"steal": (0.0,) * 3}, prior=None, common=())
     assert read.warnings == (
         "latency: what its slices say of the machine was not all finite numbers; such lists are left out",
     )
@@ -194,6 +197,8 @@ def slices_with(**parts: Any) -> Callable[[dict[str, Any]], None]:
         ({"conditions": {"load": [1.0]}}, "expected one of slices.conditions['load'] for each of the 3 slices, got 1"),
         ({"disturbed": {"steal": [0, 3]}}, "expected slices.disturbed['steal'] to be below 3, got 3"),
         ({"starts": [0.0, -1.0, 1.0]}, "expected slices.starts of 0 or more seconds, got -1"),
+        ({"common": [0.1]}, "expected one of slices.common for each of the 3 slices, got 1"),
+        ({"common": [0.1, -99, 0]}, "expected slices.common from -20 to 20, got 99 without its sign"),
         ({"counts": [-2, 2, 6]}, "slices.counts[0]: expected `int` >= 0, got -2"),
         ({"disturbed": {"steal": [-1]}}, "slices.disturbed[...][0]: expected `int` >= 0"),
         ({"prior": [0.1]}, "slices.prior: expected `array` of length 2"),

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fashiontl.core.case import OLD_SETTINGS, Case, Settings
 from fashiontl.core.errors import FashiontlError, brief
-from fashiontl.core.metrics import METRICS, Measurement
+from fashiontl.core.metrics import METRICS, Measurement, Slices
 from fashiontl.core.parsing import NEXT_STEP, check_schema, explained, load_json
 from fashiontl.machine.environment import Environment
 from fashiontl.records.facts import Facts, Proof
@@ -23,6 +23,9 @@ from fashiontl.records.facts import Facts, Proof
 SCHEMA = 1
 
 Status = Literal["ok", "skipped", "diverged", "oom", "timeout", "crashed", "invalid"]
+
+# What a round does to a logarithm of seconds at most: a factor of 2e8.
+_MOST_COMMON = 20
 
 # The name of a file or folder.
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.+-]{0,199}$")]
@@ -115,9 +118,10 @@ def _finite(measurement: Measurement) -> tuple[Measurement, str]:
         return measurement, ""
     kept = {each: values for each, values in slices.conditions.items() if all(map(math.isfinite, values))}
     prior = slices.prior if slices.prior and all(map(math.isfinite, slices.prior)) else None
-    if (kept, prior) == (slices.conditions, slices.prior):
+    common = slices.common if all(map(math.isfinite, slices.common)) else ()
+    if (kept, prior, common) == (slices.conditions, slices.prior, slices.common):
         return measurement, ""
-    left = replace(measurement, slices=replace(slices, conditions=kept, prior=prior))
+    left = replace(measurement, slices=replace(slices, conditions=kept, prior=prior, common=common))
     return left, f"{name}: what its slices say of the machine was not all finite numbers; such lists are left out"
 
 
@@ -207,7 +211,8 @@ def _value_errors(record: Record, facts: Facts) -> Iterator[str]:
 
 def wrong_numbers(measurement: Measurement) -> list[str]:
     """What cannot be of a measurement's values and slices."""
-    metric, errors = METRICS.get(measurement.metric), list(_slice_errors(measurement))
+    metric = METRICS.get(measurement.metric)
+    errors = list(_slice_errors(measurement)) if measurement.slices else []
     if metric and (wrong := metric.outside(measurement.values)) is not None:
         errors.append(f"{metric.name}: expected numbers from {metric.least:g} to {metric.most:g}, got {wrong:g}")
     return errors
@@ -224,18 +229,25 @@ def _slice_errors(measurement: Measurement) -> Iterator[str]:
     # Logarithms are taken of them, with a least value for those that are nothing.
     if (least := min(measurement.values, default=0.0)) < 0:
         yield f"{name}: expected values of 0 or more in slices, got {least:g}"
-    lists: dict[str, Sequence[float]] = {
-        "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
-        **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
-    }  # fmt: skip
-    for each, values in lists.items():
+    for each, values in _lists(slices).items():
         if len(values) != count:
             yield f"{name}: expected one of slices.{each} for each of the {count:,} slices, got {len(values):,}"
+    if (largest := max(map(abs, slices.common), default=0.0)) > _MOST_COMMON:
+        yield f"{name}: expected slices.common from -{_MOST_COMMON} to {_MOST_COMMON}, got {largest:g} without its sign"
     if (early := min(slices.starts, default=0.0)) < 0:
         yield f"{name}: expected slices.starts of 0 or more seconds, got {early:g}"
     for why, indices in slices.disturbed.items():
         if (last := max(indices, default=-1)) >= count:
             yield f"{name}: expected slices.disturbed[{brief(why)}] to be below {count:,}, got {last:,}"
+
+
+def _lists(slices: Slices) -> dict[str, Sequence[float]]:
+    """Those that have one entry a slice, by their place."""
+    known: dict[str, Sequence[float]] = {
+        "processes": slices.processes, "rounds": slices.rounds, "starts": slices.starts,
+        **{f"conditions[{brief(each)}]": values for each, values in slices.conditions.items()},
+    }  # fmt: skip
+    return known | ({"common": slices.common} if slices.common else {})
 
 
 def _time_error(started: str) -> str:

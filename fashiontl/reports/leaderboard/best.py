@@ -18,7 +18,7 @@ from fashiontl.core.slices import Series
 from fashiontl.core.stats import Interval
 
 # So many cells are compared by their own samples; those after them by whether their intervals overlap the best's.
-_MOST_COMPARED = 40
+_MOST_COMPARED = 20
 
 
 class Standing(Enum):
@@ -32,7 +32,8 @@ class Standing(Enum):
 
     def format(self, text: str) -> str:
         """The text with its mark."""
-        return self.value.format(text)
+        # Most numbers of a long page have none, and looking up a value takes its time.
+        return text if self is Standing.OTHER else self.value.format(text)
 
     @property
     def first(self) -> bool:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from fashiontl.core.metrics import METRICS, Better, Measurement, Metric
-from fashiontl.core.slices import interval_of
+from fashiontl.core.slices import interval_of, quantile_interval
 from fashiontl.core.stats import Interval, accuracy_interval, median_interval, percentile_interval
 
 # Each by its metric's name, with one value or more.
@@ -97,7 +97,7 @@ def _latency_percentile(q: int) -> Column:
         found = measured.get("latency")
         if found is None or len(found.values) < _FEWEST[q]:
             return None
-        return percentile_interval(found.values, q)
+        return quantile_interval(found, q) if found.slices else percentile_interval(found.values, q)
 
     return _column("latency", statistic, f"Latency p{q} (ms)")
 
