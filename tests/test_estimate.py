@@ -97,7 +97,9 @@ def seconds(case: Case, *, pretrained: bool = True, **changes: Any) -> float:
 
 def test_what_settings_cost() -> None:
     assert seconds(case("vgg11")) > 2 * seconds(case("resnet18"))
-    assert seconds(case(), accuracy=False) < seconds(case(), seeds=1) < seconds(case(), seeds=3) < seconds(case(), seeds=5)
+    assert (
+        seconds(case(), accuracy=False) < seconds(case(), seeds=1) < seconds(case(), seeds=3) < seconds(case(), seeds=5)
+    )
     speed = seconds(case(), accuracy=False)
     two, twenty, forty = (seconds(case(), epochs=epochs) for epochs in (2, 20, 40))
     assert (forty - twenty) / (twenty - two) == pytest.approx(20 / 18)
