@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", default=["vgg11", "resnet18"])
     parser.add_argument("--policy", nargs="+", default=["full", "last_stage", "scratch"])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--backbone", type=int, nargs="+", default=[0], help="seeds of the pretraining")
     parser.add_argument("--lr", type=float, nargs="*", help="peak learning rates in place of the recipe's")
     parser.add_argument("--warm-up", type=float, help="fraction of the steps in place of the recipe's")
@@ -89,7 +90,7 @@ def main() -> None:
     torch_flags.deterministic()
     changes = {} if options.warm_up is None else {"warm_up": options.warm_up}
     recipes = [changes | {"lr": lr} for lr in options.lr] if options.lr else [changes]
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for name in options.arch:
             for backbone in options.backbone:
                 source = pretrained("fashion6", name, "cpu", PRESETS["quick"], cache_folder(), print, seed=backbone)
