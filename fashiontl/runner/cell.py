@@ -56,7 +56,7 @@ from fashiontl.runner.messages import (
 )
 from fashiontl.runner.rounds import Journal, Rounds
 from fashiontl.runner.subjects import Subject, subjects_of
-from fashiontl.runner.variables import recorded, removed
+from fashiontl.runner.variables import MEMORY, recorded, removed
 from fashiontl.timing.clock import clock_error, clock_ratio
 
 _Available = TypeVar("_Available", DeviceFacts, VariantSupport)
@@ -165,7 +165,7 @@ class Measurer:
         self._server = server
         self._worker = server(settings.threads, allocator=settings.allocator)
         # The allocator's pinned thresholds make speeds repeat, and take several times the memory.
-        self._plain_worker = server(settings.threads, allocator="default")
+        self._memory_worker = server(settings.threads, allocator=MEMORY)
         self._settings = settings
         self._results = results
         self._run = run
@@ -181,7 +181,7 @@ class Measurer:
     def close(self) -> None:
         """End the workers. Slices are no longer needed once all cells that were announced have their records."""
         self._worker.close()
-        self._plain_worker.close()
+        self._memory_worker.close()
         if self._group is not None and not self._expected:
             self._journal.forget()
 
@@ -293,7 +293,7 @@ class Measurer:
 
     def _run_phase(self, phase: Phase[Any, R], job: CaseJob, progress: Progress) -> Outcome[R]:
         if phase.job is not ExtraJob:
-            worker = self._plain_worker if phase in _MEMORY_PHASES else self._worker
+            worker = self._memory_worker if phase in _MEMORY_PHASES else self._worker
             return worker.run(phase, job, self._settings.timeout, progress)
         own = ExtraJob(**structs.asdict(job), function=EXTRA_PHASES[phase.name].function)
         outcome = self._worker.run(phase, own, self._settings.timeout, progress)

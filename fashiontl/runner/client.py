@@ -110,7 +110,7 @@ class Worker:
         folder: where the interpreter starts; None is here. It is not searched for modules.
         trees: folders that are searched for modules besides, after Python's own library and before all that is
             installed. A `fashiontl` in one of them is taken in place of this process's own.
-        allocator: `fashiontl.core.case.Settings.allocator`; `default` where memory is measured.
+        allocator: `fashiontl.core.case.Settings.allocator`, or `fashiontl.runner.variables.MEMORY`.
 
     Attributes:
         variables: the whole environment of each process.
