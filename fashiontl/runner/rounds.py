@@ -46,8 +46,15 @@ from fashiontl.runner.messages import REFERENCE, CaseJob, PhaseResult, Progress,
 from fashiontl.runner.subjects import SECONDARY, Subject
 
 # Slices of the first process of a subject; how many later ones take follows from what these show.
-# The next processes take this many, until two processes show how much each varies.
+# The next process takes this many, until two show how much each varies; and later as many at a time.
 _FIRST, _LATER = 4, 8
+# Slices of a later process: two show how they vary, and more than some dozens are of few moments.
+_FEWEST, _MOST = 2, 48
+# What a machine at rest may show of a slice before any was taken twice, as a standard deviation; and Student's quantile
+# of the few degrees of freedom that there are.
+_USUAL, _QUANTILE = 0.1, 2.2
+# A slice that is held up by others may take minutes.
+_MOST_CHARGED = 4
 # Of the memory that there is, a share that stays free while processes are kept alive.
 _FREE = 0.15
 _DIGITS = 6
@@ -150,6 +157,11 @@ class Timing:
         unmarked = [""] * (len(self.slices) - len(self.marks))
         return [each for each, mark in zip(self.slices, self.marks + unmarked, strict=True) if not mark]
 
+    def charge(self, seconds: float) -> None:
+        """Count a slice's time towards the budget; of one that was held up, no more than several usual ones."""
+        usual = self.seconds / len(self.slices) if len(self.slices) >= _FIRST else math.inf
+        self.seconds += min(seconds, _MOST_CHARGED * usual)
+
     def series(self) -> Series:
         """The slices on which the number rests, as `fashiontl.core.slices.used_series` chooses them."""
         sound = {each.process for each in self.sound}
@@ -233,8 +245,11 @@ class Rounds:
                     self._batch(worker, Path(folder), [subject], wanted, is_alone=True)
             self._process += 1
 
-    def _wanted(self, subjects: Sequence[Subject]) -> dict[Subject, dict[str, int]]:
-        """How many slices the next process of each subject takes of each metric; those that want none are left out."""
+    def _wanted(self, subjects: Sequence[Subject], *, more: bool = False) -> dict[Subject, dict[str, int]]:
+        """How many slices each subject's next process takes of each metric, or with `more` the one that runs.
+
+        Those that want none are left out.
+        """
         found: dict[Subject, dict[str, int]] = {}
         for metric in dict.fromkeys(metric for subject in subjects for metric in subject.metrics):
             sound = [each for each in subjects if metric in each.metrics and each.key not in self.failures]
@@ -242,7 +257,7 @@ class Rounds:
             series = [each.series() for each in timings if each.slices]
             prior, parts = prior_of(series), components(series)
             for subject, timing in zip(sound, timings, strict=True):
-                count = self._slices_of(timing, prior, parts)
+                count = self._slices_of(timing, prior, parts, more=more)
                 if metric in SECONDARY:
                     # It costs as much as the step that does not load its data, and differs from that by little.
                     count = math.ceil(count / 4) if len(timing.processes) < self._settings.processes else 0
@@ -250,19 +265,26 @@ class Rounds:
                     found.setdefault(subject, {})[metric] = count
         return found
 
-    def _slices_of(self, timing: Timing, prior: Prior | None, parts: Components | None) -> int:
+    def _slices_of(self, timing: Timing, prior: Prior | None, parts: Components | None, *, more: bool) -> int:
+        settings = self._settings
         if not timing.slices:
             return _FIRST
-        each = timing.seconds / len(timing.slices)
-        warming = timing.warming / max(1, len(timing.warm_ups))
-        count = allocation(parts, max(warming, 1e-3), max(each, 1e-3)) if parts else _LATER
-        settings = self._settings
-        if len(timing.processes) < settings.processes:
-            return count
-        if timing.seconds >= settings.budget:
-            return 0
-        known = len({taken.process for taken in timing.sound}) >= settings.processes
-        return 0 if known and self._width(timing, prior) <= settings.half_width else count
+        left = settings.processes - len(timing.processes)
+        each = max(timing.seconds / len(timing.slices), 1e-3)
+        warming = max(timing.warming / max(1, len(timing.warm_ups)), 1e-3)
+        if left <= 0:
+            known = len({taken.process for taken in timing.sound}) >= min(2, settings.processes)
+            is_precise = known and self._width(timing, prior) <= settings.half_width
+            if is_precise or timing.seconds + each + (0 if more else warming) > settings.budget:
+                return 0
+        # More slices of one process are worth less the more processes differ.
+        room = allocation(parts, warming, each, most=_MOST) if parts else _LATER
+        if more:
+            taken = sum(each.process == self._process for each in timing.slices)
+            return max(0, min(room - taken, _LATER)) if left <= 0 else 0
+        needed = _slices_needed(timing.series(), parts, settings.half_width) - len(timing.sound)
+        affordable = (settings.budget - timing.seconds) / each
+        return max(_FEWEST, min(room, math.ceil(min(needed, affordable) / max(1, left))))
 
     def _width(self, timing: Timing, prior: Prior | None) -> float:
         return half_width_of(log_interval(timing.series(), prior))
@@ -304,7 +326,6 @@ class Rounds:
                     process.close(wait=False)
                     self._fails(subject, error, again, beside=bool(alive) and not is_alone)
             self._take(alive, reference, wanted, again, is_alone=is_alone)
-        self._judge()
         return waiting, again
 
     def _judge(self) -> None:
@@ -332,11 +353,28 @@ class Rounds:
         *,
         is_alone: bool,
     ) -> None:
-        rounds = max((count for subject in alive for count in wanted[subject].values()), default=0)
+        while wanted:
+            self._rounds_of(alive, reference, wanted, again, is_alone=is_alone)
+            self._judge()
+            # Once a subject has had its processes, the last goes on until the numbers are precise.
+            wanted = self._wanted(list(alive), more=True)
+
+    def _rounds_of(
+        self,
+        alive: dict[Subject, LiveProcess],
+        reference: LiveProcess,
+        wanted: dict[Subject, dict[str, int]],
+        again: list[Subject],
+        *,
+        is_alone: bool,
+    ) -> None:
+        rounds = max((max(wanted[subject].values()) for subject in alive if subject in wanted), default=0)
         for number in range(rounds):
             self._progress(f"timing, process {self._process + 1}, round {number + 1} of {rounds}")
             started = self._clock()
-            turns = [(each, metric) for each in alive for metric, count in wanted[each].items() if number < count]
+            turns = [
+                (each, metric) for each in alive for metric, count in wanted.get(each, {}).items() if number < count
+            ]
             if not turns:
                 return
             self._draw.shuffle(turns)
@@ -352,7 +390,10 @@ class Rounds:
                 self._refer(reference)
             self._round += 1
             # A state of the machine lasts about a second: slices of one subject should see several.
-            self._sleep(max(0.0, started + self._settings.spacing - self._clock()))
+            idle = max(0.0, started + self._settings.spacing - self._clock())
+            self._sleep(idle)
+            for subject, metric in turns:
+                self.timings[subject.key, metric].seconds += idle / len(turns)
 
     def _refer(self, process: LiveProcess) -> None:
         """Time the reference mix; without it, slices are judged by the rest of what is known."""
@@ -366,7 +407,7 @@ class Rounds:
         answer = process.slice(metric)
         conditions = self._watch.end(msgspec.convert(answer["usage"], Usage))
         timing = self.timings[subject.key, metric]
-        timing.seconds += self._clock() - started
+        timing.charge(self._clock() - started)
         taken = Taken(
             subject.key,
             metric,
@@ -489,6 +530,13 @@ class Rounds:
             subject.cells if len(subject.cells) > 1 else (),
             tuple(_short(timing.common.get(each.round, 0.0)) for each in timing.slices) if timing.common else (),
         )
+
+
+def _slices_needed(series: Series, parts: Components | None, half_width: float) -> int:
+    """How many slices a mean takes to be known to ± `half_width`, if processes do not differ."""
+    own = components([series])
+    spread = math.sqrt(own.slices if own and own.slice_freedom >= _LATER else parts.slices if parts else _USUAL**2)
+    return math.ceil((_QUANTILE * spread / math.log1p(half_width)) ** 2)
 
 
 def _measure(result: PhaseResult, metric: str, values: Sequence[Sequence[float]], slices: Slices) -> None:

@@ -16,6 +16,7 @@ from fashiontl.models.weights.start import Start
 from fashiontl.runner.messages import REFERENCE, PhaseResult, Progress, SlicesJob
 from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.phases.timed_pass import timed_pass
+from fashiontl.runner.subjects import SECONDARY
 from fashiontl.runner.workload import Workload, together
 from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection
 from fashiontl.timing.reference import reference_calls
@@ -59,7 +60,7 @@ def slices(job: SlicesJob, progress: Progress) -> PhaseResult:
             periods = timed.of(metric)
             with torch.inference_mode(metric not in TRAINING):
                 if command == "warm":
-                    answer = _warmed(periods, job.warm_up or work.settings.seconds)
+                    answer = _warmed(periods, 0.0 if metric in SECONDARY else job.warm_up or work.settings.seconds)
                     if job.other:
                         _refuse_strangers(Path(job.other))
                 else:
