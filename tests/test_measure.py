@@ -26,6 +26,7 @@ from fashiontl.runner.client import Outcome
 from fashiontl.runner.estimate import Work
 from fashiontl.runner.live import EndedError
 from fashiontl.runner.messages import (
+    REFERENCE,
     CaseJob,
     DeviceFacts,
     DeviceJob,
@@ -154,6 +155,8 @@ class FakeLive:
         return {"calls": 6, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
+        if metric == REFERENCE:
+            return {"seconds": {"arithmetic": 0.01}}
         self.commands.append(f"{self._case.id} {metric}")
         end = self.ends.get((self._case.id, metric))
         if isinstance(end, BaseException):
@@ -161,7 +164,8 @@ class FakeLive:
         if end is not None:
             raise EndedError(end)
         parts = PARTS if metric == "end_to_end_throughput" else {}
-        more = {"wall": 1.0, "cpu": 1.0, "switches": 0, "throttled": False}
+        usage = {"seconds": 1.0, "cpu_seconds": 1.0, "waited_seconds": 0.0, "switches": 0, "faults": 0}
+        more = {"usage": usage, "throttled": False}
         return {"seconds": 1.0, "values": SECONDS[metric], "device": (), "parts": parts, **more}
 
 
@@ -176,7 +180,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
 
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
-    more.setdefault("server", lambda threads: worker)
+    more.setdefault("server", lambda threads, **allocator: worker)
     return Measurer(settings, folder / "results", "run-1", folder / "cache", **more)
 
 
@@ -417,7 +421,7 @@ def test_a_group_is_timed_when_its_first_cell_runs_and_each_has_its_share(
     })  # fmt: skip
     servers: list[FakeWorker] = []
 
-    def server(threads: int) -> FakeWorker:
+    def server(threads: int, allocator: str) -> FakeWorker:
         assert threads == SETTINGS.threads
         servers.append(FakeWorker())
         return servers[-1]

@@ -17,7 +17,7 @@ from fashiontl.core.slices import series_of
 from fashiontl.runner import rounds as rounds_module
 from fashiontl.runner.client import Outcome
 from fashiontl.runner.live import EndedError
-from fashiontl.runner.messages import CaseJob, PhaseResult, SlicesJob
+from fashiontl.runner.messages import REFERENCE, CaseJob, PhaseResult, SlicesJob
 from fashiontl.runner.rounds import Journal, Rounds, Taken
 from fashiontl.runner.subjects import INFERENCE, TRAINING, Subject
 
@@ -76,9 +76,7 @@ class Live:
         assert folder.is_dir()
         assert (job.settings.timeout, job.cache, job.extensions) == (timeout, "cache", ("mine",))
         self._name = job.case.architecture
-        self._is_open = True
-        self.box.alive.append(self._name)
-        self.box.most = max(self.box.most, len(self.box.alive))
+        self._is_open, self._is_warm = True, False
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +87,10 @@ class Live:
     def close(self, *, wait: bool = True) -> None:
         if self._is_open:
             self._is_open = False
-            self.box.alive.remove(self._name)
-            self.box.closed.append((self._name, wait))
+            # That of the reference mix is never warmed up.
+            if self._is_warm:
+                self.box.alive.remove(self._name)
+                self.box.closed.append((self._name, wait))
 
     def _ask(self, command: str, metric: str) -> None:
         assert self._is_open
@@ -103,10 +103,16 @@ class Live:
             raise EndedError(end)
 
     def warm(self, metric: str) -> dict[str, Any]:
+        if not self._is_warm:
+            self._is_warm = True
+            self.box.alive.append(self._name)
+            self.box.most = max(self.box.most, len(self.box.alive))
         self._ask("warm", metric)
         return {"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
+        if metric == REFERENCE:
+            return {"seconds": {"arithmetic": 0.01}}
         self._ask("slice", metric)
         index = sum(each == ("slice", f"{self._name} {metric}") for each in self.box.said) - 1
         return {
@@ -114,9 +120,7 @@ class Live:
             "values": self.box.seconds(metric, index),
             "device": self.box.device,
             "parts": PARTS if metric == "end_to_end_throughput" else {},
-            "wall": 0.5,
-            "cpu": 0.25,
-            "switches": 3,
+            "usage": {"seconds": 0.5, "cpu_seconds": 0.25, "waited_seconds": 0.0, "switches": 3, "faults": 0},
             "throttled": False,
         }
 

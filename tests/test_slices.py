@@ -9,14 +9,11 @@ import pytest
 
 from fashiontl.core.metrics import Measurement, Slices
 from fashiontl.core.slices import (
-    Between,
     Components,
     Prior,
     Series,
     allocation,
     best_group,
-    between_runs,
-    combined,
     components,
     difference,
     exp_interval,
@@ -24,14 +21,13 @@ from fashiontl.core.slices import (
     interval_of,
     log_interval,
     paired,
-    prediction_interval,
     prior_of,
     processes_needed,
     quantile_interval,
     series_of,
     session_drift,
 )
-from fashiontl.core.stats import Interval, mean_interval
+from fashiontl.core.stats import mean_interval
 
 
 def series(
@@ -285,53 +281,3 @@ def test_a_machine_that_warms_up_shows_in_all_cells_and_one_cells_drift_is_dilut
         for _ in range(150)
     ]  # fmt: skip
     assert fmean(one is not None and one.seen for one in still) <= 0.07
-
-
-def within(rng: np.random.Generator, mean: float) -> Interval:
-    """The interval of a run whose estimate errs by 2 %."""
-    error = rng.normal(0, 0.02)
-    return exp_interval(Interval(mean + error, mean + error - 0.042, mean + error + 0.042))
-
-
-def test_a_later_run_falls_into_the_prediction_interval() -> None:
-    """Runs of one machine differ by 5 %, half of it common to all cells, beyond their own error of 2 %."""
-    rng = np.random.default_rng(15)
-    held, variances = [], []
-    for _ in range(150):
-        levels = rng.normal(0, 0.035, (1, 5)) + rng.normal(0, 0.035, (6, 5))
-        cells = [[within(rng, level) for level in row] for row in levels.tolist()]
-        between = between_runs([row[:4] for row in cells])
-        assert between is not None
-        variances.append(between.variance)
-        predicted = [prediction_interval(row[3], between) for row in cells]
-        held += [one.low <= row[4].estimate <= one.high for one, row in zip(predicted, cells, strict=True)]
-    assert fmean(held) >= 0.93
-    assert fmean(variances) == pytest.approx(0.00245, rel=0.2)
-
-
-def test_without_a_second_run_nothing_is_known_of_later_ones() -> None:
-    one = Interval(1.0, 0.9, 1.1)
-    assert between_runs([[one], []]) is None
-    same = between_runs([[one, one], [one, one]])
-    assert same is not None
-    assert same.variance == 0
-    # Two runs err, each as much as the interval says.
-    predicted = prediction_interval(one, same)
-    assert math.log(predicted.high / predicted.low) == pytest.approx(math.sqrt(2) * math.log(1.1 / 0.9))
-    assert prediction_interval(Interval(1.0, 0.0, math.inf), same).high == math.inf
-
-
-def test_runs_are_combined_with_runs_as_what_varies() -> None:
-    runs = [Interval(level, level * 0.99, level * 1.01) for level in (1.0, 1.1, 1.21)]
-    found = combined(runs)
-    assert found.estimate == pytest.approx(1.1)
-    # Student's 4.30 with two degrees of freedom, of log 1.1 over the root of 3.
-    assert math.log(found.high / 1.1) == pytest.approx(4.3027 * math.log(1.1) / math.sqrt(3), rel=1e-4)
-    assert combined(runs[:1]) == runs[0]
-    alike = combined([Interval(1.0, 0.9, 1 / 0.9)] * 4)
-    assert alike.high == pytest.approx(0.9**-0.5)
-    # 0.1 between runs, known well: of four the error is 0.05.
-    known = combined([Interval(1.0, 0.9, 1 / 0.9)] * 4, Between(0.01, 200.0))
-    assert math.log(known.high) == pytest.approx(math.hypot(-math.log(0.9) / 2, 2.067 * 0.05), rel=0.01)
-    unknown = combined([Interval(1.0, 0.0, math.inf), Interval(4.0, 0.0, math.inf)])
-    assert (unknown.estimate, unknown.high) == (pytest.approx(2.0), math.inf)

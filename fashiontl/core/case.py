@@ -154,8 +154,8 @@ class Settings:
         samples: the fewest latency samples of a cell; the 99th percentile takes 1,000.
         processes: the fewest processes, each of a server of its own, that time a cell.
         half_width: what is precise enough: half of the 95 % interval over the estimate.
-        budget: the most seconds of slices that a cell and metric is given to become precise, when its fewest processes
-            have each taken theirs; 0 gives none.
+        budget: the most seconds of slices and warm-ups that a cell and metric is given to become precise, beyond the few
+            slices that each of its processes takes in any case.
         spacing: the fewest seconds from one slice of a cell and metric to its next.
         seconds: time budget of a point of the sweep, of the measured peak, and of energy, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.
@@ -216,7 +216,7 @@ PRESETS: dict[str, Settings] = {
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
     # pretraining of 4 backbones take some 6 minutes on two CPU cores.
-    "quick": Settings(seeds=3, processes=3, budget=12.0, spacing=1.5),
+    "quick": Settings(seeds=3, processes=3, budget=8.0, spacing=1.5),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
         "full", data="original", image_size=128, train_per_class=0, test_per_class=0, seeds=3, epochs=5, augment=True,

@@ -20,7 +20,6 @@ from fashiontl.core.stats import (
     Interval,
     digamma,
     drift_test,
-    mean_interval,
     student_quantile,
     trigamma,
     trigamma_inverse,
@@ -390,91 +389,6 @@ def session_drift(cells: Sequence[Series]) -> Drift | None:
     return drift_test([math.exp(fmean(by_round[round_])) for round_ in sorted(by_round)])
 
 
-@dataclass(frozen=True)
-class Between:
-    """How runs of one machine differ beyond what each run's own interval says.
-
-    Attributes:
-        variance: of a run's log estimate about the mean of all runs, without the error within the run.
-        freedom: degrees of freedom of that.
-    """
-
-    variance: float
-    freedom: float
-
-
-def between_runs(cells: Sequence[Sequence[Interval]]) -> Between | None:
-    """The variance between runs of one machine, pooled over cells; None where no cell has two runs.
-
-    Runs move all cells together in part (the machine had another day), so that the freedom is not that of all cells:
-    it is the runs' own, times the number of cells as far as their deviations are independent (Kish's design effect).
-
-    Args:
-        cells: of each cell (and metric) the 95 % interval of each run, in the metric's unit, in the order of runs.
-    """
-    spreads, errors, freedoms, moved = 0.0, 0.0, 0, defaultdict(list)
-    for runs in cells:
-        bounded = [(number, run) for number, run in enumerate(runs) if run.low > 0 and run.high < math.inf]
-        if len(bounded) < 2:
-            continue
-        logs = [math.log(run.estimate) for _, run in bounded]
-        mean = fmean(logs)
-        spreads += sum((log - mean) ** 2 for log in logs)
-        errors += fmean(_error(run) ** 2 for _, run in bounded) * (len(logs) - 1)
-        freedoms += len(logs) - 1
-        for (number, _), log in zip(bounded, logs, strict=True):
-            moved[number].append(log - mean)
-    if not freedoms:
-        return None
-    # The variance of the runs' mean deviations over that of single ones: 1 / cells if these are independent.
-    count = max(map(len, moved.values()))
-    single = fmean(value**2 for values in moved.values() for value in values)
-    common = fmean(fmean(values) ** 2 for values in moved.values()) / single if single else 1.0
-    alike = min(1.0, max(0.0, (common * count - 1) / (count - 1))) if count > 1 else 0.0
-    return Between(max(0.0, (spreads - errors) / freedoms), max(1.0, freedoms / (1 + (count - 1) * alike)))
-
-
-def prediction_interval(interval: Interval, between: Between) -> Interval:
-    """Where the estimate of a later run of like precision falls in 95 % of cases, in the unit of the interval.
-
-    Both runs err, and both differ from the mean of all: twice each variance.
-
-    Args:
-        interval: the 95 % interval of one run, in the metric's unit.
-        between: of its machine.
-    """
-    if not (interval.low > 0 and interval.high < math.inf):
-        return Interval(interval.estimate, 0.0, math.inf)
-    # Two parts, the run's own half-width and Student's of what is between runs.
-    between_half = _quantile(between.freedom, 0.05) * math.sqrt(between.variance)
-    reach = math.sqrt(2) * math.hypot(_half(interval), between_half)
-    middle = math.log(interval.estimate)
-    return exp_interval(Interval(middle, middle - reach, middle + reach))
-
-
-def combined(runs: Sequence[Interval], between: Between | None = None) -> Interval:
-    """Several runs of one cell as one estimate: the mean of their logarithms, with runs as what varies.
-
-    Never narrower than the runs' own errors make it. One run stays as it is, and holds for that run.
-
-    Args:
-        runs: their 95 % intervals, in the metric's unit; at least one.
-        between: of their machine, from all its cells; without it the cell's own runs must do, of which two say little.
-    """
-    if len(runs) == 1:
-        return runs[0]
-    bounded = [run for run in runs if run.low > 0 and run.high < math.inf]
-    if not bounded:
-        return Interval(exp_interval(mean_interval([math.log(run.estimate) for run in runs])).estimate, 0.0, math.inf)
-    found = mean_interval([math.log(run.estimate) for run in bounded])
-    within = math.sqrt(sum(_half(run) ** 2 for run in bounded)) / len(bounded)
-    if between:
-        half = math.hypot(within, _quantile(between.freedom, 0.05) * math.sqrt(between.variance / len(bounded)))
-    else:
-        half = max(found.high - found.estimate, within) if len(bounded) > 1 else within
-    return exp_interval(Interval(found.estimate, found.estimate - half, found.estimate + half))
-
-
 def quantile_interval(measurement: Measurement, q: float, confidence: float = 0.95) -> Interval:
     """The q-th percentile of all samples of a measurement that has slices, with an interval.
 
@@ -528,15 +442,6 @@ def quantile_interval(measurement: Measurement, q: float, confidence: float = 0.
     enlarged = math.sqrt(max(1.0, (spread + _RESOLUTION**2) / (part.within + _RESOLUTION**2)))
     half = _quantile(freedom, 1 - confidence) * error * enlarged
     return Interval(estimate, estimate * _exp(-half), estimate * _exp(half))
-
-
-def _half(interval: Interval) -> float:
-    return math.log(interval.high / interval.low) / 2
-
-
-def _error(interval: Interval) -> float:
-    """The standard error that a 95 % interval had, roughly: its degrees of freedom are some tens."""
-    return _half(interval) / 2.1
 
 
 def _by_round(series: Series) -> dict[int, tuple[float, int]]:

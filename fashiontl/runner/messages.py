@@ -145,9 +145,14 @@ class PhaseResult(Struct):
         for metric, value in values.items():
             self.measure(metric, value)
 
+    def measurement(self, metric: str) -> Measurement | None:
+        """What was measured of a metric, if it was."""
+        return next((each for each in self.measurements if each.metric == metric), None)
+
     def values(self, metric: str) -> tuple[float, ...]:
         """The raw values of a metric; empty where it was not measured."""
-        return next((each.values for each in self.measurements if each.metric == metric), ())
+        found = self.measurement(metric)
+        return found.values if found else ()
 
 
 class Pretraining(PhaseResult):

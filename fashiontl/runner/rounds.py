@@ -38,6 +38,7 @@ from fashiontl.core.slices import (
     prior_of,
     processes_needed,
 )
+from fashiontl.core.states import undisturbed_speed
 from fashiontl.machine.devices import Device
 from fashiontl.machine.disturbance import Reference, SliceConditions, Usage, Watch, by_reason, columns, marks, told
 from fashiontl.runner.client import Outcome, Worker
@@ -53,6 +54,8 @@ _FEWEST, _MOST = 2, 48
 # What a machine at rest may show of a slice before any was taken twice, as a standard deviation; and Student's quantile
 # of the few degrees of freedom that there are.
 _USUAL, _QUANTILE = 0.1, 2.2
+# Of the slices that may be taken while the machine was slowed down; past it the rest is no fair sample.
+_MOST_THROTTLED = 0.2
 # A slice that is held up by others may take minutes.
 _MOST_CHARGED = 4
 # Of the memory that there is, a share that stays free while processes are kept alive.
@@ -145,6 +148,11 @@ class Timing:
     warming: float = 0.0
     marks: list[str] = field(default_factory=list)
     common: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> float:
+        """Seconds that count towards the budget."""
+        return self.seconds + self.warming
 
     @property
     def processes(self) -> set[int]:
@@ -275,7 +283,7 @@ class Rounds:
         if left <= 0:
             known = len({taken.process for taken in timing.sound}) >= min(2, settings.processes)
             is_precise = known and self._width(timing, prior) <= settings.half_width
-            if is_precise or timing.seconds + each + (0 if more else warming) > settings.budget:
+            if is_precise or timing.spent + each + (0 if more else warming) > settings.budget:
                 return 0
         # More slices of one process are worth less the more processes differ.
         room = allocation(parts, warming, each, most=_MOST) if parts else _LATER
@@ -283,7 +291,7 @@ class Rounds:
             taken = sum(each.process == self._process for each in timing.slices)
             return max(0, min(room - taken, _LATER)) if left <= 0 else 0
         needed = _slices_needed(timing.series(), parts, settings.half_width) - len(timing.sound)
-        affordable = (settings.budget - timing.seconds) / each
+        affordable = (settings.budget - timing.spent - left * warming) / each
         return max(_FEWEST, min(room, math.ceil(min(needed, affordable) / max(1, left))))
 
     def _width(self, timing: Timing, prior: Prior | None) -> float:
@@ -442,7 +450,7 @@ class Rounds:
     def seconds(self, cell: str, subjects: Sequence[Subject]) -> float:
         """A cell's share of the time that its subjects took."""
         return sum(
-            (timing.seconds + timing.warming) / len(subject.cells)
+            timing.spent / len(subject.cells)
             for subject in subjects
             if cell in subject.cells
             for metric in subject.metrics
@@ -494,13 +502,25 @@ class Rounds:
             "warm_up": sum(each["calls"] for each in timing.warm_ups),
             "steady": all(each["steady"] for each in timing.warm_ups),
             "ended": "precise" if is_precise else "budget",
-            "throttled": sum(bool(each.conditions and each.conditions.throttled) for each in timing.slices),
             "half_width": width if math.isfinite(width) else None,
             "seconds": round(timing.seconds, 3),
             "warming": round(timing.warming, 3),
         }
         label = metric.replace("_", " ")
+        throttled = sum(bool(each.conditions and each.conditions.throttled) for each in timing.slices)
+        if throttled > _MOST_THROTTLED * len(timing.slices):
+            result.invalid.append(
+                f"{label}: {throttled} of {len(timing.slices)} slices were taken while the machine was throttled; cool "
+                "it, or raise its limit, and measure again"
+            )
         result.warnings += [f"{label}: {line}" for line in told(kept.disturbed, kept.conditions, len(timing.slices))]
+        measured = result.measurement(metric)
+        if measured and (fast := undisturbed_speed(measured)) is not None:
+            kind = METRICS[metric]
+            result.warnings.append(
+                f"{label}: slices fall into two clear states of the machine; in the faster one it is "
+                f"{kind.scale * fast:.4g}, in the unit of {kind.label}"
+            )
         if not is_precise and math.isfinite(width):
             result.warnings.append(f"{label} is known to ± {100 * width:.1f} %{self._remedy(timing, prior)}")
 
@@ -509,10 +529,10 @@ class Rounds:
         more = processes_needed(timing.series(), prior, self._settings.half_width)
         if not more:
             return ""
-        seconds = more * (timing.seconds + timing.warming) / len(timing.processes)
+        seconds = more * timing.spent / len(timing.processes)
         return (
             f"; about {seconds:.0f} s more would make it ± {100 * self._settings.half_width:g} %: "
-            f"--set budget={math.ceil(timing.seconds * (1 + more / len(timing.processes)))}"
+            f"--set budget={math.ceil(timing.spent + seconds)}"
         )
 
     def _slices(self, subject: Subject, timing: Timing, prior: Prior | None) -> Slices:
