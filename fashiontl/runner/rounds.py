@@ -34,6 +34,7 @@ from fashiontl.core.slices import (
     common_effects,
     components,
     half_width_of,
+    is_sound,
     log_interval,
     prior_of,
     processes_needed,
@@ -172,9 +173,9 @@ class Timing:
 
     def series(self) -> Series:
         """The slices on which the number rests, as `fashiontl.core.slices.used_series` chooses them."""
-        sound = {each.process for each in self.sound}
-        kept = self.sound if len(sound) >= min(2, len(self.processes)) else self.slices
-        return _series(kept, self.common)
+        sound = self.sound
+        enough = is_sound([each.process for each in sound], [each.process for each in self.slices])
+        return _series(sound if enough else self.slices, self.common)
 
     @property
     def every(self) -> Series:
