@@ -157,8 +157,8 @@ class Settings:
         budget: the most seconds of slices and warm-ups that a cell and metric may take to become precise; the
             few slices that each of its processes takes in any case come before it.
         spacing: the fewest seconds from one slice of a cell and metric to its next.
-        seconds: the longest warm-up of a call in a process; time budget of a point of the sweep, of the measured peak, and
-            of energy.
+        seconds: the longest warm-up of a call in a process; time budget of a point of the sweep, of the measured peak,
+            and of energy.
         timeout: the longest that one phase of a case may take, in seconds.
         threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
             quota and OMP_NUM_THREADS.
