@@ -3,8 +3,8 @@
     python bench/same_twice.py --results DIR --runs 2 --pause 60
     python bench/same_twice.py --results DIR --judge
 
-The first makes runs of `pytest bench/` in which each architecture stands beside a twin of another name, minutes apart;
-give it a quiet machine. The second prints Markdown of all runs in a folder: pairs in one run whose 95 % intervals are
+The first makes runs of `pytest bench/` in which each architecture stands beside a twin of another name; give it a quiet
+machine. The second prints Markdown of all runs in a folder: pairs in one run whose 95 % intervals are
 disjoint (two independent ones of this kind are so in less than 1 % of cases), and estimates of a run that lie outside of
 what the runs before it predict. As an extension (`--fashiontl-plugin`) this file registers the twins.
 """
