@@ -4,11 +4,11 @@
     python bench/same_twice.py --results DIR --planted --policy full --runs 2
     python bench/same_twice.py --results DIR --judge
 
-The first makes runs of `pytest bench/` in which each architecture stands beside a twin of another name, the second ones in
-which it stands beside networks that are slower by 3, 5 and 10 % (`bench/twins.py`). Both need a quiet machine. The third
-prints Markdown of all runs in a folder: pairs in one run whose 95 % intervals are disjoint (of independent ones less than
-1 % are), estimates of a run that lie outside of what the runs before it predict, and whether the interval of a planted
-difference holds what was planted.
+The first makes runs of `pytest bench/` in which each architecture stands beside a twin of another name, the second
+ones in which it stands beside networks that are slower by 3, 5 and 10 % (`bench/twins.py`). Both need a quiet
+machine. The third prints Markdown of all runs in a folder: pairs in one run whose 95 % intervals are disjoint (of
+independent ones less than 1 % are), estimates of a run that lie outside of what the runs before it predict, and
+whether the interval of a planted difference holds what was planted.
 """
 
 import argparse
