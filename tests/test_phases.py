@@ -293,9 +293,9 @@ def test_no_test_image_chooses_the_epoch(guard: bool, monkeypatch: pytest.Monkey
 def test_an_operator_without_a_deterministic_form_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     real = accuracy.predict
 
-    def predict(*arguments: Any) -> Tensor:
+    def predict(*arguments: Any, **options: Any) -> Tensor:
         warnings.warn("xyz does not have a deterministic implementation", UserWarning, stacklevel=1)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(accuracy, "predict", predict)
     value = run(phases.train, job(SCRATCH, replace(SETTINGS, seeds=2)))

@@ -50,9 +50,9 @@ def test_a_rate_of_1e20_diverges_whatever_the_policy_and_recipe(policy: str, rec
 def test_a_later_seed_that_diverges_keeps_the_losses_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = accuracy.predict, []
 
-    def predict(*arguments: Any) -> Tensor:
+    def predict(*arguments: Any, **options: Any) -> Tensor:
         calls.append(1)
-        return real(*arguments) * (math.nan if len(calls) == 2 else 1)
+        return real(*arguments, **options) * (math.nan if len(calls) == 2 else 1)
 
     monkeypatch.setattr(accuracy, "predict", predict)
     error, known = diverging(Case(ARCHITECTURE, "scratch"), replace(SETTINGS, lr=0.0))

@@ -62,9 +62,10 @@ def test_each_command_has_one_answer(tmp_path: Path) -> None:
     answers = serve(tmp_path, [f"{command} {metric}" for metric in metrics for command in ("warm", "slice", "slice")])
     for warmed, *taken in zip(*[iter(answers)] * 3, strict=True):
         assert set(warmed) == {"calls", "steady", "drift", "noise"}
-        fields = {"seconds", "values", "device", "parts", "wall", "cpu", "switches", "throttled"}
-        assert [set(each) for each in taken] == [fields] * 2
-        assert all(each["seconds"] > 0 for each in taken)
+        assert [set(each) for each in taken] == [{"seconds", "values", "device", "parts", "usage", "throttled"}] * 2
+        for each in taken:
+            assert 0 < each["seconds"] <= each["usage"]["seconds"]
+            assert set(each["usage"]) == {"seconds", "cpu_seconds", "waited_seconds", "switches", "faults"}
 
 
 def test_what_is_timed_is_what_the_other_phases_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +98,14 @@ def test_a_step_of_a_policy_that_changes_is_the_mean_over_its_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Slicer, "warm", lambda slicer, seconds: WarmUp(2, True, 0.0, 0.0))
-    taken = itertools.cycle([Slice((2.0, 4.0), wall=1.0), Slice((8.0, 16.0), wall=3.0)])
+    taken = itertools.cycle([Slice((2.0, 4.0)), Slice((8.0, 16.0), throttled=True)])
     monkeypatch.setattr(Slicer, "take", lambda slicer: next(taken))
     case = replace(PROBE, policy="lp_ft")
     warmed, answer = serve(
         tmp_path, ["warm train_throughput", "slice train_throughput"], case, replace(SETTINGS, epochs=4)
     )
     assert warmed["calls"] == 4
-    assert (answer["values"], answer["periods"], answer["wall"]) == ([5.0, 10.0], [3.0, 12.0], 4.0)
+    assert (answer["values"], answer["periods"], answer["throttled"]) == ([5.0, 10.0], [3.0, 12.0], True)
 
 
 def identity(folder: Path, **more: Any) -> dict[str, Any]:

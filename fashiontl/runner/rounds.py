@@ -38,6 +38,7 @@ from fashiontl.core.slices import (
     log_interval,
     prior_of,
     processes_needed,
+    session_drift,
 )
 from fashiontl.core.states import undisturbed_speed
 from fashiontl.machine.devices import Device
@@ -200,7 +201,8 @@ class Rounds:
         servers: makes the server of a number of process.
         journal: where slices are kept as they come.
         group: name under which rounds are counted.
-        sleep, clock, draw: for tests.
+        clock, sleep: for tests.
+        seed: of the order of turns; drawn where it is not given.
     """
 
     def __init__(
@@ -213,7 +215,7 @@ class Rounds:
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.group = group
         self._watch = Watch(Device.of(job.case.device))
@@ -227,7 +229,8 @@ class Rounds:
         self._progress: Progress = lambda text: None
         self._clock = clock
         self._sleep = sleep
-        self._draw = random.Random(seed)
+        self.seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+        self._draw = random.Random(self.seed)
         self._process = self._round = 0
         for taken in journal.read():
             self.timings[taken.subject, taken.metric].slices.append(taken)
@@ -484,6 +487,11 @@ class Rounds:
                 for metric in subject.metrics:
                     if (timing := self.timings.get((subject.key, metric))) and timing.slices:
                         self._add(result, subject, metric, timing, images, subjects)
+        result.provenance["order"] = self.seed
+        drift = session_drift([timing.every for timing in self.timings.values()])
+        if drift and drift.seen:
+            how = "slower" if drift.change > 0 else "faster"
+            result.warnings.append(f"all cells became {abs(drift.change):.0%} {how} while they were timed")
 
     def _add(
         self,
