@@ -15,6 +15,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.metrics import Metric
 from fashiontl.core.slices import series_of
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.disturbance import SliceConditions, Usage
 from fashiontl.machine.environment import choose_threads
 from fashiontl.matrix.extensions import ExtraPhase, register
 from fashiontl.records import SCHEMA, Record, from_json, to_json
@@ -138,8 +139,7 @@ class FakeLive:
         assert isinstance(worker, FakeWorker)
         assert folder.is_dir()
         assert timeout == job.settings.timeout
-        self.jobs.append(job)
-        self._case = job.case
+        self._case, self._job = job.case, job
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +152,9 @@ class FakeLive:
 
     def warm(self, metric: str) -> dict[str, Any]:
         assert metric in SECONDS
+        # The process of the reference mix never warms up.
+        if not any(job is self._job for job in self.jobs):
+            self.jobs.append(self._job)
         return {"calls": 6, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
@@ -169,6 +172,21 @@ class FakeLive:
         return {"seconds": 1.0, "values": SECONDS[metric], "device": (), "parts": parts, **more}
 
 
+class QuietWatch:
+    """A machine on which nothing else happens, in place of `Watch`."""
+
+    cores = 2
+
+    def __init__(self, device: object) -> None:
+        pass
+
+    def begin(self) -> None:
+        pass
+
+    def end(self, usage: Usage) -> SliceConditions:
+        return SliceConditions(start=0.0, seconds=usage.seconds, cores=usage.cpu_seconds / usage.seconds)
+
+
 @pytest.fixture(autouse=True)
 def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
     """Live processes of the tests' own."""
@@ -176,6 +194,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
     for name, empty in (("ends", {}), ("jobs", []), ("commands", [])):
         monkeypatch.setattr(FakeLive, name, empty, raising=False)
     monkeypatch.setattr(rounds_module, "LiveProcess", FakeLive)
+    monkeypatch.setattr(rounds_module, "Watch", QuietWatch)
     return FakeLive
 
 
@@ -497,7 +516,8 @@ def test_slices_are_kept_until_all_that_was_announced_has_a_record(tmp_path: Pat
     cells.measure(GROUP[0])
     cells.close()
     kept = (tmp_path / JOURNAL).read_bytes().splitlines()
-    assert len(kept) == len(live.commands) == 4 * (2 + 2 + 2)
+    # One inference and two steps, each with a metric of four slices; inference has another, each step one of one slice.
+    assert len(kept) == len(live.commands) == 4 * (2 + 1 + 1) + 1 + 1
     again = measurer(FakeWorker(), tmp_path)
     again.expect(GROUP[1:])
     records = [again.measure(case) for case in GROUP[1:]]
