@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.core.slices import series_of
+from fashiontl.core.slices import Prior, interval_of, prior_of, series_of
 from fashiontl.machine.disturbance import SliceConditions, Usage
 from fashiontl.runner import rounds as rounds_module
 from fashiontl.runner.client import Outcome
@@ -31,6 +31,8 @@ def subject(name: str, metrics: tuple[str, ...] = INFERENCE, cells: tuple[str, .
 
 
 A, B, STEP = subject("a"), subject("b"), subject("a", TRAINING)
+LATENCY = subject("c", ("latency",))
+OTHERS = "other processes used the cores"
 
 
 class Machine:
@@ -236,13 +238,36 @@ def test_only_what_is_not_precise_goes_on_until_its_budget_is_spent(tmp_path: Pa
     rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=20.0, half_width=1e-3))
     rounds.measure([A])
     wide, narrow = (rounds.timings[A.key, metric] for metric in INFERENCE)
-    assert narrow.processes == {0, 1}
-    assert wide.processes > narrow.processes
-    # Neither another slice nor another process would end in time; a slice, like a warm-up, takes half a second.
-    assert 20.0 - 1.0 < wide.spent <= 20.0
-    assert wide.spent == 0.5 * (len(wide.slices) + len(wide.warm_ups)), "warm-ups count too"
+    # Processes do not differ by more than their slices make them, so that the last goes on: no other has to warm up.
+    assert wide.processes == narrow.processes == {0, 1}
+    assert Counter(each.process for each in narrow.slices) == {0: 4, 1: 8}
+    # Another slice would be too much; one takes half a second, as a warm-up does, which counts too.
+    assert wide.spent == 0.5 * (len(wide.slices) + len(wide.warm_ups))
+    assert 20.0 - 0.5 <= wide.spent <= 20.0
     warmed = Counter(name for command, name in machine.said if command == "warm")
-    assert warmed["a inference_throughput"] == 2, "a process warms up what it takes slices of"
+    assert warmed == {"a latency": 2, "a inference_throughput": 2}
+
+
+def test_where_processes_differ_others_follow_which_warm_up_only_what_they_take(
+    tmp_path: Path, machine: Machine
+) -> None:
+    def seconds(metric: str, index: int) -> list[float]:
+        """Of latency each process takes longer than the one before; its slices vary by a tenth."""
+        level = 1.5 ** len(machine.servers) if metric == "latency" else 1.0
+        return [0.25 * level * (1.1 if index % 2 else 1.0)]
+
+    machine.seconds = seconds
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=20.0, half_width=0.07))
+    rounds.measure([A])
+    wide, narrow = (rounds.timings[A.key, metric] for metric in INFERENCE)
+    assert narrow.processes == {0, 1}
+    assert len(wide.processes) > 6
+    # Once two have shown how much they differ, slices say little.
+    assert all(sum(each.process == process for each in wide.slices) == 2 for process in sorted(wide.processes)[2:])
+    # A process with one slice would be too much.
+    assert 20.0 - 1.0 < wide.spent <= 20.0 + 0.5
+    warmed = Counter(name for command, name in machine.said if command == "warm")
+    assert warmed == {"a latency": len(wide.processes), "a inference_throughput": 2}
 
 
 def test_without_a_budget_there_are_the_fewest_processes(tmp_path: Path, machine: Machine) -> None:
@@ -427,7 +452,7 @@ def test_a_step_has_its_parts(tmp_path: Path, machine: Machine) -> None:
 
 
 def test_what_other_cells_suggest_of_the_spread_is_in_each_record(tmp_path: Path, machine: Machine) -> None:
-    machine.seconds = lambda metric, index: [0.25 if index < 4 else 0.5]
+    machine.seconds = lambda metric, index: [(0.25 if index < 4 else 0.5) * (1.1 if index % 2 else 1.0)]
     rounds = machine.rounds(tmp_path)
     rounds.measure([A, B])
     result = PhaseResult()
@@ -435,8 +460,12 @@ def test_what_other_cells_suggest_of_the_spread_is_in_each_record(tmp_path: Path
     (latency,) = (each for each in result.measurements if each.metric == "latency")
     assert latency.slices is not None
     assert latency.slices.prior is not None
-    variance, freedom = latency.slices.prior
-    assert variance == pytest.approx(math.log(2) ** 2 / 2)
+    cells = [rounds.timings[each.key, "latency"].series() for each in (A, B)]
+    assert {len(logs) for cell in cells for logs in cell.by_process().values()} == {4, 2}
+    assert Prior(*latency.slices.prior) == prior_of(cells)
+    ratio, freedom = latency.slices.prior
+    # The means of processes are twice apart, and slices a tenth: far more than these would make of it.
+    assert ratio > 100
     assert freedom == 2
 
 
@@ -448,3 +477,147 @@ def test_cells_share_the_time_of_what_they_share(tmp_path: Path, machine: Machin
     assert rounds.seconds("one", [shared, step]) == 2.5
     assert rounds.seconds("two", [shared, step]) == 2.5 + 2.5 + 1.0
     assert rounds.seconds("nobody", [shared, step]) == 0
+
+
+def test_the_reference_mix_is_timed_before_each_round_and_after_the_last(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
+    rounds.measure([A, B])
+    starts = {each.round: each.started for timing in rounds.timings.values() for each in reversed(timing.slices)}
+    first = [
+        min(t.started for timing in rounds.timings.values() for t in timing.slices if t.round == n) for n in starts
+    ]
+    assert sorted(first) == machine.references[:4]
+    assert len(machine.references) == 5
+    assert machine.references[4] == machine.now
+
+
+def test_idle_time_of_a_round_counts_for_all_who_had_a_turn(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1, spacing=3.0))
+    rounds.measure([A, B])
+    # Four slices of half a second leave a second of each of four rounds.
+    assert machine.sleeps == [1.0] * 4
+    assert {timing.seconds for timing in rounds.timings.values()} == {4 * (0.5 + 0.25)}
+
+
+def busy(*numbers: int, cores: float = 1.0) -> Callable[[int], dict[str, float]]:
+    """Others use cores during slices of these numbers."""
+    return lambda number: {"others": cores if number in numbers else 0.0}
+
+
+def test_slices_that_are_marked_as_disturbed_do_not_count(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [4.0 if index in {1, 5} else 0.25]
+    machine.conditions = busy(1, 5)
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([LATENCY])
+    timing = rounds.timings[LATENCY.key, "latency"]
+    assert len(timing.slices) == 6
+    assert timing.marks == ["", OTHERS, "", "", "", OTHERS]
+    assert [each.round for each in timing.sound] == [0, 2, 3, 4]
+    assert timing.series().logs == pytest.approx([math.log(0.25)] * 4)
+    result = PhaseResult()
+    rounds.add_to(result, LATENCY.cells[0], [LATENCY], 8)
+    (latency,) = result.measurements
+    assert latency.slices is not None
+    assert latency.slices.disturbed == {OTHERS: (1, 5)}
+    assert latency.slices.conditions["others"] == (0, 1, 0, 0, 0, 1)
+    assert len(latency.values) == 6, "the record keeps them"
+    assert interval_of(latency).estimate == pytest.approx(0.25)
+    assert f"latency: 2 of 6 slices: {OTHERS} (1.0 cores)" in result.warnings
+
+
+def test_disturbed_slices_are_taken_again_while_the_budget_lasts(tmp_path: Path, machine: Machine) -> None:
+    machine.conditions = busy(*range(4, 30))
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, budget=40.0))
+    rounds.measure([LATENCY])
+    timing = rounds.timings[LATENCY.key, "latency"]
+    # What is not disturbed is of a single process, which says nothing of others, until a later one has some.
+    assert len({each.process for each in timing.sound}) == 2
+    assert timing.slices[-1].process > 0
+    assert len(timing.sound) < len(timing.slices)
+
+
+@pytest.mark.parametrize(("throttled", "status"), [(1, "valid"), (2, "invalid")])
+def test_more_than_a_fifth_of_throttled_slices_is_no_fair_sample(
+    tmp_path: Path, machine: Machine, throttled: int, status: str
+) -> None:
+    machine.conditions = lambda number: {"throttled": float(number < throttled)}
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([LATENCY])
+    assert len(slices(rounds, LATENCY)) == 6
+    result = PhaseResult()
+    rounds.add_to(result, LATENCY.cells[0], [LATENCY], 8)
+    reason = "latency: 2 of 6 slices were taken while the machine was throttled; cool it, or raise its limit, and "
+    assert result.invalid == ([f"{reason}measure again"] if status == "invalid" else [])
+
+
+EIGHT = [subject(f"n{number}", ("latency",)) for number in range(8)]
+
+
+def test_what_a_round_did_to_all_cells_is_taken_off_and_kept(tmp_path: Path, machine: Machine) -> None:
+    slow = {1: 1.5, 3: 0.75, 4: 2.0}
+    machine.seconds = lambda metric, index: [0.25 * slow.get(index, 1.0)]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT)
+    mean = sum(map(math.log, slow.values())) / 6
+    for each in EIGHT:
+        timing = rounds.timings[each.key, "latency"]
+        assert timing.common == pytest.approx({n: math.log(slow.get(n, 1.0)) - mean for n in range(6)})
+        assert timing.series().logs == pytest.approx([math.log(0.25) + mean] * 6)
+        assert timing.every.logs[1] == pytest.approx(math.log(0.375))
+    result = PhaseResult()
+    rounds.add_to(result, "n0-cell", EIGHT, 8)
+    (latency,) = result.measurements
+    assert latency.slices is not None
+    assert latency.slices.common == pytest.approx([math.log(slow.get(n, 1.0)) - mean for n in range(6)], rel=1e-5)
+    assert latency.values[1] == 0.375, "as it was taken"
+    found = interval_of(latency)
+    assert found.estimate == pytest.approx(0.25 * math.exp(mean), rel=1e-5)
+    assert found.high / found.low == pytest.approx(1, abs=1e-4)
+
+
+def test_the_level_is_that_of_rounds_in_which_the_machine_was_itself(tmp_path: Path, machine: Machine) -> None:
+    """Of six rounds the second is twice as slow, since others used the cores in all its slices."""
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    machine.conditions = busy(*range(8, 16))
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT)
+    timing = rounds.timings[EIGHT[0].key, "latency"]
+    assert timing.common == pytest.approx({n: math.log(2) * (n == 1) for n in range(6)}, abs=1e-9)
+    assert timing.series().logs == pytest.approx([math.log(0.25)] * 5)
+
+
+def test_common_effects_of_a_throughput_are_those_of_its_seconds(tmp_path: Path, machine: Machine) -> None:
+    steps = [subject(f"n{number}", ("train_throughput",)) for number in range(8)]
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(steps)
+    result = PhaseResult()
+    rounds.add_to(result, "n0-cell", steps, 8)
+    (throughput,) = result.measurements
+    assert throughput.slices is not None
+    assert throughput.slices.common[1] == pytest.approx(-math.log(2) * 5 / 6, rel=1e-5)
+    # The mean of six, one of which is half as fast.
+    assert interval_of(throughput).estimate == pytest.approx(32 * 2 ** (-1 / 6), rel=1e-5)
+
+
+def test_few_slices_of_a_round_have_nothing_in_common(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT[:7])
+    assert rounds.timings[EIGHT[0].key, "latency"].common == {}
+
+
+def test_slices_of_a_journal_count_towards_the_budget_and_are_judged(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = wild
+    machine.conditions = busy(2)
+    settings = replace(SETTINGS, budget=6.0, half_width=1e-3)
+    machine.rounds(tmp_path, settings).measure([LATENCY])
+    again = machine.rounds(tmp_path, settings)
+    timing = again.timings[LATENCY.key, "latency"]
+    # Two warm-ups are not in it.
+    assert (len(timing.slices), timing.seconds) == (10, 5.0)
+    assert timing.marks == ["", "", OTHERS] + [""] * 7
+    again.measure([LATENCY])
+    # Two processes are there; another would have to warm up, and its slices still have to be within the budget.
+    assert timing.spent <= 6.0 + 0.5
+    assert len(timing.slices) <= 12
