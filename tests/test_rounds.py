@@ -51,6 +51,7 @@ class Machine:
         self.servers: list[int] = []
         self.ends: Callable[[str, str, int], Outcome[Any] | BaseException | None] = lambda *_: None
         self.seconds: Callable[[str, int], list[float]] = lambda metric, index: [0.25]
+        self.cost: Callable[[str, str], float] = lambda command, metric: 0.5
         self.device: list[float] = []
         self.references: list[float] = []
         self.conditions: Callable[[int], dict[str, float]] = lambda number: {}
@@ -86,6 +87,7 @@ class Live:
         assert (job.settings.timeout, job.cache, job.extensions) == (timeout, "cache", ("mine",))
         self._name = job.case.architecture
         self._is_open, self._is_warm = True, False
+        self._warmed: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +105,7 @@ class Live:
 
     def _ask(self, command: str, metric: str) -> None:
         assert self._is_open
-        self.box.now += 0.5
+        self.box.now += self.box.cost(command, metric)
         self.box.said.append((command, f"{self._name} {metric}"))
         end = self.box.ends(self._name, f"{command} {metric}", len(self.box.alive))
         if isinstance(end, BaseException):
@@ -117,12 +119,14 @@ class Live:
             self.box.alive.append(self._name)
             self.box.most = max(self.box.most, len(self.box.alive))
         self._ask("warm", metric)
+        self._warmed.add(metric)
         return {"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
         if metric == REFERENCE:
             self.box.references.append(self.box.now)
             return {"seconds": {"arithmetic": 0.01}}
+        assert metric in self._warmed
         self._ask("slice", metric)
         index = sum(each == ("slice", f"{self._name} {metric}") for each in self.box.said) - 1
         return {
@@ -268,6 +272,18 @@ def test_where_processes_differ_others_follow_which_warm_up_only_what_they_take(
     assert 20.0 - 1.0 < wide.spent <= 20.0 + 0.5
     warmed = Counter(name for command, name in machine.said if command == "warm")
     assert warmed == {"a latency": len(wide.processes), "a inference_throughput": 2}
+
+
+def test_a_process_that_goes_on_takes_only_what_it_warmed_up(tmp_path: Path, machine: Machine) -> None:
+    """Another process of throughput would be too much, another slice of it would not."""
+    machine.cost = lambda command, metric: 3.0 if (command, metric) == ("warm", "inference_throughput") else 0.5
+    machine.seconds = lambda metric, index: [0.25 * 1.5 ** len(machine.servers) * (1.1 if index % 2 else 1.0)]
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=18.0, half_width=1e-3))
+    rounds.measure([A])
+    latency, throughput = (rounds.timings[A.key, metric] for metric in INFERENCE)
+    assert 18.0 - 3.5 < throughput.spent <= 18.0 - 0.5
+    assert len(latency.processes) > len(throughput.processes)
+    assert len(throughput.warm_ups) == len(throughput.processes)
 
 
 def test_without_a_budget_there_are_the_fewest_processes(tmp_path: Path, machine: Machine) -> None:
