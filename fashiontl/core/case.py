@@ -154,8 +154,8 @@ class Settings:
         samples: the fewest latency samples of a cell; the 99th percentile takes 1,000.
         processes: the fewest processes, each of a server of its own, that time a cell.
         half_width: what is precise enough: half of the 95 % interval over the estimate.
-        budget: the most seconds of slices and warm-ups that a cell and metric is given to become precise, beyond the few
-            slices that each of its processes takes in any case.
+        budget: the most seconds of slices and warm-ups that a cell and metric may take to become precise; the
+            few slices that each of its processes takes in any case come before it.
         spacing: the fewest seconds from one slice of a cell and metric to its next.
         seconds: time budget of a point of the sweep, of the measured peak, and of energy, in seconds.
         timeout: the longest that one phase of a case may take, in seconds.

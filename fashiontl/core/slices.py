@@ -206,7 +206,17 @@ def used_series(measurement: Measurement) -> Series:
     All of them where those are of a single process and there are several, as one process says nothing of others.
     """
     sound, every = (series_of(measurement, disturbed=each) for each in (False, True))
-    return sound if len(set(sound.processes)) >= min(2, len(set(every.processes))) else every
+    return sound if is_sound(sound.processes, every.processes) else every
+
+
+def is_sound(sound: Sequence[int], every: Sequence[int]) -> bool:
+    """Whether the slices that are not marked are enough to rest a number on.
+
+    Args:
+        sound: the process of each of them.
+        every: that of each slice.
+    """
+    return len(set(sound)) >= min(2, len(set(every)))
 
 
 def interval_of(measurement: Measurement) -> Interval:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.metrics import Measurement
-from fashiontl.core.slices import Components, Series, allocation, components, difference, series_of
+from fashiontl.core.slices import Components, Series, allocation, components, difference, used_series
 from fashiontl.core.stats import Interval, smallest_difference
 from fashiontl.doctor.findings import Line, Section
 from fashiontl.machine.devices import Device
@@ -138,8 +138,7 @@ def sides_of(network: Network, one: Measurement, other: Measurement) -> Sides:
 
 
 def _in_seconds(measurement: Measurement, images: int) -> Series:
-    series = series_of(measurement)
-    series = series if series.logs else series_of(measurement, disturbed=True)
+    series = used_series(measurement)
     if measurement.unit != "images/s":
         return series
     return replace(series, logs=tuple(math.log(images) - log for log in series.logs))

@@ -34,9 +34,11 @@ from fashiontl.core.slices import (
     common_effects,
     components,
     half_width_of,
+    is_sound,
     log_interval,
     prior_of,
     processes_needed,
+    session_drift,
 )
 from fashiontl.core.states import undisturbed_speed
 from fashiontl.machine.devices import Device
@@ -46,8 +48,8 @@ from fashiontl.runner.live import EndedError, LiveProcess
 from fashiontl.runner.messages import REFERENCE, CaseJob, PhaseResult, Progress, SlicesJob
 from fashiontl.runner.subjects import SECONDARY, Subject
 
-# Slices of the first process of a subject; how many later ones take follows from what these show.
-# The next process takes this many, until two show how much each varies; and later as many at a time.
+# Slices of the only process of a subject, and of the first of several; how many later ones take follows from what these
+# show. Once a subject has had its processes, as many more at a time.
 _FIRST, _LATER = 4, 8
 # Slices of a later process: two show how they vary, and more than some dozens are of few moments.
 _FEWEST, _MOST = 2, 48
@@ -172,9 +174,9 @@ class Timing:
 
     def series(self) -> Series:
         """The slices on which the number rests, as `fashiontl.core.slices.used_series` chooses them."""
-        sound = {each.process for each in self.sound}
-        kept = self.sound if len(sound) >= min(2, len(self.processes)) else self.slices
-        return _series(kept, self.common)
+        sound = self.sound
+        enough = is_sound([each.process for each in sound], [each.process for each in self.slices])
+        return _series(sound if enough else self.slices, self.common)
 
     @property
     def every(self) -> Series:
@@ -199,7 +201,8 @@ class Rounds:
         servers: makes the server of a number of process.
         journal: where slices are kept as they come.
         group: name under which rounds are counted.
-        sleep, clock, draw: for tests.
+        clock, sleep: for tests.
+        seed: of the order of turns; drawn where it is not given.
     """
 
     def __init__(
@@ -212,7 +215,7 @@ class Rounds:
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.group = group
         self._watch = Watch(Device.of(job.case.device))
@@ -226,7 +229,8 @@ class Rounds:
         self._progress: Progress = lambda text: None
         self._clock = clock
         self._sleep = sleep
-        self._draw = random.Random(seed)
+        self.seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+        self._draw = random.Random(self.seed)
         self._process = self._round = 0
         for taken in journal.read():
             timing = self.timings[taken.subject, taken.metric]
@@ -262,24 +266,36 @@ class Rounds:
         Those that want none are left out.
         """
         found: dict[Subject, dict[str, int]] = {}
+        prior = self._prior(subjects)
         for metric in dict.fromkeys(metric for subject in subjects for metric in subject.metrics):
             sound = [each for each in subjects if metric in each.metrics and each.key not in self.failures]
             timings = [self.timings[each.key, metric] for each in sound]
-            series = [each.series() for each in timings if each.slices]
-            prior, parts = prior_of(series), components(series)
+            parts = components([each.series() for each in timings if each.slices])
             for subject, timing in zip(sound, timings, strict=True):
                 count = self._slices_of(timing, prior, parts, more=more)
                 if metric in SECONDARY:
                     # It costs as much as the step that does not load its data, and differs from that by little.
-                    count = math.ceil(count / 4) if len(timing.processes) < self._settings.processes else 0
+                    count = math.ceil(count / 2) if len(timing.processes) < self._settings.processes else 0
                 if count:
                     found.setdefault(subject, {})[metric] = count
         return found
 
+    def _prior(self, subjects: Sequence[Subject]) -> Prior | None:
+        """What all cells say together of how alike the slices of a process are, which no unit depends on."""
+        return prior_of(
+            [
+                timing.series()
+                for subject in subjects
+                for metric in subject.metrics
+                if metric not in SECONDARY and (timing := self.timings.get((subject.key, metric))) and timing.slices
+            ]
+        )
+
     def _slices_of(self, timing: Timing, prior: Prior | None, parts: Components | None, *, more: bool) -> int:
         settings = self._settings
         if not timing.slices:
-            return _FIRST
+            # Processes of many slices and of few are worth little more than the latter.
+            return _LATER if settings.processes > 1 else _FIRST
         left = settings.processes - len(timing.processes)
         each = max(timing.seconds / len(timing.slices), 1e-3)
         warming = max(timing.warming / max(1, len(timing.warm_ups)), 1e-3)
@@ -477,6 +493,11 @@ class Rounds:
                 for metric in subject.metrics:
                     if (timing := self.timings.get((subject.key, metric))) and timing.slices:
                         self._add(result, subject, metric, timing, images, subjects)
+        result.provenance["order"] = self.seed
+        drift = session_drift([timing.every for timing in self.timings.values()])
+        if drift and drift.seen:
+            how = "slower" if drift.change > 0 else "faster"
+            result.warnings.append(f"all cells became {abs(drift.change):.0%} {how} while they were timed")
 
     def _add(
         self,
@@ -487,8 +508,7 @@ class Rounds:
         images: int,
         subjects: Sequence[Subject],
     ) -> None:
-        peers = [self.timings.get((each.key, metric)) for each in subjects if metric in each.metrics]
-        prior = prior_of([each.series() for each in peers if each and each.slices])
+        prior = self._prior(subjects)
         kept = self._slices(subject, timing, prior)
         seconds = [each.values for each in timing.slices]
         if metric == "latency":

@@ -85,12 +85,19 @@ def _hardware(newest: Environment, environments: Sequence[Environment]) -> str:
         newest.cpu,
         f"{newest.usable_cores:g} of {newest.logical_cores} cores",
         f"{newest.threads} thread{'s' if newest.threads > 1 else ''}{limit}",
+        _allocator(newest),
         None if newest.memory is None else f"{newest.memory / 2**30:.1f} GiB",
     ]
     loads = [environment.load for environment in environments if environment.load is not None]
     if loads:
         parts.append(f"load up to {max(loads):g} when cases started")
     return f"**Hardware** {', '.join(to_markdown(part) for part in parts if part)}"
+
+
+def _allocator(environment: Environment) -> str | None:
+    """What a plain script would have to set for the same speed; None where that is not known, or nothing."""
+    names = [each.partition("=")[0] for each in environment.variables or () if each.startswith("MALLOC_")]
+    return f"memory allocator pinned by {', '.join(names)} (--set allocator=default times without)" if names else None
 
 
 def _versions(environments: Sequence[Environment]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fashiontl.core.metrics import Measurement, Slices
-from fashiontl.core.slices import Series, interval_of, series_of
+from fashiontl.core.slices import Series, interval_of, is_sound, used_series
 from fashiontl.records import Earlier, Record
 from fashiontl.reports.leaderboard.columns import TIMED
 
@@ -23,6 +23,7 @@ class Timed:
             was one stretch in a single process.
         slices: how many there are.
         disturbed: how many of them are marked.
+        spoiled: whether the number rests on those too, since there are too few others.
         reasons: why, in the order of the record.
         shared: ids of the cells whose measurement it is, if it is that of several.
         runs: each run's name and the logarithm of what it estimates, the newest first; only those that count.
@@ -31,6 +32,7 @@ class Timed:
     series: Series | None
     slices: int = 0
     disturbed: int = 0
+    spoiled: bool = False
     reasons: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     runs: tuple[tuple[str, float], ...] = ()
@@ -39,11 +41,6 @@ class Timed:
     def single(self) -> bool:
         """Whether it is one stretch in a single process, whose samples say too little of how precise it is."""
         return self.series is None
-
-    @property
-    def spoiled(self) -> bool:
-        """Whether all of it was disturbed."""
-        return 0 < self.slices == self.disturbed
 
     @property
     def comparable(self) -> bool:
@@ -65,7 +62,7 @@ def _timed(record: Record, measurement: Measurement, earlier: Sequence[Earlier])
     slices = measurement.slices
     if slices is None:
         return Timed(None)
-    series = series_of(measurement) if _undisturbed(slices) else series_of(measurement, disturbed=True)
+    series = used_series(measurement)
     # Names of groups need not differ between runs, and when slices began matters no more.
     series = replace(series, group=f"{record.run} {slices.group}", starts=())
     runs = {record.run: _log(measurement)} if _undisturbed(slices) and record.status == "ok" else {}
@@ -78,6 +75,7 @@ def _timed(record: Record, measurement: Measurement, earlier: Sequence[Earlier])
         series,
         sum(map(bool, slices.counts)),
         _marked(slices),
+        not _undisturbed(slices),
         tuple(slices.disturbed),
         slices.shared,
         tuple(runs.items()),
@@ -97,7 +95,10 @@ def _log(measurement: Measurement) -> float:
 
 
 def _undisturbed(slices: Slices) -> bool:
-    return _marked(slices) < sum(map(bool, slices.counts))
+    marked = {index for indices in slices.disturbed.values() for index in indices}
+    taken = [index for index, count in enumerate(slices.counts) if count]
+    sound = [slices.processes[index] for index in taken if index not in marked]
+    return is_sound(sound, [slices.processes[index] for index in taken])
 
 
 def _marked(slices: Slices) -> int:
