@@ -59,7 +59,7 @@ MACHINE = {"peak_flops": (2e9,)}
 TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
 INFERRED = {"load_time": (0.5,), "base_memory": (20,), "flops": (30,)}
 STEPPED = {"first_step_time": (0.75,), "training_peak_memory": (60,)}
-# Of each of four slices, but one of `end_to_end_throughput`; two images a step.
+# Of each of four slices, but two of `end_to_end_throughput`; two images a step.
 SECONDS = {
     "latency": (0.25, 0.5), "inference_throughput": (0.125,), "train_throughput": (0.5,), "end_to_end_throughput": (1,),
 }  # fmt: skip
@@ -68,8 +68,8 @@ SLICED = {
     "latency": (0.25, 0.5) * 4,
     "inference_throughput": (16.0,) * 4,
     "train_throughput": (4.0,) * 4,
-    "end_to_end_throughput": (2.0,),
-    **{f"step_{part}_time": seconds for part, seconds in PARTS.items()},
+    "end_to_end_throughput": (2.0,) * 2,
+    **{f"step_{part}_time": seconds * 2 for part, seconds in PARTS.items()},
 }
 WORK = Work(30.0, 2.0, {"stem": 1.0, "stage1": 20.0, "stage2": 30.0, "neck": 1.0, "head": 40.0}, True)
 
@@ -520,8 +520,8 @@ def test_slices_are_kept_until_all_that_was_announced_has_a_record(tmp_path: Pat
     cells.measure(GROUP[0])
     cells.close()
     kept = (tmp_path / JOURNAL).read_bytes().splitlines()
-    # One inference and two steps, each with a metric of four slices; inference has another, each step one of one slice.
-    assert len(kept) == len(live.commands) == 4 * (2 + 1 + 1) + 1 + 1
+    # One inference and two steps, each with a metric of four slices; inference has another, each step one of two.
+    assert len(kept) == len(live.commands) == 4 * (2 + 1 + 1) + 2 + 2
     again = measurer(FakeWorker(), tmp_path)
     again.expect(GROUP[1:])
     records = [again.measure(case) for case in GROUP[1:]]
