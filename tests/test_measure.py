@@ -15,6 +15,7 @@ from fashiontl.core.errors import FashiontlError
 from fashiontl.core.metrics import Metric
 from fashiontl.core.slices import series_of
 from fashiontl.machine.conditions import Observer
+from fashiontl.machine.disturbance import SliceConditions, Usage
 from fashiontl.machine.environment import choose_threads
 from fashiontl.matrix.extensions import ExtraPhase, register
 from fashiontl.records import SCHEMA, Record, from_json, to_json
@@ -39,6 +40,7 @@ from fashiontl.runner.messages import (
     Training,
     VariantSupport,
 )
+from fashiontl.runner.variables import MEMORY
 
 SETTINGS = Settings(preset="smoke", throughput_batch=2, timeout=7.0)
 CASE = Case("resnet18", "full")
@@ -57,7 +59,7 @@ MACHINE = {"peak_flops": (2e9,)}
 TRAINED = {"accuracy": (0.5, 0.75), "training_time": (1.5, 1.25)}
 INFERRED = {"load_time": (0.5,), "base_memory": (20,), "flops": (30,)}
 STEPPED = {"first_step_time": (0.75,), "training_peak_memory": (60,)}
-# Of each of four slices; two images a step.
+# Of each of four slices, but two of `end_to_end_throughput`; two images a step.
 SECONDS = {
     "latency": (0.25, 0.5), "inference_throughput": (0.125,), "train_throughput": (0.5,), "end_to_end_throughput": (1,),
 }  # fmt: skip
@@ -66,8 +68,8 @@ SLICED = {
     "latency": (0.25, 0.5) * 4,
     "inference_throughput": (16.0,) * 4,
     "train_throughput": (4.0,) * 4,
-    "end_to_end_throughput": (2.0,) * 4,
-    **{f"step_{part}_time": seconds * 4 for part, seconds in PARTS.items()},
+    "end_to_end_throughput": (2.0,) * 2,
+    **{f"step_{part}_time": seconds * 2 for part, seconds in PARTS.items()},
 }
 WORK = Work(30.0, 2.0, {"stem": 1.0, "stage1": 20.0, "stage2": 30.0, "neck": 1.0, "head": 40.0}, True)
 
@@ -138,8 +140,7 @@ class FakeLive:
         assert isinstance(worker, FakeWorker)
         assert folder.is_dir()
         assert timeout == job.settings.timeout
-        self.jobs.append(job)
-        self._case = job.case
+        self._case, self._job = job.case, job
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +153,9 @@ class FakeLive:
 
     def warm(self, metric: str) -> dict[str, Any]:
         assert metric in SECONDS
+        # The process of the reference mix never warms up.
+        if not any(job is self._job for job in self.jobs):
+            self.jobs.append(self._job)
         return {"calls": 6, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
@@ -169,6 +173,21 @@ class FakeLive:
         return {"seconds": 1.0, "values": SECONDS[metric], "device": (), "parts": parts, **more}
 
 
+class QuietWatch:
+    """A machine on which nothing else happens, in place of `Watch`."""
+
+    cores = 2
+
+    def __init__(self, device: object) -> None:
+        pass
+
+    def begin(self) -> None:
+        pass
+
+    def end(self, usage: Usage) -> SliceConditions:
+        return SliceConditions(start=0.0, seconds=usage.seconds, cores=usage.cpu_seconds / usage.seconds)
+
+
 @pytest.fixture(autouse=True)
 def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
     """Live processes of the tests' own."""
@@ -176,6 +195,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
     for name, empty in (("ends", {}), ("jobs", []), ("commands", [])):
         monkeypatch.setattr(FakeLive, name, empty, raising=False)
     monkeypatch.setattr(rounds_module, "LiveProcess", FakeLive)
+    monkeypatch.setattr(rounds_module, "Watch", QuietWatch)
     return FakeLive
 
 
@@ -420,9 +440,11 @@ def test_a_group_is_timed_when_its_first_cell_runs_and_each_has_its_share(
         **rounds_module.Rounds.__init__.__kwdefaults__, "clock": itertools.count(0.0, 3.0).__next__,
     })  # fmt: skip
     servers: list[FakeWorker] = []
+    allocators: list[str] = []
 
     def server(threads: int, allocator: str) -> FakeWorker:
         assert threads == SETTINGS.threads
+        allocators.append(allocator)
         servers.append(FakeWorker())
         return servers[-1]
 
@@ -437,8 +459,9 @@ def test_a_group_is_timed_when_its_first_cell_runs_and_each_has_its_share(
     taken = len(live.commands)
     records = [first, *(cells.measure(case) for case in GROUP[1:])]
     assert len(live.commands) == taken
-    assert len(servers) == 2, "each process is of a server of its own"
-    assert [server.closed for server in servers] == [0, 1]
+    # The first of each subject is of the one that is there, beside which another reads memory.
+    assert allocators == ["pinned", MEMORY, "pinned"], "each process is of a server of its own"
+    assert [server.closed for server in servers] == [0, 0, 1]
     for record in records:
         assert record.status == "ok"
         assert of(record, "latency").slices.shared == GROUP_INFERENCE
@@ -458,7 +481,7 @@ def test_a_group_is_timed_when_its_first_cell_runs_and_each_has_its_share(
     everything = 3.0 * (taken + 2 * len(GROUP) * 2)
     assert sum(shares) == pytest.approx(everything)
     cells.close()
-    assert servers[0].closed == 1
+    assert [server.closed for server in servers] == [1, 1, 1]
 
 
 def test_a_process_that_ends_fails_only_the_cells_that_share_it(tmp_path: Path, live: type[FakeLive]) -> None:
@@ -497,7 +520,8 @@ def test_slices_are_kept_until_all_that_was_announced_has_a_record(tmp_path: Pat
     cells.measure(GROUP[0])
     cells.close()
     kept = (tmp_path / JOURNAL).read_bytes().splitlines()
-    assert len(kept) == len(live.commands) == 4 * (2 + 2 + 2)
+    # One inference and two steps, each with a metric of four slices; inference has another, each step one of two.
+    assert len(kept) == len(live.commands) == 4 * (2 + 1 + 1) + 2 + 2
     again = measurer(FakeWorker(), tmp_path)
     again.expect(GROUP[1:])
     records = [again.measure(case) for case in GROUP[1:]]

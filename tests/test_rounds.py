@@ -13,7 +13,8 @@ import pytest
 from msgspec import structs
 
 from fashiontl.core.case import Case, Settings
-from fashiontl.core.slices import series_of
+from fashiontl.core.slices import Prior, interval_of, prior_of, series_of
+from fashiontl.machine.disturbance import SliceConditions, Usage
 from fashiontl.runner import rounds as rounds_module
 from fashiontl.runner.client import Outcome
 from fashiontl.runner.live import EndedError
@@ -30,10 +31,15 @@ def subject(name: str, metrics: tuple[str, ...] = INFERENCE, cells: tuple[str, .
 
 
 A, B, STEP = subject("a"), subject("b"), subject("a", TRAINING)
+LATENCY = subject("c", ("latency",))
+OTHERS = "other processes used the cores"
 
 
 class Machine:
-    """A clock, and processes that answer by it; `seconds` says what a call takes, `ends` how commands end."""
+    """A clock, and processes that answer by it.
+
+    `seconds` says what a call takes, `ends` how commands end, `conditions` what is read of the machine in a round.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -45,7 +51,11 @@ class Machine:
         self.servers: list[int] = []
         self.ends: Callable[[str, str, int], Outcome[Any] | BaseException | None] = lambda *_: None
         self.seconds: Callable[[str, int], list[float]] = lambda metric, index: [0.25]
+        self.cost: Callable[[str, str], float] = lambda command, metric: 0.5
         self.device: list[float] = []
+        self.references: list[float] = []
+        self.conditions: Callable[[int], dict[str, float]] = lambda number: {}
+        self.taken = 0
 
     def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)
@@ -77,6 +87,7 @@ class Live:
         assert (job.settings.timeout, job.cache, job.extensions) == (timeout, "cache", ("mine",))
         self._name = job.case.architecture
         self._is_open, self._is_warm = True, False
+        self._warmed: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +105,7 @@ class Live:
 
     def _ask(self, command: str, metric: str) -> None:
         assert self._is_open
-        self.box.now += 0.5
+        self.box.now += self.box.cost(command, metric)
         self.box.said.append((command, f"{self._name} {metric}"))
         end = self.box.ends(self._name, f"{command} {metric}", len(self.box.alive))
         if isinstance(end, BaseException):
@@ -108,11 +119,14 @@ class Live:
             self.box.alive.append(self._name)
             self.box.most = max(self.box.most, len(self.box.alive))
         self._ask("warm", metric)
+        self._warmed.add(metric)
         return {"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}
 
     def slice(self, metric: str) -> dict[str, Any]:
         if metric == REFERENCE:
+            self.box.references.append(self.box.now)
             return {"seconds": {"arithmetic": 0.01}}
+        assert metric in self._warmed
         self._ask("slice", metric)
         index = sum(each == ("slice", f"{self._name} {metric}") for each in self.box.said) - 1
         return {
@@ -125,12 +139,36 @@ class Live:
         }
 
 
+class Watching:
+    """In place of `Watch`; reads what `Machine.conditions` says of a slice by its number."""
+
+    box: Machine
+    cores = 2
+
+    def __init__(self, device: object) -> None:
+        self._start = 0.0
+
+    def begin(self) -> None:
+        self._start = self.box.now
+
+    def end(self, usage: Usage) -> SliceConditions:
+        self.box.taken += 1
+        cores = usage.cpu_seconds / usage.seconds
+        return SliceConditions(
+            self._start, usage.seconds, cores, switches=usage.switches, **self.box.conditions(self.box.taken - 1)
+        )
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     class Own(Live):
         box = Machine()
 
+    class Eyes(Watching):
+        box = Own.box
+
     monkeypatch.setattr(rounds_module, "LiveProcess", Own)
+    monkeypatch.setattr(rounds_module, "Watch", Eyes)
     return Own.box
 
 
@@ -147,15 +185,18 @@ def test_each_metric_of_each_subject_has_its_turn_once_a_round_in_an_order_of_ch
     assert {name for command, name in machine.said if command == "warm"} == every
     assert machine.most == 3, "all are alive at once"
     turns = [name for command, name in machine.said if command == "slice"]
-    of_rounds = [turns[index : index + 6] for index in range(0, len(turns), 6)]
-    assert len(of_rounds) == 4
-    assert all(set(each) == every for each in of_rounds)
-    assert len(set(map(tuple, of_rounds))) > 1
-    for key, timing in rounds.timings.items():
-        assert [each.round for each in timing.slices] == [0, 1, 2, 3], key
+    assert len(turns) == 2 * 6 + 2 * 5
+    of_rounds = [turns[:6], turns[6:12], turns[12:17], turns[17:]]
+    assert all(set(each) == every for each in of_rounds[:2])
+    assert all(set(each) == every - {"a end_to_end_throughput"} for each in of_rounds[2:])
+    assert len(set(map(tuple, of_rounds))) == 4
+    for (key, metric), timing in rounds.timings.items():
+        # Half of what others have says enough of a metric that differs by little from another.
+        count = 2 if metric == "end_to_end_throughput" else 4
+        assert [each.round for each in timing.slices] == list(range(count)), key
         assert {each.process for each in timing.slices} == {0}
         assert timing.warm_ups == [{"calls": 7, "steady": True, "drift": 0.0, "noise": 0.0}]
-        assert (timing.seconds, timing.warming) == (2.0, 0.5)
+        assert (timing.seconds, timing.warming) == (0.5 * count, 0.5)
     assert machine.closed == [(name, True) for name in ("a", "b", "a")]
 
 
@@ -201,13 +242,49 @@ def test_only_what_is_not_precise_goes_on_until_its_budget_is_spent(tmp_path: Pa
     rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=20.0, half_width=1e-3))
     rounds.measure([A])
     wide, narrow = (rounds.timings[A.key, metric] for metric in INFERENCE)
-    assert narrow.processes == 2
-    assert wide.processes > 2
-    assert wide.seconds >= 20.0
-    assert wide.seconds - 0.5 * sum(each.process == wide.slices[-1].process for each in wide.slices) < 20.0
-    assert "warm a inference_throughput" not in [" ".join(each) for each in machine.said if each[0] == "slice"]
+    # Processes do not differ by more than their slices make them, so that the last goes on: no other has to warm up.
+    assert wide.processes == narrow.processes == {0, 1}
+    assert Counter(each.process for each in narrow.slices) == {0: 8, 1: 8}
+    # Another slice would be too much; one takes half a second, as a warm-up does, which counts too.
+    assert wide.spent == 0.5 * (len(wide.slices) + len(wide.warm_ups))
+    assert 20.0 - 0.5 <= wide.spent <= 20.0
     warmed = Counter(name for command, name in machine.said if command == "warm")
-    assert warmed["a inference_throughput"] == 2, "a process warms up what it takes slices of"
+    assert warmed == {"a latency": 2, "a inference_throughput": 2}
+
+
+def test_where_processes_differ_others_follow_which_warm_up_only_what_they_take(
+    tmp_path: Path, machine: Machine
+) -> None:
+    def seconds(metric: str, index: int) -> list[float]:
+        """Of latency each process takes longer than the one before; its slices vary by a tenth."""
+        level = 1.5 ** len(machine.servers) if metric == "latency" else 1.0
+        return [0.25 * level * (1.1 if index % 2 else 1.0)]
+
+    machine.seconds = seconds
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=20.0, half_width=0.07))
+    rounds.measure([A])
+    wide, narrow = (rounds.timings[A.key, metric] for metric in INFERENCE)
+    assert narrow.processes == {0, 1}
+    assert len(wide.processes) > 6
+    # Once two have shown how much they differ, slices say little.
+    assert all(sum(each.process == process for each in wide.slices) == 2 for process in sorted(wide.processes)[2:])
+    # A process with one slice would be too much.
+    assert 20.0 - 1.0 < wide.spent <= 20.0 + 0.5
+    warmed = Counter(name for command, name in machine.said if command == "warm")
+    assert warmed == {"a latency": len(wide.processes), "a inference_throughput": 2}
+
+
+@pytest.mark.parametrize("budget", [17.0, 18.5, 22.0])
+def test_a_process_that_goes_on_takes_only_what_it_warmed_up(tmp_path: Path, machine: Machine, budget: float) -> None:
+    """Another process of throughput would be too much, another slice of it would not."""
+    machine.cost = lambda command, metric: 3.0 if (command, metric) == ("warm", "inference_throughput") else 0.5
+    machine.seconds = lambda metric, index: [0.25 * 1.5 ** len(machine.servers) * (1.1 if index % 2 else 1.0)]
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=2, budget=budget, half_width=1e-3))
+    rounds.measure([A])
+    latency, throughput = (rounds.timings[A.key, metric] for metric in INFERENCE)
+    assert budget - 3.5 < throughput.spent <= budget
+    assert len(latency.processes) > len(throughput.processes)
+    assert len(throughput.warm_ups) == len(throughput.processes)
 
 
 def test_without_a_budget_there_are_the_fewest_processes(tmp_path: Path, machine: Machine) -> None:
@@ -272,7 +349,7 @@ def test_processes_that_there_is_no_memory_for_come_after_the_others(
     rounds.measure([A, B, STEP])
     assert machine.most == 1
     assert machine.servers == [0, 1]
-    assert {key for key, timing in rounds.timings.items() if timing.processes == 2} == {
+    assert {key for key, timing in rounds.timings.items() if timing.processes == {0, 1}} == {
         (each.key, metric) for each in (A, B, STEP) for metric in each.metrics
     }
 
@@ -326,7 +403,7 @@ def test_what_a_journal_has_is_not_timed_again(tmp_path: Path, machine: Machine)
 def test_a_line_that_was_cut_off_is_no_slice_and_spoils_none(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     journal = Journal(path)
-    taken = Taken("a", "latency", 0, 0, 1000.0, (0.25,), conditions={"cpu": 0.5})
+    taken = Taken("a", "latency", 0, 0, 1000.0, (0.25,), conditions=SliceConditions(1000.0, 0.5, 2.0))
     journal.write(taken)
     journal.write(structs.replace(taken, round=1))
     path.write_bytes(path.read_bytes()[:-20])
@@ -357,7 +434,10 @@ def test_what_a_record_is_given(tmp_path: Path, machine: Machine) -> None:
     assert latency.slices.rounds == tuple(each.round for each in slices(rounds, shared))
     assert latency.slices.starts[0] >= 0
     assert latency.slices.shared == ("one", "two")
-    conditions = {"wall": (0.5,) * count, "cpu": (0.25,) * count, "switches": (3,) * count, "throttled": (0,) * count}
+    conditions = {
+        "seconds": (0.5,) * count, "cores": (0.5,) * count, "switches": (3,) * count, "faults": (0,) * count,
+        "throttled": (0,) * count,
+    }  # fmt: skip
     assert latency.slices.conditions == conditions
     assert latency.slices.disturbed == {}
     assert len(series_of(latency).logs) == count
@@ -365,7 +445,6 @@ def test_what_a_record_is_given(tmp_path: Path, machine: Machine) -> None:
         "warm_up": 14,
         "steady": True,
         "ended": "precise",
-        "throttled": 0,
         "half_width": 0.0,
         "seconds": 0.5 * count,
         "warming": 1.0,
@@ -379,9 +458,10 @@ def test_a_step_has_its_parts(tmp_path: Path, machine: Machine) -> None:
     rounds.add_to(result, "a-cell", [STEP], 4)
     names = [*TRAINING, *(f"step_{part}_time" for part in PARTS)]
     assert [each.metric for each in result.measurements] == names
-    assert result.values("train_throughput") == result.values("end_to_end_throughput") == (16.0,) * 4
+    assert result.values("train_throughput") == (16.0,) * 4
+    assert result.values("end_to_end_throughput") == (16.0,) * 2
     for part, seconds in PARTS.items():
-        assert result.values(f"step_{part}_time") == tuple(seconds) * 4
+        assert result.values(f"step_{part}_time") == tuple(seconds) * 2
     assert all(each.slices is not None and each.slices.shared == () for each in result.measurements)
     # One process says nothing of the next.
     assert result.loops["timing"]["train_throughput"]["half_width"] is None
@@ -389,7 +469,7 @@ def test_a_step_has_its_parts(tmp_path: Path, machine: Machine) -> None:
 
 
 def test_what_other_cells_suggest_of_the_spread_is_in_each_record(tmp_path: Path, machine: Machine) -> None:
-    machine.seconds = lambda metric, index: [0.25 if index < 4 else 0.5]
+    machine.seconds = lambda metric, index: [(0.25 if index < 8 else 0.5) * (1.1 if index % 2 else 1.0)]
     rounds = machine.rounds(tmp_path)
     rounds.measure([A, B])
     result = PhaseResult()
@@ -397,16 +477,165 @@ def test_what_other_cells_suggest_of_the_spread_is_in_each_record(tmp_path: Path
     (latency,) = (each for each in result.measurements if each.metric == "latency")
     assert latency.slices is not None
     assert latency.slices.prior is not None
-    variance, freedom = latency.slices.prior
-    assert variance == pytest.approx(math.log(2) ** 2 / 2)
-    assert freedom == 2
+    # Of all metrics: how alike slices are depends on no unit.
+    cells = [rounds.timings[each.key, metric].series() for each in (A, B) for metric in INFERENCE]
+    assert {len(logs) for cell in cells for logs in cell.by_process().values()} == {8, 2}
+    assert Prior(*latency.slices.prior) == prior_of(cells)
+    ratio, freedom = latency.slices.prior
+    # The means of processes are twice apart, and slices a tenth: far more than these would make of it.
+    assert ratio > 100
+    assert freedom == 4
 
 
 def test_cells_share_the_time_of_what_they_share(tmp_path: Path, machine: Machine) -> None:
     shared, step = replace(A, cells=("one", "two")), replace(STEP, cells=("two",))
     rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
     rounds.measure([shared, step])
-    # Two metrics, each with a warm-up and four slices of half a second.
+    # Two metrics, each with a warm-up and four slices of half a second; of a step the second has two.
     assert rounds.seconds("one", [shared, step]) == 2.5
-    assert rounds.seconds("two", [shared, step]) == 7.5
+    assert rounds.seconds("two", [shared, step]) == 2.5 + 2.5 + 1.5
     assert rounds.seconds("nobody", [shared, step]) == 0
+
+
+def test_the_reference_mix_is_timed_before_each_round_and_after_the_last(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1))
+    rounds.measure([A, B])
+    starts = {each.round: each.started for timing in rounds.timings.values() for each in reversed(timing.slices)}
+    first = [
+        min(t.started for timing in rounds.timings.values() for t in timing.slices if t.round == n) for n in starts
+    ]
+    assert sorted(first) == machine.references[:4]
+    assert len(machine.references) == 5
+    assert machine.references[4] == machine.now
+
+
+def test_idle_time_of_a_round_counts_for_all_who_had_a_turn(tmp_path: Path, machine: Machine) -> None:
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, processes=1, spacing=3.0))
+    rounds.measure([A, B])
+    # Four slices of half a second leave a second of each of four rounds.
+    assert machine.sleeps == [1.0] * 4
+    assert {timing.seconds for timing in rounds.timings.values()} == {4 * (0.5 + 0.25)}
+
+
+def busy(*numbers: int, cores: float = 1.0) -> Callable[[int], dict[str, float]]:
+    """Others use cores during slices of these numbers."""
+    return lambda number: {"others": cores if number in numbers else 0.0}
+
+
+def test_slices_that_are_marked_as_disturbed_do_not_count(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [4.0 if index in {1, 5} else 0.25]
+    machine.conditions = busy(1, 5)
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([LATENCY])
+    timing = rounds.timings[LATENCY.key, "latency"]
+    assert len(timing.slices) == 10
+    assert timing.marks == ["", OTHERS, "", "", "", OTHERS, "", "", "", ""]
+    assert [each.round for each in timing.sound] == [0, 2, 3, 4, 6, 7, 8, 9]
+    assert timing.series().logs == pytest.approx([math.log(0.25)] * 8)
+    result = PhaseResult()
+    rounds.add_to(result, LATENCY.cells[0], [LATENCY], 8)
+    (latency,) = result.measurements
+    assert latency.slices is not None
+    assert latency.slices.disturbed == {OTHERS: (1, 5)}
+    assert latency.slices.conditions["others"] == (0, 1, 0, 0, 0, 1, 0, 0, 0, 0)
+    assert len(latency.values) == 10, "the record keeps them"
+    assert interval_of(latency).estimate == pytest.approx(0.25)
+    assert f"latency: 2 of 10 slices: {OTHERS} (1.0 cores)" in result.warnings
+
+
+def test_disturbed_slices_are_taken_again_while_the_budget_lasts(tmp_path: Path, machine: Machine) -> None:
+    machine.conditions = busy(*range(4, 30))
+    rounds = machine.rounds(tmp_path, replace(SETTINGS, budget=40.0))
+    rounds.measure([LATENCY])
+    timing = rounds.timings[LATENCY.key, "latency"]
+    # What is not disturbed is of a single process, which says nothing of others, until a later one has some.
+    assert len({each.process for each in timing.sound}) == 2
+    assert timing.slices[-1].process > 0
+    assert len(timing.sound) < len(timing.slices)
+
+
+@pytest.mark.parametrize(("throttled", "status"), [(2, "valid"), (3, "invalid")])
+def test_more_than_a_fifth_of_throttled_slices_is_no_fair_sample(
+    tmp_path: Path, machine: Machine, throttled: int, status: str
+) -> None:
+    machine.conditions = lambda number: {"throttled": float(number < throttled)}
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([LATENCY])
+    assert len(slices(rounds, LATENCY)) == 10
+    result = PhaseResult()
+    rounds.add_to(result, LATENCY.cells[0], [LATENCY], 8)
+    reason = "latency: 3 of 10 slices were taken while the machine was throttled; cool it, or raise its limit, and "
+    assert result.invalid == ([f"{reason}measure again"] if status == "invalid" else [])
+
+
+EIGHT = [subject(f"n{number}", ("latency",)) for number in range(8)]
+
+
+def test_what_a_round_did_to_all_cells_is_taken_off_and_kept(tmp_path: Path, machine: Machine) -> None:
+    slow = {1: 1.5, 3: 0.75, 4: 2.0}
+    machine.seconds = lambda metric, index: [0.25 * slow.get(index, 1.0)]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT)
+    mean = sum(map(math.log, slow.values())) / 10
+    for each in EIGHT:
+        timing = rounds.timings[each.key, "latency"]
+        assert timing.common == pytest.approx({n: math.log(slow.get(n, 1.0)) - mean for n in range(10)})
+        assert timing.series().logs == pytest.approx([math.log(0.25) + mean] * 10)
+        assert timing.every.logs[1] == pytest.approx(math.log(0.375))
+    result = PhaseResult()
+    rounds.add_to(result, "n0-cell", EIGHT, 8)
+    (latency,) = result.measurements
+    assert latency.slices is not None
+    assert latency.slices.common == pytest.approx([math.log(slow.get(n, 1.0)) - mean for n in range(10)], rel=1e-5)
+    assert latency.values[1] == 0.375, "as it was taken"
+    found = interval_of(latency)
+    assert found.estimate == pytest.approx(0.25 * math.exp(mean), rel=1e-5)
+    assert found.high / found.low == pytest.approx(1, abs=1e-4)
+
+
+def test_the_level_is_that_of_rounds_in_which_the_machine_was_itself(tmp_path: Path, machine: Machine) -> None:
+    """Of ten rounds the second is twice as slow, since others used the cores in all its slices."""
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    machine.conditions = busy(*range(8, 16))
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT)
+    timing = rounds.timings[EIGHT[0].key, "latency"]
+    assert timing.common == pytest.approx({n: math.log(2) * (n == 1) for n in range(10)}, abs=1e-9)
+    assert timing.series().logs == pytest.approx([math.log(0.25)] * 9)
+
+
+def test_common_effects_of_a_throughput_are_those_of_its_seconds(tmp_path: Path, machine: Machine) -> None:
+    steps = [subject(f"n{number}", ("train_throughput",)) for number in range(8)]
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(steps)
+    result = PhaseResult()
+    rounds.add_to(result, "n0-cell", steps, 8)
+    (throughput,) = result.measurements
+    assert throughput.slices is not None
+    assert throughput.slices.common[1] == pytest.approx(-math.log(2) * 9 / 10, rel=1e-5)
+    # The mean of ten, one of which is half as fast.
+    assert interval_of(throughput).estimate == pytest.approx(32 * 2 ** (-1 / 10), rel=1e-5)
+
+
+def test_few_slices_of_a_round_have_nothing_in_common(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = lambda metric, index: [0.5 if index == 1 else 0.25]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure(EIGHT[:7])
+    assert rounds.timings[EIGHT[0].key, "latency"].common == {}
+
+
+def test_slices_of_a_journal_count_towards_the_budget_and_are_judged(tmp_path: Path, machine: Machine) -> None:
+    machine.seconds = wild
+    machine.conditions = busy(2)
+    settings = replace(SETTINGS, budget=6.0, half_width=1e-3)
+    machine.rounds(tmp_path, settings).measure([LATENCY])
+    again = machine.rounds(tmp_path, settings)
+    timing = again.timings[LATENCY.key, "latency"]
+    # Two warm-ups are not in it.
+    assert (len(timing.slices), timing.seconds) == (10, 5.0)
+    assert timing.marks == ["", "", OTHERS] + [""] * 7
+    again.measure([LATENCY])
+    # Two processes are there; another would have to warm up, and its slices still have to be within the budget.
+    assert timing.spent <= 6.0 + 0.5
+    assert len(timing.slices) <= 12

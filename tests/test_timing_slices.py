@@ -25,11 +25,10 @@ def test_a_slice_of_short_calls_is_blocks_after_some_that_do_not_count() -> None
     assert machine.calls == 5 + 3 * 5
     assert machine.waits == 2 * 4
     assert taken.values == pytest.approx([0.004] * 3)
-    assert taken.wall == pytest.approx(0.08)
     assert (taken.device, taken.parts, taken.throttled) == ((), {}, False)
 
 
-@pytest.mark.parametrize(("samples", "count"), [(1, 3), (20, 20), (1000, 63)])
+@pytest.mark.parametrize(("samples", "count"), [(1, 3), (20, 20), (1000, 38)])
 def test_single_calls_are_as_many_as_are_asked_for_within_a_limit(samples: int, count: int) -> None:
     machine, made = slicer(0.004, single=True, samples=samples)
     assert made.take().values == pytest.approx([0.004] * count)
@@ -73,8 +72,8 @@ def test_parts_add_up_to_the_call() -> None:
     assert taken.device == ()
     assert list(taken.parts) == list(costs)
     for name, cost in costs.items():
-        assert taken.parts[name] == pytest.approx([cost] * 3)
-    assert taken.values == pytest.approx([sum(costs.values())] * 3)
+        assert taken.parts[name] == pytest.approx([cost] * 2)
+    assert taken.values == pytest.approx([sum(costs.values())] * 2)
 
 
 def test_parts_without_events_are_read_from_the_clock() -> None:

@@ -233,9 +233,12 @@ class Rounds:
         self._draw = random.Random(self.seed)
         self._process = self._round = 0
         for taken in journal.read():
-            self.timings[taken.subject, taken.metric].slices.append(taken)
+            timing = self.timings[taken.subject, taken.metric]
+            timing.charge(taken.conditions.seconds if taken.conditions else sum(taken.values))
+            timing.slices.append(taken)
             self._process = max(self._process, taken.process + 1)
             self._round = max(self._round, taken.round + 1)
+        self._judge()
 
     def measure(self, subjects: Sequence[Subject], progress: Progress = lambda text: None) -> None:
         """Take slices of subjects until each is precise, or its budget is spent.
@@ -304,11 +307,14 @@ class Rounds:
         # More slices of one process are worth less the more processes differ.
         room = allocation(parts, warming, each, most=_MOST) if parts else _LATER
         if more:
-            taken = sum(each.process == self._process for each in timing.slices)
-            return max(0, min(room - taken, _LATER)) if left <= 0 else 0
+            taken = sum(slice_.process == self._process for slice_ in timing.slices)
+            # What this process takes no slices of has not been warmed up in it.
+            more_here = min(room - taken, _LATER, int((settings.budget - timing.spent) / each))
+            return max(0, more_here) if taken and left <= 0 else 0
+        left = max(1, left)
         needed = _slices_needed(timing.series(), parts, settings.half_width) - len(timing.sound)
         affordable = (settings.budget - timing.spent - left * warming) / each
-        return max(_FEWEST, min(room, math.ceil(min(needed, affordable) / max(1, left))))
+        return max(_FEWEST, min(room, math.ceil(min(needed, affordable) / left)))
 
     def _width(self, timing: Timing, prior: Prior | None) -> float:
         return half_width_of(log_interval(timing.series(), prior))
