@@ -308,9 +308,9 @@ class Rounds:
         room = allocation(parts, warming, each, most=_MOST) if parts else _LATER
         if more:
             taken = sum(each.process == self._process for each in timing.slices)
-            affordable = int((settings.budget - timing.spent) / each)
+            left_over = int((settings.budget - timing.spent) / each)
             # What this process takes no slices of has not been warmed up in it.
-            return max(0, min(room - taken, _LATER, affordable)) if taken and left <= 0 else 0
+            return max(0, min(room - taken, _LATER, left_over)) if taken and left <= 0 else 0
         left = max(1, left)
         needed = _slices_needed(timing.series(), parts, settings.half_width) - len(timing.sound)
         affordable = (settings.budget - timing.spent - left * warming) / each
