@@ -6,6 +6,7 @@ machine. `--out FILE` writes the page there.
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,11 +27,14 @@ from torch.utils.benchmark import Timer
 
 from fashiontl.core.case import PRESETS, Case
 from fashiontl.core.stats import mean_interval, median_interval
+from fashiontl.machine.devices import Device
 from fashiontl.machine.environment import choose_threads, read_environment
 from fashiontl.models.build import build
 from fashiontl.runner import phases
 from fashiontl.runner.client import Worker
+from fashiontl.runner.messages import INFERENCE, STEP, CaseJob
 from fashiontl.runner.phases import speed
+from fashiontl.runner.variables import MEMORY
 from fashiontl.timing.loops import DeviceTimer, no_garbage_collection
 from fashiontl.timing.slices import Slicer, calls_of
 
@@ -224,10 +228,9 @@ with a 95 % interval (order statistics).
 | the same over the bare loop's call (%) | {100 * empty / usual:.3f} |"""
 
 
-def job(architecture: str) -> dict[str, object]:
+def job(architecture: str) -> CaseJob:
     """What a phase is told."""
-    case = Case(architecture, "full", weights="none")
-    return {"case": asdict(case), "settings": asdict(replace(PRESETS["quick"], profile=False))}
+    return CaseJob(Case(architecture, "full", weights="none"), replace(PRESETS["quick"], profile=False))
 
 
 def run_phase(phase: str, architecture: str) -> None:
@@ -236,17 +239,19 @@ def run_phase(phase: str, architecture: str) -> None:
     What a phase does afterwards, such as counting FLOPs, is no part of what it says of memory.
     """
     torch.set_num_threads(choose_threads().count)
-    last = {"inference": "inference", "step": "training"}[phase]
-    read = speed.memory
+    # Of training it is read once before the steps and once after them.
+    readings = itertools.count(1)
+    last = {"inference": 1, "step": 2}[phase]
+    read: Callable[[Device, str, int], dict[str, float]] = speed.memory  # type: ignore[attr-defined]
 
-    def memory(device: str, name: str, base: int) -> dict[str, object]:
+    def memory(device: Device, name: str, base: int) -> dict[str, float]:
         found = read(device, name, base)
-        if name == last:
+        if next(readings) == last:
             print(json.dumps(found), flush=True)
             os._exit(0)
         return found
 
-    speed.memory = memory
+    vars(speed)["memory"] = memory
     getattr(phases, phase)(job(architecture), lambda text: None)
 
 
@@ -256,15 +261,17 @@ def memory_text() -> str:
     if gnu_time is None:
         return "## Memory\n\nGNU time is not installed here, so memory was not compared."
     rows = []
-    with Worker(choose_threads().count) as worker:
+    with Worker(choose_threads().count, allocator=MEMORY) as worker:
         for architecture in MEMORY_MODELS:
-            for phase, name in (("inference", "inference"), ("step", "training")):
+            for phase, name in ((INFERENCE, "inference"), (STEP, "training")):
                 metric = f"{name}_process_memory"
-                forked = worker.run(phase, job(architecture), timeout=600).value[metric]
+                measured = worker.run(phase, job(architecture), timeout=600).found().measurement(metric)
+                assert measured is not None, f"no {metric} of {architecture}"
+                forked = measured.values[0]
                 command = [
-                    gnu_time, "-v", sys.executable, __file__, "--phase", phase, "--architecture", architecture,
+                    gnu_time, "-v", sys.executable, __file__, "--phase", phase.name, "--architecture", architecture,
                 ]  # fmt: skip
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=worker.variables)
                 alone = json.loads(done.stdout)[metric]
                 found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
                 assert found is not None, done.stderr

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from agreement import machine
@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from fashiontl.core.case import MEMORY_FORMATS, PRESETS, Case
 from fashiontl.machine.environment import choose_threads
+from fashiontl.runner.messages import CaseJob
 from fashiontl.runner.workload import Workload
 from fashiontl.timing.variants import faster_format, small_convolutions
 
@@ -57,7 +58,7 @@ def pair(architecture: str, size: int, batch: int, count: int) -> Pair:
     for memory_format in MEMORY_FORMATS:
         torch.manual_seed(0)
         case = Case(architecture, "scratch", weights="none", memory_format=memory_format)
-        work = Workload.of({"case": asdict(case), "settings": asdict(settings)})
+        work = Workload.of(CaseJob(case, settings))
         starts = work.starts()
         steps[memory_format] = work.training_step(starts)
     network = starts[0].network

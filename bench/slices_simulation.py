@@ -1,8 +1,8 @@
 """How often intervals of slices hold: fashiontl's own and other candidates, on simulated and on recorded series.
 
-`python bench/slices_simulation.py` takes some minutes on one core and prints Markdown. Nothing is timed, so it does not
-mind a busy machine; the same seed gives the same tables. `--recorded FILES` adds series in JSON lines, one slice each:
-subject, metric, process, round, values.
+`python bench/slices_simulation.py` takes some two minutes on one core and prints Markdown. Nothing is timed, so it does
+not mind a busy machine; the same seed gives the same tables. `--recorded FILES` adds series in JSON lines, one slice
+each: subject, metric, process, round, values.
 """
 
 import argparse

@@ -151,19 +151,20 @@ class Settings:
         accuracy: whether the case is trained and tested; without it only speed, memory and arithmetic are measured.
         sweep: the largest batch of the sweep over batch sizes, which doubles from 1 until then, or until memory or
             time is full, on a CPU until 512; 0 makes none.
-        samples: the fewest latency samples of a cell; the 99th percentile takes 1,000.
+        samples: latency samples that a cell should have; the 99th percentile takes 1,000.
         processes: the fewest processes, each of a server of its own, that time a cell.
         half_width: what is precise enough: half of the 95 % interval over the estimate.
         budget: the most seconds of slices and warm-ups that a cell and metric may take to become precise; the
             few slices that each of its processes takes in any case come before it.
         spacing: the fewest seconds from one slice of a cell and metric to its next.
-        seconds: time budget of a point of the sweep, of the measured peak, and of energy, in seconds.
+        seconds: the longest warm-up of a call in a process; time budget of a point of the sweep, of the measured peak,
+            and of energy.
         timeout: the longest that one phase of a case may take, in seconds.
         threads: CPU threads of a worker; 0 takes one for each physical core that this process may use, within the
             quota and OMP_NUM_THREADS.
         allocator: of CPU memory in what is timed: `pinned`, the C library's with thresholds that it does not move;
-            `default`, as a plain script has it; or the path of a library to preload, such as jemalloc's. Memory is
-            always measured with the C library's default.
+            `default`, as a plain script has it; or the path of a library to preload, such as jemalloc's. Peaks of
+            memory are always read with the C library's, whose thresholds then are its initial ones.
         profile: whether the profiler runs, in a pass of its own.
     """
 

@@ -1,4 +1,4 @@
-"""The machine and its state: devices, environment, processor cores, conditions during a run, energy, locks.
+"""The machine and its state: devices, environment, conditions of a cell, disturbance of a slice, energy, locks.
 
 Imports only `core`; torch is imported inside the functions that need it.
 """

@@ -1,4 +1,4 @@
-"""How a cell becomes a record: the worker processes, the phases that run in them, and the order of both.
+"""How cells become records: the worker processes, the phases that run in them, and the rounds in which cells are timed.
 
-May import `matrix` and everything below it. `cell` and `client` run without torch; `server` and `phases` need it.
+May import `matrix` and everything below it. `server`, `workload` and `phases` need torch; the others run without it.
 """

@@ -307,10 +307,10 @@ class Rounds:
         # More slices of one process are worth less the more processes differ.
         room = allocation(parts, warming, each, most=_MOST) if parts else _LATER
         if more:
-            taken = sum(each.process == self._process for each in timing.slices)
-            left_over = int((settings.budget - timing.spent) / each)
+            taken = sum(slice_.process == self._process for slice_ in timing.slices)
             # What this process takes no slices of has not been warmed up in it.
-            return max(0, min(room - taken, _LATER, left_over)) if taken and left <= 0 else 0
+            more_here = min(room - taken, _LATER, int((settings.budget - timing.spent) / each))
+            return max(0, more_here) if taken and left <= 0 else 0
         left = max(1, left)
         needed = _slices_needed(timing.series(), parts, settings.half_width) - len(timing.sound)
         affordable = (settings.budget - timing.spent - left * warming) / each
