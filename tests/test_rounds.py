@@ -68,7 +68,7 @@ class Machine:
         yield f"server {number}"
         assert not self.alive
 
-    def rounds(self, folder: Path, settings: Settings = SETTINGS, seed: int = 0) -> Rounds:
+    def rounds(self, folder: Path, settings: Settings = SETTINGS, seed: int | None = 0) -> Rounds:
         job = CaseJob(A.case, settings, "cache", ("mine",))
         journal = Journal(folder / "journal" / "run.jsonl")
         return Rounds(
@@ -146,7 +146,7 @@ class Watching:
     cores = 2
 
     def __init__(self, device: object) -> None:
-        self._start = 0.0
+        self._device, self._start = device, 0.0
 
     def begin(self) -> None:
         self._start = self.box.now
@@ -639,3 +639,30 @@ def test_slices_of_a_journal_count_towards_the_budget_and_are_judged(tmp_path: P
     # Two processes are there; another would have to warm up, and its slices still have to be within the budget.
     assert timing.spent <= 6.0 + 0.5
     assert len(timing.slices) <= 12
+
+
+def test_the_order_of_turns_is_told_and_repeats(tmp_path: Path, machine: Machine) -> None:
+    def turns(name: str, seed: int | None) -> list[str]:
+        machine.said.clear()
+        machine.rounds(tmp_path / name, seed=seed).measure([A, B, STEP])
+        return [name for command, name in machine.said if command == "slice"]
+
+    first = turns("one", 3)
+    assert turns("two", 3) == first
+    assert turns("three", 4) != first
+    rounds = machine.rounds(tmp_path / "drawn", seed=None)
+    result = PhaseResult()
+    rounds.add_to(result, "a-cell", [A], 8)
+    assert result.provenance["order"] == rounds.seed
+    assert machine.rounds(tmp_path / "again", seed=None).seed != rounds.seed
+
+
+@pytest.mark.parametrize(("change", "text"), [(0.0, ""), (0.2, "slower"), (-0.2, "faster")])
+def test_what_all_cells_become_meanwhile_is_told(tmp_path: Path, machine: Machine, change: float, text: str) -> None:
+    machine.seconds = lambda metric, index: [0.25 * (1 + change * index / 10) * (1.001 if index % 2 else 1.0)]
+    rounds = machine.rounds(tmp_path)
+    rounds.measure([A, B])
+    result = PhaseResult()
+    rounds.add_to(result, "a-cell", [A, B], 8)
+    told = [line for line in result.warnings if line.startswith("all cells became")]
+    assert [line.split("%")[1] for line in told] == ([f" {text} while they were timed"] if text else [])

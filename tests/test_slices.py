@@ -14,6 +14,7 @@ from fashiontl.core.slices import (
     Series,
     allocation,
     best_group,
+    common_effects,
     components,
     difference,
     exp_interval,
@@ -26,6 +27,7 @@ from fashiontl.core.slices import (
     quantile_interval,
     series_of,
     session_drift,
+    used_series,
 )
 from fashiontl.core.stats import mean_interval
 
@@ -281,3 +283,68 @@ def test_a_machine_that_warms_up_shows_in_all_cells_and_one_cells_drift_is_dilut
         for _ in range(150)
     ]  # fmt: skip
     assert fmean(one is not None and one.seen for one in still) <= 0.07
+
+
+def in_rounds(level: float, first: int, last: int, effects: list[float], noise: np.ndarray | None = None) -> Series:
+    """A cell with one slice in each round from the first until before the last."""
+    rounds = range(first, last)
+    logs = [level + effects[round_] + (0.0 if noise is None else noise[round_]) for round_ in rounds]
+    return Series(tuple(logs), tuple(round_ // 6 for round_ in rounds), tuple(rounds))
+
+
+def test_what_rounds_do_to_all_cells_is_found() -> None:
+    effects = [0.0, 0.3, -0.1, 0.2, 0.05, -0.45]
+    assert sum(effects) == pytest.approx(0)
+    cells = [in_rounds(number, 0, 6, effects) for number in range(8)]
+    assert common_effects(cells) == pytest.approx(dict(enumerate(effects)))
+    # What has a level of its own does not: the mean of all rounds is nothing.
+    assert common_effects([in_rounds(3.0, 0, 6, [effect + 1 for effect in effects])] * 8) == pytest.approx(
+        dict(enumerate(effects))
+    )
+
+
+def test_a_cells_own_noise_is_hardly_taken_for_what_is_common() -> None:
+    rng = np.random.default_rng(15)
+    effects = rng.normal(0, 0.2, 30)
+    effects -= effects.mean()
+    cells = [in_rounds(number, 0, 30, effects.tolist(), rng.normal(0, 0.1, 30)) for number in range(20)]
+    found = common_effects(cells)
+    left = [found[round_] - effects[round_] for round_ in range(30)]
+    # 0.1 / sqrt(20)
+    assert math.sqrt(fmean(error**2 for error in left)) == pytest.approx(0.0224, rel=0.3)
+
+
+def test_cells_of_some_rounds_are_put_on_the_level_of_all() -> None:
+    """Twelve rounds, the last six half as fast; some cells are in the first, some in the last, some in all."""
+    effects = [-0.5 * math.log(2)] * 6 + [0.5 * math.log(2)] * 6
+    cells = [in_rounds(1.0, 0, 6, effects)] * 4 + [in_rounds(1.0, 6, 12, effects)] * 4
+    cells += [in_rounds(2.0, 0, 12, effects)] * 12
+    found = common_effects(cells)
+    assert found == pytest.approx(dict(enumerate(effects)), abs=0.001)
+    early, late = (
+        fmean(log - found[round_] for log, round_ in zip(cell.logs, cell.rounds, strict=True))
+        for cell in (cells[0], cells[4])
+    )
+    assert early == pytest.approx(1.0, abs=0.001)
+    assert late == pytest.approx(1.0, abs=0.001)
+
+
+def test_a_round_of_few_slices_has_no_effect() -> None:
+    cells = [in_rounds(0.0, 0, 2, [0.0, 0.5])] * 7
+    assert common_effects(cells) == {}
+    assert common_effects([*cells, in_rounds(0.0, 0, 1, [0.0])]) == {0: 0.0}
+    assert common_effects([]) == {}
+
+
+def test_a_number_rests_on_what_is_not_disturbed_unless_that_is_of_a_single_process() -> None:
+    def of(*disturbed: int) -> Series:
+        slices = Slices("g", (1,) * 4, (0, 0, 1, 1), (0, 1, 2, 3), (0.0, 1.0, 2.0, 3.0), {"steal": disturbed})
+        return used_series(measurement((1.0, 2.0, 4.0, 8.0), slices))
+
+    assert of().rounds == (0, 1, 2, 3)
+    assert of(1).rounds == (0, 2, 3)
+    assert of(1, 2).rounds == (0, 3)
+    assert of(2, 3).rounds == (0, 1, 2, 3), "one process says nothing of another"
+    assert of(0, 1, 2, 3).rounds == (0, 1, 2, 3)
+    alone = Slices("g", (1, 1), (0, 0), (0, 1), (0.0, 1.0), {"steal": (1,)})
+    assert used_series(measurement((1.0, 2.0), alone)).rounds == (0,), "where there is no other, what is sound does"
