@@ -110,7 +110,10 @@ class Run:
         from fashiontl.runner.cell import Measurer
 
         if self._measurer is None:
-            self._measurer = Measurer(self.settings, self.results, self.path.stem, extensions=self.extensions)
+            path = self.path
+            self._measurer = Measurer(
+                self.settings, self.results, path.stem, path.parent.name, extensions=self.extensions
+            )
         return self._measurer
 
     def look_ahead(self, session: pytest.Session, calls: Sequence[Any]) -> None:

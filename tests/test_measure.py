@@ -201,7 +201,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> type[FakeLive]:
 
 def measurer(worker: FakeWorker, folder: Path, settings: Settings = SETTINGS, **more: Any) -> Measurer:
     more.setdefault("server", lambda threads, **allocator: worker)
-    return Measurer(settings, folder / "results", "run-1", folder / "cache", **more)
+    return Measurer(settings, folder / "results", "run-1", "machine-1", folder / "cache", **more)
 
 
 def values(record: Record) -> dict[str, tuple[float, ...]]:
@@ -425,7 +425,7 @@ def test_a_broken_policy_is_invalid_whatever_comes_later(tmp_path: Path, later: 
 
 GROUP = [Case("resnet18", policy) for policy in ("scratch", "full", "linear_probe")]
 GROUP_INFERENCE = tuple(case.id for case in GROUP)
-JOURNAL = Path("results", "journal", "run-1.jsonl")
+JOURNAL = Path("results", "journal", "machine-1", "run-1.cpu.jsonl")
 
 
 def of(record: Record, metric: str) -> Any:
@@ -519,7 +519,7 @@ def test_slices_are_kept_until_all_that_was_announced_has_a_record(tmp_path: Pat
     cells.expect(GROUP)
     cells.measure(GROUP[0])
     cells.close()
-    kept = (tmp_path / JOURNAL).read_bytes().splitlines()
+    _, *kept = (tmp_path / JOURNAL).read_bytes().splitlines()
     # One inference and two steps, each with a metric of four slices; inference has another, each step one of two.
     assert len(kept) == len(live.commands) == 4 * (2 + 1 + 1) + 2 + 2
     again = measurer(FakeWorker(), tmp_path)

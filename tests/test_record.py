@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +30,7 @@ from fashiontl.records import (
     RunFile,
     check_writable,
     from_json,
+    journal_folder,
     latest,
     new_run_path,
     read_file,
@@ -594,6 +596,19 @@ def test_resumable_is_the_newest_run_with_these_settings(tmp_path: Path) -> None
     assert resumable(tmp_path, "machine", dataclasses.replace(quick, timeout=5.0)) == (wanted, {CASE.id})
     assert resumable(tmp_path, "another", quick) == (None, set())
     assert resumable(tmp_path, "machine", PRESETS["smoke"]) == (None, set())
+
+
+def test_a_run_that_has_slices_and_no_record_yet_is_resumed(tmp_path: Path) -> None:
+    quick, folder = PRESETS["quick"], journal_folder(tmp_path, "machine")
+    folder.mkdir(parents=True)
+    (folder / "20260102T030405Z-abc-1.cpu.jsonl").write_bytes(msgspec.json.encode(quick) + b"\n{}\n")
+    (folder / "20260102T030406Z-abc-2.cpu.jsonl").write_bytes(msgspec.json.encode(PRESETS["smoke"]) + b"\n")
+    (folder / "20260102T030407Z-abc-3.cpu.jsonl").write_bytes(b"torn")
+    path = tmp_path / "runs" / "machine" / "20260102T030405Z-abc-1.jsonl"
+    assert resumable(tmp_path, "machine", quick) == (path, set())
+    assert resumable(tmp_path, "another", quick) == (None, set())
+    later = store(tmp_path, "20260102T030408Z-abc-4", record(CASE))
+    assert resumable(tmp_path, "machine", quick)[0] == later, "the newest"
 
 
 # --- pandas ---

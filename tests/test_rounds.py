@@ -70,7 +70,7 @@ class Machine:
 
     def rounds(self, folder: Path, settings: Settings = SETTINGS, seed: int | None = 0) -> Rounds:
         job = CaseJob(A.case, settings, "cache", ("mine",))
-        journal = Journal(folder / "journal" / "run.jsonl")
+        journal = Journal(folder / "journal" / "run.jsonl", settings)
         return Rounds(
             settings, job, self.server, journal, "run cpu", clock=lambda: self.now, sleep=self.sleep, seed=seed
         )
@@ -372,7 +372,8 @@ def test_each_slice_is_in_the_journal_as_it_is_taken(tmp_path: Path, machine: Ma
 
     def ends(_: str, told: str, *__: object) -> None:
         taken = sum(command == "slice" for command, _ in machine.said) - told.startswith("slice")
-        counts.append((taken, len(path.read_bytes().splitlines()) if path.exists() else 0))
+        # The first line are the settings.
+        counts.append((taken, len(path.read_bytes().splitlines()) - 1 if path.exists() else 0))
 
     machine.ends = ends
     rounds = machine.rounds(tmp_path)
@@ -380,10 +381,10 @@ def test_each_slice_is_in_the_journal_as_it_is_taken(tmp_path: Path, machine: Ma
     assert len(counts) > 8
     assert all(taken == written for taken, written in counts)
     every = [each for timing in rounds.timings.values() for each in timing.slices]
-    assert sorted(Journal(path).read(), key=repr) == sorted(every, key=repr)
-    Journal(path).forget()
-    assert Journal(path).read() == []
-    Journal(path).forget()
+    assert sorted(Journal(path, SETTINGS).read(), key=repr) == sorted(every, key=repr)
+    Journal(path, SETTINGS).forget()
+    assert Journal(path, SETTINGS).read() == []
+    Journal(path, SETTINGS).forget()
 
 
 def test_what_a_journal_has_is_not_timed_again(tmp_path: Path, machine: Machine) -> None:
@@ -402,7 +403,7 @@ def test_what_a_journal_has_is_not_timed_again(tmp_path: Path, machine: Machine)
 
 def test_a_line_that_was_cut_off_is_no_slice_and_spoils_none(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    journal = Journal(path)
+    journal = Journal(path, SETTINGS)
     taken = Taken("a", "latency", 0, 0, 1000.0, (0.25,), conditions=SliceConditions(1000.0, 0.5, 2.0))
     journal.write(taken)
     journal.write(structs.replace(taken, round=1))

@@ -102,7 +102,7 @@ def measure(
         subjects += [Subject(f"{network.size}, {side}", case, (network.metric,), (_cell(network, side),))
                      for side in sides]  # fmt: skip
     with TemporaryDirectory(prefix="fashiontl-") as folder:
-        journal = Journal(Path(folder) / "journal.jsonl")
+        journal = Journal(Path(folder) / "journal.jsonl", settings)
         rounds = Rounds(settings, CaseJob(subjects[0].case, settings), servers, journal, "doctor")
         rounds.measure(subjects, progress)
     found, failed = {}, {}

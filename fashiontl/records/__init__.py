@@ -5,6 +5,7 @@ from fashiontl.records.record import SCHEMA, Record, Status, from_json, to_json
 from fashiontl.records.runs import (
     Earlier,
     Runs,
+    journal_folder,
     latest,
     meaning,
     new_run_path,
@@ -25,6 +26,7 @@ __all__ = [
     "Status",
     "check_writable",
     "from_json",
+    "journal_folder",
     "latest",
     "meaning",
     "new_run_path",

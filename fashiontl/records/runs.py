@@ -237,13 +237,40 @@ def meaning(settings: Settings) -> Settings:
     return replace(settings, **{name: getattr(default, name) for name in _NOT_MEANING})
 
 
+def journal_folder(results: Path, machine: str) -> Path:
+    """Where the slices of a machine's runs are kept until all cells have their records."""
+    return results / "journal" / machine
+
+
 def resumable(results: Path, machine: str, settings: Settings) -> tuple[Path | None, set[str]]:
-    """The machine's newest run with these settings, if there is one, and the ids of its cases that went well."""
+    """The machine's newest run with these settings, if there is one, and the ids of its cases that went well.
+
+    It may have no record yet, and slices in its journal alone.
+    """
+    found: Path | None = None
+    finished: set[str] = set()
     for path in reversed(_run_files(results, machine)):
         records = read_file(path).records
         if records and meaning(records[0].settings) == meaning(settings):
-            return path, {record.id for record in records if record.status == "ok"}
-    return None, set()
+            found, finished = path, {record.id for record in records if record.status == "ok"}
+            break
+    for journal in sorted(journal_folder(results, machine).glob("*.jsonl"), reverse=True):
+        run = journal.name.partition(".")[0]
+        # Names begin with the time.
+        if found is not None and run <= found.stem:
+            break
+        if (known := _settings_of(journal)) and meaning(known) == meaning(settings):
+            return results / "runs" / machine / f"{run}.jsonl", set()
+    return found, finished
+
+
+def _settings_of(journal: Path) -> Settings | None:
+    """The settings in a journal's first line; None where it has none."""
+    try:
+        with journal.open("rb") as file:
+            return msgspec.json.decode(file.readline(_BUFFER), type=Settings)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _run_files(results: Path, machine: str = "**") -> list[Path]:

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from fashiontl.core.case import PRESETS, Case, Settings
 from fashiontl.core.errors import FashiontlError
+from fashiontl.core.escape import to_file_name
 from fashiontl.core.files import check_folder, check_temporary
 from fashiontl.machine.conditions import Observer
 from fashiontl.machine.devices import Device
@@ -25,7 +26,7 @@ from fashiontl.machine.locks import alone_on
 from fashiontl.matrix.extensions import EXTRA_PHASES
 from fashiontl.matrix.extensions import facts as facts_of
 from fashiontl.matrix.options import SOURCE_TASKS
-from fashiontl.records import SCHEMA, Record
+from fashiontl.records import SCHEMA, Record, journal_folder
 from fashiontl.records.facts import Proof
 from fashiontl.runner.client import Outcome, Worker
 from fashiontl.runner.estimate import Work
@@ -148,6 +149,7 @@ class Measurer:
         settings: how.
         results: folder below which traces are written.
         run: the run's name.
+        machine: under which its file is.
         cache: folder of the pretrained backbones.
         extensions: modules and files with entries of the user's own.
         server: makes a server of workers, of threads and `allocator`; for tests.
@@ -158,7 +160,9 @@ class Measurer:
         settings: Settings,
         results: Path,
         run: str,
+        machine: str,
         cache: Path | None = None,
+        *,
         extensions: Sequence[str] = (),
         server: Callable[..., Worker] = Worker,
     ) -> None:
@@ -169,6 +173,7 @@ class Measurer:
         self._settings = settings
         self._results = results
         self._run = run
+        self._key = machine
         self._cache = cache or cache_folder()
         self._extensions = tuple(extensions)
         self._asked: dict[str, Outcome[Any]] = {}
@@ -176,14 +181,15 @@ class Measurer:
         self._expected: list[Case] = []
         self._group: _Group | None = None
         self._rounds: dict[str, Rounds] = {}
-        self._journal = Journal(results / "journal" / f"{run}.jsonl")
+        self._journals: dict[str, Journal] = {}
 
     def close(self) -> None:
         """End the workers. Slices are no longer needed once all cells that were announced have their records."""
         self._worker.close()
         self._memory_worker.close()
         if self._group is not None and not self._expected:
-            self._journal.forget()
+            for journal in self._journals.values():
+                journal.forget()
 
     def expect(self, cases: Sequence[Case]) -> None:
         """Announce cases in the order in which they will be measured."""
@@ -319,11 +325,13 @@ class Measurer:
         cases = [first, *coming[: _MOST_CELLS - 1]]
         progress("counting what the cases compute")
         subjects = subjects_of(cases, self._settings, self.count)
+        path = journal_folder(self._results, self._key) / f"{self._run}.{to_file_name(first.device)}.jsonl"
+        journal = self._journals.setdefault(first.device, Journal(path, self._settings))
         rounds = self._rounds.get(first.device) or Rounds(
             self._settings,
             CaseJob(first, self._settings, str(self._cache), self._extensions),
             self._servers,
-            self._journal,
+            journal,
             f"{self._run} {first.device}",
         )
         self._rounds[first.device] = rounds

@@ -96,15 +96,19 @@ class Taken(Struct, frozen=True, omit_defaults=True):
 class Journal:
     """The slices of a run, each written as it is taken, so that a run which is ended loses one at most.
 
+    Its first line are the settings, by which `fashiontl.records.resumable` finds a run that has no record yet.
+
     Args:
         path: of the file; its folder is made when the first slice is written.
+        settings: of the run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
+        self._settings = settings
 
     def read(self) -> list[Taken]:
-        """The slices that are there; a last line that was cut off is left out."""
+        """The slices that are there; the settings, and a line that was cut off, are left out."""
         try:
             lines = self._path.read_bytes().splitlines()
         except OSError:
@@ -125,6 +129,8 @@ class Journal:
                 file.seek(end - 1)
                 # After a line that was cut off.
                 file.write(b"" if file.read() == b"\n" else b"\n")
+            else:
+                file.write(msgspec.json.encode(self._settings) + b"\n")
             file.write(msgspec.json.encode(taken) + b"\n")
 
     def forget(self) -> None:
