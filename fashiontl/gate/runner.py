@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import msgspec
+
 from fashiontl.core.case import Case, Settings
 from fashiontl.core.errors import FashiontlError
 from fashiontl.gate.arm import Arm, StoppedError, Turns
@@ -164,7 +166,8 @@ class Gate:
             seconds=self._elapsed(),
             command=order.command,
             machine=machine_key(environment),
-            environment=asdict(environment),
+            # Plain, as it is when it is read again.
+            environment=msgspec.json.decode(msgspec.json.encode(environment)),
             base=base,
             head=head,
             cells=tuple(self._cells),
