@@ -4,14 +4,15 @@ import subprocess
 import sys
 
 TORCH_FREE = (
-    "cli", "core.case", "core.errors", "core.escape", "core.files", "core.metrics", "core.slices", "core.stats",
-    "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies", "gate.commands",
-    "gate.comparison", "gate.judge", "gate.plan", "gate.raw", "gate.report", "gate.runner",
-    "gate.waivers", "machine.conditions", "machine.devices", "machine.energy", "machine.environment", "machine.locks",
-    "machine.nvml", "matrix.extensions", "matrix.options", "models.registry", "plugin",
-    "profiling.operators", "records", "reports.leaderboard.page", "reports.progress", "reports.summary", "runner.cell",
-    "runner.client", "runner.estimate", "session.declaring", "session.entry",
-    "timing.loops", "timing.sweep", "training.recipes",
+    "cli", "core.accuracy", "core.case", "core.errors", "core.escape", "core.files", "core.metrics", "core.slices",
+    "core.states", "core.stats", "data", "data.image_folder", "data.tasks", "doctor", "freezing", "freezing.policies",
+    "gate.commands", "gate.comparison", "gate.judge", "gate.plan", "gate.raw", "gate.report", "gate.runner",
+    "gate.waivers", "machine.conditions", "machine.devices", "machine.disturbance", "machine.energy",
+    "machine.environment", "machine.locks", "machine.nvml", "matrix.extensions", "matrix.options", "models.registry",
+    "plugin", "profiling.operators", "records", "reports.leaderboard.page", "reports.progress", "reports.summary",
+    "runner.cell", "runner.client", "runner.estimate", "runner.live", "runner.rounds", "runner.subjects",
+    "runner.variables", "session.declaring", "session.entry", "timing.loops", "timing.slices", "timing.sweep",
+    "training.recipes",
 )  # fmt: skip
 
 

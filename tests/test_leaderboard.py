@@ -219,10 +219,10 @@ def test_how_timing_loops_went() -> None:
         with_provenance(CPU[1], timing={"latency": precise | {"steady": False, "throttled": 12, "ended": "samples"}}),
     ]
     assert note("Timing", *records) == (
-        "3 loops ended: 1 once their median was precise, 1 as their time was up, 1 with as many samples as a record "
-        "holds; 1 never became steady; 1 dropped samples of a throttled machine"
+        "3 loops ended: 1 when they were precise, 1 when their time was up, 1 with as many samples as a record "
+        "holds; 1 never became steady; 1 have samples of a throttled machine"
     )
-    assert "; all became steady; none dropped" in note("Timing", records[0])
+    assert "; all became steady; none have" in note("Timing", records[0])
     assert note("Timing", with_provenance(CPU[0], timing={})) == ""
 
 
@@ -278,7 +278,7 @@ def test_disturbed_slices_are_a_footnote() -> None:
     assert numbers["linear_probe"] == "1.01 ± 0.00 disturbed"
     assert numbers["scratch"].startswith("**4.0")
     assert "latency: 2 of 6 slices disturbed (steal, load of others); the number is of the others" in page
-    assert "latency: 6 of 6 slices disturbed (steal); there are no others" in page
+    assert "latency: 6 of 6 slices disturbed (steal); the others are too few for a number" in page
 
 
 def runs_of(case: Case, *seconds: float, **fields: Any) -> list[Record]:

@@ -146,8 +146,8 @@ def _timing(rows: Sequence[Row]) -> Iterator[str]:
     loops = [loop for row in rows for loop in row.facts.timing.values()]
     ended = [loop.ended for loop in loops]
     counts = {
-        "once their median was precise": ended.count("precise"),
-        "as their time was up": ended.count("time"),
+        "when they were precise": ended.count("precise"),
+        "when their time was up": ended.count("time") + ended.count("budget"),
         "with as many samples as a record holds": ended.count("samples"),
     }
     total = sum(counts.values())
@@ -158,7 +158,7 @@ def _timing(rows: Sequence[Row]) -> Iterator[str]:
     steady = f"{unsteady} never became steady" if unsteady else "all became steady"
     yield (
         f"**Timing** {total} loop{'s' if total > 1 else ''} ended: {reasons}; {steady}; "
-        f"{sum(loop.throttled > 0 for loop in loops) or 'none'} dropped samples of a throttled machine"
+        f"{sum(loop.throttled > 0 for loop in loops) or 'none'} have samples of a throttled machine"
     )
 
 
@@ -284,10 +284,10 @@ def _warnings(row: Row) -> str:
 
 def _disturbed(row: Row) -> Iterator[str]:
     """Which of a row's slices were disturbed and why; those of one count and reason together."""
-    alike: dict[tuple[int, int, tuple[str, ...]], list[str]] = {}
+    alike: dict[tuple[int, int, bool, tuple[str, ...]], list[str]] = {}
     for metric, how in row.timed.items():
         if how.disturbed:
-            alike.setdefault((how.disturbed, how.slices, how.reasons), []).append(_title(metric))
-    for (disturbed, slices, reasons), metrics in alike.items():
-        rest = "the number is of the others" if disturbed < slices else "there are no others"
+            alike.setdefault((how.disturbed, how.slices, how.spoiled, how.reasons), []).append(_title(metric))
+    for (disturbed, slices, spoiled, reasons), metrics in alike.items():
+        rest = "the others are too few for a number" if spoiled else "the number is of the others"
         yield f"{', '.join(metrics)}: {disturbed} of {slices} slices disturbed ({', '.join(reasons)}); {rest}"
