@@ -540,7 +540,8 @@ def test_after_an_interrupt_timing_goes_on_where_it_ended(tmp_path: Path, live: 
     cells.close()
     live.ends.clear()
     done = (tmp_path / JOURNAL).read_bytes().count(b"\n") if (tmp_path / JOURNAL).exists() else 0
-    assert done == len(live.commands) - 1
+    # The settings, and all slices but the last, which was interrupted; nothing before the first.
+    assert done == (len(live.commands) if len(live.commands) > 1 else 0)
     again = measurer(FakeWorker(), tmp_path)
     again.expect(GROUP)
     record = again.measure(GROUP[0])
