@@ -85,7 +85,7 @@ def test_inference_is_loaded_and_counted() -> None:
     assert value["invalid"] == []
     assert not {"device_latency", "inference_compile_time"} & set(value)
     assert value["base_memory"] > 50 * 2**20
-    # In this process, which has had more: the kernel's counters of each core differ by what they have not handed in yet.
+    # This process has had more before; the kernel's counters differ by what cores have not handed in yet.
     whole = value["inference_peak_memory"] + value["base_memory"]
     assert value["inference_process_memory"] == pytest.approx(whole, abs=2**20)
 
