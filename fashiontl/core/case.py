@@ -216,7 +216,7 @@ PRESETS: dict[str, Settings] = {
         throughput_batch=2, samples=5, seconds=0.05, timeout=120.0,
     ),
     # The default: few images a class, because that is where transfer pays; sized so that 20 cells and the
-    # pretraining of 4 backbones take some 6 minutes on two CPU cores.
+    # pretraining of 4 backbones take some 13 minutes on two CPU cores.
     "quick": Settings(seeds=3, processes=3, budget=8.0, spacing=1.5),
     # All of Fashion-MNIST at a size at which ImageNet backbones work; meant for a GPU.
     "full": Settings(
