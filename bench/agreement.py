@@ -35,8 +35,8 @@ from fashiontl.runner.client import Worker
 from fashiontl.runner.messages import INFERENCE, STEP, CaseJob
 from fashiontl.runner.phases import speed
 from fashiontl.runner.variables import MEMORY
-from fashiontl.timing.loops import DeviceTimer, no_garbage_collection
-from fashiontl.timing.slices import Slicer, calls_of
+from fashiontl.timing.loops import DeviceTimer, calls_of, no_garbage_collection
+from fashiontl.timing.slices import Slicer
 
 MODELS = (
     "alexnet", "vgg11", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_1",

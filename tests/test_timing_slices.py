@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from counted_machine import Machine
 
-from fashiontl.timing.slices import Slicer, calls_of, parts_of
+from fashiontl.timing.loops import calls_of
+from fashiontl.timing.slices import Slicer, parts_of
 
 
 def slicer(cost: float, **more: object) -> tuple[Machine, Slicer]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 from fashiontl.core.metrics import Measurement
-from fashiontl.core.stats import Interval, student_quantile
+from fashiontl.core.stats import Interval, digamma, student_quantile, trigamma, trigamma_inverse
 
 # Beyond it Student's t is the normal distribution to four digits.
 _MOST_FREEDOM = 1000.0
@@ -144,14 +144,14 @@ def prior_of(cells: Sequence[Accuracies]) -> Prior | None:
             found.append((max(_variance(pairs), least), (len(pairs) - 1) / 2))
     if len(found) < 3:
         return None
-    logs = [math.log(spread) - _digamma(half) + math.log(half) for spread, half in found]
+    logs = [math.log(spread) - digamma(half) + math.log(half) for spread, half in found]
     most = sum(len(cell.fractions) - 1 for cell in cells[1:])
-    excess = _variance(logs) - fmean(_trigamma(half) for _, half in found)
+    excess = _variance(logs) - fmean(trigamma(half) for _, half in found)
     mean = fmean(logs)
-    if excess <= _trigamma(_MOST_FREEDOM / 2):
+    if excess <= trigamma(_MOST_FREEDOM / 2):
         return Prior(math.exp(mean), most)
-    half = _inverse_trigamma(excess)
-    return Prior(math.exp(mean + _digamma(half) - math.log(half)), min(2 * half, most))
+    half = trigamma_inverse(excess)
+    return Prior(math.exp(mean + digamma(half) - math.log(half)), min(2 * half, most))
 
 
 def _of_images(one: Accuracies, other: Accuracies, seeds: int, confidence: float) -> float:
@@ -181,35 +181,6 @@ def _binomial_variance(fraction: float) -> float:
 
 def _is_hexadecimal(text: object) -> bool:
     return isinstance(text, str) and bool(text) and set(text) <= set("0123456789abcdef")
-
-
-def _digamma(value: float) -> float:
-    """Abramowitz and Stegun, 6.3.5 and 6.3.18, for positive values."""
-    below = 0.0
-    while value < 8:
-        below += 1 / value
-        value += 1
-    square = 1 / (value * value)
-    return math.log(value) - 0.5 / value - square * (1 / 12 - square * (1 / 120 - square / 252)) - below
-
-
-def _trigamma(value: float) -> float:
-    """Abramowitz and Stegun, 6.4.6 and 6.4.12, for positive values."""
-    below = 0.0
-    while value < 8:
-        below += 1 / (value * value)
-        value += 1
-    square = 1 / (value * value)
-    return below + 1 / value + square / 2 + square / value * (1 / 6 - square * (1 / 30 - square / 42))
-
-
-def _inverse_trigamma(value: float) -> float:
-    """By bisection, between freedoms that are as good as none and as good as all."""
-    low, high = 1e-3, _MOST_FREEDOM
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _trigamma(middle) > value else (low, middle)
-    return low
 
 
 def _variance(values: Sequence[float]) -> float:

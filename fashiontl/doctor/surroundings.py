@@ -11,7 +11,7 @@ from fashiontl.data.sources import candidates
 from fashiontl.doctor.findings import Line, Section
 from fashiontl.machine.conditions import Observation, ThrottleDetector
 from fashiontl.machine.devices import DEVICES, Cpu, Device
-from fashiontl.machine.environment import choose_threads, omp_threads, text_of
+from fashiontl.machine.environment import choose_threads, governor, omp_threads, turbo
 from fashiontl.machine.nvml import GpuConditions
 from fashiontl.runner.cell import cache_folder
 from fashiontl.runner.client import Worker, why_unavailable
@@ -87,19 +87,17 @@ def _cores(usable: float) -> Iterable[Line]:
 
 
 def _clock_control() -> Iterable[Line]:
-    governor = text_of(_CPUS / "cpu0" / "cpufreq" / "scaling_governor")
-    if governor is None:
+    name, is_on = governor(_CPUS), turbo(_CPUS)
+    if name is None:
         yield _read("governor", None, "")
-    elif governor == "performance":
-        yield Line("governor", governor)
+    elif name == "performance":
+        yield Line("governor", name)
     else:
         advice = "clocks follow the load; cpupower frequency-set -g performance (as root)"
-        yield Line("governor", governor, "note", advice)
-    # Intel's driver says whether turbo is off, the others whether it is on.
-    off, on = text_of(_CPUS / "intel_pstate" / "no_turbo"), text_of(_CPUS / "cpufreq" / "boost")
-    if off is None and on is None:
+        yield Line("governor", name, "note", advice)
+    if is_on is None:
         yield _read("turbo", None, "")
-    elif off == "1" or on == "0":
+    elif not is_on:
         yield Line("turbo", "off")
     else:
         yield Line("turbo", "on", "note", "clocks depend on heat and on how many cores work; steadier and slower off")

@@ -63,7 +63,6 @@ _MOST_CHARGED = 4
 # Of the memory that there is, a share that stays free while processes are kept alive.
 _FREE = 0.15
 _DIGITS = 6
-_PARTS = ("data", "forward", "backward", "optimizer")
 
 
 class Taken(Struct, frozen=True, omit_defaults=True):
@@ -145,7 +144,8 @@ class Timing:
     Attributes:
         slices: in the order of time.
         warm_ups: how those of its processes went.
-        seconds: that slices took, and warm-ups.
+        seconds: that slices took.
+        warming: seconds that warm-ups took.
         marks: why slices are disturbed, one text a slice; empty where one is not.
         common: what each round did to all cells alike, as the logarithm of a factor.
     """
@@ -196,6 +196,23 @@ def _series(kept: Sequence[Taken], common: Mapping[int, float]) -> Series:
         tuple(each.process for each in kept),
         tuple(each.round for each in kept),
     )
+
+
+@dataclass
+class _Batch:
+    """Processes that are alive at the same time.
+
+    Attributes:
+        reference: that of the reference mix.
+        is_alone: whether it is for one subject that was out of memory beside others.
+        alive: those of subjects.
+        again: subjects that ran out of memory beside others.
+    """
+
+    reference: LiveProcess
+    is_alone: bool
+    alive: dict[Subject, LiveProcess] = field(default_factory=dict)
+    again: list[Subject] = field(default_factory=list)
 
 
 class Rounds:
@@ -339,13 +356,12 @@ class Rounds:
         Returns:
             Subjects that there was no memory for, and those that ran out of it beside others.
         """
-        again: list[Subject] = []
         waiting = list(subjects)
         with ExitStack() as stack:
             reference = LiveProcess(worker, self._job_of(subjects[0]), folder, self._settings.timeout)
             stack.push(reference)
-            alive: dict[Subject, LiveProcess] = {}
-            while waiting and (not alive or _has_memory()):
+            batch = _Batch(reference, is_alone)
+            while waiting and (not batch.alive or _has_memory()):
                 subject = waiting.pop(0)
                 self._progress(f"warming up for timing, process {self._process + 1}: {subject.key}")
                 process = stack.enter_context(
@@ -357,12 +373,12 @@ class Rounds:
                         timing = self.timings[subject.key, metric]
                         timing.warm_ups.append(process.warm(metric))
                         timing.warming += self._clock() - started
-                    alive[subject] = process
+                    batch.alive[subject] = process
                 except EndedError as error:
                     process.close(wait=False)
-                    self._fails(subject, error, again, beside=bool(alive) and not is_alone)
-            self._take(alive, reference, wanted, again, is_alone=is_alone)
-        return waiting, again
+                    self._fails(subject, error, batch)
+            self._take(batch, wanted)
+        return waiting, batch.again
 
     def _judge(self) -> None:
         """Mark slices that were disturbed, and find what rounds did to all cells alike."""
@@ -380,30 +396,15 @@ class Rounds:
         for timing in timings:
             timing.common = {round_: effect - level for round_, effect in effects.items()}
 
-    def _take(
-        self,
-        alive: dict[Subject, LiveProcess],
-        reference: LiveProcess,
-        wanted: dict[Subject, dict[str, int]],
-        again: list[Subject],
-        *,
-        is_alone: bool,
-    ) -> None:
+    def _take(self, batch: _Batch, wanted: dict[Subject, dict[str, int]]) -> None:
         while wanted:
-            self._rounds_of(alive, reference, wanted, again, is_alone=is_alone)
+            self._rounds_of(batch, wanted)
             self._judge()
             # Once a subject has had its processes, the last goes on until the numbers are precise.
-            wanted = self._wanted(list(alive), more=True)
+            wanted = self._wanted(list(batch.alive), more=True)
 
-    def _rounds_of(
-        self,
-        alive: dict[Subject, LiveProcess],
-        reference: LiveProcess,
-        wanted: dict[Subject, dict[str, int]],
-        again: list[Subject],
-        *,
-        is_alone: bool,
-    ) -> None:
+    def _rounds_of(self, batch: _Batch, wanted: dict[Subject, dict[str, int]]) -> None:
+        alive = batch.alive
         rounds = max((max(wanted[subject].values()) for subject in alive if subject in wanted), default=0)
         for number in range(rounds):
             self._progress(f"timing, process {self._process + 1}, round {number + 1} of {rounds}")
@@ -414,16 +415,16 @@ class Rounds:
             if not turns:
                 return
             self._draw.shuffle(turns)
-            self._refer(reference)
+            self._refer(batch.reference)
             for subject, metric in turns:
                 if subject in alive:
                     try:
                         self._slice(alive[subject], subject, metric)
                     except EndedError as error:
                         alive.pop(subject).close(wait=False)
-                        self._fails(subject, error, again, beside=bool(alive) and not is_alone)
+                        self._fails(subject, error, batch)
             if number == rounds - 1:
-                self._refer(reference)
+                self._refer(batch.reference)
             self._round += 1
             # A state of the machine lasts about a second: slices of one subject should see several.
             idle = max(0.0, started + self._settings.spacing - self._clock())
@@ -459,10 +460,10 @@ class Rounds:
         timing.slices.append(taken)
         self._journal.write(taken)
 
-    def _fails(self, subject: Subject, error: EndedError, again: list[Subject], *, beside: bool) -> None:
+    def _fails(self, subject: Subject, error: EndedError, batch: _Batch) -> None:
         # What is out of memory beside others may well run alone.
-        if error.outcome.status == "oom" and beside:
-            again.append(subject)
+        if error.outcome.status == "oom" and batch.alive and not batch.is_alone:
+            batch.again.append(subject)
         else:
             self.failures[subject.key] = error.outcome
 
@@ -494,11 +495,12 @@ class Rounds:
             subjects: of all cells.
             images: that a step of the throughput measurements has.
         """
+        prior = self._prior(subjects)
         for subject in subjects:
             if cell in subject.cells:
                 for metric in subject.metrics:
                     if (timing := self.timings.get((subject.key, metric))) and timing.slices:
-                        self._add(result, subject, metric, timing, images, subjects)
+                        self._add(result, subject, metric, timing, images, prior)
         result.provenance["order"] = self.seed
         drift = session_drift([timing.every for timing in self.timings.values()])
         if drift and drift.seen:
@@ -512,9 +514,8 @@ class Rounds:
         metric: str,
         timing: Timing,
         images: int,
-        subjects: Sequence[Subject],
+        prior: Prior | None,
     ) -> None:
-        prior = self._prior(subjects)
         kept = self._slices(subject, timing, prior)
         seconds = [each.values for each in timing.slices]
         if metric == "latency":
@@ -526,7 +527,7 @@ class Rounds:
             inverse = replace(kept, common=tuple(-shift for shift in kept.common))
             _measure(result, metric, [[images / value for value in values] for values in seconds], inverse)
         if metric == "end_to_end_throughput":
-            for part in _PARTS:
+            for part in timing.slices[0].parts:
                 _measure(result, f"step_{part}_time", [each.parts[part] for each in timing.slices], kept)
         width = self._width(timing, prior)
         is_precise = width <= self._settings.half_width

@@ -14,12 +14,17 @@ from fashiontl.machine.conditions import ThrottleDetector
 from fashiontl.machine.devices import Device
 
 Clock = Callable[[], float]
+# Seconds a call by the host's clock; then by the device's own, if it has one, or of each part; means over a block.
+Sample = tuple[float, ...]
+# Takes one sample of so many calls.
+Take = Callable[[int], Sample]
 
 # The fewest samples from which a 95 % interval of the median exists (order statistics: 2 * 0.5^6 < 0.05).
 _LEAST = 6
 # Enough for the 99th percentile to have an interval of its own; more would only lengthen the record.
 _MOST = 10_000
-_BLOCK_SECONDS = 0.02
+# A block of calls whose queue is waited for once is this long, so that the clock and the wait do not count.
+BLOCK_SECONDS = 0.02
 # Samples are kept or dropped in groups of about this length: as often as one asks whether the machine was throttled.
 _GROUP_SECONDS = 0.05
 _GROUP_SAMPLES = 200
@@ -132,29 +137,28 @@ def time_blocks(call: Callable[[], object], timer: DeviceTimer, budget: Sampling
 
     A block is at least 20 ms long, so that the clock and the wait do not count, and gives one value, seconds a call.
     """
-    return _run(lambda calls: _timed(call, timer, calls), timer, budget)
+    return _run(calls_of(call, timer), timer, budget)
 
 
-# Seconds of a call by the host's clock, then by the device's own if it has one; means over a block of calls.
-_Sample = tuple[float, ...]
-# Takes one sample of so many calls.
-_Take = Callable[[int], _Sample]
-
-
-def _timed(call: Callable[[], object], timer: DeviceTimer, calls: int) -> _Sample:
+def calls_of(call: Callable[[], object], timer: DeviceTimer) -> Take:
+    """Samples of a call: from its start until the device has finished it, or the last of several."""
     event, elapsed, clock = timer.event, timer.elapsed, timer.clock
-    timer.synchronize()
-    started = clock()
-    before = event() if event else None
-    for _ in range(calls):
-        call()
-    after = event() if event else None
-    timer.synchronize()
-    seconds = (clock() - started) / calls
-    return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
+
+    def take(calls: int) -> Sample:
+        timer.synchronize()
+        started = clock()
+        before = event() if event else None
+        for _ in range(calls):
+            call()
+        after = event() if event else None
+        timer.synchronize()
+        seconds = (clock() - started) / calls
+        return (seconds, elapsed(before, after) / calls) if elapsed else (seconds,)
+
+    return take
 
 
-def _run(take: _Take, timer: DeviceTimer, budget: SamplingBudget) -> Samples:
+def _run(take: Take, timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     """Warm up, then take samples until they are enough.
 
     Slow calls whose warm-up took the whole time budget and was steady at once are samples already, but for the first,
@@ -177,13 +181,13 @@ def _run(take: _Take, timer: DeviceTimer, budget: SamplingBudget) -> Samples:
     )
 
 
-def _calls_of_block(window: Sequence[_Sample]) -> int:
-    return max(1, math.ceil(_BLOCK_SECONDS / max(statistics.median(sample[0] for sample in window), 1e-9)))
+def _calls_of_block(window: Sequence[Sample]) -> int:
+    return max(1, math.ceil(BLOCK_SECONDS / max(statistics.median(sample[0] for sample in window), 1e-9)))
 
 
-def steady_calls(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[_Sample]]:
+def steady_calls(take: Take, clock: Clock, seconds: float) -> tuple[WarmUp, list[Sample]]:
     """Call until the calls are steady, or until the time is up; also the last window."""
-    values: list[_Sample] = []
+    values: list[Sample] = []
     started = clock()
     look, wanted = _LEAST_WINDOW, 0
     while True:
@@ -210,11 +214,11 @@ def steady_calls(take: _Take, clock: Clock, seconds: float) -> tuple[WarmUp, lis
 
 
 def _sample(
-    take: _Take, calls: int, timer: DeviceTimer, budget: SamplingBudget, first: Sequence[_Sample]
-) -> tuple[list[_Sample], Literal["precise", "time", "samples"], int]:
+    take: Take, calls: int, timer: DeviceTimer, budget: SamplingBudget, first: Sequence[Sample]
+) -> tuple[list[Sample], Literal["precise", "time", "samples"], int]:
     """Samples that were kept, after the first ones, why there are no more, and how many were dropped."""
     clock = timer.clock
-    group: list[_Sample] = []
+    group: list[Sample] = []
     # What happened before is forgotten, but for the first samples.
     throttled = len(first) if timer.throttled() else 0
     kept = [] if throttled else list(first)

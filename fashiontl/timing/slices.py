@@ -11,15 +11,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fashiontl.timing.loops import DeviceTimer, WarmUp, steady_calls
+from fashiontl.timing.loops import BLOCK_SECONDS, DeviceTimer, Sample, Take, WarmUp, steady_calls
 
-# Seconds a call by the host's clock; then by the device's own, if it has one, or of each part; means over a block.
-Sample = tuple[float, ...]
-# Takes one sample of so many calls.
-Take = Callable[[int], Sample]
-
-# A block of calls whose queue is waited for once is this long, so that the clock and the wait do not count.
-_BLOCK_SECONDS = 0.02
 # Calls of a slice that are not counted last this long, or one call: after it caches hold what they will hold.
 _COLD_SECONDS = 0.02
 # A call of this length spends little of itself on what is not in the caches yet, and needs none before it.
@@ -95,7 +88,7 @@ class Slicer:
         """Take one slice."""
         call = max(self._call, 1e-9)
         uncounted = 0 if call >= _LONG else math.ceil(_COLD_SECONDS / call)
-        calls = 1 if self._single else math.ceil(_BLOCK_SECONDS / call)
+        calls = 1 if self._single else math.ceil(BLOCK_SECONDS / call)
         if self._brief:
             count = 1
         elif self._single:
@@ -114,23 +107,6 @@ class Slicer:
             parts=dict(zip(self._parts, columns[1:], strict=False)) if self._parts else {},
             throttled=self._timer.throttled(),
         )
-
-
-def calls_of(call: Callable[[], object], timer: DeviceTimer) -> Take:
-    """Samples of a call: from its start until the device has finished it, or the last of several."""
-
-    def take(calls: int) -> Sample:
-        timer.synchronize()
-        started = timer.clock()
-        before = timer.event() if timer.event else None
-        for _ in range(calls):
-            call()
-        after = timer.event() if timer.event else None
-        timer.synchronize()
-        seconds = (timer.clock() - started) / calls
-        return (seconds, timer.elapsed(before, after) / calls) if timer.elapsed else (seconds,)
-
-    return take
 
 
 def parts_of(parts: Mapping[str, Callable[[], object]], timer: DeviceTimer) -> Take:

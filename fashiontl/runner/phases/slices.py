@@ -18,9 +18,9 @@ from fashiontl.runner.phases.identity import strangers
 from fashiontl.runner.phases.timed_pass import timed_pass
 from fashiontl.runner.subjects import SECONDARY
 from fashiontl.runner.workload import Workload, together
-from fashiontl.timing.loops import DeviceTimer, WarmUp, no_garbage_collection
+from fashiontl.timing.loops import DeviceTimer, WarmUp, calls_of, no_garbage_collection
 from fashiontl.timing.reference import reference_calls
-from fashiontl.timing.slices import Slice, Slicer, calls_of, parts_of
+from fashiontl.timing.slices import Slice, Slicer, parts_of
 from fashiontl.training.step import TrainingStep
 
 TRAINING = {"train_throughput", "end_to_end_throughput"}
